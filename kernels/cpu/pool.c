@@ -1,0 +1,249 @@
+/* pool.c - workers, the hybrid barrier, shared ranges.
+ *
+ * The atomics of kernels/ live here.  `go` is raised (release) after the job is written and
+ * read (acquire) by the workers; `left` is lowered (release) after a worker's writes and
+ * read (acquire) by the caller: so the job's inputs and results travel with them.  Before a
+ * side sleeps it announces that, and then the futex itself checks the value again. */
+#include "kernels/cpu/pool.h"
+#include "base/check.h"
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifdef __x86_64__
+#    include <immintrin.h>
+#endif
+
+enum { POOL_SPINS = 2000 };
+struct worker {
+    struct cpu_pool *pool;
+    pthread_t thread;
+    uint32_t index;
+    bool started;
+};
+struct cpu_pool {
+    uint32_t threads;
+    struct worker *worker;
+    void (*fn)(void *ctx, uint32_t worker);
+    void *ctx;
+    bool stop;
+    _Alignas(64) _Atomic uint32_t go;   /* number of the job */
+    _Alignas(64) _Atomic uint32_t left; /* workers still in it */
+    _Alignas(64) _Atomic uint32_t sleepers, main_sleeps;
+};
+
+static void pause_cpu(void)
+{
+#ifdef __x86_64__
+    _mm_pause();
+#endif
+}
+
+static void futex(_Atomic uint32_t *word, int op, uint32_t value)
+{
+    syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+/* Round to nearest, keep subnormals, mask traps: bits must not depend on what a library
+ * loaded into this process once set. */
+static uint32_t float_state(uint32_t want)
+{
+#ifdef __x86_64__
+    uint32_t was = _mm_getcsr();
+    if ((was ^ want) & ~0x3fu) /* the low bits are flags */
+        _mm_setcsr(want);
+    return was;
+#else
+    return want;
+#endif
+}
+enum { FLOAT_PLAIN = 0x1f80 };
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    struct cpu_pool *p = w->pool;
+    uint32_t seen = 0;
+
+    for (;;) {
+        for (int i = 0;
+             i < POOL_SPINS && atomic_load_explicit(&p->go, memory_order_acquire) == seen; i++)
+            pause_cpu();
+        while (atomic_load(&p->go) == seen) {
+            atomic_fetch_add(&p->sleepers, 1);
+            futex(&p->go, FUTEX_WAIT, seen);
+            atomic_fetch_sub(&p->sleepers, 1);
+        }
+        seen++;
+        if (p->stop)
+            return NULL;
+        float_state(FLOAT_PLAIN);
+        p->fn(p->ctx, w->index);
+        if (atomic_fetch_sub(&p->left, 1) == 1 && atomic_load(&p->main_sleeps))
+            futex(&p->left, FUTEX_WAKE, 1);
+    }
+}
+
+static void start(struct cpu_pool *p)
+{
+    atomic_fetch_add(&p->go, 1);
+    if (atomic_load(&p->sleepers))
+        futex(&p->go, FUTEX_WAKE, INT32_MAX);
+}
+
+void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *ctx, uint32_t worker), void *ctx)
+{
+    uint32_t was = float_state(FLOAT_PLAIN), left;
+
+    if (p->threads > 1) {
+        p->fn = fn;
+        p->ctx = ctx;
+        atomic_store(&p->left, p->threads - 1);
+        start(p);
+    }
+    fn(ctx, 0);
+    if (p->threads > 1) {
+        for (int i = 0; i < POOL_SPINS && atomic_load_explicit(&p->left, memory_order_acquire);
+             i++)
+            pause_cpu();
+        while ((left = atomic_load(&p->left))) {
+            atomic_store(&p->main_sleeps, 1);
+            if ((left = atomic_load(&p->left)))
+                futex(&p->left, FUTEX_WAIT, left);
+            atomic_store(&p->main_sleeps, 0);
+        }
+    }
+    float_state(was);
+}
+
+void cpu_pool_alone(void (*fn)(void *ctx, uint32_t worker), void *ctx)
+{
+    uint32_t was = float_state(FLOAT_PLAIN);
+    fn(ctx, 0);
+    float_state(was);
+}
+
+/* --- cores ------------------------------------------------------------------------------ */
+static long first_sibling(int cpu)
+{
+    char path[96], text[32] = "";
+    long v = cpu;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+             cpu);
+    FILE *f = fopen(path, "re");
+    if (f && fgets(text, sizeof text, f))
+        v = strtol(text, NULL, 10);
+    if (f)
+        fclose(f);
+    return v;
+}
+
+/* One thread per core: two hyperthreads share the units that these kernels saturate. */
+static uint32_t physical_cores(void)
+{
+    cpu_set_t set, seen;
+    uint32_t n = 0;
+    CPU_ZERO(&seen);
+    if (sched_getaffinity(0, sizeof set, &set) < 0)
+        return 1;
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+        if (!CPU_ISSET(i, &set))
+            continue;
+        long s = first_sibling(i);
+        if (s >= 0 && s < CPU_SETSIZE && CPU_ISSET(s, &seen))
+            continue;
+        if (s >= 0 && s < CPU_SETSIZE)
+            CPU_SET(s, &seen);
+        n++;
+    }
+    return n ? n : 1;
+}
+
+/* --- open, close ------------------------------------------------------------------------ */
+void cpu_pool_close(struct cpu_pool *p)
+{
+    if (!p)
+        return;
+    p->stop = true;
+    start(p);
+    for (uint32_t i = 1; p->worker && i < p->threads; i++)
+        if (p->worker[i].started)
+            pthread_join(p->worker[i].thread, NULL);
+    free(p->worker);
+    free(p);
+}
+
+int cpu_pool_open(struct cpu_pool **ret, uint32_t threads, struct errbuf *eb)
+{
+    struct cpu_pool *p = NULL;
+    sigset_t all, was;
+    int r = 0;
+
+    if (threads > CPU_THREADS_MAX)
+        return err_set(eb, E_LIMIT, "threads = %u, the limit is %d", threads, CPU_THREADS_MAX);
+    if (posix_memalign((void **)&p, 64, sizeof *p))
+        return err_set(eb, -ENOMEM, "no memory for worker threads");
+    memset(p, 0, sizeof *p);
+    p->threads = threads ? threads : physical_cores();
+    if (p->threads > CPU_THREADS_MAX)
+        p->threads = CPU_THREADS_MAX;
+    if (!(p->worker = calloc(p->threads, sizeof *p->worker)))
+        r = err_set(eb, -ENOMEM, "no memory for %u worker threads", p->threads);
+    sigfillset(&all); /* signals are for the threads that expect them */
+    pthread_sigmask(SIG_SETMASK, &all, &was);
+    for (uint32_t i = 1; i < p->threads && r == 0; i++) {
+        p->worker[i].pool = p;
+        p->worker[i].index = i;
+        r = -pthread_create(&p->worker[i].thread, NULL, work, &p->worker[i]);
+        if (r < 0)
+            err_set(eb, r, "starting worker thread %u of %u: %s", i, p->threads, err_str(r));
+        else
+            p->worker[i].started = true;
+    }
+    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    if (r < 0) {
+        cpu_pool_close(p);
+        return r;
+    }
+    *ret = p;
+    return 0;
+}
+
+uint32_t cpu_pool_threads(const struct cpu_pool *p)
+{
+    return p->threads;
+}
+
+/* --- shares ------------------------------------------------------------------------------ */
+void cpu_share_init(struct cpu_share *s, uint32_t n, uint32_t chunk, uint32_t workers)
+{
+    uint64_t chunks = (n + (uint64_t)chunk - 1) / chunk;
+    s->workers = workers;
+    s->chunk = chunk;
+    for (uint32_t i = 0; i < workers; i++) {
+        uint64_t from = chunks * i / workers * chunk, to = chunks * (i + 1) / workers * chunk;
+        s->run[i].next = (uint32_t)(from < n ? from : n);
+        s->run[i].end = (uint32_t)(to < n ? to : n);
+    }
+}
+
+bool cpu_share_take(struct cpu_share *s, uint32_t worker, uint32_t *ret_from, uint32_t *ret_to)
+{
+    for (uint32_t i = 0; i < s->workers; i++) {
+        uint32_t w = worker + i < s->workers ? worker + i : worker + i - s->workers;
+        if (__atomic_load_n(&s->run[w].next, __ATOMIC_RELAXED) >= s->run[w].end)
+            continue;
+        uint32_t from = __atomic_fetch_add(&s->run[w].next, s->chunk, __ATOMIC_RELAXED);
+        if (from >= s->run[w].end)
+            continue;
+        *ret_from = from;
+        *ret_to = from + s->chunk < s->run[w].end ? from + s->chunk : s->run[w].end;
+        return true;
+    }
+    return false;
+}

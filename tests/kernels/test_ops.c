@@ -1,0 +1,226 @@
+/* test_ops.c - look-up, norm, epoch, memory; the pool and its shares. */
+#include "kernels/cpu/cpu.h"
+#include "tests/kernels/cases.h"
+#include "tests/t.h"
+#include <errno.h>
+
+static struct kern *open_with(const struct cpu_vec *vec, uint32_t threads)
+{
+    struct kern *k = NULL;
+    struct kern_opts o = {.threads = threads};
+    CHECK_EQ(vec ? cpu_open_vec(&k, &o, vec, NULL) : kern_ref.open(&k, &o, NULL), 0);
+    return k;
+}
+
+static void tied_and_plain_embeddings_give_the_stored_row(void)
+{
+    const struct kern_ops *ops[2] = {&kern_ref, &kern_cpu};
+    static const uint32_t uses[] = {K_USE_EMBED, K_USE_EMBED | K_USE_MATMUL};
+    enum { ROWS = 30, COLS = 512, N = 12 };
+    int32_t ids[N] = {0, 29, 3, 3, 17, 8, 9, 1, 2, 28, 11, 7};
+    uint64_t s = 3;
+    for (int b = 0; b < 2; b++)
+        for (int t = 0; t < CASE_TYPES; t++)
+            for (int u = 0; u < 4; u++) {
+                struct kern *k = open_with(b ? cpu_vec_list()[0] : NULL, 2);
+                void *d = case_weight(&s, case_types[t], ROWS, COLS);
+                struct k_weight_src src = {"w", d, case_types[t], ROWS, COLS};
+                struct k_weight *w;
+                float y[N * COLS], want[COLS];
+                struct k_embed e = {.ids = ids, .y = y, .n = N};
+                CHECK_EQ(ops[b]->weight(k, &w, &src, uses[u % 2],
+                                        u < 2 ? K_RES_RELAID : K_RES_MAPPED, NULL),
+                         0);
+                e.w = w;
+                CHECK_EQ(ops[b]->embed(k, &e), 0);
+                for (int i = 0; i < N; i++) {
+                    k_dequant_row(case_types[t],
+                                  (uint8_t *)d + ids[i] * case_row_bytes(case_types[t], COLS),
+                                  want, COLS);
+                    CHECK(!memcmp(want, y + i * COLS, sizeof want));
+                }
+                ids[4] = ROWS;
+                CHECK_EQ(ops[b]->embed(k, &e), -EINVAL);
+                ids[4] = -1;
+                CHECK_EQ(ops[b]->embed(k, &e), -EINVAL);
+                ids[4] = 17;
+                ops[b]->weight_free(k, w);
+                ops[b]->close(k);
+                free(d);
+            }
+}
+
+static void norms_of_any_width_are_near_ref_with_the_twins_bits(void)
+{
+    static const uint32_t widths[] = {1, 7, 8, 31, 32, 64, 100, 576, 2048};
+    struct kern *ref = open_with(NULL, 1), *twin = open_with(&cpu_vec_c, 1);
+    uint64_t s = 5;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+        uint32_t c = widths[i], n = 11;
+        float *x = malloc(n * c * 4), *v = malloc(c * 4), *y[3];
+        case_floats(&s, x, n * c);
+        for (uint32_t j = 0; j < n * c; j++)
+            x[j] += .01f;
+        for (uint32_t j = 0; j < c; j++)
+            v[j] = 1 + case_unit(&s);
+        for (int b = 0; b < 3; b++)
+            y[b] = malloc(n * c * 4);
+        for (const struct cpu_vec *const *set = cpu_vec_list(); *set; set++) {
+            struct kern *ks[3] = {ref, twin, open_with(*set, 3)};
+            for (int b = 0; b < 3; b++) {
+                const struct kern_ops *ops = b ? &kern_cpu : &kern_ref;
+                struct k_weight_src src = {"n", v, K_F32, 1, c};
+                struct k_weight *w;
+                CHECK_EQ(ops->weight(ks[b], &w, &src, K_USE_VECTOR, K_RES_RELAID, NULL), 0);
+                struct k_norm a = {w, x, y[b], 1e-5f, n, c};
+                CHECK_EQ(ops->norm(ks[b], &a), 0);
+                a.cols++;
+                CHECK_EQ(ops->norm(ks[b], &a), -EINVAL);
+                ops->weight_free(ks[b], w);
+            }
+            kern_cpu.close(ks[2]);
+            CHECK(case_nmse(y[0], y[1], n * c) < 1e-12);
+            CHECK(!memcmp(y[1], y[2], n * c * 4));
+        }
+        for (int b = 0; b < 3; b++)
+            free(y[b]);
+        free(x), free(v);
+    }
+    kern_ref.close(ref);
+    kern_cpu.close(twin);
+}
+
+static void every_set_and_thread_count_shares_one_epoch(void)
+{
+    uint64_t want = 0, got = 0;
+    struct kern *k = open_with(&cpu_vec_c, 1);
+    CHECK_EQ(kern_cpu.epoch(k, &want), 0);
+    kern_cpu.close(k);
+    CHECK(want != 0);
+    for (const struct cpu_vec *const *v = cpu_vec_list(); *v; v++)
+        for (uint32_t t = 1; t <= 3; t++) {
+            k = open_with(*v, t);
+            CHECK_EQ(kern_cpu.epoch(k, &got), 0);
+            CHECK_EQ(got, want);
+            CHECK_EQ(kern_cpu.saturations(k), 0);
+            kern_cpu.close(k);
+        }
+}
+
+static void memory_is_zeroed_and_aligned(void)
+{
+    const struct kern_ops *ops[2] = {&kern_ref, &kern_cpu};
+    static const uint64_t sizes[] = {1, 4096, 5000, 3 << 20};
+    for (int b = 0; b < 2; b++) {
+        struct kern *k = open_with(b ? cpu_vec_list()[0] : NULL, 1);
+        for (int i = 0; i < 4; i++) {
+            uint8_t *p = ops[b]->alloc(k, sizes[i]), back[4] = {9, 9, 9, 9};
+            CHECK(p && (uintptr_t)p % IO_ALIGN == 0);
+            for (uint64_t j = 0; j < sizes[i]; j++)
+                if (p[j]) {
+                    t_fail(__FILE__, __LINE__, "byte %llu is not zero", (unsigned long long)j);
+                    break;
+                }
+            CHECK_EQ(ops[b]->up(k, p, "\1", 1), 0);
+            CHECK_EQ(ops[b]->down(k, back, p, 1), 0);
+            CHECK_EQ(back[0], 1);
+            memset(p, 7, sizes[i]);
+            ops[b]->free(k, p);
+        }
+        CHECK(ops[b]->alloc(k, UINT64_MAX - 5) == NULL);
+        CHECK(ops[b]->alloc(k, 1ull << 62) == NULL);
+        ops[b]->free(k, NULL);
+        ops[b]->close(k);
+        ops[b]->close(NULL);
+    }
+}
+
+static void steps_above_the_reserve_still_run(void)
+{
+    enum { COLS = 64, ROWS = 16, N = 50 };
+    uint64_t s = 1;
+    struct kern *k = open_with(cpu_vec_list()[0], 2);
+    void *d = case_weight(&s, K_Q8_0, ROWS, COLS);
+    float x[N * COLS], y[N * ROWS], z[ROWS];
+    struct k_weight_src src = {"w", d, K_Q8_0, ROWS, COLS};
+    struct k_weight *w;
+    case_floats(&s, x, N * COLS);
+    CHECK_EQ(kern_cpu.reserve(k, 1, 32, 100), 0);
+    CHECK_EQ(kern_cpu.weight(k, &w, &src, K_USE_MATMUL, K_RES_RELAID, NULL), 0);
+    struct k_matmul m = {.w = {w}, .y = {y}, .n_w = 1, .x = x, .n = N}, one = m;
+    CHECK_EQ(kern_cpu.matmul(k, &m), 0);
+    one.y[0] = z, one.n = 1, one.x = x + 49 * COLS;
+    CHECK_EQ(kern_cpu.matmul(k, &one), 0);
+    CHECK(!memcmp(z, y + 49 * ROWS, sizeof z));
+    m.n = 0;
+    CHECK_EQ(kern_cpu.matmul(k, &m), 0);
+    kern_cpu.weight_free(k, w);
+    kern_cpu.close(k);
+    free(d);
+}
+
+static void cuda_without_a_device_says_so(void)
+{
+    struct kern *k = NULL;
+    struct errbuf eb = {""};
+    CHECK(kern_cuda.open(&k, NULL, &eb) < 0);
+    CHECK(k == NULL && strstr(eb.s, "CUDA"));
+}
+
+/* --- pool ---------------------------------------------------------------------------------- */
+struct count {
+    struct cpu_share share;
+    uint8_t seen[1000];
+    uint32_t calls;
+};
+static void count_some(void *ctx, uint32_t worker)
+{
+    struct count *c = ctx;
+    uint32_t from, to;
+    __atomic_fetch_add(&c->calls, 1, __ATOMIC_RELAXED);
+    while (cpu_share_take(&c->share, worker, &from, &to))
+        for (uint32_t i = from; i < to; i++)
+            __atomic_fetch_add(&c->seen[i], 1, __ATOMIC_RELAXED);
+}
+static void shares_give_every_index_once(void)
+{
+    static struct count c;
+    for (uint32_t threads = 1; threads <= 5; threads++) {
+        struct cpu_pool *p = NULL;
+        CHECK_EQ(cpu_pool_open(&p, threads, NULL), 0);
+        for (uint32_t n = 0; n <= 1000; n = n * 2 + 1)
+            for (uint32_t chunk = 1; chunk < 40; chunk = chunk * 3 + 1) {
+                memset(&c, 0, sizeof c);
+                cpu_share_init(&c.share, n, chunk, threads);
+                cpu_pool_run(p, count_some, &c);
+                CHECK_EQ(c.calls, threads);
+                for (uint32_t i = 0; i < 1000; i++)
+                    if (c.seen[i] != (i < n)) {
+                        t_fail(__FILE__, __LINE__,
+                               "%u threads, n %u, chunk %u: %u seen %u times", threads, n,
+                               chunk, i, c.seen[i]);
+                        break;
+                    }
+            }
+        cpu_pool_close(p);
+    }
+    struct errbuf eb;
+    struct cpu_pool *p = NULL;
+    CHECK_EQ(cpu_pool_open(&p, CPU_THREADS_MAX + 1, &eb), E_LIMIT);
+    CHECK(strstr(eb.s, "257") && strstr(eb.s, "256"));
+    CHECK_EQ(cpu_pool_open(&p, 0, NULL), 0);
+    CHECK(cpu_pool_threads(p) >= 1);
+    cpu_pool_close(p);
+    cpu_pool_close(NULL);
+}
+
+T_MAIN({"tied_and_plain_embeddings_give_the_stored_row",
+        tied_and_plain_embeddings_give_the_stored_row},
+       {"norms_of_any_width_are_near_ref_with_the_twins_bits",
+        norms_of_any_width_are_near_ref_with_the_twins_bits},
+       {"every_set_and_thread_count_shares_one_epoch",
+        every_set_and_thread_count_shares_one_epoch},
+       {"memory_is_zeroed_and_aligned", memory_is_zeroed_and_aligned},
+       {"steps_above_the_reserve_still_run", steps_above_the_reserve_still_run},
+       {"cuda_without_a_device_says_so", cuda_without_a_device_says_so},
+       {"shares_give_every_index_once", shares_give_every_index_once})
