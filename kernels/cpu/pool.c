@@ -1,9 +1,16 @@
 /* pool.c - workers, the hybrid barrier, shared ranges.
  *
- * The atomics of kernels/ live here.  `go` is raised (release) after the job is written and
- * read (acquire) by the workers; `left` is lowered (release) after a worker's writes and
- * read (acquire) by the caller: so the job's inputs and results travel with them.  Before a
- * side sleeps it announces that, and then the futex itself checks the value again. */
+ * Nobody waits for a worker that has not begun: the caller works through the shares itself,
+ * then closes the job's gate, and waits only for workers that are inside.  On a machine whose
+ * cores are busy with other programs a woken worker may be milliseconds away, at 150 jobs a
+ * token; waiting for it made two threads four times slower than one.
+ *
+ * The atomics of kernels/ live here.  `gate` holds the job's number, whether it may still be
+ * entered, and how many workers are inside.  It is opened (release) after the job is written
+ * and entered (acquire) by the workers; it is left (release) after a worker's writes and read
+ * (acquire) by the caller: so the job's inputs and results travel with it.  `go` only wakes:
+ * a stale read costs a turn of the spin.  Before a side sleeps it announces that, and then
+ * the futex itself checks the value again. */
 #include "kernels/cpu/pool.h"
 #include "base/check.h"
 #include <errno.h>
@@ -20,6 +27,8 @@
 #endif
 
 enum { POOL_SPINS = 2000 };
+#define GATE_OPEN   (1ull << 31)
+#define GATE_INSIDE (GATE_OPEN - 1)
 struct worker {
     struct cpu_pool *pool;
     pthread_t thread;
@@ -31,9 +40,10 @@ struct cpu_pool {
     struct worker *worker;
     void (*fn)(void *ctx, uint32_t worker);
     void *ctx;
-    bool stop;
-    _Alignas(64) _Atomic uint32_t go;   /* number of the job */
-    _Alignas(64) _Atomic uint32_t left; /* workers still in it */
+    _Atomic bool stop; /* raised before the last go: seen by whoever wakes for it */
+    _Alignas(64) _Atomic uint32_t go;   /* number of the newest job */
+    _Alignas(64) _Atomic uint64_t gate; /* job << 32 | GATE_OPEN | workers inside */
+    _Alignas(64) _Atomic uint32_t left; /* counts departures while the caller sleeps */
     _Alignas(64) _Atomic uint32_t sleepers, main_sleeps;
 };
 
@@ -64,6 +74,17 @@ static uint32_t float_state(uint32_t want)
 }
 enum { FLOAT_PLAIN = 0x1f80 };
 
+/* Into job number `job`, if it is the one at the gate and still open. */
+static bool enter(struct cpu_pool *p, uint32_t job)
+{
+    uint64_t g = atomic_load_explicit(&p->gate, memory_order_acquire);
+
+    while (g >> 32 == job && (g & GATE_OPEN))
+        if (atomic_compare_exchange_weak(&p->gate, &g, g + 1))
+            return true;
+    return false;
+}
+
 static void *work(void *arg)
 {
     struct worker *w = arg;
@@ -79,13 +100,18 @@ static void *work(void *arg)
             futex(&p->go, FUTEX_WAIT, seen);
             atomic_fetch_sub(&p->sleepers, 1);
         }
-        seen++;
+        seen = atomic_load(&p->go);
         if (p->stop)
             return NULL;
+        if (!enter(p, seen))
+            continue; /* the others were done before this one got a core */
         float_state(FLOAT_PLAIN);
         p->fn(p->ctx, w->index);
-        if (atomic_fetch_sub(&p->left, 1) == 1 && atomic_load(&p->main_sleeps))
+        if ((atomic_fetch_sub(&p->gate, 1) & GATE_INSIDE) == 1 &&
+            atomic_load(&p->main_sleeps)) {
+            atomic_fetch_add(&p->left, 1);
             futex(&p->left, FUTEX_WAKE, 1);
+        }
     }
 }
 
@@ -101,19 +127,24 @@ void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *ctx, uint32_t worker), vo
     uint32_t was = float_state(FLOAT_PLAIN), left;
 
     if (p->threads > 1) {
+        uint64_t job = atomic_load_explicit(&p->go, memory_order_relaxed) + 1u;
+
         p->fn = fn;
         p->ctx = ctx;
-        atomic_store(&p->left, p->threads - 1);
+        atomic_store(&p->gate, (job & UINT32_MAX) << 32 | GATE_OPEN);
         start(p);
     }
     fn(ctx, 0);
     if (p->threads > 1) {
-        for (int i = 0; i < POOL_SPINS && atomic_load_explicit(&p->left, memory_order_acquire);
+        atomic_fetch_and(&p->gate, ~GATE_OPEN);
+        for (int i = 0; i < POOL_SPINS &&
+                        (atomic_load_explicit(&p->gate, memory_order_acquire) & GATE_INSIDE);
              i++)
             pause_cpu();
-        while ((left = atomic_load(&p->left))) {
+        while (atomic_load(&p->gate) & GATE_INSIDE) {
+            left = atomic_load(&p->left);
             atomic_store(&p->main_sleeps, 1);
-            if ((left = atomic_load(&p->left)))
+            if (atomic_load(&p->gate) & GATE_INSIDE)
                 futex(&p->left, FUTEX_WAIT, left);
             atomic_store(&p->main_sleeps, 0);
         }

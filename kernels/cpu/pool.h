@@ -16,8 +16,10 @@ enum { CPU_THREADS_MAX = 256 };
 int cpu_pool_open(struct cpu_pool **ret, uint32_t threads, struct errbuf *eb);
 void cpu_pool_close(struct cpu_pool *p); /* NULL ok */
 uint32_t cpu_pool_threads(const struct cpu_pool *p);
-/* Runs fn(ctx, worker) on every worker and returns when all are done.  Rounding is to
- * nearest, subnormals are kept, on every worker, the caller included. */
+/* Runs fn(ctx, 0) on the caller and fn(ctx, worker) on each worker that gets a core before the
+ * caller is through; returns when all that began are done.  So fn takes its work from a
+ * cpu_share until there is none, and never counts on another worker.  Rounding is to nearest,
+ * subnormals are kept, on every worker, the caller included. */
 void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *ctx, uint32_t worker), void *ctx);
 /* The same on the caller alone, as worker 0: for what is smaller than a barrier. */
 void cpu_pool_alone(void (*fn)(void *ctx, uint32_t worker), void *ctx);

@@ -193,7 +193,7 @@ static void shares_give_every_index_once(void)
                 memset(&c, 0, sizeof c);
                 cpu_share_init(&c.share, n, chunk, threads);
                 cpu_pool_run(p, count_some, &c);
-                CHECK_EQ(c.calls, threads);
+                CHECK(c.calls >= 1 && c.calls <= threads);
                 for (uint32_t i = 0; i < 1000; i++)
                     if (c.seen[i] != (i < n)) {
                         t_fail(__FILE__, __LINE__,
