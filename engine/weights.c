@@ -1,0 +1,149 @@
+/* weights.c - see weights.h. */
+#include "engine/weights.h"
+#include "base/check.h"
+#include "engine/gguf.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int weights_init(struct weights *w, const struct gguf *g, struct kern *k,
+                 const struct kern_ops *ops)
+{
+    uint32_t n = gguf_n_tensors(g);
+
+    w->g = g;
+    w->k = k;
+    w->ops = ops;
+    /* One handle a tensor is the most a family can take. */
+    w->cap = n;
+    w->w = calloc((size_t)n + 1, sizeof *w->w);
+    w->used = calloc((size_t)n + 1, sizeof *w->used);
+    if (!w->w || !w->used)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        w->total += gguf_tensor_at(g, i)->bytes;
+    return 0;
+}
+
+void weights_fini(struct weights *w)
+{
+    for (uint32_t i = 0; i < w->n; i++)
+        w->ops->weight_free(w->k, w->w[i]);
+    free(w->w);
+    free(w->used);
+    memset(w, 0, sizeof *w);
+}
+
+bool weights_has(const struct weights *w, const char *name)
+{
+    return gguf_tensor(w->g, name) != NULL;
+}
+
+static void mark(struct weights *w, const struct gguf_tensor *t)
+{
+    w->used[t - gguf_tensor_at(w->g, 0)] = true;
+    w->done += t->bytes;
+    if (w->progress)
+        w->progress(w->progress_ctx, w->done, w->total);
+}
+
+static int find(const struct weights *w, const char *name, uint32_t rows, uint32_t cols,
+                const struct gguf_tensor **ret, struct errbuf *eb)
+{
+    const struct gguf_tensor *t = gguf_tensor(w->g, name);
+
+    if (!t)
+        return err_set(eb, E_SHAPE, "tensor %s is missing", name);
+    if (t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != 1 || t->dims[3] != 1)
+        return err_set(
+            eb, E_SHAPE, "tensor %s is [%llu][%llu][%llu][%llu], the model needs [%u][%u]",
+            name, (unsigned long long)t->dims[3], (unsigned long long)t->dims[2],
+            (unsigned long long)t->dims[1], (unsigned long long)t->dims[0], rows, cols);
+    *ret = t;
+    return 0;
+}
+
+static int make(struct weights *w, const struct k_weight_src *src, uint32_t use,
+                struct k_weight **ret, struct errbuf *eb)
+{
+    struct errbuf why = {""};
+    must(w->n < w->cap);
+    int r = w->ops->weight(w->k, &w->w[w->n], src, use, K_RES_RELAID, &why);
+
+    if (r < 0)
+        return err_set(eb, r, "tensor %s: %s", src->name, why.s[0] ? why.s : err_str(r));
+    w->bytes += w->ops->weight_bytes(w->w[w->n]);
+    if (use == K_USE_EMBED)
+        w->lookup_bytes += w->ops->weight_bytes(w->w[w->n]);
+    *ret = w->w[w->n++];
+    return 0;
+}
+
+int weights_take(struct weights *w, const char *name, uint32_t rows, uint32_t cols,
+                 uint32_t use, struct k_weight **ret, struct errbuf *eb)
+{
+    const struct gguf_tensor *t = NULL;
+    int r = find(w, name, rows, cols, &t, eb);
+
+    if (r < 0)
+        return r;
+    struct k_weight_src src = {
+        .name = name, .data = t->data, .type = t->type, .rows = rows, .cols = cols};
+    r = make(w, &src, use, ret, eb);
+    if (r == 0)
+        mark(w, t);
+    return r;
+}
+
+int weights_take_floats(struct weights *w, const char *name, uint32_t n, float *dst,
+                        struct errbuf *eb)
+{
+    const struct gguf_tensor *t = NULL;
+    int r = find(w, name, 1, n, &t, eb);
+
+    if (r < 0)
+        return r;
+    k_dequant_row(t->type, t->data, dst, n);
+    mark(w, t);
+    return 0;
+}
+
+int weights_take_bias(struct weights *w, const char *name, uint32_t rows, struct k_weight **ret,
+                      struct errbuf *eb)
+{
+    float *m = calloc((size_t)rows * BIAS_COLS, sizeof *m), *v = calloc(rows, sizeof *v);
+    int r = m && v ? weights_take_floats(w, name, rows, v, eb) : -ENOMEM;
+
+    for (uint32_t i = 0; r == 0 && i < rows; i++)
+        m[(size_t)i * BIAS_COLS] = v[i];
+    if (r == 0) {
+        struct k_weight_src src = {
+            .name = name, .data = m, .type = K_F32, .rows = rows, .cols = BIAS_COLS};
+        r = make(w, &src, K_USE_MATMUL, ret, eb);
+    }
+    free(m);
+    free(v);
+    return r;
+}
+
+void weights_skip(struct weights *w, const char *name)
+{
+    const struct gguf_tensor *t = gguf_tensor(w->g, name);
+
+    if (t)
+        mark(w, t);
+}
+
+int weights_all_used(const struct weights *w, struct errbuf *eb)
+{
+    for (uint32_t i = 0; i < gguf_n_tensors(w->g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(w->g, i);
+        if (!w->used[i])
+            return err_set(
+                eb, E_UNSUPP,
+                "tensor %.*s is not part of this architecture as it is supported here; "
+                "ignoring it would change the model",
+                (int)t->name.bytes, t->name.p);
+    }
+    return 0;
+}
