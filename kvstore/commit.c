@@ -1,0 +1,514 @@
+/* commit.c - the commit thread: what waits shares one sync per file and one transaction.
+ *
+ * A group: batches are accepted and written to the turn log as frames; log synced; every
+ * segment that new blocks lie in synced; one index transaction with the frames, the blocks
+ * and the dropped blocks; done.  Frames are applied from their bytes, the same way a replay
+ * does it.  Nothing else happens inside the transaction.
+ *
+ * When the disk is full the reserve goes first, then the io thread is asked to give segments
+ * back; batches wait for that, blocks do not. */
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "kvstore/codec.h"
+#include "kvstore/store.h"
+#include <errno.h>
+#include <stdlib.h>
+
+struct group {
+    struct kvs_batch *batch[GROUP_BATCHES_MAX];
+    int res[GROUP_BATCHES_MAX];
+    uint32_t n_batch;
+    struct job *job[TXN_BLOCKS_MAX]; /* BLOCK and DROP */
+    uint32_t n_job, n_rows;
+    struct meta_job *meta;
+    bool early; /* KVS_WRONG_ACK_FIRST: batches are gone already */
+};
+
+void commit_job(struct kvstore *s, struct job *j)
+{
+    pthread_mutex_lock(&s->to_commit.lock);
+    LIST_PUSH(&s->to_commit.jobs, j);
+    pthread_cond_signal(&s->to_commit.cond);
+    pthread_mutex_unlock(&s->to_commit.lock);
+}
+
+void commit_wake(struct kvstore *s)
+{
+    pthread_mutex_lock(&s->to_commit.lock);
+    s->to_commit.woken = true;
+    pthread_cond_signal(&s->to_commit.cond);
+    pthread_mutex_unlock(&s->to_commit.lock);
+}
+
+int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes)
+{
+    struct codec_rec c;
+    size_t one;
+    int r = 0;
+
+    for (uint32_t at = 0; at < bytes && r == 0; at += (uint32_t)one) {
+        r = codec_get(recs + at, bytes - at, &c, &one);
+        if (r == 0)
+            r = index_apply(s->idx, &c.rec);
+    }
+    return r;
+}
+
+/* --- the reserve ------------------------------------------------------------------------------ */
+
+static void reserve_path(const struct kvstore *s, char ret[PATH_MAX])
+{
+    snprintf(ret, PATH_MAX, "%s/reserve", s->dir);
+}
+
+void reserve_make(struct kvstore *s)
+{
+    char path[PATH_MAX];
+
+    reserve_path(s, path);
+    s->reserve_ns = now_ns() + 10000000000u;
+    if (s->reserve_held || s->reserve_bytes == 0)
+        return;
+    /* Only where it leaves room: else it would be given up again at once. */
+    if (sys_taken_bytes(path) < s->reserve_bytes &&
+        (sys_free_bytes(s->dir) < 2 * s->reserve_bytes ||
+         sys_make(&s->sys, path, NULL, 0, s->reserve_bytes) < 0))
+        return;
+    s->reserve_held = true;
+}
+
+static bool reserve_release(struct kvstore *s)
+{
+    char path[PATH_MAX];
+
+    if (!s->reserve_held)
+        return false;
+    reserve_path(s, path);
+    s->reserve_held = false;
+    store_warn(s, "disk full: the reserve of %llu MiB is given up",
+               (unsigned long long)(s->reserve_bytes >> 20));
+    return sys_unlink(&s->sys, path) == 0;
+}
+
+/* --- a group --------------------------------------------------------------------------------- */
+
+static bool is_full(int r)
+{
+    return r == -ENOSPC || r == -EDQUOT;
+}
+
+/* Frames into the log's buffer; a batch that does not fit its state fails alone. */
+static void group_log(struct kvstore *s, struct group *g)
+{
+    turnlog_begin(s->log);
+    accept_begin(&s->accept, s->idx, INDEX_COMMIT);
+    for (uint32_t i = 0; i < g->n_batch; i++) {
+        struct kvs_batch *b = g->batch[i];
+        g->res[i] = s->fault == -EROFS ? -EROFS : accept_batch(&s->accept, b->rec, b->n_rec);
+        if (g->res[i] == 0)
+            g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
+    }
+}
+
+static int group_sync_segments(struct kvstore *s, struct group *g)
+{
+    s->group++;
+    for (uint32_t i = 0; i < g->n_job; i++) {
+        struct io_task *t = (struct io_task *)g->job[i];
+        if (g->job[i]->kind != JOB_BLOCK || t->seg->synced_group == s->group)
+            continue;
+        t->seg->synced_group = s->group;
+        int r = sys_sync(&s->sys, t->seg->fd);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int txn_frames(struct kvstore *s)
+{
+    struct log_frame f;
+    uint64_t n, whole;
+    const uint8_t *b = turnlog_group(s->log, &n);
+    int r = 0;
+
+    for (uint64_t at = 0; at < n && r == 0; at += whole) {
+        r = log_frame_get(b + at, n - at, &f, &whole);
+        must(r == 0); /* we have just made it */
+        r = commit_apply_frame(s, f.recs, f.bytes);
+    }
+    return r;
+}
+
+/* One attempt at the whole transaction, with the new blocks or without. */
+static int group_txn(struct kvstore *s, struct group *g, bool blocks)
+{
+    uint8_t v[16];
+    int r = index_begin(s->idx);
+
+    if (r < 0)
+        return r;
+    r = txn_frames(s);
+    for (uint32_t i = 0; i < g->n_job && r == 0; i++) {
+        struct drop_job *d = (struct drop_job *)g->job[i];
+        if (g->job[i]->kind == JOB_BLOCK) {
+            if (blocks && g->job[i]->res == 0)
+                r = index_block_put(s->idx, &((struct io_task *)g->job[i])->row);
+            continue;
+        }
+        for (uint32_t k = 0; k < d->n && r == 0; k++)
+            r = index_block_del(s->idx, &d->v[k].key, d->v[k].variant);
+    }
+    for (struct meta_job *m = g->meta; m && r == 0; m = m->next)
+        r = index_meta_put(s->idx, m->name, m->v, m->bytes);
+    uint64_t today = s->today_bytes;
+    if (r == 0 && today != s->day_saved) {
+        st64(v, s->day);
+        st64(v + 8, today);
+        r = index_meta_put(s->idx, "day", v, 16);
+    }
+    if (r == 0) {
+        st64(v, turnlog_seq(s->log));
+        r = index_meta_put(s->idx, "logseq", v, 8);
+    }
+    if (r < 0) {
+        index_abort(s->idx);
+        return r;
+    }
+    r = index_commit(s->idx);
+    if (r == 0)
+        s->day_saved = today;
+    return r;
+}
+
+/* Log, segments, index, in this order.  A code for the batches; jobs carry their own. */
+static int group_write(struct kvstore *s, struct group *g)
+{
+    bool logged, blocks = false;
+    int r = turnlog_write(s->log, s->o.wrong != KVS_WRONG_ACK_FIRST);
+
+    if (is_full(r) && !g->early && reserve_release(s)) {
+        group_log(s, g); /* the failed write took the frames back */
+        r = turnlog_write(s->log, true);
+    }
+    logged = r == 0;
+    if (r < 0 && !is_full(r) && r != -ENOMEM)
+        store_fault(s, -EROFS, "writing the turn log");
+    if (r < 0 && !logged)
+        turnlog_begin(s->log); /* no frames: blocks and drops may still go */
+    int rows = s->fault == -EROFS ? -EROFS : 0;
+    if (rows == 0 && s->o.wrong != KVS_WRONG_INDEX_FIRST && group_sync_segments(s, g) < 0) {
+        store_fault(s, -EROFS, "syncing a segment");
+        rows = -EROFS;
+    }
+    for (uint32_t i = 0; i < g->n_job; i++) {
+        g->job[i]->res = rows;
+        blocks |= g->job[i]->kind == JOB_BLOCK;
+    }
+    if (rows == -EROFS && !logged)
+        return r < 0 ? r : -EROFS;
+    int t = group_txn(s, g, true);
+    if (is_full(t) && reserve_release(s))
+        t = group_txn(s, g, true);
+    if (is_full(t) && blocks) {
+        /* Turns are the truth: they go before blocks. */
+        for (uint32_t i = 0; i < g->n_job; i++)
+            if (g->job[i]->kind == JOB_BLOCK && g->job[i]->res == 0)
+                g->job[i]->res = -ENOSPC;
+        t = group_txn(s, g, false);
+    }
+    if (t < 0) {
+        for (uint32_t i = 0; i < g->n_job; i++)
+            if (g->job[i]->res == 0)
+                g->job[i]->res = is_full(t) ? -ENOSPC : -EROFS;
+        if (!is_full(t) || (logged && turnlog_undo(s->log) < 0))
+            store_fault(s, -EROFS, "committing to the index");
+        if (logged)
+            r = is_full(t) ? -ENOSPC : -EROFS;
+    }
+    return r;
+}
+
+static void group_done(struct kvstore *s, struct group *g, int r)
+{
+    for (uint32_t i = 0; i < g->n_batch && !g->early; i++)
+        store_batch_done(s, g->batch[i], g->res[i] < 0 ? g->res[i] : r);
+    for (uint32_t i = 0; i < g->n_job; i++)
+        io_job_back(s, g->job[i]);
+    while (g->meta) {
+        struct meta_job *m = g->meta;
+        g->meta = m->next;
+        free(m);
+    }
+}
+
+/* Batches that found the disk full wait, in front, for the io thread to give space back. */
+static bool group_holds(struct kvstore *s, struct group *g, int r)
+{
+    if (!is_full(r) || g->n_batch == 0 || g->early || s->space == SPACE_NONE ||
+        s->fault == -EROFS)
+        return false;
+    s->space = SPACE_WANTED;
+    pthread_mutex_lock(&s->to_commit.lock);
+    for (uint32_t i = g->n_batch; i-- > 0;) {
+        g->batch[i]->next = s->to_commit.batches.head;
+        s->to_commit.batches.head = g->batch[i];
+        if (!g->batch[i]->next)
+            s->to_commit.batches.tail = &g->batch[i]->next;
+    }
+    pthread_mutex_unlock(&s->to_commit.lock);
+    g->n_batch = 0;
+    io_wake(s);
+    return true;
+}
+
+static void group_run(struct kvstore *s, struct group *g)
+{
+    group_log(s, g);
+    /* The group's own book of changes is full: the rest goes with the next group. */
+    uint32_t n = 0;
+    while (n < g->n_batch && (g->res[n] != E_LIMIT || n == 0))
+        n++;
+    if (n < g->n_batch) {
+        pthread_mutex_lock(&s->to_commit.lock);
+        for (uint32_t i = g->n_batch; i-- > n;) {
+            g->batch[i]->next = s->to_commit.batches.head;
+            s->to_commit.batches.head = g->batch[i];
+            if (!g->batch[i]->next)
+                s->to_commit.batches.tail = &g->batch[i]->next;
+        }
+        pthread_mutex_unlock(&s->to_commit.lock);
+        g->n_batch = n;
+        group_log(s, g);
+    }
+    if (s->o.wrong == KVS_WRONG_ACK_FIRST) {
+        for (uint32_t i = 0; i < g->n_batch; i++)
+            store_batch_done(s, g->batch[i], g->res[i]);
+        g->early = true;
+    }
+    int r = group_write(s, g);
+    s->n.commits++;
+    bool full = false;
+    for (uint32_t i = 0; i < g->n_job; i++)
+        full |= g->job[i]->res == -ENOSPC;
+    if (full)
+        store_fault(s, -ENOSPC, "committing blocks");
+    if (r == 0) {
+        if (s->fault == -ENOSPC && !full)
+            s->fault = 0;
+        if (g->n_batch)
+            s->space = SPACE_FINE;
+    } else if (is_full(r)) {
+        if (group_holds(s, g, r)) {
+            group_done(s, g, 0);
+            return;
+        }
+        s->space = SPACE_FINE; /* asked and refused: these fail, the next may ask again */
+        store_fault(s, -ENOSPC, "writing turns");
+        r = -ENOSPC;
+    }
+    s->log_bytes = turnlog_bytes(s->log);
+    s->index_bytes = index_bytes(s->idx);
+    group_done(s, g, r);
+    uint64_t due = 4 * turnlog_base_bytes(s->log);
+    if (due < s->log_budget / 2)
+        due = s->log_budget / 2;
+    if (r == 0 && s->fault == 0 && turnlog_grown_bytes(s->log) > due)
+        (void)commit_checkpoint(s);
+}
+
+/* --- checkpoints ------------------------------------------------------------------------------- */
+
+static int ckpt_rec(struct kvstore *s, uint32_t kind, const void *p)
+{
+    struct kvs_rec r = {.kind = kind};
+
+    r.session = p; /* the union's members are all pointers here */
+    return turnlog_checkpoint_add(s->log, &r);
+}
+
+static int ckpt_branch(struct kvstore *s, const struct kvs_branch *b, uint64_t end)
+{
+    enum { PIECE = 16384, TURNS = 16 };
+    int32_t *ids = malloc(PIECE * sizeof *ids);
+    struct kvs_turn *turn = malloc(TURNS * sizeof *turn);
+    struct index_at at;
+    uint64_t bad = 0;
+    int r = ids && turn ? ckpt_rec(s, KVS_REC_BRANCH, b) : -ENOMEM;
+
+    for (uint64_t pos = b->parent_pos; pos < end && r == 0; pos += PIECE) {
+        uint64_t to = pos + PIECE < end ? pos + PIECE : end;
+        struct kvs_rec rec = {.kind = KVS_REC_TOKENS,
+                              .tokens = {b->id, pos, ids, (uint32_t)(to - pos)}};
+        r = index_tokens(s->idx, INDEX_COMMIT, &b->id, pos, to, ids);
+        if (r == 0)
+            r = turnlog_checkpoint_add(s->log, &rec);
+    }
+    index_at_turns(&at, &b->id);
+    for (int n = 1; r == 0 && n > 0;) {
+        n = index_turns(s->idx, INDEX_COMMIT, &at, &b->id, turn, TURNS, &bad);
+        r = n < 0 ? n : 0;
+        for (int i = 0; i < n && r == 0; i++)
+            r = ckpt_rec(s, KVS_REC_TURN, &turn[i]);
+    }
+    free(ids);
+    free(turn);
+    return r < 0 ? r : bad ? E_CORRUPT : 0;
+}
+
+static int ckpt_all(struct kvstore *s)
+{
+    struct kvs_session *ses = malloc(sizeof *ses);
+    struct kvs_branch b;
+    struct kvs_req q;
+    char *reply;
+    uint64_t bad = 0, end, old = wall_ns() - 86400000000000u;
+    int n = ses ? 1 : -ENOMEM, r = 0;
+
+    struct index_at at = {0};
+    while (n > 0 && r == 0) {
+        n = index_branches(s->idx, INDEX_COMMIT, &at, &b, &end, 1, &bad);
+        if (n == 1)
+            r = ckpt_branch(s, &b, end);
+    }
+    at.bytes = 0;
+    n = n < 0 ? n : 1;
+    while (n > 0 && r == 0) {
+        n = index_sessions(s->idx, INDEX_COMMIT, &at, ses, 1, &bad);
+        if (n == 1)
+            r = ckpt_rec(s, KVS_REC_SESSION, ses);
+    }
+    free(ses);
+    at.bytes = 0;
+    n = n < 0 ? n : 1;
+    while (n > 0 && r == 0) {
+        n = index_reqs(s->idx, INDEX_COMMIT, &at, &q, &reply, &bad);
+        if (n != 1)
+            break;
+        if (q.time_ns >= old)
+            r = ckpt_rec(s, KVS_REC_REQ, &q);
+        free(reply);
+    }
+    return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;
+}
+
+/* Everything live into a new file that begins the log; the old files go once it is whole. */
+int commit_checkpoint(struct kvstore *s)
+{
+    int r = turnlog_checkpoint_begin(s->log);
+
+    if (r == 0)
+        r = ckpt_all(s);
+    if (r == 0)
+        r = turnlog_checkpoint_end(s->log);
+    if (r < 0) {
+        turnlog_checkpoint_abort(s->log); /* the old log is as it was */
+        if (!is_full(r))
+            store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
+    }
+    s->log_bytes = turnlog_bytes(s->log);
+    return r;
+}
+
+/* --- the turn ------------------------------------------------------------------------------------- */
+
+static void seg_work(struct kvstore *s, struct seg_job *j)
+{
+    if (s->fault == -EROFS) {
+        j->job.res = -EROFS;
+    } else if (j->job.kind == JOB_GROW) {
+        char dir[PATH_MAX];
+        snprintf(dir, sizeof dir, "%s/kv/%s", s->dir, j->l->id);
+        j->job.res = sys_mkdir(dir);
+        if (j->job.res == 0)
+            j->job.res =
+                seg_make(&s->sys, s->dir, s->uuid, j->l, j->number, j->n_slots, &j->seg);
+    } else {
+        char path[PATH_MAX];
+        seg_path(s->dir, j->l->id, j->number, path, sizeof path);
+        seg_close(j->seg);
+        j->job.res = sys_unlink(&s->sys, path);
+    }
+    io_job_back(s, &j->job);
+}
+
+static bool waits_for_space(const struct kvstore *s)
+{
+    return s->space == SPACE_WANTED;
+}
+
+/* Takes what is here, up to the bounds of one group.  false: nothing. */
+static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
+{
+    struct job *seg_jobs = NULL, **seg_tail = &seg_jobs;
+    uint64_t until = now_ns() + wait_ns, company = 0;
+    struct timespec ts;
+
+    *g = (struct group){0};
+    pthread_mutex_lock(&s->to_commit.lock);
+    for (;;) {
+        bool hold = waits_for_space(s), turns = s->to_commit.batches.head && !hold;
+        uint64_t now = now_ns(), stop = until;
+        if (turns || s->to_commit.woken || now >= until)
+            break;
+        if (s->to_commit.jobs.head) {
+            /* Blocks alone wait a moment for others: a commit costs the same for many. */
+            if (!company)
+                company = now + GATHER_NS;
+            if (company < stop)
+                stop = company;
+            if (now >= stop || s->to_commit.jobs.head->kind != JOB_BLOCK)
+                break;
+        }
+        ts.tv_sec = (time_t)(stop / 1000000000u);
+        ts.tv_nsec = (long)(stop % 1000000000u);
+        (void)pthread_cond_timedwait(&s->to_commit.cond, &s->to_commit.lock, &ts);
+    }
+    s->to_commit.woken = false;
+    while (!waits_for_space(s) && s->to_commit.batches.head && g->n_batch < GROUP_BATCHES_MAX) {
+        g->batch[g->n_batch++] = s->to_commit.batches.head;
+        LIST_POP(&s->to_commit.batches);
+    }
+    while (s->to_commit.jobs.head) {
+        struct job *j = s->to_commit.jobs.head;
+        uint32_t rows = j->kind == JOB_DROP ? ((struct drop_job *)j)->n : 1;
+        bool row = j->kind == JOB_BLOCK || j->kind == JOB_DROP;
+        if (row && g->n_rows + rows > TXN_BLOCKS_MAX)
+            break;
+        LIST_POP(&s->to_commit.jobs);
+        if (row) {
+            g->n_rows += rows;
+            g->job[g->n_job++] = j;
+        } else {
+            j->next = NULL;
+            *seg_tail = j;
+            seg_tail = &j->next;
+        }
+    }
+    g->meta = s->to_commit.metas.head;
+    LIST_INIT(&s->to_commit.metas);
+    pthread_mutex_unlock(&s->to_commit.lock);
+    while (seg_jobs) {
+        struct job *j = seg_jobs;
+        seg_jobs = j->next;
+        seg_work(s, (struct seg_job *)j);
+    }
+    return g->n_batch || g->n_job || g->meta;
+}
+
+void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
+{
+    struct group g;
+
+    must_be(s, STORE_MAGIC);
+    if (gather(s, &g, wait_ns))
+        group_run(s, &g);
+    uint64_t now = now_ns();
+    if (!s->reserve_held && now > s->reserve_ns && s->fault != -EROFS)
+        reserve_make(s);
+    if (now > s->reader_check_ns) {
+        s->reader_check_ns = now + 60000000000u;
+        index_reader_check(s->idx);
+    }
+}

@@ -1,0 +1,898 @@
+/* index.c - the index in LMDB; see index.h and docs/FORMATS.md.
+ *
+ * LMDB 0.9.24 has no checksums, leaks in corners we stay out of (no DUPSORT, no nested
+ * transactions, no cursor kept across a delete), and its map must never be outgrown.  Map and
+ * flags are fixed here: 16 GiB of address space, default sync, no WRITEMAP (SIGBUS on a full
+ * disk).  Tokens lie in chunks of BLOCK_TOKENS positions, so an append rewrites at most one
+ * short value. */
+#include "kvstore/index.h"
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "kvstore/codec.h"
+#include "kvstore/sys.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <lmdb.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
+static const uint64_t MAP_BYTES = 16ull << 30;
+
+enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
+static const char *const DB_NAMES[DB_] = {"meta", "session", "name", "branch",
+                                          "log",  "req",     "block"};
+
+struct index {
+    uint32_t magic;
+    MDB_env *env;
+    MDB_dbi db[DB_];
+    MDB_txn *txn[INDEX_WHO_]; /* the two readers are reset between uses */
+    struct sys *sys;
+    uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
+    char path[PATH_MAX];
+};
+
+static int err_of(int rc)
+{
+    switch (rc) {
+    case 0: return 0;
+    case MDB_NOTFOUND: return -ENOENT;
+    case MDB_MAP_FULL:
+    case MDB_TXN_FULL: return -ENOSPC;
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+    case MDB_VERSION_MISMATCH:
+    case MDB_INCOMPATIBLE:
+    case MDB_BAD_VALSIZE: return E_CORRUPT;
+    default: return rc > 0 ? -rc : -EIO;
+    }
+}
+
+/* --- values with their check ------------------------------------------------------------ */
+
+static uint32_t value_crc(const MDB_val *k, const void *v, size_t n)
+{
+    return crc32c(crc32c(0, k->mv_data, k->mv_size), v, n);
+}
+
+static int value_ok(const MDB_val *k, MDB_val *v)
+{
+    if (v->mv_size < 4)
+        return E_CORRUPT;
+    v->mv_size -= 4;
+    return ld32((uint8_t *)v->mv_data + v->mv_size) == value_crc(k, v->mv_data, v->mv_size)
+               ? 0
+               : E_CORRUPT;
+}
+
+static int get(struct index *i, enum index_who w, enum db db, const void *key, size_t n,
+               MDB_val *ret)
+{
+    MDB_val k = {n, (void *)key};
+    int r = err_of(mdb_get(i->txn[w], i->db[db], &k, ret));
+
+    return r < 0 ? r : value_ok(&k, ret);
+}
+
+static int put(struct index *i, enum db db, const void *key, size_t n, const void *v,
+               size_t bytes)
+{
+    MDB_val k = {n, (void *)key}, d = {bytes + 4, NULL};
+    int r = err_of(mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
+
+    if (r < 0)
+        return r;
+    if (bytes)
+        memcpy(d.mv_data, v, bytes);
+    st32((uint8_t *)d.mv_data + bytes, value_crc(&k, v, bytes));
+    return 0;
+}
+
+static int del(struct index *i, enum db db, const void *key, size_t n)
+{
+    MDB_val k = {n, (void *)key};
+
+    return err_of(mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
+}
+
+/* A view is held only between these two: a reader that stays keeps every page freed since
+ * alive, and the file grows without bound. */
+static int view(struct index *i, enum index_who w)
+{
+    must_be(i, INDEX_MAGIC);
+    if (w == INDEX_WRITE) {
+        must(i->txn[w]);
+        return 0;
+    }
+    if (!i->txn[w])
+        return err_of(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]));
+    return err_of(mdb_txn_renew(i->txn[w]));
+}
+
+static void unview(struct index *i, enum index_who w)
+{
+    if (w != INDEX_WRITE)
+        mdb_txn_reset(i->txn[w]);
+}
+
+/* --- keys ----------------------------------------------------------------------------------- */
+
+static size_t key_name(uint8_t *k, uint32_t owner, const char *name)
+{
+    size_t n = strlen(name);
+
+    st32be(k, owner);
+    memcpy(k + 4, name, n);
+    return 4 + n;
+}
+static size_t key_req(uint8_t *k, uint32_t owner, const struct kvs_id *id)
+{
+    st32be(k, owner);
+    memcpy(k + 4, id->b, 16);
+    return 20;
+}
+static size_t key_log(uint8_t *k, const struct kvs_id *branch, uint8_t kind, uint64_t first)
+{
+    memcpy(k, branch->b, 16);
+    k[16] = kind;
+    st64be(k + 17, first);
+    return 25;
+}
+
+/* --- open and close --------------------------------------------------------------------------- */
+
+static int env_open(MDB_env **ret, const char *path, unsigned flags)
+{
+    MDB_env *env = NULL;
+    int rc = mdb_env_create(&env);
+
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(env, MAP_BYTES);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(env, DB_ + 4);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(env, 64);
+    if (rc == 0)
+        rc = mdb_env_open(env, path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOSUBDIR | flags, 0600);
+    if (rc) {
+        if (env)
+            mdb_env_close(env);
+        return err_of(rc);
+    }
+    *ret = env;
+    return 0;
+}
+
+static int path_of(char *ret, const char *dir, const char *name)
+{
+    return snprintf(ret, PATH_MAX, "%s/%s", dir, name) < PATH_MAX ? 0 : -ENAMETOOLONG;
+}
+
+int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb)
+{
+    struct index *i = calloc(1, sizeof *i);
+    int r = i ? path_of(i->path, o->dir, "index.mdb") : -ENOMEM;
+
+    if (r == 0) {
+        i->magic = INDEX_MAGIC;
+        i->sys = o->sys;
+        i->ahead_bytes = o->prealloc_bytes;
+        /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
+        sys_reserve(i->path, o->prealloc_bytes);
+        r = env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
+    }
+    if (r == 0)
+        r = index_begin(i);
+    for (int d = 0; d < DB_ && r == 0; d++)
+        r = err_of(mdb_dbi_open(i->txn[INDEX_WRITE], DB_NAMES[d], MDB_CREATE, &i->db[d]));
+    if (r == 0)
+        r = index_commit(i);
+    if (r < 0) {
+        r = err_set(eb, r, "cannot open the index %s: %s", i ? i->path : "", err_str(r));
+        index_close(i);
+        return r;
+    }
+    index_reader_check(i);
+    *ret = i;
+    return 0;
+}
+
+void index_close(struct index *i)
+{
+    if (!i)
+        return;
+    i->magic = 0;
+    for (int w = 0; w < INDEX_WHO_; w++)
+        if (i->txn[w])
+            mdb_txn_abort(i->txn[w]);
+    if (i->env)
+        mdb_env_close(i->env);
+    free(i);
+}
+
+int index_remove(struct sys *y, const char *dir)
+{
+    char path[PATH_MAX];
+    int r = path_of(path, dir, "index.mdb");
+
+    if (r == 0)
+        r = sys_unlink(y, path);
+    if (r == 0)
+        r = path_of(path, dir, "index.mdb-lock");
+    return r < 0 ? r : sys_unlink(y, path);
+}
+
+uint64_t index_bytes(const struct index *i)
+{
+    return sys_taken_bytes(i->path);
+}
+
+bool index_near_full(const struct index *i)
+{
+    MDB_envinfo info;
+
+    mdb_env_info(i->env, &info);
+    return (uint64_t)info.me_last_pgno * 4096 > MAP_BYTES / 10 * 7;
+}
+
+void index_reader_check(struct index *i)
+{
+    int dead;
+
+    (void)mdb_reader_check(i->env, &dead);
+}
+
+int index_begin(struct index *i)
+{
+    must_be(i, INDEX_MAGIC);
+    must(!i->txn[INDEX_WRITE]);
+    return err_of(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+}
+
+void index_abort(struct index *i)
+{
+    if (i->txn[INDEX_WRITE])
+        mdb_txn_abort(i->txn[INDEX_WRITE]);
+    i->txn[INDEX_WRITE] = NULL;
+}
+
+/* The file has grown into its reserve: take more while there is some to be had.  On LMDB's
+ * own descriptor, because closing any other would drop LMDB's locks. */
+static void stay_ahead(struct index *i)
+{
+    MDB_envinfo info;
+    mdb_filehandle_t fd;
+
+    mdb_env_info(i->env, &info);
+    uint64_t end = ((uint64_t)info.me_last_pgno + 1) * 4096;
+    if (end + i->ahead_bytes / 2 <= i->taken_bytes || mdb_env_get_fd(i->env, &fd))
+        return;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(end + i->ahead_bytes)) == 0)
+        i->taken_bytes = end + i->ahead_bytes;
+}
+
+int index_commit(struct index *i)
+{
+    uint64_t wrote = sys_thread_wrote();
+    int r = sys_hook(i->sys, SYS_COMMIT, false, -1, i->path, NULL, 0, 0);
+
+    must(i->txn[INDEX_WRITE]);
+    if (r < 0) {
+        index_abort(i);
+        return r;
+    }
+    r = err_of(mdb_txn_commit(i->txn[INDEX_WRITE]));
+    i->txn[INDEX_WRITE] = NULL;
+    if (r == -EIO && sys_free_bytes(i->path) < 1 << 20)
+        r = -ENOSPC; /* how LMDB reports a short write */
+    if (r == 0) {
+        i->sys->syncs += i->sys->no_fsync ? 0 : 2;
+        i->sys->bytes_written += sys_thread_wrote() - wrote;
+        (void)sys_hook(i->sys, SYS_COMMIT, true, -1, i->path, NULL, 0, 0);
+        stay_ahead(i);
+    }
+    return r;
+}
+
+/* --- reads -------------------------------------------------------------------------------------- */
+
+int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap)
+{
+    MDB_val v;
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    r = get(i, w, DB_META, name, strlen(name), &v);
+    if (r == 0) {
+        size_t n = v.mv_size < cap ? v.mv_size : cap;
+        memcpy(ret, v.mv_data, n);
+        r = (int)n;
+    }
+    unview(i, w);
+    return r;
+}
+
+int index_session_get(struct index *i, enum index_who w, const struct kvs_id *id,
+                      struct kvs_session *ret)
+{
+    MDB_val v;
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    r = get(i, w, DB_SESSION, id->b, 16, &v);
+    if (r == 0)
+        r = codec_session_get(v.mv_data, v.mv_size, ret);
+    unview(i, w);
+    return r;
+}
+
+int index_name_get(struct index *i, enum index_who w, uint32_t owner, const char *name,
+                   struct kvs_id *ret)
+{
+    uint8_t k[512];
+    MDB_val v;
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    r = get(i, w, DB_NAME, k, key_name(k, owner, name), &v);
+    if (r == 0 && v.mv_size != 16)
+        r = E_CORRUPT;
+    if (r == 0)
+        memcpy(ret->b, v.mv_data, 16);
+    unview(i, w);
+    return r;
+}
+
+static int branch_item(const MDB_val *v, struct kvs_branch *ret, uint64_t *ret_end)
+{
+    int r = codec_branch_get(v->mv_data, v->mv_size, ret);
+
+    if (r == 0)
+        *ret_end = ld64((uint8_t *)v->mv_data + CODEC_BRANCH_BYTES - 8);
+    return r;
+}
+
+static int branch_get(struct index *i, enum index_who w, const struct kvs_id *id,
+                      struct kvs_branch *ret, uint64_t *ret_end)
+{
+    MDB_val v;
+    int r = get(i, w, DB_BRANCH, id->b, 16, &v);
+
+    return r < 0 ? r : branch_item(&v, ret, ret_end);
+}
+
+static int branch_put(struct index *i, const struct kvs_branch *b, uint64_t end)
+{
+    uint8_t v[CODEC_BRANCH_BYTES];
+
+    codec_branch_put(v, b);
+    st64(v + CODEC_BRANCH_BYTES - 8, end);
+    return put(i, DB_BRANCH, b->id.b, 16, v, sizeof v);
+}
+
+int index_branch_get(struct index *i, enum index_who w, const struct kvs_id *id,
+                     struct kvs_branch *ret, uint64_t *ret_end)
+{
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    r = branch_get(i, w, id, ret, ret_end);
+    unview(i, w);
+    return r;
+}
+
+static int chunk_get(struct index *i, enum index_who w, const struct kvs_id *branch,
+                     uint64_t pos, uint64_t *ret_first, uint32_t *ret_n, int32_t ids[CHUNK])
+{
+    uint8_t k[32];
+    MDB_val v;
+    uint64_t base = pos - pos % CHUNK;
+    int r = get(i, w, DB_LOG, k, key_log(k, branch, TOKENS_KIND, base), &v);
+
+    return r < 0 ? r : codec_chunk_get(v.mv_data, v.mv_size, base, ret_first, ret_n, ids);
+}
+
+static int chunk_put(struct index *i, const struct kvs_id *branch, uint64_t first, uint32_t n,
+                     const int32_t *ids)
+{
+    uint8_t k[32], v[CODEC_CHUNK_MAX];
+
+    return put(i, DB_LOG, k, key_log(k, branch, TOKENS_KIND, first - first % CHUNK), v,
+               codec_chunk_put(v, first, n, ids));
+}
+
+int index_tokens(struct index *i, enum index_who w, const struct kvs_id *branch, uint64_t from,
+                 uint64_t to, int32_t *ret)
+{
+    int32_t ids[CHUNK];
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    for (uint64_t pos = from; pos < to && r == 0;) {
+        uint64_t first;
+        uint32_t n;
+        r = chunk_get(i, w, branch, pos, &first, &n, ids);
+        if (r == 0 && (pos < first || pos >= first + n))
+            r = E_CORRUPT;
+        if (r == 0) {
+            uint64_t end = first + n < to ? first + n : to;
+            memcpy(ret + (pos - from), ids + (pos - first), 4 * (size_t)(end - pos));
+            pos = end;
+        }
+    }
+    unview(i, w);
+    return r == -ENOENT ? E_CORRUPT : r; /* the branch says it has them */
+}
+
+/* The first entry of db after *at; the cursor lives for this call only. */
+static int next(struct index *i, enum index_who w, enum db db, struct index_at *at, MDB_val *k,
+                MDB_val *v)
+{
+    MDB_cursor *c;
+    int r = err_of(mdb_cursor_open(i->txn[w], i->db[db], &c));
+
+    if (r < 0)
+        return r;
+    *k = (MDB_val){at->bytes, at->key};
+    r = err_of(mdb_cursor_get(c, k, v, at->bytes ? MDB_SET_RANGE : MDB_FIRST));
+    if (r == 0 && k->mv_size == at->bytes && memcmp(k->mv_data, at->key, at->bytes) == 0)
+        r = err_of(mdb_cursor_get(c, k, v, MDB_NEXT));
+    mdb_cursor_close(c);
+    if (r == 0) {
+        if (k->mv_size > sizeof at->key)
+            return E_CORRUPT;
+        at->bytes = (uint32_t)k->mv_size;
+        memcpy(at->key, k->mv_data, k->mv_size);
+    }
+    return r;
+}
+
+/* Every listing is this loop around a decoder. */
+#define LISTING(db, decode)                                                                    \
+    MDB_val k, v;                                                                              \
+    uint32_t got = 0;                                                                          \
+    int r = view(i, w);                                                                        \
+    if (r < 0)                                                                                 \
+        return r;                                                                              \
+    while (got < n && (r = next(i, w, db, at, &k, &v)) == 0) {                                 \
+        r = value_ok(&k, &v);                                                                  \
+        if (r == 0)                                                                            \
+            r = (decode);                                                                      \
+        if (r == -ENOENT)                                                                      \
+            break;                                                                             \
+        if (r == 0)                                                                            \
+            got++;                                                                             \
+        else                                                                                   \
+            (*ret_bad)++;                                                                      \
+    }                                                                                          \
+    unview(i, w);                                                                              \
+    return got || r == -ENOENT || r == E_CORRUPT ? (int)got : r
+
+int index_sessions(struct index *i, enum index_who w, struct index_at *at,
+                   struct kvs_session *ret, uint32_t n, uint64_t *ret_bad)
+{
+    LISTING(DB_SESSION, codec_session_get(v.mv_data, v.mv_size, &ret[got]));
+}
+
+int index_branches(struct index *i, enum index_who w, struct index_at *at,
+                   struct kvs_branch *ret, uint64_t *ret_end, uint32_t n, uint64_t *ret_bad)
+{
+    LISTING(DB_BRANCH, branch_item(&v, &ret[got], &ret_end[got]));
+}
+
+void index_at_turns(struct index_at *at, const struct kvs_id *branch)
+{
+    /* Just before the first turn: all of the branch's tokens come earlier. */
+    at->bytes = (uint32_t)key_log(at->key, branch, TOKENS_KIND, UINT64_MAX);
+}
+
+static int turn_item(const MDB_val *k, const MDB_val *v, const struct kvs_id *branch,
+                     struct kvs_turn *ret)
+{
+    const uint8_t *b = k->mv_data;
+
+    if (k->mv_size != 25 || memcmp(b, branch->b, 16) || b[16] != TURN_KIND)
+        return -ENOENT;
+    return codec_turn_get(v->mv_data, v->mv_size, ret);
+}
+
+int index_turns(struct index *i, enum index_who w, struct index_at *at,
+                const struct kvs_id *branch, struct kvs_turn *ret, uint32_t n,
+                uint64_t *ret_bad)
+{
+    LISTING(DB_LOG, turn_item(&k, &v, branch, &ret[got]));
+}
+
+static int req_item(const MDB_val *v, struct kvs_req *ret, char **ret_reply)
+{
+    struct kvs_req q;
+    int r = codec_req_get(v->mv_data, v->mv_size, &q);
+
+    if (r < 0)
+        return r;
+    char *copy = NULL;
+    if (q.reply) {
+        copy = malloc((size_t)q.reply_bytes + 1);
+        if (!copy)
+            return -ENOMEM;
+        memcpy(copy, q.reply, q.reply_bytes);
+        copy[q.reply_bytes] = 0;
+    }
+    q.reply = copy;
+    *ret = q;
+    *ret_reply = copy;
+    return 0;
+}
+
+int index_req_get(struct index *i, enum index_who w, uint32_t owner, const struct kvs_id *id,
+                  struct kvs_req *ret, char **ret_reply)
+{
+    uint8_t k[32];
+    MDB_val v;
+    int r = view(i, w);
+
+    if (r < 0)
+        return r;
+    r = get(i, w, DB_REQ, k, key_req(k, owner, id), &v);
+    if (r == 0)
+        r = req_item(&v, ret, ret_reply);
+    unview(i, w);
+    return r;
+}
+
+int index_reqs(struct index *i, enum index_who w, struct index_at *at, struct kvs_req *ret,
+               char **ret_reply, uint64_t *ret_bad)
+{
+    const uint32_t n = 1;
+    LISTING(DB_REQ, req_item(&v, ret, ret_reply));
+}
+
+int index_blocks(struct index *i, enum index_who w, struct index_at *at,
+                 struct index_block *ret, uint32_t n, uint64_t *ret_bad)
+{
+    LISTING(DB_BLOCK, codec_block_get(k.mv_data, k.mv_size, v.mv_data, v.mv_size, &ret[got]));
+}
+
+/* --- writes --------------------------------------------------------------------------------------- */
+
+int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes)
+{
+    return put(i, DB_META, name, strlen(name), v, bytes);
+}
+
+int index_block_put(struct index *i, const struct index_block *b)
+{
+    uint8_t k[CODEC_BLOCK_KEY], v[CODEC_BLOCK_BYTES];
+
+    codec_block_put(k, v, b);
+    return put(i, DB_BLOCK, k, sizeof k, v, sizeof v);
+}
+
+int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant)
+{
+    uint8_t k[CODEC_BLOCK_KEY];
+
+    codec_block_key(k, key, variant);
+    int r = del(i, DB_BLOCK, k, sizeof k);
+
+    return r == -ENOENT ? 0 : r;
+}
+
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id)
+{
+    uint8_t k[32];
+    int r = del(i, DB_REQ, k, key_req(k, owner, id));
+
+    return r == -ENOENT ? 0 : r;
+}
+
+static int apply_session(struct index *i, const struct kvs_session *s)
+{
+    struct kvs_session old;
+    uint8_t k[512], v[CODEC_FIXED_MAX];
+    MDB_val got;
+    int r = get(i, INDEX_WRITE, DB_SESSION, s->id.b, 16, &got);
+
+    if (r == 0)
+        r = codec_session_get(got.mv_data, got.mv_size, &old);
+    if (r == 0 && old.name[0] && (strcmp(old.name, s->name) || old.owner != s->owner)) {
+        r = del(i, DB_NAME, k, key_name(k, old.owner, old.name));
+    }
+    if (r < 0 && r != -ENOENT)
+        return r;
+    r = put(i, DB_SESSION, s->id.b, 16, v, codec_session_put(v, s));
+    if (r == 0 && s->name[0])
+        r = put(i, DB_NAME, k, key_name(k, s->owner, s->name), s->id.b, 16);
+    return r;
+}
+
+static int apply_session_rm(struct index *i, const struct kvs_id *id)
+{
+    struct kvs_session old;
+    uint8_t k[512];
+    MDB_val got;
+    int r = get(i, INDEX_WRITE, DB_SESSION, id->b, 16, &got);
+
+    if (r == 0)
+        r = codec_session_get(got.mv_data, got.mv_size, &old);
+    if (r == -ENOENT)
+        return 0; /* removing twice is removing */
+    if (r == 0 && old.name[0])
+        r = del(i, DB_NAME, k, key_name(k, old.owner, old.name));
+    if (r == -ENOENT)
+        r = 0;
+    return r < 0 ? r : del(i, DB_SESSION, id->b, 16);
+}
+
+static int apply_tokens(struct index *i, const struct kvs_id *branch, uint64_t first,
+                        const int32_t *ids, uint32_t n)
+{
+    struct kvs_branch b;
+    uint64_t end;
+    int32_t chunk[CHUNK];
+    int r = branch_get(i, INDEX_WRITE, branch, &b, &end);
+
+    if (r == 0 && end != first)
+        r = -EINVAL;
+    for (uint32_t done = 0; done < n && r == 0;) {
+        uint64_t pos = first + done, at = pos;
+        uint32_t have = 0;
+        if (pos % CHUNK && pos > b.parent_pos)
+            r = chunk_get(i, INDEX_WRITE, branch, pos, &at, &have, chunk);
+        if (r == 0 && at + have != pos)
+            r = E_CORRUPT;
+        if (r < 0)
+            break;
+        uint32_t room = CHUNK - (uint32_t)(pos % CHUNK);
+        uint32_t take = n - done < room ? n - done : room;
+        memcpy(chunk + have, (const uint8_t *)ids + 4 * (size_t)done, 4 * (size_t)take);
+        r = chunk_put(i, branch, at, have + take, chunk);
+        done += take;
+    }
+    return r < 0 ? r : branch_put(i, &b, first + n);
+}
+
+/* Deletes up to rows_max rows of the branch's kind at or after first.  1: more may be left. */
+static int rows_del(struct index *i, const struct kvs_id *branch, uint8_t kind, uint64_t first,
+                    uint32_t rows_max)
+{
+    struct index_at at;
+    uint8_t key[512];
+    MDB_val k, v;
+
+    for (uint32_t n = 0; n < rows_max; n++) {
+        MDB_cursor *c;
+        at.bytes = (uint32_t)key_log(at.key, branch, kind, first);
+        k = (MDB_val){at.bytes, at.key};
+        int r = err_of(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[DB_LOG], &c));
+        if (r < 0)
+            return r;
+        r = err_of(mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
+        mdb_cursor_close(c);
+        if (r == -ENOENT || (r == 0 && (k.mv_size != 25 || memcmp(k.mv_data, at.key, 17))))
+            return 0;
+        if (r < 0)
+            return r;
+        memcpy(key, k.mv_data, 25); /* the page under it changes in the delete */
+        r = del(i, DB_LOG, key, 25);
+        if (r < 0)
+            return r;
+    }
+    return 1;
+}
+
+static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t first)
+{
+    struct kvs_branch b;
+    uint64_t end = 0, at;
+    uint32_t n;
+    int32_t chunk[CHUNK];
+    int r = branch_get(i, INDEX_WRITE, branch, &b, &end);
+
+    if (r < 0)
+        return r;
+    if (first < b.parent_pos || first > end)
+        return -EINVAL;
+    if (first % CHUNK && first > b.parent_pos && first < end) {
+        r = chunk_get(i, INDEX_WRITE, branch, first, &at, &n, chunk);
+        if (r == 0 && first > at)
+            r = chunk_put(i, branch, at, (uint32_t)(first - at), chunk);
+    }
+    /* The chunk that first lies in stays only when something before first is in it. */
+    uint64_t from = first % CHUNK && first > b.parent_pos ? first - first % CHUNK + CHUNK
+                                                          : first - first % CHUNK;
+    if (r == 0)
+        r = rows_del(i, branch, TOKENS_KIND, from, UINT32_MAX);
+    if (r == 0)
+        r = rows_del(i, branch, TURN_KIND, first, UINT32_MAX);
+    return r < 0 ? r : branch_put(i, &b, first);
+}
+
+int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max)
+{
+    int r = rows_del(i, id, TOKENS_KIND, 0, rows_max);
+
+    if (r == 0)
+        r = rows_del(i, id, TURN_KIND, 0, rows_max);
+    if (r == 0)
+        r = del(i, DB_BRANCH, id->b, 16);
+    return r == -ENOENT ? 0 : r;
+}
+
+int index_apply(struct index *i, const struct kvs_rec *r)
+{
+    uint8_t k[32], v[CODEC_FIXED_MAX];
+
+    must_be(i, INDEX_MAGIC);
+    switch (r->kind) {
+    case KVS_REC_SESSION: return apply_session(i, r->session);
+    case KVS_REC_SESSION_RM: return apply_session_rm(i, &r->session->id);
+    case KVS_REC_BRANCH: return branch_put(i, r->branch, r->branch->parent_pos);
+    case KVS_REC_TOKENS:
+        return apply_tokens(i, &r->tokens.branch, r->tokens.first, r->tokens.ids, r->tokens.n);
+    case KVS_REC_TURN:
+        return put(i, DB_LOG, k, key_log(k, &r->turn->branch, TURN_KIND, r->turn->first), v,
+                   codec_turn_put(v, r->turn));
+    case KVS_REC_REQ: {
+        size_t n = 128 + (r->req->reply ? r->req->reply_bytes : 0);
+        uint8_t *big = n > sizeof v ? malloc(n) : v;
+        if (!big)
+            return -ENOMEM;
+        int e = put(i, DB_REQ, k, key_req(k, r->req->owner, &r->req->id), big,
+                    codec_req_put(big, r->req));
+        if (big != v)
+            free(big);
+        return e;
+    }
+    case KVS_REC_CUT: return apply_cut(i, &r->tokens.branch, r->tokens.first);
+    default: return -EINVAL;
+    }
+}
+
+/* --- verify: in a child process, on a file that may be anything -------------------------------- */
+
+struct walk {
+    MDB_txn *txn;
+    const uint8_t *map;
+    uint8_t *used; /* one bit a page */
+    uint64_t pages, counted;
+};
+
+static bool mark(struct walk *x, const void *at, size_t bytes)
+{
+    uint64_t off = (uint64_t)((const uint8_t *)at - x->map);
+
+    if ((const uint8_t *)at < x->map || off + bytes > x->pages * 4096)
+        return false;
+    for (uint64_t p = off / 4096; p <= (off + (bytes ? bytes - 1 : 0)) / 4096; p++)
+        x->used[p / 8] |= (uint8_t)(1 << p % 8);
+    return true;
+}
+
+/* A key's page begins with its own number: that tells where the map begins, and afterwards
+ * whether a page is the one its place says. */
+static bool mark_key(struct walk *x, const MDB_val *k)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)k->mv_data & ~(uintptr_t)4095);
+
+    if (!x->map)
+        x->map = page - ld64(page) * 4096;
+    return mark(x, k->mv_data, k->mv_size) && x->map + ld64(page) * 4096 == page;
+}
+
+static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
+{
+    MDB_cursor *c;
+    MDB_stat st;
+    MDB_val k, v, again;
+    uint8_t last[512];
+    size_t n_last = 0;
+    uint64_t n = 0;
+
+    if (mdb_stat(x->txn, dbi, &st) || mdb_cursor_open(x->txn, dbi, &c))
+        return E_CORRUPT;
+    x->counted += st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages;
+    while (mdb_cursor_get(c, &k, &v, n ? MDB_NEXT : MDB_FIRST) == 0) {
+        if (++n > st.ms_entries || k.mv_size > sizeof last)
+            return E_CORRUPT;
+        if (!mark_key(x, &k) || !mark(x, v.mv_data, v.mv_size))
+            return E_CORRUPT;
+        size_t m = n_last < k.mv_size ? n_last : k.mv_size;
+        int order = memcmp(last, k.mv_data, m);
+        if (n > 1 && dbi > 0 && (order > 0 || (order == 0 && n_last >= k.mv_size)))
+            return E_CORRUPT;
+        memcpy(last, k.mv_data, k.mv_size);
+        n_last = k.mv_size;
+        /* What the walk finds, a look-up must find at the same place. */
+        if (dbi > 0 && (mdb_get(x->txn, dbi, &k, &again) || again.mv_data != v.mv_data))
+            return E_CORRUPT;
+        if (ours && value_ok(&k, &v) < 0)
+            return E_CORRUPT;
+    }
+    mdb_cursor_close(c);
+    return n == st.ms_entries ? 0 : E_CORRUPT;
+}
+
+/* A free page that is also in use would be overwritten by the next transaction. */
+static int walk_free(struct walk *x)
+{
+    MDB_cursor *c;
+    MDB_val k, v;
+    uint64_t n_free = 0;
+
+    if (walk_db(x, 0, false) < 0 || mdb_cursor_open(x->txn, 0, &c))
+        return E_CORRUPT;
+    for (bool first = true; mdb_cursor_get(c, &k, &v, first ? MDB_FIRST : MDB_NEXT) == 0;
+         first = false) {
+        uint64_t n = v.mv_size >= 8 ? ld64(v.mv_data) : UINT64_MAX, last = UINT64_MAX;
+        if (n > v.mv_size / 8 - 1)
+            return E_CORRUPT;
+        for (uint64_t j = 1; j <= n; j++) {
+            uint64_t p = ld64((uint8_t *)v.mv_data + 8 * j);
+            if (p < 2 || p >= x->pages || p >= last || (x->used[p / 8] >> p % 8 & 1))
+                return E_CORRUPT;
+            last = p;
+        }
+        n_free += n;
+    }
+    mdb_cursor_close(c);
+    return x->counted + n_free + 2 == x->pages ? 0 : E_CORRUPT;
+}
+
+int index_verify(const char *dir, uint64_t quick_bytes)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    struct walk x = {0};
+    MDB_env *env;
+    MDB_envinfo info;
+    MDB_dbi dbi;
+    MDB_stat ds;
+    uint64_t clean = 0;
+    int r = path_of(path, dir, "index.mdb");
+
+    if (r < 0)
+        return r;
+    if (stat(path, &st) < 0 || st.st_size == 0)
+        return -ENOENT;
+    r = env_open(&env, path, MDB_RDONLY | MDB_NOLOCK);
+    if (r == 0)
+        r = err_of(mdb_txn_begin(env, NULL, MDB_RDONLY, &x.txn));
+    if (r < 0)
+        return r == -ENOENT ? E_CORRUPT : r;
+    mdb_env_info(env, &info);
+    mdb_env_stat(env, &ds);
+    x.pages = (uint64_t)info.me_last_pgno + 1;
+    /* LMDB writes whole pages: a file that ends before the last one has lost some. */
+    if (ds.ms_psize != 4096 || x.pages * 4096 > (uint64_t)st.st_size + 4096 * 64 ||
+        x.pages * 4096 > MAP_BYTES || info.me_mapsize != MAP_BYTES)
+        return E_CORRUPT;
+    MDB_val k = {5, (void *)"clean"}, v;
+    if (mdb_dbi_open(x.txn, DB_NAMES[DB_META], 0, &dbi) == 0 &&
+        mdb_get(x.txn, dbi, &k, &v) == 0 && value_ok(&k, &v) == 0 && v.mv_size == 8)
+        clean = ld64(v.mv_data);
+    if (clean == 1 && (uint64_t)st.st_size > quick_bytes)
+        return 0;
+    x.used = calloc(1, x.pages / 8 + 1);
+    if (!x.used)
+        return -ENOMEM;
+    r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
+    for (int d = 0; d < DB_ && r == 0; d++) {
+        r = err_of(mdb_dbi_open(x.txn, DB_NAMES[d], 0, &dbi));
+        if (r == 0)
+            r = walk_db(&x, dbi, true);
+    }
+    if (r == 0)
+        r = walk_free(&x);
+    return r == 0 ? 0 : E_CORRUPT; /* the process ends here: nothing is closed */
+}

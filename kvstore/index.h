@@ -1,0 +1,94 @@
+/* index.h - what is where: sessions, branches, tokens, turns, requests, blocks, in LMDB.
+ *
+ * The only file that knows LMDB is index.c.  One writer (the commit thread, or whoever opens
+ * the store before threads run); each reading thread has its own view.  Reads copy out and
+ * end their transaction before they return; nothing calls back, waits or does other I/O
+ * inside one.  Every value ends in a CRC32C over key and value: a wrong one is E_CORRUPT.
+ *
+ * The index can always be rebuilt (turn log, slot headers), so damage is never repaired in
+ * place: index_verify() says whether to trust it. */
+#ifndef KVSTORE_INDEX_H
+#define KVSTORE_INDEX_H
+#include "base/err.h"
+#include "kvstore/record.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct index;
+struct sys;
+/* Whose view a read uses.  WRITE sees the open write transaction. */
+enum index_who { INDEX_LOOP, INDEX_COMMIT, INDEX_WRITE, INDEX_WHO_ };
+
+struct index_opts {
+    const char *dir;
+    struct sys *sys;         /* borrowed */
+    uint64_t prealloc_bytes; /* taken on disk beforehand, so that a full disk still commits */
+    bool no_fsync;
+};
+int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb);
+void index_close(struct index *i);
+/* Walks everything, checking CRCs, order, look-ups and that no page is both used and free.
+ * Damaged files may crash it: call it in a child process.  0, -ENOENT (no index), E_CORRUPT.
+ * A cleanly closed index above quick_bytes is trusted without the walk. */
+int index_verify(const char *dir, uint64_t quick_bytes);
+int index_remove(struct sys *y, const char *dir);
+uint64_t index_bytes(const struct index *i); /* taken on disk */
+bool index_near_full(const struct index *i); /* past 70 % of the map */
+void index_reader_check(struct index *i);    /* forget readers that died */
+
+/* --- reads ----------------------------------------------------------------------------- */
+int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);
+int index_session_get(struct index *i, enum index_who w, const struct kvs_id *id,
+                      struct kvs_session *ret);
+int index_name_get(struct index *i, enum index_who w, uint32_t owner, const char *name,
+                   struct kvs_id *ret);
+int index_branch_get(struct index *i, enum index_who w, const struct kvs_id *id,
+                     struct kvs_branch *ret, uint64_t *ret_end);
+/* Tokens [from, to) that the branch itself holds (not its parents). */
+int index_tokens(struct index *i, enum index_who w, const struct kvs_id *branch, uint64_t from,
+                 uint64_t to, int32_t *ret);
+/* Pages of a listing: up to n items after *at (zeroed for the first page), which is moved.
+ * Returns how many; 0 at the end.  A damaged item is skipped and counted in *ret_bad. */
+struct index_at {
+    uint8_t key[512];
+    uint32_t bytes;
+};
+int index_sessions(struct index *i, enum index_who w, struct index_at *at,
+                   struct kvs_session *ret, uint32_t n, uint64_t *ret_bad);
+int index_branches(struct index *i, enum index_who w, struct index_at *at,
+                   struct kvs_branch *ret, uint64_t *ret_end, uint32_t n, uint64_t *ret_bad);
+/* Of one branch, ascending by first position; at is set up by index_at_turns. */
+void index_at_turns(struct index_at *at, const struct kvs_id *branch);
+int index_turns(struct index *i, enum index_who w, struct index_at *at,
+                const struct kvs_id *branch, struct kvs_turn *ret, uint32_t n,
+                uint64_t *ret_bad);
+/* reply: malloc'ed copy in *ret_reply (NULL when there is none), always the caller's. */
+int index_req_get(struct index *i, enum index_who w, uint32_t owner, const struct kvs_id *id,
+                  struct kvs_req *ret, char **ret_reply);
+int index_reqs(struct index *i, enum index_who w, struct index_at *at, struct kvs_req *ret,
+               char **ret_reply, uint64_t *ret_bad); /* one at a time */
+
+struct index_block {
+    struct kvs_key key, parent;
+    uint64_t variant, layout, first_pos, time_ns;
+    uint32_t segment, slot, head_crc, n_tokens;
+    uint8_t hash[16];
+};
+int index_blocks(struct index *i, enum index_who w, struct index_at *at,
+                 struct index_block *ret, uint32_t n, uint64_t *ret_bad);
+
+/* --- writes: begin, any of these, commit or abort ---------------------------------------- */
+int index_begin(struct index *i);
+int index_commit(struct index *i); /* -ENOSPC: the disk or the map is full */
+void index_abort(struct index *i);
+/* Applies one record that check.h has accepted. */
+int index_apply(struct index *i, const struct kvs_rec *r);
+int index_block_put(struct index *i, const struct index_block *b);
+int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant);
+int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes);
+/* One step of dropping a branch with all it holds: 1 more to do, 0 gone. */
+int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max);
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id);
+
+#endif

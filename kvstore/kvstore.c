@@ -1,0 +1,699 @@
+/* kvstore.c - the face of the store: open, close, hand-over between threads, reads. */
+#include "kvstore/kvstore.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "kvstore/store.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PATHS_MAX = 1 << 16, PAGE = 32 };
+static const uint64_t DISK_MIN = 4ull << 20, LOCK_WAIT_NS = 2000000000u;
+
+/* --- open and close ------------------------------------------------------------------------ */
+
+static uint64_t clamp(uint64_t v, uint64_t lo, uint64_t hi)
+{
+    return v < lo ? lo : v > hi ? hi : v;
+}
+
+/* The directory and everything above it that is missing. */
+static int make_dirs(const char *dir, struct errbuf *eb)
+{
+    char path[PATH_MAX];
+
+    if ((size_t)snprintf(path, sizeof path, "%s", dir) >= sizeof path)
+        return err_set(eb, -ENAMETOOLONG, "the store's directory has too long a name");
+    for (char *p = path + 1; *p; p++)
+        if (*p == '/') {
+            *p = 0;
+            if (mkdir(path, 0755) < 0 && errno != EEXIST)
+                return err_set(eb, -errno, "cannot make %s: %s", path, strerror(errno));
+            *p = '/';
+        }
+    int r = sys_mkdir(path);
+    return r < 0 ? err_set(eb, r,
+                           "cannot make %s: %s; choose another directory or change its "
+                           "owner or mode",
+                           path, err_str(r))
+                 : 0;
+}
+
+/* A dying predecessor holds the lock until its last I/O is back: wait for that. */
+static int lock_take(struct kvstore *s, struct errbuf *eb)
+{
+    char path[PATH_MAX], pid[32] = "";
+    uint64_t until = now_ns() + LOCK_WAIT_NS;
+
+    snprintf(path, sizeof path, "%s/store.lock", s->dir);
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0)
+        return err_set(eb, -errno,
+                       "cannot write in %s: %s; choose another directory or change "
+                       "its owner or mode",
+                       s->dir, strerror(errno));
+    while (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        struct timespec pause = {0, 5000000};
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return err_set(eb, -errno, "cannot lock %s: %s", path, strerror(errno));
+        if (now_ns() > until) {
+            ssize_t n = pread(s->lock_fd, pid, sizeof pid - 1, 0);
+            pid[n > 0 ? n : 0] = 0;
+            return err_set(eb, -EBUSY,
+                           "the store in %s is in use by process %d: stop that one, or use "
+                           "another directory",
+                           s->dir, (int)strtol(pid, NULL, 10));
+        }
+        nanosleep(&pause, NULL);
+    }
+    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+    if (ftruncate(s->lock_fd, 0) < 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) < 0)
+        return 0; /* a full disk: the lock holds, only the number is missing */
+    return 0;
+}
+
+static int opts_check(const struct kvs_opts *o, struct errbuf *eb)
+{
+    if (!o->dir || !o->dir[0])
+        return err_set(eb, -EINVAL, "the store needs a directory");
+    if (strlen(o->dir) >= sizeof((struct kvstore *)0)->dir)
+        return err_set(eb, -ENAMETOOLONG, "the store's directory: at most %zu bytes, got %zu",
+                       sizeof((struct kvstore *)0)->dir - 1, strlen(o->dir));
+    if (o->disk_bytes < DISK_MIN)
+        return err_set(eb, -EINVAL, "disk limit: want at least %llu bytes, got %llu",
+                       (unsigned long long)DISK_MIN, (unsigned long long)o->disk_bytes);
+    return 0;
+}
+
+static void store_init(struct kvstore *s, const struct kvs_opts *o, const struct kvs_env *env)
+{
+    pthread_condattr_t mono;
+
+    s->o = *o;
+    if (env)
+        s->env = *env;
+    s->lock_fd = s->event_fd = -1;
+    s->direct = true;
+    snprintf(s->dir, sizeof s->dir, "%s", o->dir);
+    s->sys.hook = s->env.sys_hook;
+    s->sys.user = s->env.sys_user;
+    s->sys.no_fsync = o->no_fsync;
+    s->reserve_bytes = clamp(o->disk_bytes / 100, 0, 64 << 20);
+    s->index_budget = clamp(o->disk_bytes / 64, 512 << 10, 64 << 20);
+    s->log_budget = clamp(o->disk_bytes / 16, 1 << 20, 1 << 30);
+    pthread_mutex_init(&s->to_io.lock, NULL);
+    pthread_mutex_init(&s->to_commit.lock, NULL);
+    pthread_mutex_init(&s->to_loop.lock, NULL);
+    pthread_mutex_init(&s->ring_lock, NULL);
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->to_commit.cond, &mono);
+    pthread_condattr_destroy(&mono);
+    LIST_INIT(&s->to_io.reqs);
+    LIST_INIT(&s->to_io.back);
+    LIST_INIT(&s->to_commit.batches);
+    LIST_INIT(&s->to_commit.jobs);
+    LIST_INIT(&s->to_commit.metas);
+    LIST_INIT(&s->to_loop.reqs);
+    LIST_INIT(&s->to_loop.batches);
+}
+
+static void store_free(struct kvstore *s)
+{
+    if (!s)
+        return;
+    s->magic = 0;
+    io_close(s);
+    turnlog_close(s->log);
+    index_close(s->idx);
+    for (uint32_t i = 0; i < s->n_layouts; i++) {
+        for (uint32_t k = 0; k < s->layout[i]->n_seg; k++)
+            seg_close(s->layout[i]->seg[k]);
+        free(s->layout[i]->seg);
+        free(s->layout[i]);
+    }
+    table_fini(&s->table);
+    if (s->event_fd >= 0)
+        close(s->event_fd);
+    if (s->lock_fd >= 0) {
+        /* Nothing is in flight: not to wait for the kernel to take the ring apart. */
+        (void)flock(s->lock_fd, LOCK_UN);
+        close(s->lock_fd);
+    }
+    pthread_cond_destroy(&s->to_commit.cond);
+    free(s);
+}
+
+int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kvs_env *env,
+                 struct kvs_open_report *rep, struct errbuf *eb)
+{
+    struct kvs_open_report none;
+    struct kvstore *s;
+    int r = opts_check(o, eb);
+
+    if (!rep)
+        rep = &none;
+    memset(rep, 0, sizeof *rep);
+    rep->io = "";
+    if (r < 0)
+        return r;
+    if (sodium_init() < 0)
+        return err_set(eb, -ENOSYS, "libsodium cannot start: no source of randomness");
+    s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(eb, -ENOMEM, "no memory for the store");
+    store_init(s, o, env);
+    r = table_init(&s->table);
+    if (r == 0)
+        r = make_dirs(s->dir, eb);
+    if (r == 0)
+        r = lock_take(s, eb);
+    if (r == 0) {
+        s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (s->event_fd < 0)
+            r = err_set(eb, -errno, "eventfd: %s", strerror(errno));
+    }
+    if (r == 0)
+        r = recover_open(s, rep, eb);
+    if (r == 0)
+        r = io_open(s, rep, eb);
+    if (r < 0) {
+        store_free(s);
+        return r;
+    }
+    reserve_make(s);
+    snprintf(rep->warning, sizeof rep->warning, "%s", s->to_loop.warning);
+    s->magic = STORE_MAGIC;
+    *ret = s;
+    return 0;
+}
+
+int kvs_open(struct kvstore **ret, const struct kvs_opts *o, struct kvs_open_report *rep,
+             struct errbuf *eb)
+{
+    return kvs_open_env(ret, o, NULL, rep, eb);
+}
+
+void kvs_close(struct kvstore *s)
+{
+    uint8_t one[8] = {1};
+
+    if (!s)
+        return;
+    must_be(s, STORE_MAGIC);
+    must(s->in_flight == 0);
+    if (s->fault != -EROFS && index_begin(s->idx) == 0) {
+        int r = index_meta_put(s->idx, "clean", one, 8);
+        for (struct meta_job *m = s->to_commit.metas.head; m && r == 0; m = m->next)
+            r = index_meta_put(s->idx, m->name, m->v, m->bytes);
+        if (r == 0)
+            (void)index_commit(s->idx);
+        else
+            index_abort(s->idx);
+    }
+    for (struct meta_job *m = s->to_commit.metas.head, *next; m; m = next) {
+        next = m->next;
+        free(m);
+    }
+    store_free(s);
+}
+
+/* --- between threads ------------------------------------------------------------------------- */
+
+void store_warn(struct kvstore *s, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    pthread_mutex_lock(&s->to_loop.lock);
+    vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
+    pthread_mutex_unlock(&s->to_loop.lock);
+    va_end(ap);
+}
+
+void store_fault(struct kvstore *s, int code, const char *doing)
+{
+    int was = s->fault;
+
+    /* Read-only is for good; a full disk is not. */
+    while (was != -EROFS && was != code && !atomic_compare_exchange_weak(&s->fault, &was, code))
+        ;
+    if (was == code || was == -EROFS)
+        return;
+    if (code == -EROFS)
+        store_warn(s,
+                   "%s failed: nothing is written any more, reads go on; check the disk and "
+                   "restart",
+                   doing);
+    else
+        store_warn(s, "disk full (%s): free some space, writing goes on by itself", doing);
+}
+
+static void event(struct kvstore *s)
+{
+    uint64_t one = 1;
+
+    (void)!write(s->event_fd, &one, sizeof one);
+}
+
+void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res)
+{
+    r->res = res;
+    pthread_mutex_lock(&s->to_loop.lock);
+    bool first = !s->to_loop.reqs.head && !s->to_loop.batches.head;
+    LIST_PUSH(&s->to_loop.reqs, r);
+    pthread_mutex_unlock(&s->to_loop.lock);
+    if (first)
+        event(s);
+}
+
+void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res)
+{
+    b->res = res;
+    pthread_mutex_lock(&s->to_loop.lock);
+    bool first = !s->to_loop.reqs.head && !s->to_loop.batches.head;
+    LIST_PUSH(&s->to_loop.batches, b);
+    pthread_mutex_unlock(&s->to_loop.lock);
+    if (first)
+        event(s);
+}
+
+void kvs_wake(struct kvstore *s)
+{
+    must_be(s, STORE_MAGIC);
+    io_wake(s);
+    commit_wake(s);
+}
+
+int kvs_event_fd(const struct kvstore *s)
+{
+    return s->event_fd;
+}
+
+void kvs_loop_turn(struct kvstore *s)
+{
+    uint64_t n;
+
+    must_be(s, STORE_MAGIC);
+    (void)!read(s->event_fd, &n, sizeof n);
+    pthread_mutex_lock(&s->to_loop.lock);
+    struct kvs_block_req *r = s->to_loop.reqs.head;
+    struct kvs_batch *b = s->to_loop.batches.head;
+    LIST_INIT(&s->to_loop.reqs);
+    LIST_INIT(&s->to_loop.batches);
+    pthread_mutex_unlock(&s->to_loop.lock);
+    /* done() may free the request and submit others. */
+    while (b) {
+        struct kvs_batch *next = b->next;
+        s->n_batches--;
+        s->in_flight--;
+        b->done(b);
+        b = next;
+    }
+    while (r) {
+        struct kvs_block_req *next = r->next;
+        s->n_reqs--;
+        s->in_flight--;
+        r->done(r);
+        r = next;
+    }
+}
+
+uint64_t kvs_in_flight(const struct kvstore *s)
+{
+    return s->in_flight;
+}
+
+/* --- blocks ---------------------------------------------------------------------------------- */
+
+static int layout_shape(struct kvstore *s, const struct kvs_layout *l, struct errbuf *eb)
+{
+    uint64_t slot = SLOT_HEAD_BYTES + l->hot_bytes + l->cold_bytes;
+
+    if (!memchr(l->id, 0, sizeof l->id) || !l->id[0] || l->id[0] == '.' || strchr(l->id, '/'))
+        return err_set(eb, -EINVAL, "layout id: want 1 to 63 bytes, no '/' and no leading '.'");
+    if (l->hot_bytes == 0 || l->hot_bytes % IO_ALIGN || l->cold_bytes % IO_ALIGN)
+        return err_set(eb, -EINVAL,
+                       "layout %s: hot_bytes and cold_bytes must be multiples of %d, hot not "
+                       "0; got %llu and %llu",
+                       l->id, IO_ALIGN, (unsigned long long)l->hot_bytes,
+                       (unsigned long long)l->cold_bytes);
+    if (l->hot_bytes > 1ull << 30 || l->cold_bytes / IO_ALIGN > SLOT_COLD_PAGES_MAX)
+        return err_set(eb, E_LIMIT,
+                       "layout %s: hot_bytes at most %llu, cold_bytes at most %llu; got %llu "
+                       "and %llu",
+                       l->id, 1ull << 30, (unsigned long long)SLOT_COLD_PAGES_MAX * IO_ALIGN,
+                       (unsigned long long)l->hot_bytes, (unsigned long long)l->cold_bytes);
+    if (host_bytes(s->host) / slot < 2)
+        return err_set(eb, E_LIMIT,
+                       "layout %s: host memory of %llu bytes holds less than two blocks of "
+                       "%llu; want at least %llu",
+                       l->id, (unsigned long long)host_bytes(s->host), (unsigned long long)slot,
+                       (unsigned long long)(2 * slot));
+    return 0;
+}
+
+int kvs_layout_add(struct kvstore *s, const struct kvs_layout *l, uint32_t *ret,
+                   struct errbuf *eb)
+{
+    must_be(s, STORE_MAGIC);
+    int r = layout_shape(s, l, eb);
+    if (r < 0)
+        return r;
+    uint64_t tag = layout_tag(l->id);
+    for (uint32_t i = 0; i < s->n_layouts; i++) {
+        const struct layout *x = s->layout[i];
+        if (x->tag != tag)
+            continue;
+        if (strcmp(x->id, l->id) || x->hot_bytes != l->hot_bytes ||
+            x->cold_bytes != l->cold_bytes)
+            return err_set(eb, E_SHAPE,
+                           "layout %s is stored with blocks of %llu + %llu bytes, not %llu + "
+                           "%llu: give the new shape another id",
+                           x->id, (unsigned long long)x->hot_bytes,
+                           (unsigned long long)x->cold_bytes, (unsigned long long)l->hot_bytes,
+                           (unsigned long long)l->cold_bytes);
+        *ret = i;
+        return 0;
+    }
+    if (s->n_layouts == LAYOUTS_MAX)
+        return err_set(eb, E_LIMIT, "layout %s: at most %d layouts in one store", l->id,
+                       LAYOUTS_MAX);
+    struct layout *x = calloc(1, sizeof *x);
+    if (!x)
+        return err_set(eb, -ENOMEM, "no memory for layout %s", l->id);
+    memcpy(x->id, l->id, sizeof x->id);
+    x->tag = tag;
+    x->hot_bytes = l->hot_bytes;
+    x->cold_bytes = l->cold_bytes;
+    x->slot_bytes = SLOT_HEAD_BYTES + l->hot_bytes + l->cold_bytes;
+    x->next_number = 1;
+    x->index = (uint16_t)s->n_layouts;
+    pthread_mutex_lock(&s->table.lock);
+    s->layout[x->index] = x;
+    s->n_layouts++; /* the io thread reads up to here and no further */
+    pthread_mutex_unlock(&s->table.lock);
+    *ret = x->index;
+    return 0;
+}
+
+int kvs_block_submit(struct kvstore *s, struct kvs_block_req *r)
+{
+    must_be(s, STORE_MAGIC);
+    must(r->layout < s->n_layouts && r->done);
+    if (s->n_reqs == BLOCK_REQS_MAX)
+        return -EAGAIN;
+    s->n_reqs++;
+    s->in_flight++;
+    r->res = 0;
+    r->from = KVS_FROM_NONE;
+    r->in_host = r->corrupt = false;
+    pthread_mutex_lock(&s->to_io.lock);
+    LIST_PUSH(&s->to_io.reqs, r);
+    pthread_mutex_unlock(&s->to_io.lock);
+    io_wake(s);
+    return 0;
+}
+
+uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant)
+{
+    uint32_t i = 0;
+
+    must_be(s, STORE_MAGIC);
+    pthread_mutex_lock(&s->table.lock);
+    for (; i < n; i++) {
+        const struct blk *b = table_find(&s->table, &keys[i], variant);
+        if (!b || (!b->on_file && !(b->page && b->whole)))
+            break;
+    }
+    pthread_mutex_unlock(&s->table.lock);
+    return i;
+}
+
+/* --- sessions and turns ------------------------------------------------------------------------ */
+
+int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b)
+{
+    must_be(s, STORE_MAGIC);
+    must(b->done);
+    if (s->n_batches == BATCHES_MAX)
+        return -EAGAIN;
+    s->n_batches++;
+    s->in_flight++;
+    b->res = 0;
+    pthread_mutex_lock(&s->to_commit.lock);
+    LIST_PUSH(&s->to_commit.batches, b);
+    pthread_cond_signal(&s->to_commit.cond);
+    pthread_mutex_unlock(&s->to_commit.lock);
+    return 0;
+}
+
+int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
+                 void *ctx)
+{
+    struct kvs_session *v = malloc(PAGE * sizeof *v);
+    struct index_at at = {0};
+    uint64_t bad = 0;
+    int r = 0;
+
+    must_be(s, STORE_MAGIC);
+    for (int n = v ? 1 : 0; r == 0 && n > 0;) {
+        n = index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad);
+        if (n < 0)
+            r = n;
+        for (int i = 0; i < n && r == 0; i++)
+            r = each(ctx, &v[i]);
+    }
+    s->n.corrupt += bad;
+    r = v ? r : -ENOMEM;
+    free(v);
+    return r;
+}
+
+int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret)
+{
+    uint64_t end;
+
+    must_be(s, STORE_MAGIC);
+    return index_branch_get(s->idx, INDEX_LOOP, id, ret, &end);
+}
+
+int kvs_branch_end(struct kvstore *s, const struct kvs_id *branch, uint64_t *ret)
+{
+    struct kvs_branch b;
+
+    must_be(s, STORE_MAGIC);
+    return index_branch_get(s->idx, INDEX_LOOP, branch, &b, ret);
+}
+
+/* A path from its root: which branch holds which positions. */
+struct piece {
+    struct kvs_id id;
+    uint64_t from, to;
+};
+
+static int path_of(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
+                   struct piece **ret, uint32_t *ret_n)
+{
+    static const struct kvs_id none;
+    struct piece *v = NULL;
+    struct kvs_id id = *branch;
+    uint32_t n = 0, cap = 0;
+    int r = 0;
+
+    while (memcmp(id.b, none.b, 16)) {
+        struct kvs_branch b;
+        uint64_t end = 0;
+        if (n == cap) {
+            cap = cap ? 2 * cap : 16;
+            struct piece *more = realloc(v, cap * sizeof *v);
+            r = more && n < PATHS_MAX ? 0 : more ? E_CORRUPT : -ENOMEM; /* a circle */
+            v = more ? more : v;
+        }
+        if (r == 0)
+            r = index_branch_get(s->idx, INDEX_LOOP, &id, &b, &end);
+        if (r == -ENOENT && n > 0)
+            r = E_CORRUPT; /* a parent is missing */
+        if (r == 0 && end < to && n > 0)
+            r = E_CORRUPT; /* it was cut below where its child begins */
+        if (r < 0) {
+            free(v);
+            return r;
+        }
+        v[n].id = id;
+        v[n].from = b.parent_pos;
+        v[n++].to = end < to ? end : to;
+        if (b.parent_pos < to)
+            to = b.parent_pos;
+        id = b.parent;
+    }
+    for (uint32_t i = 0; i < n / 2; i++) {
+        struct piece x = v[i];
+        v[i] = v[n - 1 - i];
+        v[n - 1 - i] = x;
+    }
+    *ret = v;
+    *ret_n = n;
+    return 0;
+}
+
+int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, uint64_t to,
+               int32_t *ret)
+{
+    struct piece *v;
+    uint32_t n;
+
+    must_be(s, STORE_MAGIC);
+    int r = path_of(s, branch, to, &v, &n);
+    if (r < 0)
+        return r;
+    if (from > to || n == 0 || v[n - 1].to < to)
+        r = -ENOENT; /* more than the branch holds */
+    for (uint32_t i = 0; i < n && r == 0; i++) {
+        uint64_t a = v[i].from > from ? v[i].from : from, z = v[i].to < to ? v[i].to : to;
+        if (a < z)
+            r = index_tokens(s->idx, INDEX_LOOP, &v[i].id, a, z, ret + (a - from));
+    }
+    free(v);
+    return r;
+}
+
+int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
+              int (*each)(void *ctx, const struct kvs_turn *t), void *ctx)
+{
+    struct kvs_turn *t = malloc(PAGE * sizeof *t);
+    struct piece *v = NULL;
+    uint32_t n = 0;
+    uint64_t bad = 0;
+
+    must_be(s, STORE_MAGIC);
+    int r = t ? path_of(s, branch, to, &v, &n) : -ENOMEM;
+    for (uint32_t i = 0; i < n && r == 0; i++) {
+        struct index_at at;
+        /* A turn may be on record before its first token is: the last branch's turns count
+         * up to `to`, the others' up to where the next branch leaves. */
+        uint64_t stop = i + 1 < n ? v[i].to : to;
+        index_at_turns(&at, &v[i].id);
+        for (int got = 1; got > 0 && r == 0;) {
+            got = index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad);
+            if (got < 0)
+                r = got;
+            for (int k = 0; k < got && r == 0; k++) {
+                if (t[k].first >= stop) {
+                    got = 0;
+                    break;
+                }
+                r = each(ctx, &t[k]);
+            }
+        }
+    }
+    s->n.corrupt += bad;
+    free(v);
+    free(t);
+    return r;
+}
+
+int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, struct kvs_req *ret,
+                char **ret_reply)
+{
+    must_be(s, STORE_MAGIC);
+    return index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
+}
+
+int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx)
+{
+    struct index_at at = {0};
+    struct kvs_req q;
+    char *reply;
+    uint64_t bad = 0;
+    int n, r = 0;
+
+    must_be(s, STORE_MAGIC);
+    while (r == 0 && (n = index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)) != 0) {
+        if (n < 0)
+            return n;
+        r = each(ctx, &q);
+        free(reply);
+    }
+    s->n.corrupt += bad;
+    return r;
+}
+
+static int meta_name(const char *name, char ret[64])
+{
+    return snprintf(ret, 64, "user.%s", name) < 64 ? 0 : -ENAMETOOLONG;
+}
+
+int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap)
+{
+    char key[64];
+
+    must_be(s, STORE_MAGIC);
+    int r = meta_name(name, key);
+    return r < 0 ? r : index_meta_get(s->idx, INDEX_LOOP, key, ret, cap);
+}
+
+int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes)
+{
+    struct meta_job *m;
+    char key[64];
+
+    must_be(s, STORE_MAGIC);
+    int r = meta_name(name, key);
+    if (r < 0)
+        return r;
+    if (bytes > 1 << 16)
+        return E_LIMIT;
+    m = malloc(sizeof *m + bytes);
+    if (!m)
+        return -ENOMEM;
+    m->bytes = (uint32_t)bytes;
+    memcpy(m->name, key, sizeof m->name);
+    memcpy(m->v, v, bytes);
+    pthread_mutex_lock(&s->to_commit.lock);
+    LIST_PUSH(&s->to_commit.metas, m);
+    s->to_commit.woken = true;
+    pthread_cond_signal(&s->to_commit.cond);
+    pthread_mutex_unlock(&s->to_commit.lock);
+    return 0;
+}
+
+void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
+{
+    must_be(s, STORE_MAGIC);
+    memset(ret, 0, sizeof *ret);
+    ret->host_limit = host_bytes(s->host);
+    ret->host_used = host_used(s->host);
+    ret->file_used = s->file_bytes;
+    ret->file_limit = seg_limit(s);
+    ret->log_bytes = s->log_bytes;
+    ret->index_bytes = s->index_bytes;
+    ret->blocks = s->n.blocks;
+    ret->blocks_dirty = s->n.dirty;
+    ret->bytes_written = s->sys.bytes_written;
+    ret->bytes_read = s->n.read;
+    ret->new_state_bytes = s->n.state;
+    ret->today_bytes = s->today_bytes;
+    ret->day_limit = s->o.day_bytes;
+    ret->hits_host = s->n.hits_host;
+    ret->hits_file = s->n.hits_file;
+    ret->misses = s->n.misses;
+    ret->corrupt = s->n.corrupt;
+    ret->evicted = s->n.evicted;
+    ret->syncs = s->sys.syncs;
+    ret->commits = s->n.commits;
+    ret->fault = s->fault;
+    pthread_mutex_lock(&s->ring_lock);
+    ret->uring = s->io.ring && s->io.ops == &ring_uring;
+    pthread_mutex_unlock(&s->ring_lock);
+    ret->direct = s->direct;
+    pthread_mutex_lock(&s->to_loop.lock);
+    snprintf(ret->warning, sizeof ret->warning, "%s", s->to_loop.warning);
+    pthread_mutex_unlock(&s->to_loop.lock);
+}

@@ -1,0 +1,146 @@
+/* kvstore.h - blocks by key in tiers, sessions by name, across restarts and power cuts.
+ *
+ * Knows neither engine nor daemon: a block is an opaque payload of a layout's size, and the
+ * caller supplies the copy between its device page and a host page as a callback.
+ *
+ * THREADS.  Three threads of the daemon each own a part, and only that part:
+ *   loop    everything below without another mark: submits, reads the index, gets completions
+ *   io      kvs_io_turn(): the ring, the host tier, file slots
+ *   commit  kvs_commit_turn(): fdatasync, turn log, index write transactions
+ * Submissions travel by bounded queues; completions come back through kvs_event_fd() and run
+ * inside kvs_loop_turn(), on the loop thread, once per accepted request.  A request and all
+ * it points at belong to the store from submit to done.
+ *
+ * ORDER (both proved with negative controls, tests/kvstore/):
+ *   a batch (tokens, the truth): turn log append -> fdatasync -> index commit -> done
+ *   a block (derived): payload and header to free slots, whole -> one fdatasync per touched
+ *   segment -> index commit -> done; a freed slot is reused only after the commit that freed
+ *   it and with no read in flight.
+ * A failed fsync stops persistence for good (-EROFS from then on), reads go on.  Any mismatch
+ * on load is a miss: dropped, counted, -ENOENT.  See kvstore/README.md for the rules. */
+#ifndef KVSTORE_KVSTORE_H
+#define KVSTORE_KVSTORE_H
+#include "base/err.h"
+#include "kvstore/record.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct kvstore;
+
+enum kvs_io { KVS_IO_AUTO, KVS_IO_URING, KVS_IO_THREADS };
+struct kvs_opts {
+    const char *dir; /* made 0700 when missing */
+    enum kvs_io io;
+    uint64_t host_bytes; /* budget of the host tier's pages */
+    uint64_t disk_bytes; /* limit: segments + log + index; never exceeded */
+    uint64_t day_bytes;  /* write budget per day, 0: none; blocks stop going down past it */
+    bool no_fsync;       /* tests and benchmarks only */
+    /* Deliberately wrong orders, for the tests that prove the tests see them. */
+    enum { KVS_RIGHT, KVS_WRONG_INDEX_FIRST, KVS_WRONG_ACK_FIRST } wrong;
+};
+struct kvs_open_report { /* said to the log and to `hearth status` */
+    bool clean, rebuilt; /* closed cleanly last time; index was rebuilt */
+    uint64_t sessions, blocks, blocks_dropped, log_bytes, log_torn_bytes;
+    const char *io;    /* "uring" | "threads" */
+    char warning[256]; /* io_uring refused, O_DIRECT refused ...; "" */
+};
+/* -EBUSY: another process has it (eb names its pid when known), after retrying for 2 s. */
+int kvs_open(struct kvstore **ret, const struct kvs_opts *o, struct kvs_open_report *rep,
+             struct errbuf *eb);
+/* Marks clean and closes.  Call with both threads stopped and nothing in flight. */
+void kvs_close(struct kvstore *s);
+
+/* Thread bodies: one round, waiting at most wait_ns for work.  Returns < 0 never; faults are
+ * states of the store.  kvs_wake() makes both return early, for shutdown; any thread. */
+void kvs_io_turn(struct kvstore *s, uint64_t wait_ns);     /* io thread */
+void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns); /* commit thread */
+void kvs_wake(struct kvstore *s);
+int kvs_event_fd(const struct kvstore *s); /* readable: call kvs_loop_turn */
+void kvs_loop_turn(struct kvstore *s);
+uint64_t kvs_in_flight(const struct kvstore *s); /* accepted and not done */
+
+/* --- blocks ------------------------------------------------------------------------------- */
+struct kvs_layout {
+    char id[64];        /* folder kv/ID */
+    uint64_t hot_bytes; /* IO_ALIGN multiples; payload = hot, then cold */
+    uint64_t cold_bytes;
+};
+/* Makes a layout known; *ret is its number for this run.  Reuses the folder when present,
+ * E_SHAPE when it holds other sizes. */
+int kvs_layout_add(struct kvstore *s, const struct kvs_layout *l, uint32_t *ret,
+                   struct errbuf *eb);
+
+enum kvs_from { KVS_FROM_NONE, KVS_FROM_HOST, KVS_FROM_FILE };
+struct kvs_block_req {
+    bool put;
+    uint32_t layout;
+    struct kvs_key key, parent;
+    uint64_t variant;
+    uint64_t first_pos;        /* of the block's first token */
+    int32_t ids[BLOCK_TOKENS]; /* put: written into the header; get: compared with it */
+    /* On the io thread: put fills the host page from the device; get hands a *verified*
+     * payload to the device.  Nonzero fails the request with that code. */
+    int (*copy)(struct kvs_block_req *r, void *payload);
+    /* On the loop thread.  get: 0, -ENOENT (absent or dropped as corrupt), another code.
+     * put: 0 durable; -ENOSPC, -EDQUOT (day budget), -EROFS: not on disk, and why; in_host
+     * says whether the host tier keeps it.  -EEXIST counts as 0: equal bytes are there. */
+    void (*done)(struct kvs_block_req *r);
+    int res;
+    uint8_t from; /* get: enum kvs_from */
+    bool in_host;
+    bool corrupt; /* get: a copy was found and failed its check */
+    void *user;
+    struct kvs_block_req *next; /* the store's */
+};
+/* 0, or -EAGAIN when the queue is full. */
+int kvs_block_submit(struct kvstore *s, struct kvs_block_req *r);
+/* How many leading keys have a copy in host or file (a claim, checked again by get). */
+uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant);
+
+/* --- sessions, branches, turns, requests ---------------------------------------------------- */
+struct kvs_batch {
+    const struct kvs_rec *rec;
+    uint32_t n_rec;
+    void (*done)(struct kvs_batch *b); /* loop thread; res 0: durable */
+    int res;
+    void *user;
+    struct kvs_batch *next; /* the store's */
+};
+/* Batches become durable in the order submitted; several share one sync and one commit. */
+int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b);
+
+/* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned. */
+int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
+                 void *ctx);
+int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret);
+/* Tokens [from, to) of the path that ends in branch, parents walked.  -ENOENT, E_CORRUPT. */
+int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, uint64_t to,
+               int32_t *ret);
+/* Number of tokens stored in the path that ends in branch. */
+int kvs_branch_end(struct kvstore *s, const struct kvs_id *branch, uint64_t *ret);
+/* Turns of the path that ends in branch with first < to, ascending. */
+int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
+              int (*each)(void *ctx, const struct kvs_turn *t), void *ctx);
+/* reply is malloc'ed into *ret_reply when there is one. */
+int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, struct kvs_req *ret,
+                char **ret_reply);
+int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx);
+/* Small facts that must outlive a restart (weights ids by file identity).  put is durable by
+ * the next commit, not waited for.  get: bytes copied, or -ENOENT. */
+int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap);
+int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes);
+
+struct kvs_stats {
+    uint64_t host_used, host_limit, file_used, file_limit, log_bytes, index_bytes;
+    uint64_t blocks, blocks_dirty;
+    uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
+    uint64_t hits_host, hits_file, misses, corrupt, evicted;
+    uint64_t syncs, commits;
+    int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
+    bool uring, direct;
+    char warning[256];
+};
+void kvs_stats(struct kvstore *s, struct kvs_stats *ret);
+
+#endif

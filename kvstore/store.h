@@ -1,0 +1,200 @@
+/* store.h - the inside of a store: what its three threads share, and who may touch it.
+ *
+ * Messages: loop -> io (block requests), loop -> commit (batches, meta), io -> commit (jobs),
+ * commit -> io (the same jobs, done), io and commit -> loop (requests and batches, done).
+ * Every one is an intrusive list under a mutex that is held for pointer moves only; their
+ * lengths are bounded by what kvs_block_submit and kvs_batch_submit accept. */
+#ifndef KVSTORE_STORE_H
+#define KVSTORE_STORE_H
+#include "base/bounds.h"
+#include "kvstore/accept.h"
+#include "kvstore/env.h"
+#include "kvstore/helper.h"
+#include "kvstore/host.h"
+#include "kvstore/index.h"
+#include "kvstore/kvstore.h"
+#include "kvstore/ring.h"
+#include "kvstore/seg.h"
+#include "kvstore/sys.h"
+#include "kvstore/table.h"
+#include "kvstore/turnlog.h"
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    STORE_MAGIC = 0x6b767374,
+    BLOCK_REQS_MAX = 4096, /* block requests accepted and not done */
+    BATCHES_MAX = 4096,    /* batches likewise */
+    TASKS_MAX = 128,       /* blocks being read, written or committed */
+    CHUNK_BYTES = 4 << 20, /* largest single transfer */
+    DROPS_PER_JOB = 64,
+    CHECK_APART_BYTES = 128 << 10, /* blocks from this size are checked by the helper */
+    GROUP_BATCHES_MAX = 64,
+    GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
+};
+
+/* --- io <-> commit ------------------------------------------------------------------------ */
+enum job_kind { JOB_BLOCK, JOB_DROP, JOB_GROW, JOB_UNLINK, JOB_CHECKED };
+struct job {
+    struct job *next;
+    uint8_t kind;
+    int res;
+};
+struct io_task {    /* one block on its way */
+    struct job job; /* JOB_BLOCK; first */
+    struct kvstore *s;
+    struct blk *b;
+    struct layout *l;
+    struct seg *seg;
+    uint32_t slot;
+    struct host_page *page;
+    struct kvs_block_req *req;
+    bool write, indexed;
+    uint64_t issued, chunk, slot_bytes;
+    uint32_t out;
+    int res;
+    struct index_block row; /* what the commit thread writes */
+    struct helper_job check;
+    struct io_task *next;
+};
+struct drop_job {
+    struct job job;
+    struct layout *l;
+    uint32_t n;
+    struct {
+        struct kvs_key key;
+        uint64_t variant;
+        struct seg *seg;
+        uint32_t slot;
+    } v[DROPS_PER_JOB];
+};
+struct seg_job { /* GROW and UNLINK */
+    struct job job;
+    struct layout *l;
+    struct seg *seg;
+    uint32_t number, n_slots;
+    uint64_t bytes;
+};
+struct meta_job {
+    struct meta_job *next;
+    uint32_t bytes;
+    char name[64];
+    uint8_t v[];
+};
+#define LIST(T)                                                                                \
+    struct {                                                                                   \
+        T *head, **tail;                                                                       \
+    }
+#define LIST_INIT(l)    ((l)->head = NULL, (l)->tail = &(l)->head)
+#define LIST_PUSH(l, x) ((x)->next = NULL, *(l)->tail = (x), (l)->tail = &(x)->next)
+#define LIST_POP(l)                                                                            \
+    ((l)->head = (l)->head->next, (l)->head ? (void)0 : (void)((l)->tail = &(l)->head))
+
+struct chunk {
+    struct io_req q; /* first */
+    struct io_task *t;
+    struct chunk *next;
+};
+struct io_side { /* the io thread's own */
+    const struct io_ops *ops;
+    struct io_ring *ring;
+    struct io_task task[TASKS_MAX], *idle_tasks;
+    struct chunk chunk[IO_INFLIGHT_MAX], *idle_chunks;
+    LIST(struct kvs_block_req) gets, puts;
+    LIST(struct io_task) slot_wait, reads, writes; /* slotless; with bytes to transfer */
+    uint32_t reads_out, writes_out;                /* transfers */
+    uint32_t n_dying;
+    uint64_t retire_ns; /* not before: giving a segment back */
+};
+
+/* What a full disk asks of the io thread, and its answer. */
+enum space { SPACE_FINE, SPACE_WANTED, SPACE_MADE, SPACE_NONE };
+
+struct kvstore {
+    uint32_t magic;
+    struct kvs_opts o;
+    struct kvs_env env;
+    char dir[PATH_MAX - 256];
+    int lock_fd, event_fd;
+    uint8_t uuid[16];
+    struct sys sys;
+    struct index *idx;
+    struct turnlog *log;
+    struct table table;
+    struct host *host; /* io */
+    struct helper *helper;
+    struct layout *layout[LAYOUTS_MAX]; /* added by the loop under table.lock */
+    _Atomic uint32_t n_layouts;
+    struct io_side io;
+    struct accept accept; /* commit */
+
+    struct {
+        pthread_mutex_t lock;
+        LIST(struct kvs_block_req) reqs;
+        LIST(struct job) back;
+    } to_io;
+    pthread_mutex_t ring_lock; /* wake against a change of ring */
+    struct {
+        pthread_mutex_t lock;
+        pthread_cond_t cond;
+        LIST(struct kvs_batch) batches;
+        LIST(struct job) jobs;
+        LIST(struct meta_job) metas;
+        bool woken;
+    } to_commit;
+    struct {
+        pthread_mutex_t lock;
+        LIST(struct kvs_block_req) reqs;
+        LIST(struct kvs_batch) batches;
+        char warning[256];
+    } to_loop;
+    uint32_t n_reqs, n_batches; /* the loop's: accepted and not done */
+    _Atomic uint64_t in_flight;
+
+    /* Sizes in one account; written by their owner, read by all. */
+    uint64_t reserve_bytes, index_budget, log_budget;
+    _Atomic uint64_t file_bytes, log_bytes, index_bytes;
+    _Atomic uint64_t day, today_bytes;
+    uint64_t day_saved; /* commit: today_bytes as in the index */
+    bool reserve_held;  /* commit */
+    uint64_t reserve_ns, reader_check_ns;
+    _Atomic int fault; /* 0, -EROFS, -ENOSPC */
+    _Atomic int space; /* enum space */
+    uint64_t group;    /* commit: number of the group being synced */
+    bool direct;
+
+    struct {
+        _Atomic uint64_t blocks, dirty, read, state, hits_host, hits_file, misses, corrupt,
+            evicted, commits;
+    } n;
+};
+
+/* io.c */
+int io_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
+void io_close(struct kvstore *s);
+void io_wake(struct kvstore *s);                    /* any thread */
+void io_job_back(struct kvstore *s, struct job *j); /* commit and helper threads */
+uint64_t seg_limit(const struct kvstore *s);        /* bytes segments may take in all */
+/* room.c: slots for what has none, and segments given back (io thread) */
+int room_make(struct kvstore *s, struct layout *l, const struct blk *b);
+void room_drop(struct kvstore *s, struct blk *b); /* forget a file copy */
+void room_drop_done(struct drop_job *d);
+void room_grow_done(struct kvstore *s, struct seg_job *g);
+void room_unlink_done(struct kvstore *s, struct seg_job *u);
+void room_turn(struct kvstore *s);
+/* commit.c */
+void commit_job(struct kvstore *s, struct job *j); /* io thread */
+void commit_wake(struct kvstore *s);
+int commit_checkpoint(struct kvstore *s);
+int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
+void reserve_make(struct kvstore *s);
+/* recover.c: everything of open that reads the disk */
+int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
+/* kvstore.c */
+void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
+void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
+void store_fault(struct kvstore *s, int code, const char *doing);
+
+#endif

@@ -1,0 +1,203 @@
+/* sys.c - see sys.h. */
+#include "kvstore/sys.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { TRIES_MAX = 100 };
+
+int sys_hook(struct sys *y, enum sys_op op, bool after, int fd, const char *path,
+             const void *buf, uint64_t off, uint64_t bytes)
+{
+    struct sys_event e = {op, after, fd, path, buf, off, bytes};
+
+    if (!y->hook)
+        return 0;
+    for (int tries = 0;; tries++) {
+        int r = y->hook(y->user, &e);
+        if (after || (r != -EINTR && r != -EAGAIN))
+            return r;
+        if (tries == TRIES_MAX)
+            return -EIO;
+    }
+}
+
+int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t off)
+{
+    int r = sys_hook(y, SYS_WRITE, false, fd, NULL, buf, off, bytes);
+    uint64_t at = 0;
+
+    for (int tries = 0; r == 0 && at < bytes;) {
+        ssize_t n = pwrite(fd, (const char *)buf + at, bytes - at, (off_t)(off + at));
+        if (n > 0) {
+            at += (uint64_t)n;
+            tries = 0;
+        } else if (n == 0 || (errno != EINTR && errno != EAGAIN) || ++tries > TRIES_MAX) {
+            r = n == 0 ? -EIO : -errno;
+        }
+    }
+    if (r < 0)
+        return r;
+    y->bytes_written += bytes;
+    (void)sys_hook(y, SYS_WRITE, true, fd, NULL, buf, off, bytes);
+    return 0;
+}
+
+int sys_read(int fd, void *buf, uint64_t bytes, uint64_t off)
+{
+    uint64_t at = 0;
+
+    while (at < bytes) {
+        ssize_t n = pread(fd, (char *)buf + at, bytes - at, (off_t)(off + at));
+        if (n == 0)
+            return -ENODATA;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n > 0)
+            at += (uint64_t)n;
+    }
+    return 0;
+}
+
+int sys_sync(struct sys *y, int fd)
+{
+    int r = sys_hook(y, SYS_SYNC, false, fd, NULL, NULL, 0, 0);
+
+    if (r == 0 && !y->no_fsync && fdatasync(fd) < 0)
+        r = -errno;
+    if (r < 0)
+        return r;
+    y->syncs++;
+    (void)sys_hook(y, SYS_SYNC, true, fd, NULL, NULL, 0, 0);
+    return 0;
+}
+
+int sys_alloc(struct sys *y, int fd, uint64_t bytes)
+{
+    int r = sys_hook(y, SYS_ALLOC, false, fd, NULL, NULL, 0, bytes);
+
+    if (r < 0)
+        return r;
+    if (fallocate(fd, 0, 0, (off_t)bytes) < 0) {
+        if (errno != EOPNOTSUPP)
+            return -errno;
+        if (ftruncate(fd, (off_t)bytes) < 0) /* the file system cannot: take it as it comes */
+            return -errno;
+    }
+    (void)sys_hook(y, SYS_ALLOC, true, fd, NULL, NULL, 0, bytes);
+    return 0;
+}
+
+int sys_sync_dir(struct sys *y, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+
+    if (fd < 0)
+        return -errno;
+    if (!y->no_fsync && fsync(fd) < 0 && errno != EINVAL)
+        r = -errno;
+    close(fd);
+    return r;
+}
+
+static int sync_parent(struct sys *y, const char *path)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+
+    if (!slash || (size_t)(slash - path) >= sizeof dir)
+        return -ENAMETOOLONG;
+    memcpy(dir, path, (size_t)(slash - path));
+    dir[slash - path] = 0;
+    return sys_sync_dir(y, dir);
+}
+
+int sys_unlink(struct sys *y, const char *path)
+{
+    int r = sys_hook(y, SYS_UNLINK, false, -1, path, NULL, 0, 0);
+
+    if (r == 0 && unlink(path) < 0 && errno != ENOENT)
+        r = -errno;
+    if (r == 0)
+        r = sync_parent(y, path);
+    if (r == 0)
+        (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
+    return r;
+}
+
+int sys_mkdir(const char *path)
+{
+    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+             uint64_t alloc_bytes)
+{
+    char tmp[4096];
+    int fd, r = sys_hook(y, SYS_MAKE, false, -1, path, NULL, 0, 0);
+
+    if (r < 0)
+        return r;
+    if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp", path) >= sizeof tmp)
+        return -ENAMETOOLONG;
+    fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    if (alloc_bytes)
+        r = sys_alloc(y, fd, alloc_bytes);
+    if (r == 0 && head_bytes)
+        r = sys_write(y, fd, head, head_bytes, 0);
+    if (r == 0 && !y->no_fsync && fsync(fd) < 0)
+        r = -errno;
+    close(fd);
+    if (r == 0 && rename(tmp, path) < 0)
+        r = -errno;
+    if (r < 0) {
+        (void)unlink(tmp);
+        return r;
+    }
+    r = sync_parent(y, path);
+    if (r == 0)
+        (void)sys_hook(y, SYS_MAKE, true, -1, path, NULL, 0, 0);
+    return r;
+}
+
+uint64_t sys_free_bytes(const char *path)
+{
+    struct statvfs v;
+
+    return statvfs(path, &v) < 0 ? 0 : (uint64_t)v.f_bavail * v.f_frsize;
+}
+
+uint64_t sys_taken_bytes(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+}
+
+void sys_reserve(const char *path, uint64_t bytes)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd < 0)
+        return;
+    (void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes);
+    close(fd);
+}
+
+uint64_t sys_thread_wrote(void)
+{
+    char b[512];
+    int fd = open("/proc/thread-self/io", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, b, sizeof b - 1);
+
+    if (fd >= 0)
+        close(fd);
+    b[n > 0 ? n : 0] = 0;
+    const char *w = strstr(b, "wchar: ");
+    return w ? strtoull(w + 7, NULL, 10) : 0;
+}

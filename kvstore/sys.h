@@ -1,0 +1,58 @@
+/* sys.h - the blocking file calls of open and of the commit thread, in one place.
+ *
+ * Every call finishes short transfers, retries EINTR and EAGAIN (bounded), returns 0 or a
+ * negative code, and passes a hook before and after: tests fail the n-th call there, and the
+ * power-cut harness learns there what has reached the disk.  The hook is NULL in production.
+ * Any thread; counters are atomic. */
+#ifndef KVSTORE_SYS_H
+#define KVSTORE_SYS_H
+#include "base/err.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum sys_op {
+    SYS_WRITE,  /* fd, buf, off, bytes */
+    SYS_SYNC,   /* fd */
+    SYS_ALLOC,  /* fd, bytes */
+    SYS_MAKE,   /* path: a whole new file appears under its name, synced */
+    SYS_UNLINK, /* path */
+    SYS_COMMIT, /* an index transaction */
+    SYS_OP_
+};
+struct sys_event {
+    enum sys_op op;
+    bool after; /* false: about to happen, a negative return makes it fail with that code */
+    int fd;
+    const char *path;
+    const void *buf;
+    uint64_t off, bytes;
+};
+struct sys {
+    int (*hook)(void *user, const struct sys_event *e);
+    void *user;
+    bool no_fsync;
+    _Atomic uint64_t bytes_written, syncs;
+};
+
+int sys_hook(struct sys *y, enum sys_op op, bool after, int fd, const char *path,
+             const void *buf, uint64_t off, uint64_t bytes);
+int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t off);
+int sys_read(int fd, void *buf, uint64_t bytes, uint64_t off); /* short: -ENODATA */
+int sys_sync(struct sys *y, int fd);
+int sys_alloc(struct sys *y, int fd, uint64_t bytes); /* size becomes bytes, space is taken */
+int sys_sync_dir(struct sys *y, const char *path);
+int sys_unlink(struct sys *y, const char *path); /* missing is fine */
+int sys_mkdir(const char *path);                 /* 0700; there already is fine */
+/* A new file under path that is whole or absent: made beside it, allocated (alloc_bytes may
+ * be 0), head written at its start, synced, renamed, directory synced. */
+int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+             uint64_t alloc_bytes);
+/* Space taken for a file beyond its end, its size unchanged.  May fail: then there is none. */
+void sys_reserve(const char *path, uint64_t bytes);
+/* Bytes this thread has ever passed to write calls, by the kernel's count; 0: unknown. */
+uint64_t sys_thread_wrote(void);
+uint64_t sys_free_bytes(const char *path);  /* of its file system, for us */
+uint64_t sys_taken_bytes(const char *path); /* blocks of a file; 0 when missing */
+
+#endif

@@ -1,0 +1,79 @@
+/* turnlog.h - the turn log: every batch of records, in order, before the index has it.
+ *
+ * Files log/seg-NNNN: a 4 KiB header, then frames (one batch each) that carry a sequence
+ * number, the CRC of the frame before, and their own CRC32C.  Files are preallocated with
+ * zeros behind the last frame.  A checkpoint is a file of the same kind that begins the log
+ * anew: it holds the live state up to a sequence number, and everything before it is deleted
+ * once it is whole.  Owner: whoever opens the store, then the commit thread. */
+#ifndef KVSTORE_TURNLOG_H
+#define KVSTORE_TURNLOG_H
+#include "base/err.h"
+#include "kvstore/record.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    LOG_HEAD_BYTES = 4096,
+    LOG_FRAME_HEAD_BYTES = 24,
+    LOG_FRAME_BYTES_MAX = 64 << 20, /* payload of one frame */
+};
+struct sys;
+struct turnlog;
+
+struct turnlog_report {
+    uint64_t last_seq;   /* of the newest whole frame */
+    uint64_t torn_bytes; /* behind it, written and not whole */
+    uint64_t frames;     /* handed out */
+    bool damaged;        /* a frame before the last one is not whole */
+    bool have_uuid;
+    uint8_t uuid[16];
+};
+/* Opens what is there and hands every whole frame to each(), oldest first: base says that it
+ * belongs to a checkpoint, whose state is that of seq.  each() < 0 stops and is
+ * returned.  With salvage, frames behind a damaged one are handed out as well. */
+struct turnlog_opts {
+    const char *dir; /* STATE/log, there already */
+    struct sys *sys;
+    uint64_t seg_bytes;
+    bool salvage;
+    int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes);
+    void *ctx;
+};
+int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turnlog_report *rep,
+                 struct errbuf *eb);
+void turnlog_close(struct turnlog *l);
+/* Once, before the first append: the store's name, for the headers; what is torn behind the
+ * tail is wiped, so that no later frame can be taken for its successor. */
+int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq);
+
+/* A group of frames.  begin; add each batch (0, E_LIMIT, -ENOMEM, -EINVAL: a record that
+ * cannot be stored); then write: bytes and fdatasync.  A failed write leaves the log as it
+ * was.  undo takes a written group back; when it fails the log must not be used again. */
+void turnlog_begin(struct turnlog *l);
+int turnlog_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n);
+const uint8_t *turnlog_group(const struct turnlog *l, uint64_t *ret_bytes); /* its frames */
+int turnlog_write(struct turnlog *l, bool sync);
+int turnlog_sync(struct turnlog *l);
+int turnlog_undo(struct turnlog *l);
+uint64_t turnlog_seq(const struct turnlog *l);         /* of the last frame added or written */
+uint64_t turnlog_bytes(const struct turnlog *l);       /* taken on disk */
+uint64_t turnlog_grown_bytes(const struct turnlog *l); /* frames since the last checkpoint */
+uint64_t turnlog_base_bytes(const struct turnlog *l);  /* of the last checkpoint */
+
+/* A checkpoint of the state at turnlog_seq(): begin, any number of add, end.  A crash before
+ * end leaves the old log; end deletes it.  abort after any failure. */
+int turnlog_checkpoint_begin(struct turnlog *l);
+int turnlog_checkpoint_add(struct turnlog *l, const struct kvs_rec *r);
+int turnlog_checkpoint_end(struct turnlog *l);
+void turnlog_checkpoint_abort(struct turnlog *l);
+
+/* For the fuzzer and the log's own reader: one frame at b[0, n), 8-aligned.  Its whole length
+ * in *ret_bytes.  -ENOENT: zeros; E_CORRUPT. */
+struct log_frame {
+    uint64_t seq;
+    uint32_t bytes, n_rec, prev_crc, crc;
+    const uint8_t *recs;
+};
+int log_frame_get(const uint8_t *b, uint64_t n, struct log_frame *ret, uint64_t *ret_bytes);
+
+#endif

@@ -1,0 +1,380 @@
+/* test_turns.c - sessions, branches, tokens, turns, requests: what a batch may do and does. */
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct rig g;
+
+static void start(void)
+{
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 8 << 20;
+    CHECK_EQ(rig_open(&g), 0);
+}
+
+static int branch(uint64_t n, int64_t parent, uint64_t pos)
+{
+    struct kvs_branch b = {.id = rig_id(1, n), .parent_pos = pos, .owner = 1000};
+    struct kvs_rec r = {.kind = KVS_REC_BRANCH, .branch = &b};
+
+    if (parent >= 0)
+        b.parent = rig_id(1, (uint64_t)parent);
+    return rig_batch(&g, &r, 1);
+}
+
+static int tokens(uint64_t n, uint64_t first, uint32_t count, int32_t base)
+{
+    int32_t *ids = malloc((count + 1) * sizeof *ids);
+    struct kvs_rec r = {.kind = KVS_REC_TOKENS, .tokens = {rig_id(1, n), first, ids, count}};
+
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = base + (int32_t)(first + i);
+    int e = rig_batch(&g, &r, 1);
+    free(ids);
+    return e;
+}
+
+static int turn(uint64_t n, uint64_t first, uint64_t count, uint32_t role)
+{
+    struct kvs_turn t = {.branch = rig_id(1, n),
+                         .first = first,
+                         .n_tokens = count,
+                         .role = role,
+                         .params = "{\"t\":1}",
+                         .seed = first};
+    struct kvs_rec r = {.kind = KVS_REC_TURN, .turn = &t};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static int cut(uint64_t n, uint64_t first)
+{
+    struct kvs_rec r = {.kind = KVS_REC_CUT, .tokens = {rig_id(1, n), first, NULL, 0}};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static int session(uint64_t n, const char *name)
+{
+    struct kvs_session s;
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &s};
+
+    rig_session(&s, 1, n, name);
+    return rig_batch(&g, &r, 1);
+}
+
+static int session_rm(uint64_t n)
+{
+    struct kvs_session s = {.id = rig_id(1, 1000 + n), .owner = 1000};
+    struct kvs_rec r = {.kind = KVS_REC_SESSION_RM, .session = &s};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static bool path_is(uint64_t n, uint64_t to, const int32_t *base, const uint64_t *until, int k)
+{
+    struct kvs_id id = rig_id(1, n);
+    int32_t *ids = malloc((to + 1) * sizeof *ids);
+    bool ok = kvs_tokens(g.s, &id, 0, to, ids) == 0;
+    int at = 0;
+
+    for (uint64_t i = 0; i < to && ok; i++) {
+        while (at < k - 1 && i >= until[at])
+            at++;
+        ok = ids[i] == base[at] + (int32_t)i;
+    }
+    free(ids);
+    return ok;
+}
+
+static uint64_t end_of(uint64_t n)
+{
+    struct kvs_id id = rig_id(1, n);
+    uint64_t end = 0;
+
+    return kvs_branch_end(g.s, &id, &end) < 0 ? UINT64_MAX : end;
+}
+
+static void a_fork_of_a_fork_reads_its_whole_path(void)
+{
+    const int32_t base[] = {0, 100000, 200000};
+    const uint64_t until[] = {300, 777, 5000};
+
+    start();
+    CHECK_EQ(branch(0, -1, 0), 0);
+    CHECK_EQ(tokens(0, 0, 1000, 0), 0);
+    CHECK_EQ(branch(1, 0, 300), 0);
+    CHECK_EQ(tokens(1, 300, 700, 100000), 0);
+    CHECK_EQ(branch(2, 1, 777), 0);
+    CHECK_EQ(tokens(2, 777, 1, 200000), 0);
+    CHECK_EQ(tokens(2, 778, 600, 200000), 0);
+    for (int again = 0; again < 2; again++) {
+        CHECK_EQ(end_of(2), 1378);
+        CHECK(path_is(2, 1378, base, until, 3));
+        CHECK(path_is(1, 1000, base, until, 2));
+        CHECK(path_is(0, 1000, base, until, 1));
+        struct kvs_id id = rig_id(1, 2);
+        int32_t one[2];
+        CHECK_EQ(kvs_tokens(g.s, &id, 776, 778, one), 0);
+        CHECK_EQ(one[0], 100776);
+        CHECK_EQ(one[1], 200777);
+        CHECK_EQ(kvs_tokens(g.s, &id, 1377, 1379, one), -ENOENT);
+        CHECK_EQ(kvs_tokens(g.s, &id, 5, 5, one), 0);
+        if (!again) { /* keep them from being collected */
+            CHECK_EQ(session(0, "a"), 0);
+            CHECK_EQ(session(1, "b"), 0);
+            CHECK_EQ(session(2, "c"), 0);
+            rig_reopen(&g);
+        }
+    }
+    rig_fini(&g);
+}
+
+static void appends_of_any_length_join(void)
+{
+    const int32_t base[] = {0};
+    const uint64_t until[] = {0};
+    uint64_t seed = t_seed(), rnd = seed, at = 0;
+
+    start();
+    CHECK_EQ(branch(0, -1, 0), 0);
+    while (at < 3000) {
+        uint32_t n = (uint32_t)(rig_rand(&rnd) % 3 ? rig_rand(&rnd) % 9 : rig_rand(&rnd) % 700);
+        CHECK_EQ(tokens(0, at, n, 0), 0);
+        at += n;
+    }
+    CHECK_EQ(end_of(0), at);
+    CHECK(path_is(0, at, base, until, 1));
+    rig_fini(&g);
+}
+
+static void a_cut_drops_what_is_behind_it_and_appending_goes_on(void)
+{
+    static const uint64_t cuts[] = {0, 1, 255, 256, 257, 511, 512, 999, 1000};
+    const int32_t base[] = {0, 5000};
+
+    for (unsigned i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        uint64_t until[] = {cuts[i], 0};
+        start();
+        CHECK_EQ(branch(0, -1, 0), 0);
+        CHECK_EQ(tokens(0, 0, 1000, 0), 0);
+        CHECK_EQ(turn(0, 0, 500, 1), 0);
+        CHECK_EQ(turn(0, 600, 400, 2), 0);
+        CHECK_EQ(cut(0, cuts[i]), 0);
+        CHECK_EQ(end_of(0), cuts[i]);
+        CHECK_EQ(tokens(0, cuts[i], 300, 5000), 0);
+        CHECK(path_is(0, cuts[i] + 300, base, until, 2));
+        CHECK_EQ(cut(0, cuts[i] + 301), -EINVAL);
+        rig_fini(&g);
+    }
+}
+
+static int note_turn(void *ctx, const struct kvs_turn *t)
+{
+    uint64_t **at = ctx;
+
+    *(*at)++ = t->first;
+    return 0;
+}
+
+static void turns_of_a_path_come_in_order_up_to_where_it_leaves(void)
+{
+    uint64_t first[16] = {0}, *at = first;
+    struct kvs_id id = rig_id(1, 1);
+
+    start();
+    CHECK_EQ(branch(0, -1, 0), 0);
+    CHECK_EQ(tokens(0, 0, 1000, 0), 0);
+    CHECK_EQ(turn(0, 400, 600, 2), 0);
+    CHECK_EQ(turn(0, 0, 100, 0), 0);
+    CHECK_EQ(turn(0, 100, 200, 1), 0);
+    CHECK_EQ(branch(1, 0, 300), 0);
+    CHECK_EQ(turn(1, 300, 50, 1), 0); /* on record before its tokens */
+    CHECK_EQ(kvs_turns(g.s, &id, 301, note_turn, &at), 0);
+    CHECK_EQ(at - first, 3);
+    CHECK_EQ(first[0], 0);
+    CHECK_EQ(first[1], 100);
+    CHECK_EQ(first[2], 300);
+    at = first;
+    CHECK_EQ(kvs_turns(g.s, &id, 100, note_turn, &at), 0);
+    CHECK_EQ(at - first, 1);
+    at = first;
+    id = rig_id(1, 0);
+    CHECK_EQ(kvs_turns(g.s, &id, 1000, note_turn, &at), 0);
+    CHECK_EQ(at - first, 3);
+    CHECK_EQ(first[2], 400);
+    rig_fini(&g);
+}
+
+static void what_does_not_fit_is_refused_whole(void)
+{
+    struct kvs_branch b = {.id = rig_id(1, 7), .owner = 1000};
+    int32_t id = 5;
+    struct kvs_rec two[] = {{.kind = KVS_REC_BRANCH, .branch = &b},
+                            {.kind = KVS_REC_TOKENS, .tokens = {b.id, 3, &id, 1}}};
+
+    start();
+    CHECK_EQ(branch(0, -1, 0), 0);
+    CHECK_EQ(branch(0, -1, 0), -EEXIST);
+    CHECK_EQ(branch(1, 5, 0), -ENOENT);
+    CHECK_EQ(branch(1, 0, 1), -EINVAL);
+    CHECK_EQ(tokens(0, 1, 5, 0), -EINVAL);
+    CHECK_EQ(tokens(9, 0, 5, 0), -ENOENT);
+    CHECK_EQ(turn(9, 0, 5, 0), -ENOENT);
+    CHECK_EQ(rig_batch(&g, two, 2), -EINVAL);
+    CHECK_EQ(end_of(7), UINT64_MAX); /* nothing of it stayed */
+    struct kvs_rec odd = {.kind = 99};
+    CHECK_EQ(rig_batch(&g, &odd, 1), -EINVAL);
+    CHECK_EQ(tokens(0, 0, 5, 0), 0);
+    rig_fini(&g);
+}
+
+static int last_name(void *ctx, const struct kvs_session *s)
+{
+    snprintf(ctx, 256, "%s", s->name);
+    return 0;
+}
+
+static void a_name_belongs_to_one_session_and_moves_with_it(void)
+{
+    char name[256] = "";
+
+    start();
+    CHECK_EQ(session(1, "x"), 0);
+    CHECK_EQ(session(1, "x"), 0); /* the same again */
+    CHECK_EQ(session(2, "x"), -EEXIST);
+    CHECK_EQ(session(1, "y"), 0);
+    CHECK_EQ(session(2, "x"), 0);
+    CHECK_EQ(session(2, "y"), -EEXIST);
+    CHECK_EQ(session_rm(1), 0);
+    CHECK_EQ(session_rm(1), 0);
+    CHECK_EQ(session(2, "y"), 0);
+    CHECK_EQ(kvs_sessions(g.s, last_name, name), 0);
+    CHECK_STR(name, "y");
+    /* Within one group, too. */
+    struct kvs_session a, b;
+    rig_session(&a, 1, 2, "z");
+    rig_session(&b, 1, 3, "y");
+    struct kvs_rec swap[] = {{.kind = KVS_REC_SESSION, .session = &a},
+                             {.kind = KVS_REC_SESSION, .session = &b}};
+    CHECK_EQ(rig_batch(&g, swap, 2), 0);
+    rig_session(&a, 1, 4, "z");
+    CHECK_EQ(rig_batch(&g, swap, 1), -EEXIST);
+    rig_fini(&g);
+}
+
+static int count_req(void *ctx, const struct kvs_req *q)
+{
+    (void)q;
+    (*(int *)ctx)++;
+    return 0;
+}
+
+static void a_request_is_found_by_owner_and_id_with_its_reply(void)
+{
+    size_t big = 3 << 20;
+    char *text = malloc(big), *reply = NULL;
+    struct kvs_req q = {
+        .owner = 5, .id = rig_id(1, 1), .pos = 7, .state = 1, .time_ns = 1ull << 62};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+    struct kvs_req got;
+    int n = 0;
+
+    memset(text, 'r', big);
+    start();
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    CHECK_EQ(kvs_req_get(g.s, 5, &q.id, &got, &reply), 0);
+    CHECK(!reply && got.pos == 7 && got.state == 1);
+    q.state = 2;
+    q.reply = text;
+    q.reply_bytes = (uint32_t)big;
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    CHECK_EQ(kvs_req_get(g.s, 6, &q.id, &got, &reply), -ENOENT);
+    rig_reopen(&g);
+    CHECK_EQ(kvs_req_get(g.s, 5, &q.id, &got, &reply), 0);
+    CHECK(reply && got.reply_bytes == big && memcmp(reply, text, big) == 0 && got.state == 2);
+    free(reply);
+    CHECK_EQ(kvs_reqs(g.s, count_req, &n), 0);
+    CHECK_EQ(n, 1);
+    free(text);
+    rig_fini(&g);
+}
+
+static void branches_nobody_leads_to_are_collected_at_open(void)
+{
+    start();
+    CHECK_EQ(branch(0, -1, 0), 0);
+    CHECK_EQ(tokens(0, 0, 600, 0), 0);
+    CHECK_EQ(branch(1, 0, 300), 0);
+    CHECK_EQ(session(1, "kept"), 0); /* its branch hangs on the other */
+    CHECK_EQ(branch(2, -1, 0), 0);
+    CHECK_EQ(tokens(2, 0, 3000, 0), 0);
+    CHECK_EQ(branch(3, -1, 0), 0);
+    struct kvs_req q = {
+        .owner = 5, .id = rig_id(1, 50), .branch = rig_id(1, 3), .time_ns = 1ull << 62};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    rig_reopen(&g);
+    CHECK_EQ(end_of(0), 600);
+    CHECK_EQ(end_of(1), 300);
+    CHECK_EQ(end_of(2), UINT64_MAX);
+    CHECK_EQ(end_of(3), 0); /* a request goes on there */
+    rig_fini(&g);
+}
+
+static void the_log_is_compacted_and_still_holds_everything(void)
+{
+    struct kvs_stats st;
+    char path[512];
+    uint64_t most = 0;
+
+    start();
+    for (uint64_t at = 0; at < 150000; at += 3000) {
+        CHECK_EQ(rig_talk(&g, 1, at, at + 3000), 0);
+        kvs_stats(g.s, &st);
+        most = st.log_bytes > most ? st.log_bytes : most;
+    }
+    for (int i = 0; i < 1000; i++) /* rewriting one session grows the log, not the state */
+        CHECK_EQ(session(0, "busy"), 0);
+    kvs_stats(g.s, &st);
+    printf("    log at most %llu, now %llu bytes\n", (unsigned long long)most,
+           (unsigned long long)st.log_bytes);
+    CHECK(st.log_bytes < 4 << 20);
+    rig_close(&g);
+    snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+    CHECK_EQ(remove(path), 0);
+    rig_reopen(&g);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 150000));
+    CHECK_EQ(session(5, "busy"), -EEXIST);
+    rig_fini(&g);
+}
+
+static void small_facts_outlive_a_restart(void)
+{
+    char v[32] = "";
+
+    start();
+    CHECK_EQ(kvs_meta_get(g.s, "weights", v, sizeof v), -ENOENT);
+    CHECK_EQ(kvs_meta_put(g.s, "weights", "abc", 3), 0);
+    rig_reopen(&g);
+    CHECK_EQ(kvs_meta_get(g.s, "weights", v, sizeof v), 3);
+    CHECK_STR(v, "abc");
+    rig_fini(&g);
+}
+
+#define ROW(name)                                                                              \
+    {                                                                                          \
+#        name, name                                                                            \
+    }
+T_MAIN(ROW(a_fork_of_a_fork_reads_its_whole_path), ROW(appends_of_any_length_join),
+       ROW(a_cut_drops_what_is_behind_it_and_appending_goes_on),
+       ROW(turns_of_a_path_come_in_order_up_to_where_it_leaves),
+       ROW(what_does_not_fit_is_refused_whole),
+       ROW(a_name_belongs_to_one_session_and_moves_with_it),
+       ROW(a_request_is_found_by_owner_and_id_with_its_reply),
+       ROW(branches_nobody_leads_to_are_collected_at_open),
+       ROW(the_log_is_compacted_and_still_holds_everything), ROW(small_facts_outlive_a_restart))
