@@ -1,0 +1,618 @@
+/* admit.c - a new request: read, prepared, checked, placed in the tree, made durable.
+ *
+ * Nothing is changed before everything was checked: a request that is refused leaves no
+ * session and no token behind. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "engine/chat.h"
+#include "engine/engine.h"
+#include "proto.h"
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Stored tokens compared with one prompt at most: four million. */
+#define CAND_TOKENS_MAX (4u << 20)
+enum { MESSAGES_MAX = 1 << 16 };
+
+/* --- reading START ---------------------------------------------------------------------------- */
+static int no_memory(struct call *c)
+{
+    call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory for the request");
+    return -ENOMEM;
+}
+
+static int bad(struct call *c, const char *words)
+{
+    call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "%s", words);
+    return -EINVAL;
+}
+
+/* content: a string, null, or a list of text parts put together. */
+static int read_content(struct call *c, uint32_t i, const cJSON *v, char **ret)
+{
+    const cJSON *part;
+    size_t n = 0;
+    char *s;
+
+    if (!v || cJSON_IsNull(v)) {
+        *ret = strdup("");
+        return *ret ? 0 : no_memory(c);
+    }
+    if (cJSON_IsString(v)) {
+        *ret = strdup(v->valuestring);
+        return *ret ? 0 : no_memory(c);
+    }
+    if (!cJSON_IsArray(v)) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+                  "messages[%u].content: want a string or a list of parts", i);
+        return -EINVAL;
+    }
+    cJSON_ArrayForEach(part, v)
+    {
+        const cJSON *type = cJSON_GetObjectItemCaseSensitive(part, "type");
+        const cJSON *text = cJSON_GetObjectItemCaseSensitive(part, "text");
+
+        if (!cJSON_IsString(type) || strcmp(type->valuestring, "text") != 0 ||
+            !cJSON_IsString(text)) {
+            call_fail(c, HRT_INVALID_ARGUMENT, "unsupported_field", NULL,
+                      "messages[%u].content: only parts of type \"text\" are understood", i);
+            return -EINVAL;
+        }
+        n += strlen(text->valuestring);
+    }
+    s = malloc(n + 1);
+    if (!s)
+        return no_memory(c);
+    s[0] = 0;
+    n = 0;
+    cJSON_ArrayForEach(part, v)
+    {
+        const char *text = cJSON_GetObjectItemCaseSensitive(part, "text")->valuestring;
+        size_t len = strlen(text);
+
+        memcpy(s + n, text, len + 1);
+        n += len;
+    }
+    *ret = s;
+    return 0;
+}
+
+static int read_messages(struct call *c, struct prepared *p)
+{
+    const cJSON *list = NULL, *m;
+    int r = want_arr(c, c->json, "messages", &list);
+    int n = list ? cJSON_GetArraySize(list) : 0;
+
+    if (r < 0)
+        return r;
+    if (n == 0 || n > MESSAGES_MAX)
+        return bad(c, "messages: want a list of 1 to 65536 messages");
+    p->msg = calloc((size_t)n, sizeof *p->msg);
+    if (!p->msg)
+        return no_memory(c);
+    cJSON_ArrayForEach(m, list)
+    {
+        const cJSON *role = cJSON_GetObjectItemCaseSensitive(m, "role");
+        uint32_t i = p->n_msg;
+
+        if (!cJSON_IsString(role) || !role->valuestring[0]) {
+            call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+                      "messages[%u].role: want a string", i);
+            return -EINVAL;
+        }
+        p->n_msg++;
+        p->msg[i].role = strdup(role->valuestring);
+        if (!p->msg[i].role)
+            return no_memory(c);
+        r = read_content(c, i, cJSON_GetObjectItemCaseSensitive(m, "content"), &p->msg[i].text);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int read_input(struct call *c, struct prepared *p)
+{
+    static const char *const kind[] = {"messages", "prompt", "tokens", "documents"};
+    const char *input = NULL, *text = NULL;
+    int r = want_str(c, c->json, "input", 32, &input);
+
+    if (r < 0)
+        return r;
+    for (p->input = 0; r > 0 && p->input < 4 && strcmp(kind[p->input], input) != 0;)
+        p->input++;
+    if (r == 0 || p->input == 4)
+        return bad(c, "input: want one of messages, prompt, tokens, documents");
+    r = want_bool(c, c->json, "raw", &p->raw);
+    if (r >= 0)
+        r = want_bool(c, c->json, "special", &p->special);
+    if (r < 0)
+        return r;
+    if (p->input == IN_MESSAGES) {
+        if (p->raw)
+            return bad(c, "raw: messages are rendered by a template; raw wants prompt, "
+                          "documents or tokens");
+        return read_messages(c, p);
+    }
+    if (p->input == IN_TOKENS) {
+        if (c->tail_bytes % 4 || c->tail_bytes / 4 > CTX_TOKENS_MAX)
+            return bad(c, "tokens: want int32 ids in the tail, at most 1048576");
+        p->n_ids = c->tail_bytes / 4;
+        p->ids = malloc(c->tail_bytes + 4);
+        if (!p->ids)
+            return no_memory(c);
+        if (c->tail_bytes)
+            memcpy(p->ids, c->tail, c->tail_bytes);
+        return 0;
+    }
+    r = p->input == IN_PROMPT ? want_str(c, c->json, "prompt", JSON_BYTES_MAX, &text) : 0;
+    if (r < 0)
+        return r;
+    p->text_bytes = text ? strlen(text) : c->tail_bytes;
+    p->text = malloc(p->text_bytes + 1);
+    if (!p->text)
+        return no_memory(c);
+    if (p->text_bytes)
+        memcpy(p->text, text ? (const void *)text : c->tail, p->text_bytes);
+    p->text[p->text_bytes] = 0;
+    if (p->text_bytes == 0)
+        return bad(c, p->input == IN_PROMPT ? "prompt: want some text, got none"
+                                            : "documents: want text in the tail, got none");
+    return 0;
+}
+
+/* --- the session it names ------------------------------------------------------------------------ */
+static void system_hash(const char *text, char ret[33])
+{
+    uint8_t h[16];
+
+    crypto_generichash(h, sizeof h, (const unsigned char *)text, strlen(text), NULL, 0);
+    hex_put(ret, h, sizeof h);
+}
+
+/* Finds or makes the session.  0 with *ret (NULL: none was named), or the call has failed. */
+static int pick_session(struct call *c, bool create, bool fork, struct model **m,
+                        const char *model, struct sess **ret)
+{
+    struct daemon *d = c->d;
+    const char *name = NULL;
+    struct errbuf eb = {{0}};
+    struct sess *s = NULL, *f;
+    int r = want_str(c, c->json, "session", NAME_BYTES_MAX, &name);
+
+    *ret = NULL;
+    if (r < 0)
+        return r;
+    if (name && name[0])
+        s = sess_find(d, c->uid, name);
+    if (s && s->removing) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL,
+                  "session \"%s\" is being removed", name);
+        return -ENOENT;
+    }
+    if (name && name[0] && !s && (!create || fork)) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL, "no session \"%s\"", name);
+        return -ENOENT;
+    }
+    *m = model_find(d, s && !model ? s->rec.model : model, &eb);
+    if (!*m) {
+        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s",
+                  eb.s[0] ? eb.s : "no such model");
+        return -ENOENT;
+    }
+    if (s && model && s->head && model_find(d, s->rec.model, NULL) != *m) {
+        call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
+                  "model: session \"%s\" belongs to model %s, not to %s", name, s->rec.model,
+                  (*m)->name);
+        return -EINVAL;
+    }
+    if (!name || !name[0])
+        return 0;
+    if (!s) {
+        r = sess_name_check(name, &eb);
+        if (r < 0)
+            return bad(c, eb.s);
+        r = sess_make(d, c->uid, name, (*m)->name, &s);
+        if (r == 0)
+            s->unborn = true;
+    } else if (fork) {
+        r = sess_fork(d, s, s->head, NULL, &f);
+        if (r == 0) {
+            s = f;
+            s->unborn = true;
+        }
+    } else if (s->running) {
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+                  "session \"%s\" has a running request; wait for it, cancel it, or fork",
+                  name);
+        return -EBUSY;
+    }
+    if (r == -EAGAIN) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+                  "there are %d sessions, the most one daemon keeps; remove some", SESS_MAX);
+        return r;
+    }
+    if (r < 0)
+        return no_memory(c);
+    *ret = s;
+    return 0;
+}
+
+static int take_system(struct call *c, struct sess *s, struct prepared *p)
+{
+    const char *text = NULL;
+    char had[33], now[33], kept[sizeof s->rec.settings];
+    int r = want_str(c, c->json, "system", JSON_BYTES_MAX, &text);
+
+    if (r < 0)
+        return r;
+    if (text && (p->raw || p->input == IN_TOKENS))
+        return bad(c, "system: raw input and tokens have no system message");
+    if (text && p->n_msg && strcmp(p->msg[0].role, "system") == 0)
+        return bad(c, "system: messages[0] is a system message already");
+    if (text && s && s->head) {
+        system_hash(text, now);
+        if (strcmp(sess_setting(s, "system_hash", had, sizeof had), now) == 0)
+            return 0;
+        return bad(c, "system: the session has begun with another system message");
+    }
+    if (!text && s && !s->head && sess_setting(s, "system", kept, sizeof kept)[0])
+        text = kept;
+    if (text && !(p->system = strdup(text)))
+        return no_memory(c);
+    return 0;
+}
+
+void admit_start(struct call *c, const struct kvs_id *id)
+{
+    struct daemon *d = c->d;
+    struct gen *g = d->gen;
+    bool create = true, fork = false, keep = true;
+    const cJSON *params = NULL, *hints = NULL;
+    const char *model = NULL;
+    bool prefix = true;
+    struct prepared *p;
+    struct sess *s = NULL;
+    struct model *m = NULL;
+    struct ask ask;
+    struct errbuf eb = {{0}};
+    struct req *r;
+    int res;
+
+    if (g->n_active >= REQ_MAX) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+                  "%u requests are running or waiting, the most one daemon takes", g->n_active);
+        return;
+    }
+    if (want_bool(c, c->json, "create", &create) < 0 ||
+        want_bool(c, c->json, "fork", &fork) < 0 || want_bool(c, c->json, "keep", &keep) < 0 ||
+        want_str(c, c->json, "model", NAME_BYTES_MAX * 16, &model) < 0 ||
+        want_obj(c, c->json, "params", &params) < 0 ||
+        want_obj(c, c->json, "hints", &hints) < 0 ||
+        (hints && want_bool(c, hints, "hints.prefix", &prefix) < 0))
+        return;
+    p = calloc(1, sizeof *p);
+    if (!p) {
+        (void)no_memory(c);
+        return;
+    }
+    res = read_input(c, p);
+    if (res == 0)
+        res = pick_session(c, create, fork, &m, model && model[0] ? model : NULL, &s);
+    if (res == 0)
+        res = take_system(c, s, p);
+    if (res == 0)
+        res = ask_parse(c, params, m->sampling, id, &ask);
+    if (res < 0) {
+        prepared_free(p);
+        if (s && s->unborn)
+            sess_forget(d, s);
+        return;
+    }
+    r = req_new(d, c->uid, id);
+    if (!r) {
+        ask_fini(&ask);
+        prepared_free(p);
+        if (s && s->unborn)
+            sess_forget(d, s);
+        (void)no_memory(c);
+        return;
+    }
+    r->prep = p;
+    r->ask = ask;
+    r->ingest = ask.max_tokens == 0;
+    r->fork = fork;
+    r->keep = keep;
+    r->prefix = prefix;
+    r->s = s;
+    if (s)
+        s->running = r;
+    r->m = m;
+    model_use(m);
+    r->using_model = true;
+    p->r = r;
+    p->generate = !r->ingest;
+    stream_init(&r->st, r->ask.stop, r->ask.n_stop, r->ask.n_top);
+    wait_start(r, c);
+    res = model_want(d, m, &eb);
+    if (res == 0)
+        admit_model_ready(r);
+    else if (res != -EAGAIN)
+        req_fail(r, HRT_FAILED_PRECONDITION, "model_load_failed", "model %s: %s", m->name,
+                 eb.s[0] ? eb.s : err_str(res));
+}
+
+/* --- preparing -------------------------------------------------------------------------------------- */
+static int by_use(const void *a, const void *b)
+{
+    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
+
+    return x->rec.used_ns > y->rec.used_ns ? -1 : x->rec.used_ns < y->rec.used_ns;
+}
+
+/* The owner's sessions of this model, latest use first. */
+static void take_cands(struct req *r, struct prepared *p)
+{
+    struct daemon *d = r->d;
+    struct sess **all = calloc(SESS_MAX, sizeof *all);
+    uint64_t tokens = 0;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; all && sess_at(d, i); i++) {
+        struct sess *s = sess_at(d, i);
+
+        if (s->rec.owner == r->uid && !s->unborn && !s->removing && s->head &&
+            strcmp(s->rec.model, r->m->name) == 0)
+            all[n++] = s;
+    }
+    if (n)
+        qsort(all, n, sizeof *all, by_use);
+    for (uint32_t i = 0; i < n && p->n_cand < CANDS_MAX && tokens < CAND_TOKENS_MAX; i++) {
+        struct cand *k = &p->cand[p->n_cand];
+
+        if (sess_tokens(d, all[i], &k->toks) < 0)
+            continue;
+        k->session = all[i]->rec.id;
+        k->head = all[i]->head;
+        tokens += k->head;
+        p->n_cand++;
+    }
+    free(all);
+}
+
+static void prepared_done(struct prep_job *j);
+
+void admit_model_ready(struct req *r)
+{
+    struct prepared *p = r->prep;
+    struct daemon *d = r->d;
+    const struct eng_info *info = eng_info(r->m->eng);
+    static const uint8_t none[32];
+    struct errbuf eb = {{0}};
+    struct sess *s = r->s;
+    int res;
+
+    r->load_ns = now_ns() - r->arrived_ns;
+    if (smp_check(&r->ask.smp, info->n_vocab, &eb) < 0) {
+        req_fail(r, HRT_INVALID_ARGUMENT, "bad_field", "params.%s", eb.s);
+        return;
+    }
+    if (s && s->head && memcmp(s->rec.tokenizer_id, none, sizeof none) != 0 &&
+        memcmp(s->rec.tokenizer_id, info->tokenizer_id, sizeof none) != 0) {
+        req_fail(r, HRT_FAILED_PRECONDITION, "session_read_only",
+                 "session \"%s\" was made with another tokenizer than model %s has now",
+                 s->rec.name, r->m->name);
+        return;
+    }
+    p->tok = eng_tokenizer(r->m->eng);
+    p->chat = eng_chat(r->m->eng);
+    p->n_vocab = info->n_vocab;
+    if (s) {
+        sess_date(s, p->date);
+        res = sess_tokens(d, s, &p->path);
+        if (res == 0)
+            res = sess_turns(d, s);
+        if (res < 0) {
+            req_fail(r, HRT_DATA_LOSS, "data_loss", "session \"%s\" cannot be read: %s",
+                     s->rec.name, err_str(res));
+            return;
+        }
+        p->head = s->head;
+        p->n_turns = s->n_turns;
+        if (s->n_turns)
+            p->last = s->turns[s->n_turns - 1];
+        if (s->n_turns > 1)
+            p->before = s->turns[s->n_turns - 2];
+        /* An answer cut off between its last token and its end is closed all the same. */
+        if (p->n_turns && (p->last.flags & KVS_TURN_OPEN) && p->head > p->last.first &&
+            p->last.role == KVS_ROLE_ASSISTANT && tok_is_end(p->tok, p->path->p[p->head - 1]))
+            p->last.flags |= KVS_TURN_CLOSED_EOT;
+    } else {
+        time_t now = time(NULL);
+        struct tm tm;
+
+        localtime_r(&now, &tm);
+        strftime(p->date, sizeof p->date, "%Y-%m-%d", &tm);
+        if (r->prefix)
+            take_cands(r, p);
+    }
+    p->job.run = render_run;
+    p->job.done = prepared_done;
+    p->job.user = p;
+    req_state(r, REQ_PREP);
+    prep_submit(d->prep, &p->job);
+}
+
+/* --- admission ---------------------------------------------------------------------------------------- */
+static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
+{
+    r->err_a = tokens;
+    r->err_b = context;
+    req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
+             "the input comes to %llu tokens with what the session holds, the model's context "
+             "is %llu%s; nothing was changed",
+             (unsigned long long)tokens, (unsigned long long)context,
+             tokens == context ? " and leaves no room for an answer" : "");
+}
+
+/* Where a request without a session runs: on the anonymous session whose whole path it
+ * extends, else in a new one that shares the path it matched. */
+static int place_anonymous(struct req *r, struct prepared *p)
+{
+    struct daemon *d = r->d;
+    struct sess *from = NULL, *s;
+    int res;
+
+    if (p->base_cand >= 0) {
+        const struct cand *k = &p->cand[p->base_cand];
+        struct toks *now = NULL;
+
+        from = sess_by_id(d, r->uid, &k->session);
+        if (from && from->removing)
+            from = NULL;
+        /* It may have gone or moved while the worker was busy: then its tokens are used,
+         * but not its place. */
+        if (from && (from->head < p->base || sess_tokens(d, from, &now) < 0 ||
+                     memcmp(now->p, k->toks->p, p->base * sizeof *now->p) != 0))
+            from = NULL;
+        toks_drop(now);
+        if (from && sess_turns(d, from) < 0)
+            from = NULL;
+        if (from && from->head == p->base && (from->rec.flags & KVS_SESS_ANONYMOUS) &&
+            !from->running && !from->has_open && sess_at_end(from)) {
+            r->s = from;
+            from->running = r;
+            return 0;
+        }
+    }
+    if (from && p->base)
+        res = sess_fork(d, from, p->base, NULL, &s);
+    else
+        res = sess_make(d, r->uid, NULL, r->m->name, &s);
+    if (res < 0)
+        return res;
+    s->unborn = true;
+    s->running = r;
+    (void)sess_setting_set(s, "date", p->date);
+    r->s = s;
+    return 0;
+}
+
+static int place_tokens(struct req *r, struct prepared *p)
+{
+    const struct toks *path = p->base_cand >= 0 ? p->cand[p->base_cand].toks : p->path;
+    uint64_t n = p->base + p->out.n;
+    int res;
+
+    r->toks = toks_new(n + 256);
+    if (!r->toks)
+        return -ENOMEM;
+    res = p->base ? toks_append(r->toks, path->p, p->base) : 0;
+    if (res == 0)
+        res = toks_append(r->toks, p->out.p, p->out.n);
+    r->n_prompt = n;
+    return res;
+}
+
+/* The branch its tokens go to: the session's own when it stands at that branch's end. */
+static int place_branch(struct req *r, struct prepared *p)
+{
+    struct sess *s = r->s;
+    bool follows = s->head == p->base;
+
+    r->base = follows ? p->base : 0; /* not on a known path: all of it goes to a new root */
+    r->sent = r->base;
+    r->turn_first = p->again ? p->last.first : r->base;
+    if (follows && sess_at_end(s)) {
+        r->br = branch_take(s->branch);
+        return 0;
+    }
+    r->new_branch = true;
+    return branch_new(r->d, r->uid, follows ? s->branch : NULL, r->base, &r->br);
+}
+
+static void admit(struct req *r, struct prepared *p)
+{
+    const struct eng_info *info = eng_info(r->m->eng);
+    uint64_t n = p->base + p->out.n, context = info->ctx_max;
+    char hash[33];
+    struct sess *s;
+    int res;
+
+    if (p->status) {
+        req_fail(r, p->status, p->slug, "%s", p->words);
+        return;
+    }
+    if (n == 0) {
+        req_fail(r, HRT_INVALID_ARGUMENT, "bad_field", "input: it is empty");
+        return;
+    }
+    if (n > context || (n == context && !r->ingest)) {
+        refuse_context(r, n, context);
+        return;
+    }
+    if (n / BLOCK_TOKENS + 1 > kvf_pages(r->m)) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory",
+                 "the input needs %llu pages of KV memory, model %s has %u; raise its page "
+                 "memory",
+                 (unsigned long long)(n / BLOCK_TOKENS + 1), r->m->name, kvf_pages(r->m));
+        return;
+    }
+    res = r->s ? 0 : place_anonymous(r, p);
+    if (res == 0)
+        res = place_tokens(r, p);
+    if (res == 0)
+        res = place_branch(r, p);
+    if (res < 0) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, res == -EAGAIN ? "queue_full" : "out_of_memory",
+                 res == -EAGAIN ? "there are too many sessions" : "no memory for the request");
+        return;
+    }
+    s = r->s;
+    r->user_open = p->user_open;
+    r->opened = p->opened;
+    r->raw_turn = p->raw || p->input == IN_TOKENS;
+    if (p->system && s->head == 0) {
+        system_hash(p->system, hash);
+        (void)sess_setting_set(s, "system", NULL);
+        (void)sess_setting_set(s, "system_hash", hash);
+    }
+    if (!r->keep && s->unborn && (s->rec.flags & KVS_SESS_ANONYMOUS))
+        (void)sess_setting_set(s, "keep", "no");
+    res = kvf_open(&r->q, r->m, r->uid, r->toks);
+    if (res == 0)
+        res = turn_begin(r);
+    if (res < 0) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, res == -EAGAIN ? "queue_full" : "out_of_memory",
+                 res == -EAGAIN ? "the store's queue is full" : "no memory for the request");
+        return;
+    }
+    s->unborn = false;
+    s->has_open = false;
+    sess_place(r->d, s, branch_take(r->br), n);
+    r->admitted_ns = now_ns();
+    r->reused = kvf_probe(&r->q, n);
+    if (r->reused >= n)
+        r->reused = n - 1;
+    req_queue(r);
+}
+
+static void prepared_done(struct prep_job *j)
+{
+    struct prepared *p = j->user;
+    struct req *r = p->r;
+
+    if (r) {
+        r->prep = NULL;
+        admit(r, p);
+    }
+    prepared_free(p);
+}

@@ -1,0 +1,542 @@
+/* gen.c - see gen.h: the table of requests, and how each begins and ends. */
+#include "daemon/gen.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/conf.h"
+#include "daemon/daemon.h"
+#include "daemon/engd.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "daemon/steps.h"
+#include "engine/engine.h"
+#include "kvstore/kvstore.h"
+#include "proto.h"
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TICK_NS    500000000ull
+#define KEPT_NS    (600 * 1000000000ull) /* a stream after its end */
+#define COMMIT_NS  (2 * 1000000000ull)
+#define PAUSE_NS   (15 * 1000000000ull) /* nobody reads: pause, then cancel */
+#define ABANDON_NS (60 * 1000000000ull)
+#define SWEEP_NS   (60 * 1000000000ull)
+enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024 };
+
+/* --- the table ----------------------------------------------------------------------------------- */
+struct req *req_new(struct daemon *d, uint32_t uid, const struct kvs_id *id)
+{
+    struct gen *g = d->gen;
+    struct req *r = calloc(1, sizeof *r);
+
+    if (!r)
+        return NULL;
+    r->magic = REQ_MAGIC;
+    r->d = d;
+    r->uid = uid;
+    r->id = *id;
+    r->arrived_ns = r->read_ns = now_ns();
+    r->wall_ns = wall_ns();
+    r->keep = r->durable = true;
+    r->next = g->reqs;
+    if (r->next)
+        r->next->prev = r;
+    g->reqs = r;
+    g->n_reqs++;
+    g->n_active++;
+    return r;
+}
+
+struct req *req_find(struct daemon *d, uint32_t uid, const struct kvs_id *id)
+{
+    for (struct req *r = d->gen->reqs; r; r = r->next)
+        if (r->uid == uid && memcmp(&r->id, id, sizeof *id) == 0)
+            return r;
+    return NULL;
+}
+
+bool req_active(const struct req *r)
+{
+    return r->state != REQ_DONE;
+}
+
+/* It ended, or never began: the session and the model are free again. */
+static void let_go(struct req *r)
+{
+    struct sess *s = r->s;
+
+    if (s && s->running == r) {
+        s->running = NULL;
+        if (s->unborn) {
+            r->s = NULL;
+            sess_forget(r->d, s);
+        }
+    }
+    if (r->using_model)
+        model_unuse(r->m);
+    r->using_model = false;
+}
+
+void req_free(struct req *r)
+{
+    struct gen *g = r->d->gen;
+
+    must_be(r, REQ_MAGIC);
+    must(!r->in_step && !r->batches);
+    if (r->s && r->s->running == r && r->state >= REQ_QUEUED && req_active(r))
+        r->s->running = NULL;
+    while (r->waits)
+        wait_drop(r->waits);
+    if (req_active(r))
+        g->n_active--;
+    kvf_close(&r->q);
+    let_go(r);
+    branch_drop(r->d, r->br);
+    if (r->prep && r->state == REQ_PREP)
+        r->prep->r = NULL; /* the worker has it; its end frees it */
+    else
+        prepared_free(r->prep);
+    toks_drop(r->toks);
+    stream_fini(&r->st);
+    ask_fini(&r->ask);
+    cJSON_Delete(r->back);
+    cJSON_Delete(r->done_json);
+    *(r->prev ? &r->prev->next : &g->reqs) = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    g->n_reqs--;
+    r->magic = 0;
+    free(r);
+}
+
+void req_state(struct req *r, enum req_state to)
+{
+    if (r->state == to)
+        return;
+    r->state = (uint8_t)to;
+    waits_wake(r, true);
+}
+
+void req_warn(struct req *r, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (r->n_warn == sizeof r->warn / sizeof *r->warn)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(r->warn[r->n_warn], sizeof *r->warn, fmt, ap);
+    va_end(ap);
+    for (uint32_t i = 0; i < r->n_warn; i++)
+        if (strcmp(r->warn[i], r->warn[r->n_warn]) == 0)
+            return;
+    r->n_warn++;
+}
+
+/* --- ends ----------------------------------------------------------------------------------------- */
+void req_finish(struct req *r, enum finish fin)
+{
+    uint64_t now = now_ns();
+
+    must_be(r, REQ_MAGIC);
+    must(!r->in_step && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING);
+    if (!r->st.stopped)
+        (void)stream_end(&r->st);
+    if (r->state == REQ_PREFILL && r->prefill_from_ns)
+        r->prefill_ns += now - r->prefill_from_ns;
+    if (r->decode_from_ns)
+        r->decode_ns = now - r->decode_from_ns;
+    r->finish = (uint8_t)fin;
+    r->ended_ns = now;
+    if (kvflow_fault(r->m))
+        req_warn(r,
+                 "finished blocks do not reach the disk (%s): what is not kept in memory is "
+                 "computed again",
+                 err_str(kvflow_fault(r->m)));
+    kvf_close(&r->q);
+    if (r->br->end < r->toks->n)
+        r->br->end = r->toks->n;
+    sess_place(r->d, r->s, branch_take(r->br), r->toks->n);
+    toks_drop(r->s->toks);
+    r->s->toks = toks_take(r->toks);
+    r->s->touched = ++r->d->sess->clock;
+    req_state(r, REQ_COMMITTING);
+    turn_end(r);
+}
+
+void req_done(struct req *r)
+{
+    if (r->s)
+        r->s->has_open = false;
+    let_go(r);
+    r->d->gen->n_active--;
+    r->state = REQ_DONE;
+    waits_wake(r, true);
+}
+
+void req_fail(struct req *r, uint32_t status, const char *slug, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(r->err_words, sizeof r->err_words, fmt, ap);
+    va_end(ap);
+    r->err_status = status;
+    r->err_slug = slug;
+    if (r->state >= REQ_QUEUED) {
+        req_finish(r, FIN_ERROR);
+        return;
+    }
+    /* Not admitted: nothing of it stays, and the same id may be tried again. */
+    waits_fail(r);
+    if (r->s && !r->s->unborn && r->s->running == r && r->br && !r->s->changed)
+        r->s->turns_known = false;
+    if (r->batches) {
+        /* A beginning that was submitted and then failed cannot happen: submit is last. */
+        must(!"a batch under way of a request not admitted");
+    }
+    req_free(r);
+}
+
+void req_queue(struct req *r)
+{
+    r->queue_from_ns = now_ns();
+    req_state(r, REQ_QUEUED);
+    if (!gen_model(r->d->gen, r->m)) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for a step");
+        return;
+    }
+    gen_kick(r->d);
+}
+
+/* --- models -------------------------------------------------------------------------------------- */
+struct gmodel *gen_model(struct gen *g, struct model *m)
+{
+    struct gmodel *gm = g->gm[m->index];
+
+    if (!gm && (gm = calloc(1, sizeof *gm))) {
+        gm->step = calloc(1, sizeof *gm->step);
+        if (!gm->step) {
+            free(gm);
+            return NULL;
+        }
+        gm->gen = g;
+        gm->m = m;
+        g->gm[m->index] = gm;
+    }
+    return gm;
+}
+
+static void model_changed(struct daemon *d, struct model *m)
+{
+    struct gen *g = d->gen;
+    struct req *r, *next;
+
+    if (!g)
+        return;
+    if (m->state == MODEL_LOADED && m->keyed)
+        kvflow_model_keyed(d, m);
+    for (r = g->reqs; r; r = next) {
+        next = r->next;
+        if (r->m != m || r->state != REQ_LOADING)
+            continue;
+        if (r->load_only) {
+            if (m->state == MODEL_LOADED || m->state == MODEL_FAILED) {
+                if (m->state == MODEL_FAILED)
+                    load_failed(r);
+                r->ended_ns = now_ns();
+                req_done(r);
+            } else {
+                waits_wake(r, false);
+            }
+        } else if (m->state == MODEL_LOADED) {
+            if (r->back)
+                recover_ready(r);
+            else
+                admit_model_ready(r);
+        } else if (m->state == MODEL_FAILED) {
+            req_fail(r, HRT_FAILED_PRECONDITION, "model_load_failed", "model %s: %s", m->name,
+                     m->error);
+        }
+    }
+}
+
+int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct model *m)
+{
+    struct req *r = req_find(d, uid, id);
+
+    if (r)
+        return r->load_only && r->m == m ? 0 : -EEXIST;
+    if (d->gen->n_active >= REQ_MAX)
+        return -EAGAIN;
+    r = req_new(d, uid, id);
+    if (!r)
+        return -ENOMEM;
+    r->load_only = true;
+    r->m = m;
+    stream_init(&r->st, NULL, 0, 0);
+    if (m->state == MODEL_LOADED || m->state == MODEL_FAILED) {
+        if (m->state == MODEL_FAILED)
+            load_failed(r);
+        r->ended_ns = now_ns();
+        req_done(r);
+    }
+    return 0;
+}
+
+/* --- the timer: readers that went away, commits, what is old ------------------------------------------ */
+static void watch_reader(struct req *r, uint64_t now)
+{
+    bool waits = r->waits != NULL;
+
+    if (waits)
+        r->read_ns = now;
+    if (!r->in_step && !waits && now - r->read_ns > ABANDON_NS && r->state >= REQ_QUEUED &&
+        r->state < REQ_COMMITTING) {
+        log_at(LOG_INFO_, "session \"%s\": nobody reads its answer, cancelled and saved",
+               r->s ? r->s->rec.name : "");
+        req_finish(r, FIN_CANCELLED);
+        return;
+    }
+    req_pause(r);
+}
+
+void req_pause(struct req *r)
+{
+    bool was = r->paused;
+
+    r->paused = stream_unread(&r->st, r->acked) > STREAM_UNREAD_MAX ||
+                (!r->waits && now_ns() - r->read_ns > PAUSE_NS);
+    if (was && !r->paused)
+        gen_kick(r->d);
+}
+
+static void expired_done(struct kvs_batch *b)
+{
+    free(b);
+}
+
+struct expiry {
+    struct kvs_batch b;
+    struct kvs_rec rec;
+    struct kvs_session s;
+};
+
+static void expire(struct daemon *d, struct sess *s)
+{
+    struct expiry *e = calloc(1, sizeof *e);
+
+    if (!e)
+        return;
+    e->s = s->rec;
+    e->rec.kind = KVS_REC_SESSION_RM;
+    e->rec.session = &e->s;
+    e->b.rec = &e->rec;
+    e->b.n_rec = 1;
+    e->b.done = expired_done;
+    if (kvs_batch_submit(d->store, &e->b) == 0)
+        sess_forget(d, s);
+    else
+        free(e);
+}
+
+static void expire_sessions(struct daemon *d)
+{
+    double keep_s = d->conf->anonymous_expire_s;
+    uint64_t now = wall_ns();
+    uint32_t n;
+
+    (void)sess_count(d, &n);
+    for (uint32_t i = 0; sess_at(d, i);) {
+        struct sess *s = sess_at(d, i);
+        double age_s = now > s->rec.used_ns ? (double)(now - s->rec.used_ns) / 1e9 : 0;
+        bool brief, old;
+
+        i++;
+        if (!(s->rec.flags & KVS_SESS_ANONYMOUS) || (s->rec.flags & KVS_SESS_PINNED) ||
+            s->running || s->unborn || s->changed)
+            continue;
+        brief = strstr(s->rec.settings, "\"keep\":\"no\"") != NULL;
+        old = (keep_s >= 0 && age_s > keep_s) || (brief && age_s > (double)KEPT_NS / 1e9);
+        if (!old && n <= ANONYMOUS_MAX)
+            continue;
+        /* Too many: any that is not of this minute goes; the next sweep sees the rest. */
+        if (!old && age_s < 60)
+            continue;
+        expire(d, s);
+        i--;
+        n--;
+    }
+}
+
+static void forget_requests(struct gen *g, uint64_t now)
+{
+    struct req *r, *next;
+    uint32_t kept = 0;
+
+    for (r = g->reqs; r; r = next) {
+        next = r->next;
+        if (req_active(r) || r->waits || r->batches)
+            continue;
+        /* What is let go early is read back from the store when it is asked for. */
+        if (now - r->ended_ns > KEPT_NS || ++kept > KEPT_MAX)
+            req_free(r);
+    }
+}
+
+static void gen_tick(struct loop_timer *t)
+{
+    struct gen *g = t->user;
+    uint64_t now = now_ns();
+    struct req *r, *next;
+
+    for (r = g->reqs; r; r = next) {
+        next = r->next;
+        if (!req_active(r) || r->load_only)
+            continue;
+        if (r->state == REQ_COMMITTING) {
+            if (r->end_waits)
+                turn_end(r);
+            continue;
+        }
+        if (r->state < REQ_QUEUED)
+            continue;
+        if (now - r->sent_ns > COMMIT_NS)
+            turn_commit(r);
+        watch_reader(r, now);
+    }
+    forget_requests(g, now);
+    if (now - g->swept_ns > SWEEP_NS) {
+        g->swept_ns = now;
+        expire_sessions(g->d);
+    }
+    for (uint32_t i = 0; i < MODELS_MAX; i++)
+        if (g->gm[i])
+            waits_progress(g, g->gm[i]->m);
+    loop_timer_set(g->d->loop, t, now + TICK_NS);
+}
+
+/* --- open and close -------------------------------------------------------------------------------------- */
+static void gen_after(void *user)
+{
+    struct gen *g = user;
+
+    if (g->stopping)
+        return;
+    for (uint32_t i = 0; i < MODELS_MAX; i++)
+        if (g->gm[i] && g->gm[i]->m->state == MODEL_LOADED && g->gm[i]->m->kv)
+            steps_run(g->gm[i]);
+}
+
+void gen_kick(struct daemon *d)
+{
+    struct gen *g = d->gen;
+
+    /* A timer that is due makes the loop come round. */
+    if (!g->stopping)
+        loop_timer_set(d->loop, &g->kick, now_ns());
+}
+
+static void kicked(struct loop_timer *t)
+{
+    (void)t; /* gen_after does the work */
+}
+
+int gen_open(struct daemon *d, struct errbuf *eb)
+{
+    struct gen *g = calloc(1, sizeof *g);
+
+    if (!g)
+        return err_set(eb, -ENOMEM, "requests: no memory");
+    g->d = d;
+    d->gen = g;
+    g->timer.fire = gen_tick;
+    g->timer.user = g;
+    g->kick.fire = kicked;
+    models_on_change(d, model_changed);
+    loop_after(d->loop, gen_after, g);
+    loop_timer_set(d->loop, &g->timer, now_ns() + TICK_NS);
+    return 0;
+}
+
+void gen_stop(struct daemon *d)
+{
+    struct gen *g = d->gen;
+    uint64_t until, limit_s = d->conf->stop_timeout_s;
+
+    if (!g)
+        return;
+    g->stopping = true;
+    loop_timer_cancel(d->loop, &g->timer);
+    loop_timer_cancel(d->loop, &g->kick);
+    until = now_ns() + (limit_s && limit_s < 5 ? limit_s : 5) * 1000000000ull;
+    for (;;) {
+        struct pollfd p = {.fd = kvs_event_fd(d->store), .events = POLLIN};
+        bool quiet = true;
+        struct model *m;
+
+        for (struct req *r = g->reqs; r; r = r->next) {
+            if (req_active(r) && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING)
+                turn_commit(r);
+            quiet &= r->batches == 0;
+        }
+        for (uint32_t i = 0; (m = model_at(d, i)); i++)
+            quiet &= kvflow_model_idle(m);
+        if (quiet || now_ns() > until)
+            break;
+        (void)poll(&p, 1, 50);
+        kvs_loop_turn(d->store);
+    }
+}
+
+void gen_close(struct daemon *d)
+{
+    struct gen *g = d->gen;
+
+    if (!g)
+        return;
+    g->stopping = true;
+    loop_timer_cancel(d->loop, &g->timer);
+    loop_timer_cancel(d->loop, &g->kick);
+    while (g->reqs) {
+        struct req *r = g->reqs;
+
+        /* Engine threads, worker, store threads and books are gone. */
+        r->in_step = r->using_model = false;
+        r->batches = 0;
+        if (r->state == REQ_PREP)
+            r->state = REQ_LOADING;
+        req_free(r);
+    }
+    for (uint32_t i = 0; i < MODELS_MAX; i++)
+        if (g->gm[i]) {
+            free(g->gm[i]->step);
+            free(g->gm[i]);
+        }
+    free(g);
+    d->gen = NULL;
+}
+
+void gen_counts(struct daemon *d, struct gen_counts *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next) {
+        ret->streams++;
+        if (!req_active(r) || r->load_only)
+            continue;
+        if (r->state <= REQ_QUEUED)
+            ret->waiting++;
+        else
+            ret->running++;
+    }
+}
+
+bool gen_uses(struct daemon *d, const struct model *m)
+{
+    for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next)
+        if (r->m == m && req_active(r))
+            return true;
+    return false;
+}

@@ -1,0 +1,222 @@
+/* kvmove.c - blocks on their way between device pages and the store.
+ *
+ * Two queues, loads before puts (a waiting user before write-behind), a bounded number of
+ * transfers under way.  The copies run on the store's io thread: they touch the page's
+ * engine memory and nothing of the book. */
+#include "base/check.h"
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/kvbook.h"
+#include "daemon/model.h"
+#include "engine/engine.h"
+#include <errno.h>
+#include <string.h>
+
+void queue_init(struct kvf_queue *q)
+{
+    q->head = NULL;
+    q->tail = &q->head;
+    q->n = 0;
+}
+
+void queue_push(struct kvf_queue *q, struct kvf_page *p)
+{
+    p->wait_next = NULL;
+    *q->tail = p;
+    q->tail = &p->wait_next;
+    q->n++;
+}
+
+struct kvf_page *queue_pop(struct kvf_queue *q)
+{
+    struct kvf_page *p = q->head;
+
+    if (!p)
+        return NULL;
+    q->head = p->wait_next;
+    if (!q->head)
+        q->tail = &q->head;
+    p->wait_next = NULL;
+    q->n--;
+    return p;
+}
+
+void queue_remove(struct kvf_queue *q, struct kvf_page *p)
+{
+    for (struct kvf_page **at = &q->head; *at; at = &(*at)->wait_next)
+        if (*at == p) {
+            *at = p->wait_next;
+            if (!*at)
+                q->tail = at;
+            p->wait_next = NULL;
+            q->n--;
+            return;
+        }
+}
+
+/* --- the two copies: io thread ---------------------------------------------------------------- */
+static int copy_down(struct kvs_block_req *r, void *payload)
+{
+    const struct kvf_io *io = r->user;
+    const struct kvf *f = io->f;
+    int res = eng_page_save(f->eng, KV_HOT, io->page->index[KV_HOT], payload);
+
+    if (res == 0 && f->part_bytes[KV_COLD])
+        res = eng_page_save(f->eng, KV_COLD, io->page->index[KV_COLD],
+                            (uint8_t *)payload + f->part_bytes[KV_HOT]);
+    return res;
+}
+
+static int copy_up(struct kvs_block_req *r, void *payload)
+{
+    const struct kvf_io *io = r->user;
+    const struct kvf *f = io->f;
+    int res = eng_page_load(f->eng, KV_HOT, io->page->index[KV_HOT], payload);
+
+    if (res == 0 && f->part_bytes[KV_COLD])
+        res = eng_page_load(f->eng, KV_COLD, io->page->index[KV_COLD],
+                            (const uint8_t *)payload + f->part_bytes[KV_HOT]);
+    return res;
+}
+
+/* --- ends -------------------------------------------------------------------------------------- */
+static void put_done(struct kvs_block_req *r)
+{
+    struct kvf_io *io = r->user;
+    struct kvf *f = io->f;
+    struct kvf_page *p = io->page;
+
+    must(p->put == PUT_OUT);
+    p->put = r->res == 0 || r->res == -EEXIST ? PUT_DONE : PUT_FAILED;
+    if (p->put == PUT_FAILED && r->res != f->put_fault)
+        log_at(LOG_WARN_,
+               "model %s: blocks do not go to disk (%s); they stay in memory while there is "
+               "room and are computed again when it is not",
+               f->m->name, err_str(r->res));
+    f->put_fault = p->put == PUT_FAILED ? r->res : 0;
+    io->busy = false;
+    f->puts_out--;
+    move_pump(f);
+}
+
+/* Tells every sequence that waits for p what became of it. */
+static void load_tell(struct kvf *f, struct kvf_page *p, const struct kvs_block_req *r)
+{
+    uint64_t b = p->first_pos / BLOCK_TOKENS;
+
+    for (struct kvf_seq *q = f->seqs; q; q = q->next) {
+        if (b >= q->n_blocks || q->page[b] != p)
+            continue;
+        must(q->loading > 0);
+        q->loading--;
+        q->corrupt += r->corrupt;
+        if (r->res == 0) {
+            *(r->from == KVS_FROM_HOST ? &q->from_host : &q->from_file) += BLOCK_TOKENS;
+            continue;
+        }
+        q->lost++;
+        q->page[b] = NULL;
+        q->table[KV_HOT][b] = q->table[KV_COLD][b] = ENG_PAGE_NONE;
+        must(p->refs > 0);
+        p->refs--;
+    }
+}
+
+static void load_done(struct kvs_block_req *r)
+{
+    struct kvf_io *io = r->user;
+    struct kvf *f = io->f;
+    struct kvf_page *p = io->page;
+
+    must(p->load == LOAD_OUT);
+    p->load = LOAD_NONE;
+    io->busy = false;
+    f->loads_out--;
+    f->corrupt += r->corrupt;
+    if (r->corrupt)
+        log_at(LOG_WARN_,
+               "model %s: a stored block at token %llu is damaged, computing it again",
+               f->m->name, (unsigned long long)p->first_pos);
+    if (r->res == 0) {
+        p->n = BLOCK_TOKENS;
+        p->put = PUT_DONE;
+    }
+    load_tell(f, p, r);
+    if (p->refs == 0) {
+        if (r->res == 0) {
+            p->refs = 1;
+            book_unpin(f, p);
+        } else {
+            book_free(f, p);
+        }
+    }
+    move_pump(f);
+}
+
+/* --- starts ------------------------------------------------------------------------------------ */
+static struct kvf_io *io_free(struct kvf *f)
+{
+    for (uint32_t i = 0; i < KVF_IO_MAX; i++)
+        if (!f->io[i].busy)
+            return &f->io[i];
+    return NULL;
+}
+
+static int io_start(struct kvf *f, struct kvf_io *io, struct kvf_page *p, bool put)
+{
+    struct kvs_block_req *r = &io->req;
+    int res;
+
+    memset(r, 0, sizeof *r);
+    r->put = put;
+    r->layout = f->m->kvs_layout;
+    r->key = p->key;
+    r->parent = p->prev;
+    r->variant = f->m->variant;
+    r->first_pos = p->first_pos;
+    memcpy(r->ids, p->ids, sizeof r->ids);
+    r->copy = put ? copy_down : copy_up;
+    r->done = put ? put_done : load_done;
+    r->user = io;
+    io->f = f;
+    io->page = p;
+    res = kvs_block_submit(f->d->store, r);
+    io->busy = res == 0;
+    return res;
+}
+
+void move_pump(struct kvf *f)
+{
+    struct kvf_io *io;
+
+    if (!f->keyed)
+        return;
+    while (f->loads.head && (io = io_free(f))) {
+        struct kvf_page *p = f->loads.head;
+
+        if (io_start(f, io, p, false) < 0)
+            return;
+        (void)queue_pop(&f->loads);
+        p->load = LOAD_OUT;
+        f->loads_out++;
+    }
+    while (f->puts.head && f->puts_out < KVF_PUTS_MAX && (io = io_free(f))) {
+        struct kvf_page *p = f->puts.head;
+
+        if (io_start(f, io, p, true) < 0)
+            return;
+        (void)queue_pop(&f->puts);
+        p->put = PUT_OUT;
+        f->puts_out++;
+    }
+}
+
+void move_down(struct kvf *f, struct kvf_page *p)
+{
+    must(p->n == BLOCK_TOKENS);
+    if (p->put != PUT_NO || !f->keyed)
+        return;
+    p->put = PUT_WAIT;
+    queue_push(&f->puts, p);
+    move_pump(f);
+}

@@ -1,0 +1,61 @@
+/* log.c - one line to stderr, in one write.
+ *
+ * Any thread.  A line from outside data may hold anything: bytes that would move a
+ * terminal's cursor or fake a second line are shown as '?'. */
+#include "daemon/log.h"
+#include "base/clock.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int log_max = LOG_INFO_;
+static bool log_journal;
+
+void log_setup(int level, bool journal)
+{
+    log_max = level;
+    log_journal = journal;
+}
+
+static const char *level_word(int level)
+{
+    return level <= LOG_ERROR_  ? "error"
+           : level <= LOG_WARN_ ? "warn "
+           : level <= LOG_INFO_ ? "info "
+                                : "debug";
+}
+
+void log_at(enum log_level level, const char *fmt, ...)
+{
+    char line[2048];
+    int n;
+    va_list ap;
+
+    if ((int)level > log_max)
+        return;
+    if (log_journal) {
+        n = snprintf(line, sizeof line, "<%d>", (int)level);
+    } else {
+        uint64_t t = wall_ns();
+        time_t s = (time_t)(t / 1000000000u);
+        struct tm tm;
+
+        localtime_r(&s, &tm);
+        n = (int)strftime(line, sizeof line, "%F %T", &tm);
+        n += snprintf(line + n, sizeof line - (size_t)n, ".%03u %s ",
+                      (unsigned)(t / 1000000u % 1000u), level_word(level));
+    }
+    va_start(ap, fmt);
+    int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
+    va_end(ap);
+    if (m < 0)
+        return;
+    size_t end = strlen(line);
+    for (size_t i = (size_t)n; i < end; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = line[i] == '\t' ? ' ' : '?';
+    line[end++] = '\n';
+    (void)!write(STDERR_FILENO, line, end);
+}

@@ -1,0 +1,634 @@
+/* model.c - see model.h.
+ *
+ * A load passes four stations, each on its own thread and each reported back to the loop:
+ * prep reads the header (can it be loaded, how many pages), the engine thread loads, then the
+ * model serves; the weights' hash follows in the background and makes it `keyed`.  An unload
+ * waits until no page is being copied, then closes the engine. */
+#include "daemon/model.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/conf.h"
+#include "daemon/daemon.h"
+#include "daemon/engd.h"
+#include "daemon/gen.h"
+#include "daemon/kvflow.h"
+#include "daemon/loop.h"
+#include "daemon/modelfile.h"
+#include "daemon/prep.h"
+#include "daemon/sdnotify.h"
+#include "daemon/sess.h"
+#include "daemon/weightsid.h"
+#include "kvstore/kvstore.h"
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+enum { CHANGE_MAX = 4, UNLOAD_POLL_NS = 2000000 };
+#define FAILED_FOR_NS 10000000000ull /* a failed load is not tried again sooner, unless asked */
+
+struct slot {
+    struct model m; /* first: the two are one object */
+    struct daemon *d;
+    struct loop_timer idle, unload;
+    struct prep_job peek;
+    bool peeking;
+    struct modelfile file;
+    struct weightsid_file stamp; /* of the file that was loaded */
+    int peek_res;
+    struct errbuf peek_words;
+    uint64_t page_bytes;
+    bool hashing, wanted_again;
+    uint64_t failed_ns;
+    struct eng_info info; /* of the last load; info_known */
+    bool info_known;
+};
+struct model_table {
+    struct slot *slot[MODELS_MAX];
+    uint32_t n;
+    void (*change[CHANGE_MAX])(struct daemon *d, struct model *m);
+    uint32_t n_change;
+    bool full_said;
+};
+
+static struct slot *slot_of(const struct model *m)
+{
+    return (struct slot *)(uintptr_t)m;
+}
+
+static void tell(struct slot *s)
+{
+    struct model_table *t = s->d->models;
+
+    for (uint32_t i = 0; t && i < t->n_change; i++)
+        t->change[i](s->d, &s->m);
+}
+
+static void failed(struct slot *s, const char *words)
+{
+    snprintf(s->m.error, sizeof s->m.error, "%s", words);
+    s->m.state = MODEL_FAILED;
+    s->failed_ns = now_ns();
+    log_at(LOG_ERROR_, "model %s: cannot be loaded: %s", s->m.name, words);
+    tell(s);
+}
+
+/* ---- identity of the weights ---------------------------------------------------------------- */
+/* One fact per file, by device and inode, with all that tells a changed file apart: a file
+ * that was written again replaces what was remembered of it. */
+struct remembered {
+    struct weightsid_file file;
+    uint8_t id[16];
+};
+
+static void remembered_name(const struct weightsid_file *f, char ret[64])
+{
+    snprintf(ret, 64, "weights/%llx/%llx", (unsigned long long)f->dev,
+             (unsigned long long)f->ino);
+}
+
+static void remember(struct slot *s, const uint8_t id[16])
+{
+    struct remembered v = {.file = s->stamp};
+    char name[64];
+
+    memcpy(v.id, id, sizeof v.id);
+    remembered_name(&s->stamp, name);
+    int r = kvs_meta_put(s->d->store, name, &v, sizeof v);
+    if (r < 0)
+        log_at(LOG_WARN_,
+               "model %s: its hash is not remembered (%s), it is made again next time",
+               s->m.name, err_str(r));
+}
+
+static bool recall(struct slot *s)
+{
+    struct remembered v;
+    char name[64];
+
+    remembered_name(&s->stamp, name);
+    if (kvs_meta_get(s->d->store, name, &v, sizeof v) != (int)sizeof v ||
+        !weightsid_same(&v.file, &s->stamp))
+        return false;
+    memcpy(s->m.weights_id, v.id, sizeof v.id);
+    return true;
+}
+
+/* From the weights id everything else follows; false: the store does not take the layout. */
+static bool identify(struct slot *s)
+{
+    const struct kv_layout *l = eng_layout(s->m.eng);
+    struct kvs_layout kl = {.hot_bytes = l->page_bytes[KV_HOT],
+                            .cold_bytes = l->page_bytes[KV_COLD]};
+    struct errbuf eb = {""};
+
+    snprintf(kl.id, sizeof kl.id, "%s", l->id);
+    int r = kvs_layout_add(s->d->store, &kl, &s->m.kvs_layout, &eb);
+    if (r < 0) {
+        daemon_warn(s->d,
+                    "model %s: the store does not take its layout (%s); its KV is not kept",
+                    s->m.name, eb.s[0] ? eb.s : err_str(r));
+        return false;
+    }
+    eng_fingerprint(s->m.eng, s->m.weights_id, s->m.fingerprint);
+    s->m.variant = kvs_variant(eng_info(s->m.eng)->epoch, 0);
+    s->m.keyed = true;
+    return true;
+}
+
+static void hashed(void *user, int res, const uint8_t id[16], const char *words)
+{
+    struct slot *s = user;
+    struct weightsid_file now;
+
+    s->hashing = false;
+    if (res == -ECANCELED)
+        return;
+    if (res < 0) {
+        daemon_warn(s->d,
+                    "model %s: its file was not hashed (%s); its KV is not kept until it "
+                    "is loaded again",
+                    s->m.name, words);
+        tell(s);
+        return;
+    }
+    remember(s, id);
+    memcpy(s->m.weights_id, id, 16);
+    /* Unloaded meanwhile, or loaded again from another file: the id stays remembered for the
+     * file it belongs to, and that is all. */
+    if (s->m.state != MODEL_LOADED || s->m.keyed || weightsid_stat(s->m.path, &now) < 0 ||
+        !weightsid_same(&now, &s->stamp))
+        return;
+    if (identify(s)) {
+        log_at(LOG_INFO_, "model %s: weights hashed, its KV is kept from now on", s->m.name);
+        kvflow_model_keyed(s->d, &s->m);
+    }
+    tell(s);
+}
+
+/* The id as remembered, or a hash begins. */
+static void want_id(struct slot *s)
+{
+    if (recall(s)) {
+        (void)identify(s);
+        return;
+    }
+    if (s->hashing)
+        return;
+    s->hashing = weightsid_submit(s->d->wid, s->m.path, &s->stamp, hashed, s) == 0;
+}
+
+/* ---- keeping alive, unloading ---------------------------------------------------------------- */
+static void idle_arm(struct slot *s)
+{
+    if (s->m.state != MODEL_LOADED || s->m.users || s->m.keep_alive_s < 0)
+        return;
+    loop_timer_set(s->d->loop, &s->idle, s->m.used_ns + (uint64_t)(s->m.keep_alive_s * 1e9));
+}
+
+static void idle_fire(struct loop_timer *t)
+{
+    struct slot *s = t->user;
+
+    if (s->m.state == MODEL_LOADED && model_unload(s->d, &s->m) == 0)
+        log_at(LOG_INFO_, "model %s: idle for %.0f s, unloading it", s->m.name,
+               s->m.keep_alive_s);
+}
+
+static void unload_done(struct slot *s)
+{
+    bool again = s->wanted_again;
+
+    engd_close(s->m.engd);
+    s->m.engd = NULL;
+    s->m.eng = NULL;
+    kvflow_model_close(&s->m);
+    s->m.keyed = false;
+    s->wanted_again = false;
+    s->m.state = MODEL_AVAILABLE;
+    log_at(LOG_INFO_, "model %s: unloaded", s->m.name);
+    tell(s);
+    if (again && s->m.state == MODEL_AVAILABLE)
+        (void)model_want(s->d, &s->m, NULL);
+}
+
+static void unload_poll(struct loop_timer *t)
+{
+    struct slot *s = t->user;
+
+    if (kvflow_model_idle(&s->m) && !engd_busy(s->m.engd))
+        unload_done(s);
+    else
+        loop_timer_set(s->d->loop, t, now_ns() + UNLOAD_POLL_NS);
+}
+
+int model_unload(struct daemon *d, struct model *m)
+{
+    struct slot *s = slot_of(m);
+
+    if (m->users || gen_uses(d, m) || m->state == MODEL_LOADING)
+        return -EBUSY;
+    if (m->state != MODEL_LOADED)
+        return 0;
+    loop_timer_cancel(d->loop, &s->idle);
+    m->state = MODEL_UNLOADING;
+    tell(s);
+    loop_timer_set(d->loop, &s->unload, now_ns());
+    return 0;
+}
+
+void model_use(struct model *m)
+{
+    m->users++;
+    loop_timer_cancel(slot_of(m)->d->loop, &slot_of(m)->idle);
+}
+
+void model_unuse(struct model *m)
+{
+    must(m->users > 0);
+    m->users--;
+    m->used_ns = now_ns();
+    idle_arm(slot_of(m));
+}
+
+/* ---- loading ---------------------------------------------------------------------------------- */
+static void load_progress(void *user, double done)
+{
+    struct slot *s = user;
+
+    s->m.load_done = done;
+    /* Start-up may take as long as the disk takes, as long as it moves. */
+    notify_extend(s->d, 30);
+}
+
+static void load_done(void *user, int res, struct engine *e, const char *words)
+{
+    struct slot *s = user;
+    struct model *m = &s->m;
+
+    if (res < 0) {
+        engd_close(m->engd);
+        m->engd = NULL;
+        failed(s, words);
+        return;
+    }
+    m->eng = e;
+    m->state = MODEL_LOADED;
+    m->load_done = 1;
+    m->load_ms = (now_ns() - m->load_started_ns) / 1000000;
+    m->used_ns = now_ns();
+    m->error[0] = 0;
+    s->info = *eng_info(e);
+    s->info_known = true;
+    s->d->epoch = s->info.epoch;
+    snprintf(s->d->backend, sizeof s->d->backend, "%s", s->info.backend);
+    cJSON_Delete(m->sampling);
+    m->sampling = modelfile_sampling(eng_gguf(e), conf_model(s->d->conf, m->name));
+    want_id(s);
+    int r = kvflow_model_open(s->d, m);
+    if (r < 0) {
+        engd_close(m->engd);
+        m->engd = NULL;
+        m->eng = NULL;
+        m->keyed = false;
+        failed(s, r == -ENOMEM ? "no memory for its page book" : err_str(r));
+        return;
+    }
+    log_at(LOG_INFO_, "model %s: loaded in %llu ms, %s %s, %.0f MiB, %u pages, context %u%s",
+           m->name, (unsigned long long)m->load_ms, s->info.arch, s->info.quant,
+           (double)s->info.weight_bytes / 0x1p20, s->info.pages, s->info.ctx_max,
+           m->keyed ? "" : ", hashing weights");
+    tell(s);
+    idle_arm(s);
+}
+
+static void peek_run(struct prep_job *j) /* prep's thread */
+{
+    struct slot *s = j->user;
+
+    s->peek_words.s[0] = 0;
+    s->peek_res = weightsid_stat(s->m.path, &s->stamp);
+    if (s->peek_res < 0)
+        err_set(&s->peek_words, 0, "%s: %s", s->m.path, strerror(-s->peek_res));
+    else
+        s->peek_res = modelfile_read(s->m.path, &s->file, &s->peek_words);
+    if (s->peek_res < 0)
+        return;
+    const struct conf_model *o = conf_model(s->d->conf, s->m.name);
+    s->page_bytes = modelfile_pages(&s->file, o, conf_ram_bytes());
+    s->peek_res =
+        modelfile_fits(&s->file, o, modelfile_available(), &s->page_bytes, &s->peek_words);
+}
+
+static void peek_done(struct prep_job *j)
+{
+    struct slot *s = j->user;
+    const struct conf *c = s->d->conf;
+    const struct conf_model *o = conf_model(c, s->m.name);
+    struct engd_load load = {.opts = {.path = s->m.path,
+                                      .threads = o->threads,
+                                      .page_memory = s->page_bytes,
+                                      .ctx_max = o->context,
+                                      .plain_c = c->plain_c},
+                             .progress = load_progress,
+                             .done = load_done,
+                             .user = s};
+
+    s->peeking = false;
+    if (s->d->stopping)
+        return;
+    int r = s->peek_res;
+    if (r == 0) {
+        r = engd_open(&s->m.engd, s->d->loop, &load);
+        if (r < 0)
+            err_set(&s->peek_words, r, "its thread cannot be started: %s", err_str(r));
+    }
+    if (r < 0)
+        failed(s, s->peek_words.s[0] ? s->peek_words.s : err_str(r));
+}
+
+int model_want(struct daemon *d, struct model *m, struct errbuf *eb)
+{
+    struct slot *s = slot_of(m);
+
+    if (m->state == MODEL_LOADED)
+        return 0;
+    if (d->stopping)
+        return err_set(eb, -ESHUTDOWN, "the daemon is stopping");
+    if (m->state == MODEL_LOADING)
+        return -EAGAIN;
+    if (m->state == MODEL_UNLOADING) {
+        s->wanted_again = true;
+        return -EAGAIN;
+    }
+    if (m->state == MODEL_FAILED && now_ns() - s->failed_ns < FAILED_FOR_NS)
+        return err_set(eb, -EIO, "%s", m->error);
+    m->state = MODEL_LOADING;
+    m->load_done = 0;
+    m->load_started_ns = now_ns();
+    s->peek = (struct prep_job){.run = peek_run, .done = peek_done, .user = s};
+    s->peeking = true;
+    prep_submit(d->prep, &s->peek);
+    log_at(LOG_INFO_, "model %s: loading %s", m->name, m->path);
+    tell(s);
+    return -EAGAIN;
+}
+
+void model_forgive(struct model *m)
+{
+    slot_of(m)->failed_ns = 0;
+}
+
+/* ---- the table --------------------------------------------------------------------------------- */
+static int slot_add(struct daemon *d, const char *name, const char *path)
+{
+    struct model_table *t = d->models;
+    const struct conf_model *o = conf_model(d->conf, name);
+
+    for (uint32_t i = 0; i < t->n; i++)
+        if (strcmp(t->slot[i]->m.name, name) == 0)
+            return -EEXIST;
+    if (t->n == MODELS_MAX)
+        return -EAGAIN;
+    struct slot *s = calloc(1, sizeof *s);
+    if (!s || !(s->m.path = strdup(path))) {
+        free(s);
+        return -ENOMEM;
+    }
+    s->d = d;
+    s->m.index = t->n;
+    snprintf(s->m.name, sizeof s->m.name, "%s", name);
+    s->m.keep_alive_s = o->keep_alive_s;
+    s->idle = (struct loop_timer){.fire = idle_fire, .user = s};
+    s->unload = (struct loop_timer){.fire = unload_poll, .user = s};
+    t->slot[t->n++] = s;
+    return 0;
+}
+
+static int is_gguf(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return e->d_name[0] != '.' && n > 5 && n - 5 <= NAME_BYTES_MAX &&
+           strcasecmp(e->d_name + n - 5, ".gguf") == 0;
+}
+
+/* Looks again at the models' directory: a file copied there is known without a restart. */
+static void discover(struct daemon *d)
+{
+    struct dirent **e = NULL;
+    int n = scandir(d->conf->models, &e, is_gguf, alphasort);
+    char path[PATH_MAX], name[NAME_BYTES_MAX + 6];
+    struct stat st;
+
+    for (int i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "%s/%s", d->conf->models, e[i]->d_name);
+        snprintf(name, sizeof name, "%s", e[i]->d_name);
+        name[strlen(name) - 5] = 0;
+        /* A [model NAME] section with a path of its own owns the name already. */
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && slot_add(d, name, path) == -EAGAIN &&
+            !d->models->full_said) {
+            d->models->full_said = true;
+            daemon_warn(
+                d,
+                "%s holds more models than the %d this daemon can know; \"%s\" and what "
+                "follows are left out, name them with --model",
+                d->conf->models, MODELS_MAX, name);
+        }
+        free(e[i]);
+    }
+    free(e);
+}
+
+int models_open(struct daemon *d, struct errbuf *eb)
+{
+    const struct conf *c = d->conf;
+    int r = 0;
+
+    if (strncmp(c->device, "cuda", 4) == 0)
+        return err_set(eb, E_UNSUPP,
+                       "device: %s is asked for, this build computes on the CPU "
+                       "only; use --device cpu",
+                       c->device);
+    d->models = calloc(1, sizeof *d->models);
+    if (!d->models)
+        return err_set(eb, -ENOMEM, "no memory");
+    for (uint32_t i = 0; i < c->n_models && r == 0; i++)
+        if (c->model[i].path)
+            r = slot_add(d, c->model[i].name, c->model[i].path);
+    discover(d);
+    for (uint32_t i = 0; i < c->n_models && r == 0; i++) {
+        bool known = false;
+
+        for (uint32_t k = 0; k < d->models->n; k++)
+            known |= strcmp(d->models->slot[k]->m.name, c->model[i].name) == 0;
+        if (!known)
+            daemon_warn(d, "[model %s] has no path and %s has no such file", c->model[i].name,
+                        c->models);
+    }
+    return r < 0 ? err_set(eb, r, "models: %s", err_str(r)) : 0;
+}
+
+/* Loads what was named with --model, in order. */
+void models_start(struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->models->n && i < d->conf->n_models; i++)
+        if (conf_model(d->conf, d->models->slot[i]->m.name)->path)
+            (void)model_want(d, &d->models->slot[i]->m, NULL);
+}
+
+void models_close(struct daemon *d)
+{
+    struct model_table *t = d->models;
+
+    if (!t)
+        return;
+    for (uint32_t i = 0; i < t->n; i++) {
+        struct slot *s = t->slot[i];
+
+        loop_timer_cancel(d->loop, &s->idle);
+        loop_timer_cancel(d->loop, &s->unload);
+        if (s->m.eng)
+            (void)kvflow_model_idle(&s->m);
+        engd_close(s->m.engd);
+        if (s->m.eng)
+            kvflow_model_close(&s->m);
+        cJSON_Delete(s->m.sampling);
+        free(s->m.path);
+        free(s);
+    }
+    free(t);
+    d->models = NULL;
+}
+
+struct model *model_at(struct daemon *d, uint32_t index)
+{
+    return index < d->models->n ? &d->models->slot[index]->m : NULL;
+}
+
+static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_near)
+{
+    struct model *near = NULL;
+    size_t n = strlen(name);
+    char real[PATH_MAX], theirs[PATH_MAX];
+
+    *ret_near = 0;
+    for (uint32_t i = 0; i < d->models->n; i++) {
+        struct model *m = &d->models->slot[i]->m;
+
+        if (strcmp(m->name, name) == 0)
+            return m;
+        if (strncmp(m->name, name, n) == 0) {
+            near = m;
+            ++*ret_near;
+        }
+    }
+    if (*ret_near == 1)
+        return near;
+    if (name[0] == '/' && realpath(name, real))
+        for (uint32_t i = 0; i < d->models->n; i++)
+            if (realpath(d->models->slot[i]->m.path, theirs) && strcmp(real, theirs) == 0)
+                return &d->models->slot[i]->m;
+    return NULL;
+}
+
+struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb)
+{
+    struct model *m;
+    uint32_t near = 0, n;
+    char list[320] = "";
+    size_t at = 0;
+
+    if (!name || !*name) {
+        if (!d->models->n)
+            discover(d);
+        if (d->models->n)
+            return &d->models->slot[0]->m;
+    } else {
+        m = find_now(d, name, &near);
+        if (!m) {
+            discover(d);
+            m = find_now(d, name, &near);
+        }
+        if (m)
+            return m;
+    }
+    n = d->models->n;
+    for (uint32_t i = 0; i < n && at < sizeof list - 64; i++)
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%.48s", i ? ", " : "",
+                               d->models->slot[i]->m.name);
+    if (!n)
+        err_set(eb, -ENOENT,
+                "no model is known; put a GGUF file into %s, or start hearthd with "
+                "--model FILE",
+                d->conf->models);
+    else if (near > 1)
+        err_set(eb, -ENOENT, "\"%.64s\" begins the names of %u models; there are: %s", name,
+                near, list);
+    else
+        err_set(eb, -ENOENT, "no model \"%.64s\"; there are: %s", name ? name : "", list);
+    return NULL;
+}
+
+void models_on_change(struct daemon *d, void (*fn)(struct daemon *d, struct model *m))
+{
+    struct model_table *t = d->models;
+
+    must(t->n_change < CHANGE_MAX);
+    t->change[t->n_change++] = fn;
+}
+
+const struct eng_info *model_info(const struct model *m)
+{
+    return slot_of(m)->info_known ? &slot_of(m)->info : NULL;
+}
+
+cJSON *model_json(struct daemon *d, const struct model *m)
+{
+    static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
+    const struct slot *s = slot_of(m);
+    cJSON *j = cJSON_CreateObject();
+    struct weightsid_file f;
+    uint32_t sessions = 0;
+
+    if (!j)
+        return NULL;
+    cJSON_AddStringToObject(j, "name", m->name);
+    cJSON_AddStringToObject(j, "path", m->path);
+    cJSON_AddStringToObject(j, "state", word[m->state]);
+    if (m->state == MODEL_FAILED)
+        cJSON_AddStringToObject(j, "error", m->error);
+    if (m->state == MODEL_LOADING)
+        cJSON_AddNumberToObject(j, "load_done", m->load_done);
+    if (s->info_known) {
+        cJSON_AddStringToObject(j, "arch", s->info.arch);
+        cJSON_AddStringToObject(j, "quant", s->info.quant);
+        cJSON_AddNumberToObject(j, "context", s->info.ctx_max);
+        cJSON_AddNumberToObject(j, "params", (double)s->info.n_params);
+    }
+    cJSON_AddNumberToObject(j, "file_bytes",
+                            weightsid_stat(m->path, &f) == 0 ? (double)f.bytes : 0);
+    if (m->state == MODEL_LOADED) {
+        cJSON_AddNumberToObject(j, "loaded_bytes",
+                                (double)(s->info.weight_bytes + s->info.page_memory));
+        cJSON_AddNumberToObject(j, "page_bytes", (double)s->info.page_memory);
+        cJSON_AddNumberToObject(j, "load_ms", (double)m->load_ms);
+    }
+    cJSON_AddNumberToObject(j, "keep_alive_s", m->keep_alive_s);
+    for (uint32_t i = 0; d->sess; i++) {
+        const struct sess *x = sess_at(d, i);
+
+        if (!x)
+            break;
+        sessions += strcmp(x->rec.model, m->name) == 0;
+    }
+    cJSON_AddNumberToObject(j, "sessions", sessions);
+    cJSON_AddBoolToObject(j, "default", m->index == 0);
+    cJSON_AddBoolToObject(j, "hashing", s->hashing);
+    return j;
+}

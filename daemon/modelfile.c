@@ -1,0 +1,140 @@
+/* modelfile.c - see modelfile.h. */
+#include "daemon/modelfile.h"
+#include "base/bytes.h"
+#include "engine/gguf.h"
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool arch_u64(const struct gguf *g, const char *arch, const char *key, uint64_t *ret)
+{
+    char name[128];
+
+    snprintf(name, sizeof name, "%s.%s", arch, key);
+    return gguf_u64(g, name, ret);
+}
+
+int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb)
+{
+    struct modelfile f = {0};
+    struct gguf *g;
+    struct gguf_str s;
+    char arch[64];
+    uint64_t layers, heads, kv_heads, embd, k, v, n;
+    int r = gguf_open(&g, path, eb);
+
+    if (r < 0)
+        return r;
+    (void)gguf_data(g, &f.file_bytes);
+    if (gguf_str(g, "general.architecture", &s) && s.bytes < sizeof arch) {
+        memcpy(arch, s.p, s.bytes);
+        arch[s.bytes] = 0;
+        (void)arch_u64(g, arch, "context_length", &f.context);
+        if (arch_u64(g, arch, "block_count", &layers) &&
+            arch_u64(g, arch, "attention.head_count", &heads) && heads &&
+            arch_u64(g, arch, "embedding_length", &embd)) {
+            kv_heads = heads;
+            (void)arch_u64(g, arch, "attention.head_count_kv", &kv_heads);
+            k = v = embd / heads;
+            (void)arch_u64(g, arch, "attention.key_length", &k);
+            (void)arch_u64(g, arch, "attention.value_length", &v);
+            /* The numbers are the file's: an absurd product is no estimate at all. */
+            if (add_ok(k, v, &n) && mul_ok(n, 2, &n) && mul_ok(n, kv_heads, &n) &&
+                mul_ok(n, layers, &n) && n < (uint64_t)1 << 40)
+                f.token_bytes = n;
+        }
+    }
+    gguf_close(g);
+    *ret = f;
+    return 0;
+}
+
+static uint64_t context_bytes(const struct modelfile *f, const struct conf_model *o)
+{
+    uint64_t ctx = f->context ? f->context : 4096, n;
+
+    if (o->context && o->context < ctx)
+        ctx = o->context;
+    if (ctx > CTX_TOKENS_MAX)
+        ctx = CTX_TOKENS_MAX;
+    ctx = (ctx + BLOCK_TOKENS - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
+    return mul_ok(ctx, f->token_bytes, &n) ? n : 0;
+}
+
+uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, uint64_t ram)
+{
+    uint64_t one = context_bytes(f, o), n;
+
+    if (o->page_bytes)
+        return o->page_bytes;
+    if (!one)
+        return ram / 4;
+    if (!mul_ok(one, 4, &n) || n > ram / 4)
+        n = ram / 4;
+    if (n < one)
+        n = one <= ram / 2 ? one : ram / 2;
+    return n;
+}
+
+uint64_t modelfile_available(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kib * 1024;
+}
+
+int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
+                   uint64_t *pages, struct errbuf *eb)
+{
+    /* Weights are re-laid: the copy is about as large, and the file's own pages can go. */
+    uint64_t weights = f->file_bytes + f->file_bytes / 8, one = context_bytes(f, o);
+
+    if (!available || weights + *pages <= available)
+        return 0;
+    if (!o->page_bytes && one && one < *pages && weights + one <= available) {
+        *pages = one;
+        return 0;
+    }
+    return err_set(eb, -ENOMEM,
+                   "needs about %.1f GiB for weights and %.1f GiB for KV pages, %.1f GiB are "
+                   "available; unload another model, or lower context or page-memory",
+                   (double)weights / 0x1p30,
+                   (double)(one && one < *pages ? one : *pages) / 0x1p30,
+                   (double)available / 0x1p30);
+}
+
+cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o)
+{
+    const struct {
+        const char *name, *key;
+        double set;
+    } m[] = {{"temperature", "general.sampling.temp", o->temperature},
+             {"top_k", "general.sampling.top_k", o->top_k},
+             {"top_p", "general.sampling.top_p", o->top_p},
+             {"min_p", "general.sampling.min_p", o->min_p},
+             {"repeat_penalty", "general.sampling.penalty_repeat", o->repeat_penalty}};
+    cJSON *j = cJSON_CreateObject();
+
+    for (size_t i = 0; j && i < sizeof m / sizeof *m; i++) {
+        double v = m[i].set;
+        uint64_t u;
+
+        if (isnan(v) && g && !gguf_f64(g, m[i].key, &v) && gguf_u64(g, m[i].key, &u))
+            v = (double)u;
+        if (isfinite(v))
+            cJSON_AddNumberToObject(j, m[i].name, v);
+    }
+    if (j && !j->child) {
+        cJSON_Delete(j);
+        j = NULL;
+    }
+    return j;
+}

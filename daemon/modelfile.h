@@ -1,0 +1,32 @@
+/* modelfile.h - what a model file says about itself before it is loaded.
+ *
+ * Reads the GGUF's header only: enough to choose how much memory its KV pages get and to
+ * refuse at once what cannot be loaded.  Any thread; no state. */
+#ifndef DAEMON_MODELFILE_H
+#define DAEMON_MODELFILE_H
+#include "base/err.h"
+#include "daemon/conf.h"
+#include <cjson/cJSON.h>
+#include <stdint.h>
+
+struct gguf;
+struct modelfile {
+    uint64_t file_bytes, context;
+    uint64_t token_bytes; /* KV of one token, f16 rows; 0: not a family that says */
+};
+int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb);
+
+/* Bytes for KV pages: what the options say, else four contexts within a quarter of ram, but
+ * one whole context whenever that is at most half of it. */
+uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, uint64_t ram);
+/* Refuses a load that would not fit into `available` bytes (0: not known); *pages shrinks to
+ * one context first. */
+int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
+                   uint64_t *pages, struct errbuf *eb);
+uint64_t modelfile_available(void); /* MemAvailable, or 0 */
+
+/* The model's default sampling: the file's general.sampling.*, over them the options.  An
+ * object with temperature, top_k, top_p, min_p, repeat_penalty where declared; NULL: none. */
+cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o);
+
+#endif

@@ -1,0 +1,159 @@
+/* ops_model.c - MODEL_LIST, MODEL_SHOW, MODEL_LOAD, MODEL_UNLOAD. */
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/gen.h"
+#include "daemon/model.h"
+#include "engine/chat.h"
+#include "engine/engine.h"
+#include "engine/gguf.h"
+#include <errno.h>
+#include <string.h>
+
+void op_model_list(struct call *c)
+{
+    cJSON *o = cJSON_CreateObject(), *a = cJSON_AddArrayToObject(o, "models");
+    const struct model *m;
+
+    /* Looks into the directory when nothing is known yet, so that a first file shows up. */
+    (void)model_find(c->d, NULL, NULL);
+    for (uint32_t i = 0; (m = model_at(c->d, i)) != NULL; i++)
+        cJSON_AddItemToArray(a, model_json(c->d, m));
+    call_ok(c, o, NULL, 0);
+}
+
+/* The model named in the request; NULL: the call has been failed. */
+static struct model *model_of(struct call *c)
+{
+    const char *name = NULL;
+    struct errbuf eb = {""};
+    struct model *m;
+
+    if (want_str(c, c->json, "model", 4096, &name) < 0)
+        return NULL;
+    m = model_find(c->d, name, &eb);
+    if (!m)
+        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s", eb.s);
+    return m;
+}
+
+static void add_hex(cJSON *o, const char *name, const uint8_t *b, size_t n, bool known)
+{
+    char hex[65];
+
+    if (!known) {
+        cJSON_AddNullToObject(o, name);
+        return;
+    }
+    hex_put(hex, b, n);
+    cJSON_AddStringToObject(o, name, hex);
+}
+
+void op_model_show(struct call *c)
+{
+    struct model *m = model_of(c);
+    const struct eng_info *i = m ? model_info(m) : NULL;
+    struct gguf_str s;
+    cJSON *o;
+
+    if (!m)
+        return;
+    o = model_json(c->d, m);
+    if (i) {
+        cJSON_AddNumberToObject(o, "layers", i->n_layers);
+        cJSON_AddNumberToObject(o, "embedding", i->n_embd);
+        cJSON_AddNumberToObject(o, "heads", i->n_head);
+        cJSON_AddNumberToObject(o, "kv_heads", i->n_kv_head);
+        cJSON_AddNumberToObject(o, "head_dim", i->head_dim);
+        cJSON_AddNumberToObject(o, "vocab", i->n_vocab);
+    }
+    if (m->state == MODEL_LOADED) {
+        const struct chat *chat = eng_chat(m->eng);
+        const struct kv_layout *l = eng_layout(m->eng);
+        uint64_t block = l->page_bytes[KV_HOT] + l->page_bytes[KV_COLD];
+
+        if (chat) {
+            cJSON_AddStringToObject(o, "chat", chat_family(chat));
+        } else {
+            cJSON_AddNullToObject(o, "chat");
+            cJSON_AddStringToObject(o, "chat_why", eng_chat_why(m->eng));
+        }
+        if (gguf_str(eng_gguf(m->eng), "tokenizer.ggml.pre", &s) && s.bytes < 64) {
+            char pre[64];
+
+            memcpy(pre, s.p, s.bytes);
+            pre[s.bytes] = 0;
+            cJSON_AddStringToObject(o, "tokenizer", pre);
+        }
+        cJSON_AddStringToObject(o, "layout", l->id);
+        cJSON_AddNumberToObject(o, "block_bytes", (double)block);
+        cJSON_AddNumberToObject(o, "bytes_per_token", (double)(block / BLOCK_TOKENS));
+        if (m->sampling)
+            cJSON_AddItemToObject(o, "sampling", cJSON_Duplicate(m->sampling, 1));
+    }
+    add_hex(o, "weights_id", m->weights_id, sizeof m->weights_id, m->keyed);
+    add_hex(o, "fingerprint", m->fingerprint, sizeof m->fingerprint, m->keyed);
+    call_ok(c, o, NULL, 0);
+}
+
+void op_model_load(struct call *c)
+{
+    static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
+    struct kvs_id id;
+    struct errbuf eb = {""};
+    struct model *m;
+    char hex[33];
+    int r = want_hex(c, c->json, "id", id.b, sizeof id.b);
+
+    if (r < 0)
+        return;
+    if (r == 0) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+                  "id: is missing; want 32 lower-case hexadecimal digits made by the client");
+        return;
+    }
+    m = model_of(c);
+    if (!m)
+        return;
+    model_forgive(m); /* asked for by name: try again even if it failed a moment ago */
+    r = model_want(c->d, m, &eb);
+    if (r < 0 && r != -EAGAIN) {
+        call_fail(c, r == -ESHUTDOWN ? HRT_UNAVAILABLE : HRT_FAILED_PRECONDITION,
+                  r == -ESHUTDOWN ? "shutting_down" : "model_load_failed", NULL, "%s", eb.s);
+        return;
+    }
+    r = gen_load_stream(c->d, c->uid, &id, m);
+    if (r < 0) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, r == -ENOMEM ? "out_of_memory" : "queue_full",
+                  NULL, "the load runs, but there is no room for its stream: %s", err_str(r));
+        return;
+    }
+    cJSON *o = cJSON_CreateObject();
+    hex_put(hex, id.b, sizeof id.b);
+    cJSON_AddStringToObject(o, "stream", hex);
+    cJSON_AddStringToObject(o, "model", m->name);
+    cJSON_AddStringToObject(o, "state", word[m->state]);
+    call_ok(c, o, NULL, 0);
+}
+
+void op_model_unload(struct call *c)
+{
+    struct model *m = model_of(c);
+    cJSON *o;
+
+    if (!m)
+        return;
+    if (model_unload(c->d, m) == -EBUSY) {
+        o = cJSON_CreateObject();
+        cJSON_AddNumberToObject(o, "requests", m->users);
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
+                  m->state == MODEL_LOADING ? "%s is being loaded"
+                                            : "a request runs on %s; cancel "
+                                              "it or wait for its end",
+                  m->name);
+        return;
+    }
+    o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "model", m->name);
+    cJSON_AddStringToObject(o, "state", "available");
+    call_ok(c, o, NULL, 0);
+}

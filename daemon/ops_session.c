@@ -1,0 +1,599 @@
+/* ops_session.c - SESSION_OPEN, LIST, SHOW, FORK, REWIND, RENAME, PIN, REMOVE.
+ *
+ * A change is made in memory, submitted as one batch together with the request's id and its
+ * reply, and answered when that is durable; if it cannot be, it is taken back.  The same id
+ * again gets the same answer: from the batch under way, or from the store. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "kvstore/kvstore.h"
+#include "proto.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { JOINED_MAX = 8, SYSTEM_BYTES_MAX = 1500 };
+
+/* One change on its way to the disk. */
+struct change {
+    struct kvs_batch b;
+    struct kvs_rec rec[3];
+    uint32_t n_rec;
+    struct kvs_session rec_s;
+    struct kvs_req req, open;
+    char *reply, *open_text;
+    struct daemon *d;
+    uint32_t uid;
+    struct kvs_id id;
+    struct call *call[JOINED_MAX]; /* who asked, resends included */
+    uint32_t n_call;
+    /* To take it back. */
+    bool made;
+    struct kvs_id sess;
+    struct kvs_session old;
+    struct branch *old_branch;
+    uint64_t old_head;
+    struct change *next;
+};
+/* Changes under way; the loop thread's own. */
+static struct change *changes;
+
+static void change_free(struct change *w)
+{
+    branch_drop(w->d, w->old_branch);
+    free(w->reply);
+    free(w->open_text);
+    free(w);
+}
+
+static void call_left(struct call *c)
+{
+    struct change *w = c->user;
+
+    for (uint32_t i = 0; i < w->n_call; i++)
+        if (w->call[i] == c) {
+            w->call[i] = w->call[--w->n_call];
+            break;
+        }
+    call_ok(c, NULL, NULL, 0);
+}
+
+static bool join(struct change *w, struct call *c)
+{
+    if (w->n_call == JOINED_MAX)
+        return false;
+    w->call[w->n_call++] = c;
+    c->user = w;
+    c->on_gone = call_left;
+    return true;
+}
+
+/* --- beginning ---------------------------------------------------------------------------------- */
+/* Reads the id; true: go on.  false: the call has been answered, or waits for the same
+ * change that is under way. */
+static bool begin(struct call *c, struct kvs_id *id)
+{
+    struct kvs_req q;
+    char *reply = NULL;
+    int r = want_hex(c, c->json, "id", id->b, sizeof id->b);
+
+    if (r < 0)
+        return false;
+    if (r == 0) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+                  "id: want 32 hex digits, made by the client for this change");
+        return false;
+    }
+    if (c->d->stopping) {
+        call_fail(c, HRT_UNAVAILABLE, "shutting_down", NULL, "the daemon is stopping");
+        return false;
+    }
+    for (struct change *w = changes; w; w = w->next)
+        if (w->uid == c->uid && memcmp(&w->id, id, sizeof *id) == 0) {
+            if (!join(w, c))
+                call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+                          "this change is under way and asked for too often");
+            return false;
+        }
+    r = kvs_req_get(c->d->store, c->uid, id, &q, &reply);
+    if (r == -ENOENT)
+        return true;
+    if (r < 0)
+        call_fail(c, HRT_INTERNAL, "internal", NULL, "the id cannot be looked up: %s",
+                  err_str(r));
+    else if (q.type != c->type)
+        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
+                  "id: it was used by another operation");
+    else
+        call_ok(c, cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2), NULL,
+                0);
+    free(reply);
+    return false;
+}
+
+static struct sess *named(struct call *c)
+{
+    const char *name = NULL;
+    struct sess *s;
+    int r = want_str(c, c->json, "session", NAME_BYTES_MAX, &name);
+
+    if (r < 0)
+        return NULL;
+    if (r == 0 || !name[0]) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "session: want a name or an id");
+        return NULL;
+    }
+    s = sess_find(c->d, c->uid, name);
+    if (!s || s->unborn || s->removing) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL, "no session \"%s\"", name);
+        return NULL;
+    }
+    return s;
+}
+
+static bool idle(struct call *c, const struct sess *s)
+{
+    if (!s->running)
+        return true;
+    call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+              "session \"%s\" has a running request; wait for it, or cancel it", s->rec.name);
+    return false;
+}
+
+/* --- ends ------------------------------------------------------------------------------------------ */
+static void take_back(struct change *w)
+{
+    struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
+
+    if (!s)
+        return;
+    s->removing = false;
+    if (s->running)
+        return;
+    if (w->made) {
+        sess_forget(w->d, s);
+        return;
+    }
+    if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
+        return;
+    s->rec = w->old;
+    if (w->old_branch) {
+        sess_place(w->d, s, branch_take(w->old_branch), w->old_head);
+        s->rec.head = w->old.head;
+        s->turns_known = false;
+    }
+}
+
+/* Gone from the disk, now from memory. */
+static void removed(struct change *w)
+{
+    struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
+
+    if (s)
+        sess_forget(w->d, s);
+}
+
+static void change_done(struct kvs_batch *b)
+{
+    struct change *w = b->user;
+
+    for (struct change **at = &changes; *at; at = &(*at)->next)
+        if (*at == w) {
+            *at = w->next;
+            break;
+        }
+    if (b->res < 0)
+        take_back(w);
+    else if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
+        removed(w);
+    for (uint32_t i = 0; i < w->n_call; i++) {
+        struct call *c = w->call[i];
+
+        c->on_gone = NULL;
+        if (b->res == 0)
+            call_ok(c, cJSON_Parse(w->reply), NULL, 0);
+        else if (b->res == -ENOSPC || b->res == -EDQUOT)
+            call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL,
+                      "the disk is full: nothing was changed");
+        else
+            call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
+                      "the store cannot write (%s): nothing was changed", err_str(b->res));
+    }
+    change_free(w);
+}
+
+/* What s is before the change, should it be taken back. */
+static struct change *change_new(struct call *c, const struct kvs_id *id, struct sess *s)
+{
+    struct change *w = calloc(1, sizeof *w);
+
+    if (!w) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
+        return NULL;
+    }
+    w->d = c->d;
+    w->uid = c->uid;
+    w->id = *id;
+    w->req.type = c->type;
+    if (s) {
+        w->sess = s->rec.id;
+        w->old = s->rec;
+        w->old_head = s->head;
+        w->old_branch = s->branch ? branch_take(s->branch) : NULL;
+    }
+    return w;
+}
+
+/* Submits the session's record (kind: put or removal) with the reply; takes reply. */
+static void change_submit(struct change *w, struct call *c, struct sess *s, uint32_t kind,
+                          cJSON *reply)
+{
+    int r;
+
+    w->reply = cJSON_PrintUnformatted(reply);
+    cJSON_Delete(reply);
+    w->sess = s->rec.id;
+    w->rec_s = s->rec;
+    w->req.owner = w->uid;
+    w->req.id = w->id;
+    w->req.session = s->rec.id;
+    w->req.branch = s->rec.branch;
+    w->req.pos = s->rec.head;
+    w->req.state = SESS_REQ_ENDED;
+    w->req.time_ns = wall_ns();
+    w->req.reply = w->reply;
+    w->req.reply_bytes = w->reply ? (uint32_t)strlen(w->reply) : 0;
+    w->rec[w->n_rec].kind = kind;
+    w->rec[w->n_rec++].session = &w->rec_s;
+    w->rec[w->n_rec].kind = KVS_REC_REQ;
+    w->rec[w->n_rec++].req = &w->req;
+    w->b.rec = w->rec;
+    w->b.n_rec = w->n_rec;
+    w->b.done = change_done;
+    w->b.user = w;
+    w->next = changes;
+    changes = w;
+    (void)join(w, c);
+    r = w->reply ? kvs_batch_submit(c->d->store, &w->b) : -ENOMEM;
+    if (r < 0) {
+        w->b.res = r;
+        change_done(&w->b);
+    }
+}
+
+static void no_room(struct call *c, int r)
+{
+    if (r == -EAGAIN)
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+                  "there are %d sessions, the most one daemon keeps; remove some", SESS_MAX);
+    else
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
+}
+
+/* A name for a session that is to have it; NULL and answered: not this one. */
+static const char *new_name(struct call *c, bool *ret_none)
+{
+    const char *name = NULL;
+    struct errbuf eb = {{0}};
+    int r = want_str(c, c->json, "name", NAME_BYTES_MAX, &name);
+
+    *ret_none = false;
+    if (r < 0)
+        return NULL;
+    if (r == 0) {
+        *ret_none = true;
+        return NULL;
+    }
+    if (sess_name_check(name, &eb) < 0) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "%s", eb.s);
+        return NULL;
+    }
+    if (sess_find(c->d, c->uid, name)) {
+        call_fail(c, HRT_ALREADY_EXISTS, "session_exists", NULL,
+                  "there is a session \"%s\" already", name);
+        return NULL;
+    }
+    return name;
+}
+
+/* --- operations ----------------------------------------------------------------------------------- */
+static void open_new(struct call *c, const struct kvs_id *id, const char *name,
+                     const char *model, const char *system)
+{
+    struct errbuf eb = {{0}};
+    struct model *m = model_find(c->d, model, &eb);
+    struct change *w;
+    struct sess *s;
+    int r;
+
+    if (!m) {
+        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s",
+                  eb.s[0] ? eb.s : "no such model");
+        return;
+    }
+    if (sess_name_check(name, &eb) < 0) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "%s", eb.s);
+        return;
+    }
+    w = change_new(c, id, NULL);
+    if (!w)
+        return;
+    r = sess_make(c->d, c->uid, name, m->name, &s);
+    if (r < 0) {
+        change_free(w);
+        no_room(c, r);
+        return;
+    }
+    w->made = true;
+    if (system &&
+        (strlen(system) > SYSTEM_BYTES_MAX || sess_setting_set(s, "system", system) < 0)) {
+        sess_forget(c->d, s);
+        change_free(w);
+        call_fail(
+            c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+            "system: %zu bytes, at most %d can wait for the first turn; send it with that",
+            strlen(system), SYSTEM_BYTES_MAX);
+        return;
+    }
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+}
+
+void op_session_open(struct call *c)
+{
+    const char *name = NULL, *session = NULL, *model = NULL, *system = NULL;
+    bool create = true;
+    struct kvs_id id;
+    struct sess *s;
+
+    if (!begin(c, &id) || want_str(c, c->json, "name", NAME_BYTES_MAX, &name) < 0 ||
+        want_str(c, c->json, "session", NAME_BYTES_MAX, &session) < 0 ||
+        want_str(c, c->json, "model", NAME_BYTES_MAX * 16, &model) < 0 ||
+        want_str(c, c->json, "system", JSON_BYTES_MAX, &system) < 0 ||
+        want_bool(c, c->json, "create", &create) < 0)
+        return;
+    if (!name)
+        name = session;
+    if (!name || !name[0]) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "name: want a session's name");
+        return;
+    }
+    s = sess_find(c->d, c->uid, name);
+    if (!s && !create) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL, "no session \"%s\"", name);
+    } else if (!s) {
+        open_new(c, &id, name, model, system);
+    } else if (model && model[0] &&
+               model_find(c->d, model, NULL) != model_find(c->d, s->rec.model, NULL)) {
+        call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
+                  "model: session \"%s\" belongs to model %s", name, s->rec.model);
+    } else {
+        call_ok(c, sess_json(c->d, s, false), NULL, 0);
+    }
+}
+
+static int by_use(const void *a, const void *b)
+{
+    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
+
+    return x->rec.used_ns > y->rec.used_ns ? -1 : x->rec.used_ns < y->rec.used_ns;
+}
+
+void op_session_list(struct call *c)
+{
+    struct sess **all = calloc(SESS_MAX, sizeof *all);
+    cJSON *o, *list;
+    bool anonymous = false;
+    uint32_t n = 0;
+
+    if (!all) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
+        return;
+    }
+    if (want_bool(c, c->json, "all", &anonymous) < 0) {
+        free(all);
+        return;
+    }
+    for (uint32_t i = 0; sess_at(c->d, i); i++) {
+        struct sess *s = sess_at(c->d, i);
+
+        if (s->rec.owner == c->uid && !s->unborn &&
+            (anonymous || !(s->rec.flags & KVS_SESS_ANONYMOUS)))
+            all[n++] = s;
+    }
+    if (n)
+        qsort(all, n, sizeof *all, by_use);
+    o = cJSON_CreateObject();
+    list = cJSON_AddArrayToObject(o, "sessions");
+    for (uint32_t i = 0; i < n; i++)
+        cJSON_AddItemToArray(list, sess_json(c->d, all[i], false));
+    free(all);
+    call_ok(c, o, NULL, 0);
+}
+
+void op_session_show(struct call *c)
+{
+    struct sess *s = named(c);
+    struct toks *t = NULL;
+    bool ids = false;
+
+    if (!s || want_bool(c, c->json, "ids", &ids) < 0)
+        return;
+    if (ids && sess_tokens(c->d, s, &t) < 0) {
+        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
+                  "session \"%s\": its tokens cannot be read", s->rec.name);
+        return;
+    }
+    call_ok(c, sess_json(c->d, s, true), t ? t->p : NULL, t ? s->head * sizeof *t->p : 0);
+    toks_drop(t);
+}
+
+/* Where turn n ends; -1: there is none such, and the call has been failed. */
+static int64_t turn_end_at(struct call *c, struct sess *s, uint64_t n, const char *field)
+{
+    cJSON *extra;
+
+    if (sess_turns(c->d, s) < 0) {
+        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
+                  "session \"%s\": its turns cannot be read", s->rec.name);
+        return -1;
+    }
+    if (n <= s->n_turns)
+        return n ? (int64_t)(s->turns[n - 1].first + s->turns[n - 1].n_tokens) : 0;
+    extra = cJSON_CreateObject();
+    cJSON_AddNumberToObject(extra, "turns", s->n_turns);
+    cJSON_AddNumberToObject(extra, "want", (double)n);
+    call_fail(c, HRT_OUT_OF_RANGE, "bad_field", extra, "%s: want 0 to %u, got %llu", field,
+              s->n_turns, (unsigned long long)n);
+    return -1;
+}
+
+/* A place in s's past, named by turn or by tokens; absent: its head.  -1: failed. */
+static int64_t place(struct call *c, struct sess *s, const char *by_turn, const char *by_tokens,
+                     bool needed)
+{
+    uint64_t turn = 0, tokens = 0;
+    int a = want_u64(c, c->json, by_turn, 0, UINT32_MAX, &turn);
+    int b = a < 0 ? a : want_u64(c, c->json, by_tokens, 0, CTX_TOKENS_MAX, &tokens);
+    cJSON *extra;
+
+    if (b < 0)
+        return -1;
+    if ((a > 0 && b > 0) || (needed && a == 0 && b == 0)) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "want one of %s and %s", by_turn,
+                  by_tokens);
+        return -1;
+    }
+    if (a > 0)
+        return turn_end_at(c, s, turn, by_turn);
+    if (b == 0)
+        return (int64_t)s->head;
+    if (tokens <= s->head)
+        return (int64_t)tokens;
+    extra = cJSON_CreateObject();
+    cJSON_AddNumberToObject(extra, "tokens", (double)s->head);
+    cJSON_AddNumberToObject(extra, "want", (double)tokens);
+    call_fail(c, HRT_OUT_OF_RANGE, "bad_field", extra, "%s: want 0 to %llu, got %llu",
+              by_tokens, (unsigned long long)s->head, (unsigned long long)tokens);
+    return -1;
+}
+
+void op_session_fork(struct call *c)
+{
+    struct kvs_id id;
+    struct change *w;
+    struct sess *s, *f;
+    const char *name;
+    bool none;
+    int64_t at;
+    int r;
+
+    if (!begin(c, &id) || !(s = named(c)))
+        return;
+    at = place(c, s, "turn", "at", false);
+    if (at < 0)
+        return;
+    name = new_name(c, &none);
+    if (!name && !none)
+        return;
+    (void)sess_turns(c->d, s);
+    w = change_new(c, &id, NULL);
+    if (!w)
+        return;
+    r = sess_fork(c->d, s, (uint64_t)at, name, &f);
+    if (r < 0) {
+        change_free(w);
+        no_room(c, r);
+        return;
+    }
+    w->made = true;
+    change_submit(w, c, f, KVS_REC_SESSION, sess_json(c->d, f, false));
+}
+
+void op_session_rewind(struct call *c)
+{
+    struct kvs_id id;
+    struct change *w;
+    struct sess *s;
+    int64_t at;
+
+    if (!begin(c, &id) || !(s = named(c)) || !idle(c, s))
+        return;
+    at = place(c, s, "to_turn", "to_tokens", true);
+    if (at < 0)
+        return;
+    w = change_new(c, &id, s);
+    if (!w)
+        return;
+    /* An answer a crash left open ends here: else the next start would take the session to
+     * the end of it again. */
+    if (s->has_open && turn_interrupted(c->d, s, &w->open, &w->open_text, NULL) == 0) {
+        w->rec[w->n_rec].kind = KVS_REC_REQ;
+        w->rec[w->n_rec++].req = &w->open;
+    }
+    s->has_open = false;
+    (void)sess_turns(c->d, s);
+    sess_move(c->d, s, (uint64_t)at);
+    s->rec.used_ns = wall_ns();
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+}
+
+void op_session_rename(struct call *c)
+{
+    struct kvs_id id;
+    struct change *w;
+    struct sess *s;
+    const char *name;
+    bool none;
+
+    if (!begin(c, &id) || !(s = named(c)))
+        return;
+    name = new_name(c, &none);
+    if (!name) {
+        if (none)
+            call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "name: want the new name");
+        return;
+    }
+    w = change_new(c, &id, s);
+    if (!w)
+        return;
+    must(sess_rename(c->d, s, name) == 0);
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+}
+
+void op_session_pin(struct call *c)
+{
+    struct kvs_id id;
+    struct change *w;
+    struct sess *s;
+    bool pinned = true;
+
+    if (!begin(c, &id) || !(s = named(c)) || want_bool(c, c->json, "pinned", &pinned) < 0)
+        return;
+    w = change_new(c, &id, s);
+    if (!w)
+        return;
+    s->rec.flags =
+        pinned ? s->rec.flags | KVS_SESS_PINNED : s->rec.flags & ~(uint32_t)KVS_SESS_PINNED;
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+}
+
+void op_session_remove(struct call *c)
+{
+    struct kvs_id id;
+    struct change *w;
+    struct sess *s;
+    cJSON *o;
+
+    if (!begin(c, &id) || !(s = named(c)) || !idle(c, s))
+        return;
+    w = change_new(c, &id, NULL);
+    if (!w)
+        return;
+    o = cJSON_CreateObject();
+    cJSON_AddBoolToObject(o, "removed", true);
+    s->removing = true;
+    change_submit(w, c, s, KVS_REC_SESSION_RM, o);
+}

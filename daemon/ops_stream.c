@@ -1,0 +1,518 @@
+/* ops_stream.c - START, NEXT and CANCEL: a request's stream as its reader sees it.
+ *
+ * Nothing is pushed: a reader asks for what lies at its cursor and waits for it.  NEXT is
+ * answered as soon as there is something to hear, else when its wait ends; a START waits
+ * until its request is admitted and its beginning durable. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "daemon/steps.h"
+#include "engine/engine.h"
+#include "proto.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PROGRESS_NS 250000000ull
+enum { WAIT_MS_MAX = 30000, READ_BYTES_MAX = (1 << 20) - 65536, WAITS_MAX = 64 };
+
+static const char *state_str(uint8_t s)
+{
+    static const char *const w[] = {"loading", "queued", "queued",     "restoring",
+                                    "prefill", "decode", "committing", "done"};
+
+    return w[s];
+}
+
+static double ms(uint64_t ns)
+{
+    return (double)(ns / 1000) / 1000.0;
+}
+
+/* --- what `done` adds -------------------------------------------------------------------------- */
+static void add_error(cJSON *o, const struct req *r)
+{
+    cJSON *e = cJSON_AddObjectToObject(o, "error");
+
+    cJSON_AddStringToObject(e, "status", hrt_status_str(r->err_status));
+    cJSON_AddStringToObject(e, "slug", r->err_slug);
+    cJSON_AddStringToObject(e, "message", r->err_words);
+}
+
+static void add_session(cJSON *o, const struct req *r)
+{
+    char hex[33];
+    cJSON *s;
+
+    if (!r->s)
+        return;
+    s = cJSON_AddObjectToObject(o, "session");
+    hex_put(hex, r->s->rec.id.b, sizeof r->s->rec.id.b);
+    cJSON_AddStringToObject(s, "id", hex);
+    cJSON_AddStringToObject(s, "name", r->s->rec.name);
+}
+
+cJSON *req_done_json(struct req *r)
+{
+    cJSON *o, *u, *f, *t;
+
+    if (r->done_json)
+        return r->done_json;
+    o = r->done_json = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "finish",
+                            finish_str(r->finish) ? finish_str(r->finish) : "stop");
+    if (r->err_status)
+        add_error(o, r);
+    add_session(o, r);
+    cJSON_AddStringToObject(o, "model", r->m->name);
+    if (r->load_only)
+        return o;
+    u = cJSON_AddObjectToObject(o, "usage");
+    cJSON_AddNumberToObject(u, "context", (double)r->n_prompt);
+    cJSON_AddNumberToObject(u, "reused", (double)r->reused);
+    cJSON_AddNumberToObject(u, "prefilled",
+                            (double)(r->finish == FIN_STOP || r->finish == FIN_LENGTH
+                                         ? r->n_prompt - r->reused
+                                         : r->prefilled));
+    cJSON_AddNumberToObject(u, "generated", r->n_gen);
+    f = cJSON_AddObjectToObject(o, "reused_from");
+    cJSON_AddNumberToObject(f, "device", (double)r->found_device);
+    cJSON_AddNumberToObject(f, "host", (double)r->found_host);
+    cJSON_AddNumberToObject(f, "file", (double)r->found_file);
+    t = cJSON_AddObjectToObject(o, "timings");
+    cJSON_AddNumberToObject(t, "queue_ms", ms(r->queue_ns));
+    cJSON_AddNumberToObject(t, "load_ms", ms(r->load_ns));
+    cJSON_AddNumberToObject(t, "restore_ms", ms(r->restore_ns));
+    cJSON_AddNumberToObject(t, "prefill_ms", ms(r->prefill_ns));
+    cJSON_AddNumberToObject(t, "first_token_ms",
+                            r->first_token_ns ? ms(r->first_token_ns - r->arrived_ns) : 0);
+    cJSON_AddNumberToObject(t, "decode_ms", ms(r->decode_ns));
+    cJSON_AddNumberToObject(o, "turn", r->turn_no);
+    return o;
+}
+
+/* --- replies ------------------------------------------------------------------------------------- */
+static void add_warnings(cJSON *o, struct req *r, bool all)
+{
+    cJSON *a;
+
+    if (r->n_warn == 0 || (!all && r->warn_said == r->n_warn))
+        return;
+    a = cJSON_AddArrayToObject(o, "warnings");
+    for (uint32_t i = all ? 0 : r->warn_said; i < r->n_warn; i++)
+        cJSON_AddItemToArray(a, cJSON_CreateString(r->warn[i]));
+    r->warn_said = r->n_warn;
+}
+
+static void reply_start(struct req *r, struct call *c)
+{
+    cJSON *o = cJSON_CreateObject();
+    uint64_t left = r->n_prompt - (r->reused < r->n_prompt ? r->reused : r->n_prompt);
+    struct gmodel *gm = r->d->gen->gm[r->m->index];
+    char hex[33];
+
+    hex_put(hex, r->id.b, sizeof r->id.b);
+    cJSON_AddStringToObject(o, "stream", hex);
+    add_session(o, r);
+    cJSON_AddStringToObject(o, "model", r->m->name);
+    cJSON_AddNumberToObject(o, "context", (double)r->n_prompt);
+    cJSON_AddNumberToObject(o, "reused", (double)r->reused);
+    cJSON_AddNumberToObject(o, "to_prefill", (double)left);
+    if (gm && gm->prefill_ns_per_tok)
+        cJSON_AddNumberToObject(o, "eta_ms", ms(left * gm->prefill_ns_per_tok));
+    else
+        cJSON_AddNullToObject(o, "eta_ms");
+    cJSON_AddStringToObject(o, "state", state_str(r->state));
+    add_warnings(o, r, false);
+    r->told_state = r->state;
+    call_ok(c, o, NULL, 0);
+}
+
+static void add_progress(cJSON *o, struct req *r, uint64_t now)
+{
+    uint64_t total = r->load_only ? 1000 : r->n_prompt, done = r->evaluated;
+    uint64_t began = r->prefill_from_ns ? r->prefill_from_ns : now;
+    double rate = 0, s;
+    cJSON *p;
+
+    if (r->state == REQ_LOADING) {
+        done = r->m->state == MODEL_LOADED ? 1000 : (uint64_t)(r->m->load_done * 1000);
+        total = 1000;
+        began = r->arrived_ns;
+    } else if (r->state == REQ_RESTORING) {
+        done = r->q.from_device + r->q.from_host + r->q.from_file;
+    }
+    if (done > total)
+        done = total;
+    s = (double)(now - began) / 1e9;
+    if (r->state == REQ_PREFILL && s > 0 && done > r->resumed)
+        rate = (double)(done - r->resumed) / s;
+    p = cJSON_AddObjectToObject(o, "progress");
+    cJSON_AddNumberToObject(p, "done", (double)done);
+    cJSON_AddNumberToObject(p, "total", (double)total);
+    cJSON_AddNumberToObject(p, "tokens_per_s", round(rate * 10) / 10);
+    if (rate > 0)
+        cJSON_AddNumberToObject(p, "eta_ms", round((double)(total - done) / rate * 1000));
+    else
+        cJSON_AddNullToObject(p, "eta_ms");
+    cJSON_AddNumberToObject(p, "resumed", (double)r->resumed);
+}
+
+/* Top alternatives of the records handed out. */
+static void add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
+{
+    const struct tokenizer *tok = r->m->state == MODEL_LOADED ? eng_tokenizer(r->m->eng) : NULL;
+    cJSON *list;
+
+    if (!r->st.top_want || from == to)
+        return;
+    list = cJSON_AddArrayToObject(o, "logprobs");
+    for (uint32_t i = from; i < to; i++) {
+        cJSON *e = cJSON_CreateObject(), *top = cJSON_CreateArray();
+
+        cJSON_AddNumberToObject(e, "index", i);
+        for (uint32_t k = 0; k < r->st.n_tops[i]; k++) {
+            const struct smp_top *a = &r->st.top[(size_t)i * r->st.top_want + k];
+            cJSON *x = cJSON_CreateObject();
+            size_t n = 0;
+            const char *piece = tok ? tok_piece(tok, a->id, true, &n) : NULL;
+            struct tok_stream u = {{0}, 0};
+            char text[1024];
+            size_t m = 0;
+
+            if (piece && n < 300) {
+                m = tok_stream_feed(&u, piece, n, text);
+                m += tok_stream_end(&u, text + m);
+            }
+            text[m] = 0;
+            cJSON_AddNumberToObject(x, "id", a->id);
+            cJSON_AddNumberToObject(x, "logprob", (double)a->logprob);
+            cJSON_AddStringToObject(x, "text", text);
+            cJSON_AddItemToArray(top, x);
+        }
+        cJSON_AddItemToObject(e, "top", top);
+        cJSON_AddItemToArray(list, e);
+    }
+}
+
+static void reply_next(struct wait *w)
+{
+    struct req *r = w->r;
+    cJSON *o = cJSON_CreateObject();
+    uint32_t to = w->cursor;
+    uint64_t now = now_ns();
+    size_t bytes;
+    const uint8_t *tail = stream_read(&r->st, w->cursor, w->bytes_max, &to, &bytes);
+    bool done = r->state == REQ_DONE && to >= r->st.n_rec;
+    uint8_t state = r->state == REQ_DONE && !done ? REQ_COMMITTING : r->state;
+    struct call *c = w->call;
+
+    cJSON_AddStringToObject(o, "state", state_str(state));
+    cJSON_AddNumberToObject(o, "cursor", to);
+    if (state < REQ_DECODE)
+        add_progress(o, r, now);
+    add_tops(o, r, w->cursor, to);
+    if (done) {
+        const cJSON *v;
+
+        cJSON_ArrayForEach(v, req_done_json(r))
+            cJSON_AddItemToObject(o, v->string, cJSON_Duplicate(v, true));
+        if (!r->load_only)
+            cJSON_AddBoolToObject(o, "durable", r->durable);
+    }
+    add_warnings(o, r, done);
+    r->told_state = state;
+    r->told_done = r->evaluated;
+    r->news_ns = now;
+    w->call = NULL;
+    wait_drop(w);
+    call_ok(c, o, tail, bytes);
+}
+
+/* --- waiting --------------------------------------------------------------------------------------- */
+void wait_drop(struct wait *w)
+{
+    struct req *r = w->r;
+
+    for (struct wait **at = &r->waits; *at; at = &(*at)->next)
+        if (*at == w) {
+            *at = w->next;
+            break;
+        }
+    loop_timer_cancel(r->d->loop, &w->timer);
+    r->read_ns = now_ns();
+    if (w->call) {
+        w->call->on_gone = NULL;
+        call_fail(w->call, HRT_UNAVAILABLE, "shutting_down", NULL, "the daemon is stopping");
+    }
+    free(w);
+}
+
+static void wait_gone(struct call *c)
+{
+    struct wait *w = c->user;
+
+    w->call = NULL;
+    wait_drop(w);
+    call_ok(c, NULL, NULL, 0); /* thrown away; frees the call */
+}
+
+static void wait_over(struct loop_timer *t)
+{
+    struct wait *w = t->user;
+
+    w->call->on_gone = NULL;
+    reply_next(w);
+}
+
+static struct wait *wait_new(struct req *r, struct call *c)
+{
+    struct wait *w = calloc(1, sizeof *w);
+    uint32_t n = 0;
+
+    for (struct wait *o = r->waits; o; o = o->next)
+        n++;
+    if (!w || n >= WAITS_MAX) {
+        free(w);
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, w ? "queue_full" : "out_of_memory", NULL,
+                  "stream: %u calls wait on it already", n);
+        return NULL;
+    }
+    w->call = c;
+    w->r = r;
+    w->timer.fire = wait_over;
+    w->timer.user = w;
+    w->next = r->waits;
+    r->waits = w;
+    c->user = w;
+    c->on_gone = wait_gone;
+    return w;
+}
+
+static bool admitted(const struct req *r)
+{
+    return r->state >= REQ_COMMITTING || (r->state >= REQ_QUEUED && r->begun);
+}
+
+void wait_start(struct req *r, struct call *c)
+{
+    struct wait *w;
+
+    if (admitted(r)) {
+        reply_start(r, c);
+        return;
+    }
+    w = wait_new(r, c);
+    if (w)
+        w->start = true;
+}
+
+/* Is there something to hear? */
+static bool has_news(const struct req *r, const struct wait *w, uint64_t now)
+{
+    if (w->start)
+        return admitted(r);
+    if (r->st.visible > w->cursor || r->state == REQ_DONE || r->state != r->told_state ||
+        r->n_warn != r->warn_said)
+        return true;
+    return (r->evaluated != r->told_done || r->state == REQ_LOADING ||
+            r->state == REQ_RESTORING) &&
+           r->state < REQ_DECODE && now - r->news_ns >= PROGRESS_NS;
+}
+
+static void answer(struct wait *w)
+{
+    struct req *r = w->r;
+    struct call *c = w->call;
+
+    c->on_gone = NULL;
+    if (!w->start) {
+        reply_next(w);
+        return;
+    }
+    w->call = NULL;
+    wait_drop(w);
+    reply_start(r, c);
+}
+
+void waits_wake(struct req *r, bool news)
+{
+    uint64_t now = now_ns();
+    struct wait *list[WAITS_MAX];
+    uint32_t n = 0;
+
+    (void)news;
+    for (struct wait *w = r->waits; w && n < WAITS_MAX; w = w->next)
+        if (has_news(r, w, now))
+            list[n++] = w;
+    for (uint32_t i = 0; i < n; i++)
+        answer(list[i]);
+}
+
+void waits_progress(struct gen *g, struct model *m)
+{
+    for (struct req *r = g->reqs; r; r = r->next)
+        if (r->m == m && r->waits)
+            waits_wake(r, false);
+}
+
+void waits_fail(struct req *r)
+{
+    while (r->waits) {
+        struct wait *w = r->waits;
+        struct call *c = w->call;
+        cJSON *extra = NULL;
+
+        if (r->err_b) {
+            extra = cJSON_CreateObject();
+            cJSON_AddNumberToObject(extra, "tokens", (double)r->err_a);
+            cJSON_AddNumberToObject(extra, "context", (double)r->err_b);
+        }
+        c->on_gone = NULL;
+        w->call = NULL;
+        wait_drop(w);
+        call_fail(c, r->err_status, r->err_slug, extra, "%s", r->err_words);
+    }
+}
+
+void load_failed(struct req *r)
+{
+    r->err_status = HRT_FAILED_PRECONDITION;
+    r->err_slug = "model_load_failed";
+    r->finish = FIN_ERROR;
+    snprintf(r->err_words, sizeof r->err_words, "model %s: %.400s", r->m->name, r->m->error);
+}
+
+/* --- operations --------------------------------------------------------------------------------------- */
+/* The stream of this id: in memory, or read back.  NULL: the call has been failed (quiet:
+ * unless there is simply none). */
+static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, bool *ret_none)
+{
+    struct req *r = req_find(c->d, c->uid, id);
+    int res = 0;
+
+    *ret_none = false;
+    if (r)
+        return r;
+    res = recover(c->d, c->uid, id, &r);
+    if (res == 0)
+        return req_find(c->d, c->uid, id);
+    if (res == -ENOENT && quiet)
+        *ret_none = true;
+    else if (res == -ENOENT)
+        call_fail(c, HRT_NOT_FOUND, "stream_not_found", NULL,
+                  "no such stream; START makes one");
+    else if (res == -ESTALE)
+        call_fail(c, HRT_FAILED_PRECONDITION, "stream_expired", NULL,
+                  "this request ended more than ten minutes ago, or its session has gone on");
+    else if (res == -EEXIST)
+        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
+                  "id: it was used by another operation");
+    else
+        call_fail(c, HRT_INTERNAL, "internal", NULL, "the request cannot be read back: %s",
+                  err_str(res));
+    return NULL;
+}
+
+static int want_id(struct call *c, const char *name, struct kvs_id *ret)
+{
+    int r = want_hex(c, c->json, name, ret->b, sizeof ret->b);
+
+    if (r == 0) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "%s: want 32 hex digits", name);
+        return -EINVAL;
+    }
+    return r < 0 ? r : 0;
+}
+
+static bool stopping(struct call *c)
+{
+    if (!c->d->stopping && !c->d->gen->stopping)
+        return false;
+    call_fail(c, HRT_UNAVAILABLE, "shutting_down", NULL, "the daemon is stopping");
+    return true;
+}
+
+void op_start(struct call *c)
+{
+    struct kvs_id id;
+    struct req *r;
+    bool none;
+
+    if (want_id(c, "id", &id) < 0 || stopping(c))
+        return;
+    r = find(c, &id, true, &none);
+    if (r && r->load_only) {
+        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
+                  "id: it was used by another operation");
+    } else if (r) {
+        r->read_ns = now_ns();
+        wait_start(r, c);
+    } else if (none) {
+        admit_start(c, &id);
+    }
+}
+
+void op_next(struct call *c)
+{
+    uint64_t cursor = 0, wait_ms = 0, bytes = READ_BYTES_MAX, now = now_ns();
+    struct kvs_id id;
+    struct wait *w;
+    struct req *r;
+    bool none;
+
+    if (want_id(c, "stream", &id) < 0 ||
+        want_u64(c, c->json, "cursor", 0, UINT32_MAX, &cursor) < 0 ||
+        want_u64(c, c->json, "max_wait_ms", 0, WAIT_MS_MAX, &wait_ms) < 0 ||
+        want_u64(c, c->json, "max_bytes", 1, TAIL_BYTES_MAX, &bytes) < 0 || stopping(c))
+        return;
+    r = find(c, &id, false, &none);
+    if (!r)
+        return;
+    r->read_ns = now;
+    if (cursor > r->acked && cursor <= r->st.n_rec)
+        r->acked = (uint32_t)cursor;
+    w = wait_new(r, c);
+    if (!w)
+        return;
+    w->cursor = (uint32_t)cursor;
+    w->bytes_max = bytes < READ_BYTES_MAX ? (size_t)bytes : READ_BYTES_MAX;
+    if (r->state >= REQ_QUEUED && r->state < REQ_COMMITTING)
+        req_pause(r);
+    if (has_news(r, w, now) || wait_ms == 0)
+        answer(w);
+    else
+        loop_timer_set(c->d->loop, &w->timer, now + wait_ms * 1000000ull);
+}
+
+void op_cancel(struct call *c)
+{
+    struct kvs_id id;
+    struct req *r;
+    cJSON *o;
+    bool none;
+
+    if (want_id(c, "stream", &id) < 0 || stopping(c))
+        return;
+    r = find(c, &id, false, &none);
+    if (!r)
+        return;
+    o = cJSON_CreateObject();
+    if (r->load_only || r->state >= REQ_COMMITTING) {
+        cJSON_AddStringToObject(o, "state", state_str(r->state));
+    } else if (r->state < REQ_QUEUED && !r->back) {
+        req_fail(r, HRT_CANCELLED, "cancelled", "cancelled before it was admitted");
+        cJSON_AddStringToObject(o, "state", "done");
+    } else if (r->in_step || r->state < REQ_QUEUED) {
+        r->cancel = true;
+        cJSON_AddStringToObject(o, "state", state_str(r->state));
+    } else {
+        req_finish(r, FIN_CANCELLED);
+        cJSON_AddStringToObject(o, "state", state_str(r->state));
+    }
+    call_ok(c, o, NULL, 0);
+}

@@ -1,0 +1,240 @@
+/* recover.c - a request found again by its id after a restart.
+ *
+ * Its beginning was made durable with seed and parameters, its tokens as they came.  An open
+ * one goes on behind the last durable token, and since randomness is a function of (seed,
+ * position) the tokens that were lost come out again.  One that ended lately is read again:
+ * its records are made from its tokens. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "engine/engine.h"
+#include "kvstore/kvstore.h"
+#include "proto.h"
+#include <errno.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEPT_NS (600 * 1000000000ull)
+
+static uint64_t num(const cJSON *o, const char *name)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
+
+    return cJSON_IsNumber(v) && v->valuedouble > 0 ? (uint64_t)v->valuedouble : 0;
+}
+
+static bool flag(const cJSON *o, const char *name)
+{
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, name));
+}
+
+/* The tokens of the request's path: all that is durable of them. */
+static int read_tokens(struct req *r, const struct kvs_req *q, bool ended)
+{
+    uint64_t n = q->pos + num(r->back, "generated"), end = 0;
+    int res = branch_get(r->d, &q->branch, &r->br);
+
+    if (res == 0)
+        res = kvs_branch_end(r->d->store, &q->branch, &end);
+    if (res < 0)
+        return res;
+    if (!ended)
+        n = end;
+    if (n > end || n < q->pos)
+        return -ENOENT;
+    r->toks = toks_new(n + 256);
+    if (!r->toks)
+        return -ENOMEM;
+    res = n ? kvs_tokens(r->d->store, &q->branch, 0, n, r->toks->p) : 0;
+    if (res == 0)
+        r->toks->n = n;
+    return res;
+}
+
+static int fill(struct req *r, const struct kvs_req *q, bool ended)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(r->back, "model");
+    int res = ask_load(&r->ask, cJSON_GetObjectItemCaseSensitive(r->back, "ask"));
+
+    stream_init(&r->st, r->ask.stop, r->ask.n_stop, r->ask.n_top);
+    if (res < 0)
+        return res;
+    r->ingest = flag(r->back, "ingest");
+    r->keep = flag(r->back, "keep");
+    r->user_open = flag(r->back, "user_open");
+    r->base = num(r->back, "base");
+    r->turn_first = num(r->back, "turn_first");
+    r->turn_no = (uint32_t)num(r->back, "turn");
+    r->n_prompt = q->pos;
+    r->begun = true;
+    r->m = model_find(r->d, cJSON_IsString(v) ? v->valuestring : NULL, NULL);
+    if (!r->m)
+        return -ENOENT;
+    res = read_tokens(r, q, ended);
+    if (res < 0)
+        return res;
+    r->sent = r->toks->n;
+    r->sent_ns = now_ns();
+    return 0;
+}
+
+int recover(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct req **ret)
+{
+    struct kvs_req q;
+    struct errbuf eb = {{0}};
+    char *reply = NULL;
+    struct sess *s;
+    struct req *r;
+    bool ended;
+    int res = kvs_req_get(d->store, uid, id, &q, &reply);
+
+    if (res < 0)
+        return res == -ENOENT ? -ENOENT : res;
+    ended = q.state == SESS_REQ_ENDED;
+    s = sess_by_id(d, uid, &q.session);
+    if (q.type != HRT_START)
+        res = -EEXIST;
+    else if (ended && wall_ns() > q.time_ns + KEPT_NS)
+        res = -ESTALE;
+    else if (!ended && (!s || !s->has_open || memcmp(&s->open_req, id, sizeof *id) != 0))
+        res = -ESTALE;
+    r = res == 0 ? req_new(d, uid, id) : NULL;
+    if (res == 0 && !r)
+        res = -ENOMEM;
+    if (res < 0) {
+        free(reply);
+        return res;
+    }
+    r->back = cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2);
+    free(reply);
+    res = r->back ? fill(r, &q, ended) : E_CORRUPT;
+    if (res < 0) {
+        log_at(LOG_WARN_, "a request cannot be read back (%s); it counts as expired",
+               err_str(res));
+        req_free(r);
+        return res == -ENOMEM ? res : -ESTALE;
+    }
+    r->s = s;
+    if (!ended) {
+        s->running = r;
+        r->raw_turn = false;
+    }
+    model_use(r->m);
+    r->using_model = true;
+    *ret = r;
+    res = model_want(d, r->m, &eb);
+    if (res == 0)
+        recover_ready(r);
+    else if (res != -EAGAIN) {
+        req_fail(r, HRT_FAILED_PRECONDITION, "model_load_failed", "model %s: %s", r->m->name,
+                 eb.s[0] ? eb.s : err_str(res));
+        return -EIO;
+    }
+    return 0;
+}
+
+/* Records for the tokens that are there. */
+static int make_records(struct req *r)
+{
+    const struct tokenizer *tok = eng_tokenizer(r->m->eng);
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(r->back, "lp");
+    uint64_t n = r->toks->n - r->n_prompt;
+    float *lp = malloc((n + 1) * sizeof *lp);
+    size_t got = 0;
+    int res = lp ? 0 : -ENOMEM;
+
+    if (lp && cJSON_IsString(v) &&
+        sodium_base642bin((unsigned char *)lp, n * sizeof *lp, v->valuestring,
+                          strlen(v->valuestring), NULL, &got, NULL,
+                          sodium_base64_VARIANT_ORIGINAL) != 0)
+        got = 0;
+    for (uint64_t i = 0; i < n && res == 0 && !r->st.stopped; i++) {
+        res = stream_token(&r->st, tok, r->toks->p[r->n_prompt + i],
+                           i < got / sizeof *lp ? lp[i] : NAN, NULL, 0, false);
+        r->n_gen++;
+    }
+    free(lp);
+    return res;
+}
+
+static void recover_ended(struct req *r)
+{
+    if (!r->st.stopped)
+        (void)stream_end(&r->st);
+    r->finish = (uint8_t)num(r->back, "finish");
+    r->done_json = cJSON_DetachItemFromObjectCaseSensitive(r->back, "done");
+    r->ended_ns = now_ns();
+    req_done(r);
+}
+
+/* The last token may have been durable without the end: then this is the end. */
+static bool recover_end(struct req *r)
+{
+    const struct eng_info *info = eng_info(r->m->eng);
+    int32_t last = r->n_gen ? r->toks->p[r->toks->n - 1] : -1;
+    bool end = r->n_gen && !r->ask.ignore_eos && tok_is_end(eng_tokenizer(r->m->eng), last);
+
+    if (r->ingest)
+        return false;
+    if (end || r->st.stopped) {
+        r->eot = end;
+        req_finish(r, FIN_STOP);
+        return true;
+    }
+    if ((r->ask.max_tokens >= 0 && r->n_gen >= (uint64_t)r->ask.max_tokens) ||
+        r->toks->n >= info->ctx_max) {
+        req_finish(r, FIN_LENGTH);
+        return true;
+    }
+    return false;
+}
+
+void recover_ready(struct req *r)
+{
+    const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(r->back, "epoch");
+    bool ended = cJSON_HasObjectItem(r->back, "done");
+    char now[20];
+
+    r->load_ns = now_ns() - r->arrived_ns;
+    if (!ended && sess_turns(r->d, r->s) < 0) {
+        req_fail(r, HRT_DATA_LOSS, "data_loss", "the session's turns cannot be read");
+        return;
+    }
+    if (make_records(r) < 0) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
+        return;
+    }
+    if (ended) {
+        recover_ended(r);
+        return;
+    }
+    r->admitted_ns = now_ns();
+    r->state = REQ_QUEUED;
+    if (recover_end(r))
+        return;
+    snprintf(now, sizeof now, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
+    if (r->n_gen && cJSON_IsString(epoch) && strcmp(epoch->valuestring, now) != 0) {
+        req_fail(r, HRT_DATA_LOSS, "epoch_changed",
+                 "the arithmetic of this machine or build has changed since the answer began "
+                 "(%s, now %s): it would not go on with the same tokens",
+                 epoch->valuestring, now);
+        return;
+    }
+    if (kvf_open(&r->q, r->m, r->uid, r->toks) < 0) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
+        return;
+    }
+    r->reused = kvf_probe(&r->q, r->toks->n);
+    if (r->reused >= r->n_prompt)
+        r->reused = r->n_prompt ? r->n_prompt - 1 : 0;
+    log_at(LOG_INFO_, "session \"%s\": an answer goes on after %u tokens", r->s->rec.name,
+           r->n_gen);
+    req_queue(r);
+    waits_wake(r, true);
+}

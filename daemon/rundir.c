@@ -1,0 +1,109 @@
+/* rundir.c - see rundir.h.
+ *
+ * The lock, not the socket, decides between two daemons: a socket is there or not there at
+ * the instant of a look, a lock is taken or not. */
+#include "daemon/rundir.h"
+#include "daemon/conf.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Its parents too, as mkdir -p: an XDG directory of a fresh user may not be there yet. */
+static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
+{
+    char *p = strdup(path);
+    int r = p ? 0 : -ENOMEM;
+
+    for (char *s = p ? strchr(p + 1, '/') : NULL; s && r == 0; s = strchr(s + 1, '/')) {
+        *s = 0;
+        if (mkdir(p, 0755) < 0 && errno != EEXIST)
+            r = -errno;
+        *s = '/';
+    }
+    if (r == 0 && mkdir(path, mode) < 0 && errno != EEXIST)
+        r = -errno;
+    free(p);
+    return r < 0 ? err_set(eb, r,
+                           "runtime directory %s: cannot be made: %s; choose another with "
+                           "--runtime",
+                           path, strerror(-r))
+                 : 0;
+}
+
+static int check_dir(const struct conf *c, int fd, struct errbuf *eb)
+{
+    const mode_t bad = c->system ? 0022 : 0077;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return err_set(eb, -errno, "runtime directory %s: %s", c->runtime, strerror(errno));
+    if (st.st_uid != geteuid())
+        return err_set(eb, -EPERM,
+                       "runtime directory %s: belongs to uid %u, this is uid %u; "
+                       "choose another with --runtime",
+                       c->runtime, st.st_uid, geteuid());
+    if (st.st_mode & bad)
+        return err_set(eb, -EPERM,
+                       "runtime directory %s: has mode %04o, others could reach the "
+                       "sockets in it; chmod 700 it, or choose another with --runtime",
+                       c->runtime, st.st_mode & 07777);
+    return 0;
+}
+
+static int take_lock(const struct conf *c, int dir, int *ret, struct errbuf *eb)
+{
+    char pid[32] = "";
+    int fd = openat(dir, "hearthd.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0)
+        return err_set(eb, -errno, "%s/hearthd.lock: %s", c->runtime, strerror(errno));
+    /* One that was just killed holds on until its last I/O is over (some 70 ms): the same
+     * patience as the store's lock has. */
+    int held = flock(fd, LOCK_EX | LOCK_NB);
+    for (int i = 0; i < 40 && held < 0 && errno == EWOULDBLOCK; i++) {
+        usleep(50000);
+        held = flock(fd, LOCK_EX | LOCK_NB);
+    }
+    if (held < 0) {
+        int r = errno == EWOULDBLOCK ? -EBUSY : -errno;
+
+        if (r == -EBUSY) {
+            ssize_t n = pread(fd, pid, sizeof pid - 1, 0);
+            pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
+            err_set(eb, r,
+                    "another hearthd%s%s%s runs in %s; stop it, or give this one a "
+                    "--runtime and --state of its own",
+                    pid[0] ? " (pid " : "", pid, pid[0] ? ")" : "", c->runtime);
+        } else {
+            err_set(eb, r, "%s/hearthd.lock: flock: %s", c->runtime, strerror(-r));
+        }
+        close(fd);
+        return r;
+    }
+    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+    /* Only for the words above: a lock without a number still locks. */
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)n, 0) < 0)
+        errno = 0;
+    *ret = fd;
+    return 0;
+}
+
+int rundir_take(const struct conf *c, int *ret_lock_fd, struct errbuf *eb)
+{
+    int r = make_dir(c->runtime, c->system ? 0750 : 0700, eb);
+    int dir = r < 0 ? -1 : open(c->runtime, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (r == 0 && dir < 0)
+        r = err_set(eb, -errno, "runtime directory %s: %s", c->runtime, strerror(errno));
+    if (r == 0)
+        r = check_dir(c, dir, eb);
+    if (r == 0)
+        r = take_lock(c, dir, ret_lock_fd, eb);
+    if (dir >= 0)
+        close(dir);
+    return r;
+}

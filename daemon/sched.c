@@ -1,0 +1,155 @@
+/* sched.c - see sched.h. */
+#include "daemon/sched.h"
+#include "base/check.h"
+#include <string.h>
+
+/* Before anything was measured: small enough to be harmless on a slow machine. */
+enum { CHUNK_UNKNOWN = 64, CHUNK_MIN = 16 };
+
+/* Pages that evaluating [pos, pos + n) needs and that do not exist yet: one per block begun. */
+static uint32_t pages_for(uint64_t pos, uint64_t n)
+{
+    uint64_t first = (pos + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    uint64_t last = (pos + n + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+
+    return (uint32_t)(last - first);
+}
+
+/* The longest n <= want that pages allow; 0 when even one token does not fit. */
+static uint64_t fit_pages(uint64_t pos, uint64_t want, uint32_t pages)
+{
+    uint64_t room = (pos + BLOCK_TOKENS - 1) / BLOCK_TOKENS * BLOCK_TOKENS - pos +
+                    (uint64_t)pages * BLOCK_TOKENS;
+
+    return want < room ? want : room;
+}
+
+/* Sequences that have been served, or that must wait for a page. */
+struct seen {
+    uint64_t bit[(REQ_MAX + 63) / 64];
+};
+static bool is_seen(const struct seen *s, uint32_t i)
+{
+    return s->bit[i / 64] >> (i % 64) & 1;
+}
+static void see(struct seen *s, int i)
+{
+    s->bit[i / 64] |= 1ull << (i % 64);
+}
+
+/* The next to serve of one kind: most urgent first, then longest waiting, then lower id. */
+static int next_of(const struct sched_view *v, const struct seen *seen, bool decoding)
+{
+    int best = -1;
+
+    for (uint32_t i = 0; i < v->seqs; i++) {
+        const struct sched_seq *s = &v->seq[i], *b = best < 0 ? NULL : &v->seq[best];
+
+        if (!s->ready || s->decoding != decoding || s->todo == 0 || is_seen(seen, i))
+            continue;
+        if (!b || s->prio < b->prio ||
+            (s->prio == b->prio &&
+             (s->wait_us > b->wait_us || (s->wait_us == b->wait_us && s->id < b->id))))
+            best = (int)i;
+    }
+    return best;
+}
+
+static uint64_t prefill_budget(const struct sched_view *v, uint32_t decoders)
+{
+    uint64_t left_us, n;
+
+    if (decoders == 0)
+        return v->chunk_max;
+    if (v->prefill_ns_per_tok == 0)
+        return CHUNK_UNKNOWN < v->chunk_max ? CHUNK_UNKNOWN : v->chunk_max;
+    left_us = v->goal_us > v->step_us ? v->goal_us - v->step_us : 0;
+    n = left_us * 1000 / v->prefill_ns_per_tok;
+    /* Never nothing: a prefill must end even beside a decode that is itself too slow. */
+    if (n < CHUNK_MIN)
+        n = CHUNK_MIN;
+    return n < v->chunk_max ? n : v->chunk_max;
+}
+
+void sched_plan(const struct sched_view *v, struct sched_plan *ret)
+{
+    uint32_t pages = v->pages_free;
+    struct seen seen;
+    uint64_t budget;
+    int i;
+
+    must(v->seqs <= REQ_MAX);
+    memset(ret, 0, sizeof *ret);
+    memset(&seen, 0, sizeof seen);
+    while (ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, true)) >= 0) {
+        uint32_t need = pages_for(v->seq[i].pos, 1);
+
+        see(&seen, i);
+        if (need > pages) {
+            /* The longest waiting gets the next free page, not a luckier one behind it. */
+            pages = 0;
+            continue;
+        }
+        pages -= need;
+        ret->run[ret->runs].seq = (uint32_t)i;
+        ret->run[ret->runs++].n = 1;
+    }
+    budget = prefill_budget(v, ret->runs);
+    if (budget > STEP_TOKENS_MAX - ret->runs)
+        budget = STEP_TOKENS_MAX - ret->runs;
+    while (budget && ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, false)) >= 0) {
+        const struct sched_seq *s = &v->seq[i];
+        uint64_t n = s->todo < budget ? s->todo : budget, edge;
+
+        see(&seen, i);
+        n = fit_pages(s->pos, n, pages);
+        if (n == 0) {
+            pages = 0;
+            continue;
+        }
+        /* Stop at the last block edge that is reached, unless this is the input's end. */
+        edge = (s->pos + n) / BLOCK_TOKENS * BLOCK_TOKENS;
+        if (n < s->todo && edge > s->pos)
+            n = edge - s->pos;
+        pages -= pages_for(s->pos, n);
+        budget -= n;
+        ret->run[ret->runs].seq = (uint32_t)i;
+        ret->run[ret->runs++].n = (uint32_t)n;
+    }
+}
+
+const char *sched_check(const struct sched_view *v, const struct sched_plan *p)
+{
+    uint64_t tokens = 0, pages = 0;
+    bool any = false;
+
+    if (p->runs > STEP_SEQS_MAX)
+        return "more sequences than a step holds";
+    for (uint32_t i = 0; i < p->runs; i++) {
+        const struct sched_seq *s;
+
+        if (p->run[i].seq >= v->seqs)
+            return "a sequence that is not in the view";
+        s = &v->seq[p->run[i].seq];
+        for (uint32_t j = 0; j < i; j++)
+            if (p->run[j].seq == p->run[i].seq)
+                return "a sequence twice";
+        if (!s->ready)
+            return "a sequence that is not ready";
+        if (p->run[i].n == 0 || p->run[i].n > s->todo)
+            return "more tokens than there are, or none";
+        if (s->decoding && p->run[i].n != 1)
+            return "a decode of more than one token";
+        tokens += p->run[i].n;
+        pages += pages_for(s->pos, p->run[i].n);
+    }
+    if (tokens > STEP_TOKENS_MAX)
+        return "more tokens than a step holds";
+    if (pages > v->pages_free)
+        return "more pages than are free";
+    for (uint32_t i = 0; i < v->seqs; i++)
+        any |= v->seq[i].ready && v->seq[i].todo && pages_for(v->seq[i].pos, 1) == 0;
+    if (any && p->runs == 0)
+        return "nothing runs though something could";
+    return NULL;
+}

@@ -1,0 +1,50 @@
+/* sched.h - which sequences the next step runs, and how many tokens of each; decided, not done.
+ *
+ * sched_plan() is a pure function: no clock, no I/O, no allocation, no globals; the same view
+ * always gives the same plan.  The loop carries it out and may fail to; the next view shows
+ * what is true then.  That makes the policy testable with tables and safe to fuzz.
+ *
+ * Policy.  A step holds every sequence that is decoding (one token each) and then prefill, in
+ * one batch (results do not depend on the batch, ENGINE.md §1).  While somebody decodes, the
+ * prefill part is bounded by time: what fits into goal_us beside the decode rows, by measured
+ * cost.  With nobody decoding, prefill takes up to chunk_max tokens (so that a cancel or a
+ * newcomer waits for one chunk at most).  Prefill time is given to the sequence that has had
+ * least of it per round: the one that waited longest since it last ran.  A chunk ends at an
+ * absolute multiple of BLOCK_TOKENS or at the input's end whenever it reaches that far. */
+#ifndef DAEMON_SCHED_H
+#define DAEMON_SCHED_H
+#include "base/bounds.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sched_seq { /* one running request, as the scheduler sees it */
+    uint32_t id;
+    bool ready;       /* may run now: pages are here, nothing is being fetched, not paused */
+    bool decoding;    /* todo is 1 and a token is wanted */
+    uint32_t prio;    /* 0 is most urgent */
+    uint64_t pos;     /* of its next token to evaluate */
+    uint64_t todo;    /* tokens known and not evaluated, >= 1 */
+    uint64_t wait_us; /* since it last ran, or arrived */
+};
+struct sched_view {
+    const struct sched_seq *seq;
+    uint32_t seqs;
+    uint32_t pages_free;         /* device pages a step may still take */
+    uint32_t chunk_max;          /* prefill tokens of a step with nobody decoding */
+    uint32_t goal_us;            /* longest step while somebody decodes */
+    uint32_t step_us;            /* measured: a step's cost with no prefill */
+    uint32_t prefill_ns_per_tok; /* measured; 0: not known yet */
+};
+struct sched_plan {
+    struct {
+        uint32_t seq; /* index into the view */
+        uint32_t n;   /* tokens */
+    } run[STEP_SEQS_MAX];
+    uint32_t runs;
+};
+
+void sched_plan(const struct sched_view *v, struct sched_plan *ret);
+/* What every plan obeys, whatever the policy: NULL, or the rule that was broken. */
+const char *sched_check(const struct sched_view *v, const struct sched_plan *p);
+
+#endif

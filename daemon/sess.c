@@ -1,0 +1,340 @@
+/* sess.c - see sess.h: the table of sessions. */
+#include "daemon/sess.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "kvstore/kvstore.h"
+#include "proto.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int sess_new(struct daemon *d, struct sess **ret)
+{
+    struct sess_table *t = d->sess;
+    struct sess *s;
+
+    if (t->n == SESS_MAX)
+        return -EAGAIN;
+    s = calloc(1, sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    s->magic = SESS_MAGIC;
+    t->s[t->n++] = s;
+    *ret = s;
+    return 0;
+}
+
+static void sess_free(struct daemon *d, struct sess *s)
+{
+    s->magic = 0;
+    toks_drop(s->toks);
+    branch_drop(d, s->branch);
+    free(s->turns);
+    free(s);
+}
+
+/* --- loading ------------------------------------------------------------------------------- */
+static int load_each(void *ctx, const struct kvs_session *x)
+{
+    struct daemon *d = ctx;
+    struct sess *s;
+    int r;
+
+    if (x->flags & KVS_SESS_REMOVED)
+        return 0;
+    r = sess_new(d, &s);
+    if (r < 0)
+        return r;
+    s->rec = *x;
+    return 0;
+}
+
+struct open_reqs {
+    struct kvs_req r[REQ_MAX];
+    uint32_t n;
+};
+
+static int load_req(void *ctx, const struct kvs_req *r)
+{
+    struct open_reqs *o = ctx;
+
+    if (r->state == SESS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
+        o->r[o->n] = *r;
+        o->r[o->n].reply = NULL;
+        o->r[o->n++].reply_bytes = 0;
+    }
+    return 0;
+}
+
+/* Puts a loaded session where its record says, or as near as the log allows. */
+static void load_place(struct daemon *d, struct sess *s)
+{
+    static const struct kvs_id none;
+
+    if (memcmp(&s->rec.branch, &none, sizeof none) == 0)
+        return;
+    if (branch_get(d, &s->rec.branch, &s->branch) < 0) {
+        log_at(LOG_WARN_, "session \"%s\": its branch is not in the store; it begins empty",
+               s->rec.name);
+        return;
+    }
+    s->head = s->rec.head;
+    if (s->head > s->branch->end) {
+        log_at(LOG_WARN_, "session \"%s\": %llu tokens recorded, %llu found; it goes on there",
+               s->rec.name, (unsigned long long)s->head, (unsigned long long)s->branch->end);
+        s->head = s->branch->end;
+    }
+}
+
+int sess_open(struct daemon *d, struct errbuf *eb)
+{
+    struct sess_table *t = calloc(1, sizeof *t);
+    struct open_reqs *o = calloc(1, sizeof *o);
+    int r = t && o ? 0 : -ENOMEM;
+
+    d->sess = t;
+    if (r == 0)
+        r = kvs_sessions(d->store, load_each, d);
+    if (r == 0)
+        r = kvs_reqs(d->store, load_req, o);
+    for (uint32_t i = 0; r == 0 && i < t->n; i++)
+        load_place(d, t->s[i]);
+    /* An open turn's tokens are the session's: it stands at the end of its branch. */
+    for (uint32_t i = 0; r == 0 && i < o->n; i++) {
+        struct sess *s = sess_by_id(d, o->r[i].owner, &o->r[i].session);
+
+        if (!s || !s->branch || memcmp(&s->branch->rec.id, &o->r[i].branch, 16) != 0)
+            continue;
+        s->has_open = true;
+        s->open_req = o->r[i].id;
+        s->head = s->branch->end;
+    }
+    free(o);
+    if (r < 0) {
+        sess_close(d);
+        return err_set(eb, r, "sessions: %s", err_str(r));
+    }
+    return 0;
+}
+
+void sess_close(struct daemon *d)
+{
+    struct sess_table *t = d->sess;
+
+    if (!t)
+        return;
+    for (uint32_t i = 0; i < t->n; i++)
+        sess_free(d, t->s[i]);
+    for (uint32_t i = 0; i < sizeof t->branch / sizeof *t->branch; i++)
+        while (t->branch[i]) {
+            struct branch *b = t->branch[i];
+
+            t->branch[i] = b->next;
+            free(b);
+        }
+    free(t);
+    d->sess = NULL;
+}
+
+/* --- finding -------------------------------------------------------------------------------- */
+static bool id_parse(const char *s, struct kvs_id *ret)
+{
+    struct kvs_id id;
+
+    if (strlen(s) != 32)
+        return false;
+    for (int i = 0; i < 32; i++) {
+        static const char digits[] = "0123456789abcdef";
+        const char *p = strchr(digits, s[i]);
+
+        if (!p)
+            return false;
+        id.b[i / 2] = (uint8_t)(i % 2 ? id.b[i / 2] | (p - digits) : (p - digits) << 4);
+    }
+    *ret = id;
+    return true;
+}
+
+struct sess *sess_by_id(struct daemon *d, uint32_t uid, const struct kvs_id *id)
+{
+    struct sess_table *t = d->sess;
+
+    for (uint32_t i = 0; i < t->n; i++)
+        if (t->s[i]->rec.owner == uid && memcmp(&t->s[i]->rec.id, id, sizeof *id) == 0)
+            return t->s[i];
+    return NULL;
+}
+
+struct sess *sess_find(struct daemon *d, uint32_t uid, const char *name_or_id)
+{
+    struct sess_table *t = d->sess;
+    struct kvs_id id;
+
+    if (!name_or_id[0])
+        return NULL;
+    for (uint32_t i = 0; i < t->n; i++)
+        if (t->s[i]->rec.owner == uid && strcmp(t->s[i]->rec.name, name_or_id) == 0)
+            return t->s[i];
+    return id_parse(name_or_id, &id) ? sess_by_id(d, uid, &id) : NULL;
+}
+
+struct sess *sess_at(struct daemon *d, uint32_t i)
+{
+    return i < d->sess->n ? d->sess->s[i] : NULL;
+}
+
+uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous)
+{
+    uint32_t n = 0, anonymous = 0;
+
+    for (uint32_t i = 0; i < d->sess->n; i++) {
+        const struct sess *s = d->sess->s[i];
+
+        if (s->unborn)
+            continue;
+        n++;
+        anonymous += (s->rec.flags & KVS_SESS_ANONYMOUS) != 0;
+    }
+    if (ret_anonymous)
+        *ret_anonymous = anonymous;
+    return n;
+}
+
+int sess_name_check(const char *name, struct errbuf *eb)
+{
+    size_t n = strlen(name);
+    struct kvs_id id;
+
+    if (n == 0 || n > NAME_BYTES_MAX)
+        return err_set(eb, -EINVAL, "name: want 1 to %d bytes, got %zu", NAME_BYTES_MAX, n);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
+            return err_set(eb, -EINVAL, "name: byte %zu is a control character (0x%02x)", i,
+                           (unsigned char)name[i]);
+    if (id_parse(name, &id))
+        return err_set(eb, -EINVAL, "name: 32 hex digits are read as an id; choose another");
+    return 0;
+}
+
+/* --- changing -------------------------------------------------------------------------------- */
+int sess_make(struct daemon *d, uint32_t uid, const char *name, const char *model,
+              struct sess **ret)
+{
+    struct sess *s;
+    int r;
+
+    if (name && sess_find(d, uid, name))
+        return -EEXIST;
+    r = sess_new(d, &s);
+    if (r < 0)
+        return r;
+    kvs_id_new(&s->rec.id);
+    s->rec.owner = uid;
+    s->rec.flags = name ? 0 : KVS_SESS_ANONYMOUS;
+    snprintf(s->rec.name, sizeof s->rec.name, "%s", name ? name : "");
+    snprintf(s->rec.model, sizeof s->rec.model, "%s", model);
+    s->rec.created_ns = s->rec.used_ns = wall_ns();
+    s->turns_known = true;
+    *ret = s;
+    return 0;
+}
+
+int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
+              struct sess **ret)
+{
+    struct sess *f;
+    int r;
+
+    must_be(s, SESS_MAGIC);
+    must(at <= s->head);
+    r = sess_make(d, s->rec.owner, name, s->rec.model, &f);
+    if (r < 0)
+        return r;
+    memcpy(f->rec.settings, s->rec.settings, sizeof f->rec.settings);
+    memcpy(f->rec.tokenizer_id, s->rec.tokenizer_id, sizeof f->rec.tokenizer_id);
+    /* The template's date is the conversation's, not the name's. */
+    if (!strstr(f->rec.settings, "\"date\"")) {
+        char date[11];
+
+        sess_date(s, date);
+        sess_setting_set(f, "date", date);
+    }
+    sess_setting_set(f, "keep", NULL);
+    if (at > 0)
+        sess_place(d, f, branch_take(s->branch), at);
+    if (s->toks) {
+        f->toks = toks_take(s->toks);
+        toks_cut(&f->toks, at);
+    }
+    f->changed = s->changed;
+    f->turns_known = false;
+    if (s->turns_known && s->n_turns) {
+        f->turns = malloc(s->n_turns * sizeof *f->turns);
+        if (f->turns) {
+            memcpy(f->turns, s->turns, s->n_turns * sizeof *f->turns);
+            f->n_turns = f->turns_cap = s->n_turns;
+        }
+    }
+    f->turns_known = s->turns_known && f->n_turns == s->n_turns;
+    if (f->turns_known)
+        sess_turns_clamp(f);
+    *ret = f;
+    return 0;
+}
+
+void sess_forget(struct daemon *d, struct sess *s)
+{
+    struct sess_table *t = d->sess;
+
+    must_be(s, SESS_MAGIC);
+    must(!s->running);
+    for (uint32_t i = 0; i < t->n; i++)
+        if (t->s[i] == s) {
+            t->s[i] = t->s[--t->n];
+            sess_free(d, s);
+            return;
+        }
+    must(!"session in the table");
+}
+
+int sess_rename(struct daemon *d, struct sess *s, const char *name)
+{
+    const struct sess *o = sess_find(d, s->rec.owner, name);
+
+    if (o && o != s)
+        return -EEXIST;
+    snprintf(s->rec.name, sizeof s->rec.name, "%s", name);
+    s->rec.flags &= ~(uint32_t)KVS_SESS_ANONYMOUS;
+    return 0;
+}
+
+void sess_move(struct daemon *d, struct sess *s, uint64_t head)
+{
+    must_be(s, SESS_MAGIC);
+    must(head <= s->head);
+    if (head == 0) {
+        branch_drop(d, s->branch);
+        s->branch = NULL;
+        memset(&s->rec.branch, 0, sizeof s->rec.branch);
+    }
+    s->head = s->rec.head = head;
+    toks_cut(&s->toks, head);
+    sess_turns_clamp(s);
+}
+
+void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t head)
+{
+    must(head <= b->end);
+    branch_drop(d, s->branch);
+    s->branch = b;
+    s->head = s->rec.head = head;
+    s->rec.branch = b->rec.id;
+}
+
+bool sess_at_end(const struct sess *s)
+{
+    return s->branch && s->branch->end == s->head;
+}

@@ -1,0 +1,143 @@
+/* sess.h - sessions: names for places in a tree of tokens.
+ *
+ * A session is a record (kvs_session) and a place: a branch and a head in it.  A branch's
+ * tokens are only ever appended; a session whose place is not its branch's end (it was
+ * rewound, or a fork went on first) gets a new branch with its next token.  All sessions are
+ * in memory (the records, not the tokens); tokens and turns are read from the store when
+ * needed and kept while they are cheap to keep.
+ *
+ * Changes are made here in memory and become durable in a batch the caller submits
+ * (turn.c for requests, ops_session.c for the rest).  Loop thread only. */
+#ifndef DAEMON_SESS_H
+#define DAEMON_SESS_H
+#include "base/bounds.h"
+#include "base/err.h"
+#include "kvstore/record.h"
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct daemon;
+struct model;
+struct req;
+
+/* kvs_req.state of what this daemon writes. */
+enum { SESS_REQ_RUNNING = 1, SESS_REQ_ENDED = 2 };
+
+/* --- token arrays --------------------------------------------------------------------------
+ * Counted, and never changed while more than one holds them: a request works on its own and
+ * gives it to the session when it ends. */
+struct toks {
+    uint32_t refs;
+    uint64_t n, cap;
+    int32_t *p;
+};
+struct toks *toks_new(uint64_t cap); /* NULL: no memory */
+struct toks *toks_take(struct toks *t);
+void toks_drop(struct toks *t);                 /* NULL ok */
+int toks_reserve(struct toks *t, uint64_t cap); /* moves p; only while alone */
+int toks_append(struct toks *t, const int32_t *ids, uint64_t n);
+/* The caller's hold becomes one on the first n only (a copy when others hold it; NULL when
+ * there is no memory for that: it is read again). */
+void toks_cut(struct toks **t, uint64_t n);
+
+/* --- branches: shared by the sessions that stand in them ------------------------------------ */
+struct branch {
+    struct kvs_branch rec;
+    uint64_t end;  /* tokens in the path that ends here, those on their way to the disk too */
+    uint32_t refs; /* sessions and requests */
+    struct branch *next;
+};
+
+enum finish { FIN_NONE, FIN_STOP, FIN_LENGTH, FIN_CANCELLED, FIN_ERROR, FIN_INTERRUPTED, FIN_ };
+const char *finish_str(uint32_t f); /* "stop" ...; NULL for FIN_NONE and strangers */
+
+struct turn { /* a kvs_turn without what only the disk needs */
+    uint64_t first, n_tokens, time_ns;
+    uint32_t role, flags, finish;
+    bool user_open; /* a user turn that the next question goes on with and closes */
+    bool opened;    /* ends with the assistant's opening */
+    bool durable;
+    bool ingest_cut; /* an ingest that ended before all of it was evaluated */
+};
+
+enum { SESS_MAGIC = 0x53455353 };
+struct sess_table {
+    struct sess *s[SESS_MAX];
+    uint32_t n;
+    struct branch *branch[1024]; /* by id */
+    uint64_t clock;
+};
+
+struct sess {
+    uint32_t magic;
+    struct kvs_session rec; /* rec.branch and rec.head: as of the last batch submitted */
+    struct branch *branch;  /* its place now */
+    uint64_t head;
+    struct toks *toks; /* the path's first toks->n, when cached; never beyond the path */
+    struct turn *turns;
+    uint32_t n_turns, turns_cap;
+    bool turns_known;
+    bool unborn;   /* made by a request that is not admitted yet: nobody else sees it */
+    bool removing; /* its removal is on the way to the disk: nothing may start on it */
+    bool changed;  /* in memory it is ahead of the disk for good (the store is off) */
+    struct req *running;
+    struct kvs_id open_req; /* the request a crash or a stop left open */
+    bool has_open;
+    uint64_t touched; /* order of use of the token cache */
+};
+
+/* Loads every session; remembers which have an open turn. */
+int sess_open(struct daemon *d, struct errbuf *eb);
+void sess_close(struct daemon *d);
+
+/* name_or_id: a name of this owner, or 32 hex digits.  NULL: none. */
+struct sess *sess_find(struct daemon *d, uint32_t uid, const char *name_or_id);
+struct sess *sess_by_id(struct daemon *d, uint32_t uid, const struct kvs_id *id);
+struct sess *sess_at(struct daemon *d, uint32_t i); /* NULL past the end; order may change */
+uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous);
+/* A name a session may have: 1..NAME_BYTES_MAX bytes of UTF-8 without control characters, not
+ * shaped like an id.  -EINVAL with words. */
+int sess_name_check(const char *name, struct errbuf *eb);
+
+/* A new, empty session in memory (a root branch of its own comes with its first token).
+ * name NULL: anonymous.  -EEXIST, -EAGAIN (SESS_MAX). */
+int sess_make(struct daemon *d, uint32_t uid, const char *name, const char *model,
+              struct sess **ret);
+/* The same place under a new name; at <= head.  No I/O: O(1). */
+int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
+              struct sess **ret);
+void sess_forget(struct daemon *d,
+                 struct sess *s); /* out of the table; the disk is the caller's */
+int sess_rename(struct daemon *d, struct sess *s, const char *name);
+void sess_move(struct daemon *d, struct sess *s, uint64_t head); /* rewind: head <= s->head */
+
+/* The tokens [0, head), cached or read.  *ret is taken for the caller. */
+int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret);
+/* Turns up to head, cached or read. */
+int sess_turns(struct daemon *d, struct sess *s);
+int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that began there */
+void sess_turns_clamp(struct sess *s);                   /* forgets what lies above head */
+const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: none */
+
+/* May s append to its branch as it stands?  Otherwise branch_new. */
+bool sess_at_end(const struct sess *s);
+/* A new branch for appending after `at` tokens of from's path (from NULL or at 0: a root). */
+int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64_t at,
+               struct branch **ret);
+int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret); /* takes */
+struct branch *branch_take(struct branch *b);
+void branch_drop(struct daemon *d, struct branch *b); /* NULL ok */
+void sess_place(struct daemon *d, struct sess *s, struct branch *b,
+                uint64_t head); /* takes b */
+
+/* settings: JSON members kept with the session; "" when absent. */
+int sess_setting_set(struct sess *s, const char *key,
+                     const char *value); /* NULL: remove; E_LIMIT */
+const char *sess_setting(struct sess *s, const char *key, char *ret, size_t cap);
+void sess_date(struct sess *s, char ret[11]); /* the template's date: the day it was made */
+
+/* SESSION of docs/PROTOCOL.md; turns: with the list of turns. */
+cJSON *sess_json(struct daemon *d, struct sess *s, bool turns);
+
+#endif

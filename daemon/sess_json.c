@@ -1,0 +1,134 @@
+/* sess_json.c - a session as the protocol shows it, and the settings kept with it. */
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/kvflow.h"
+#include "daemon/model.h"
+#include "daemon/sess.h"
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* --- settings ------------------------------------------------------------------------------- */
+const char *sess_setting(struct sess *s, const char *key, char *ret, size_t cap)
+{
+    cJSON *o = s->rec.settings[0] ? cJSON_Parse(s->rec.settings) : NULL;
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, key);
+
+    snprintf(ret, cap, "%s", cJSON_IsString(v) ? v->valuestring : "");
+    cJSON_Delete(o);
+    return ret;
+}
+
+int sess_setting_set(struct sess *s, const char *key, const char *value)
+{
+    cJSON *o = s->rec.settings[0] ? cJSON_Parse(s->rec.settings) : NULL;
+    char *text;
+    int r = 0;
+
+    if (!o)
+        o = cJSON_CreateObject();
+    cJSON_DeleteItemFromObjectCaseSensitive(o, key);
+    if (value)
+        cJSON_AddStringToObject(o, key, value);
+    text = cJSON_PrintUnformatted(o);
+    if (!text || strlen(text) >= sizeof s->rec.settings)
+        r = E_LIMIT;
+    else
+        memcpy(s->rec.settings, text, strlen(text) + 1);
+    free(text);
+    cJSON_Delete(o);
+    return r;
+}
+
+void sess_date(struct sess *s, char ret[11])
+{
+    time_t at = (time_t)(s->rec.created_ns / 1000000000u);
+    struct tm tm;
+
+    sess_setting(s, "date", ret, 11);
+    if (strlen(ret) == 10)
+        return;
+    localtime_r(&at, &tm);
+    strftime(ret, 11, "%Y-%m-%d", &tm);
+}
+
+/* --- the protocol's view ---------------------------------------------------------------------- */
+static const char *role_str(uint32_t role)
+{
+    static const char *const w[] = {"system", "user", "assistant", "tool", "raw"};
+
+    return role < sizeof w / sizeof *w ? w[role] : "raw";
+}
+
+static cJSON *turns_json(const struct sess *s)
+{
+    cJSON *a = cJSON_CreateArray();
+
+    for (uint32_t i = 0; i < s->n_turns; i++) {
+        const struct turn *t = &s->turns[i];
+        cJSON *o = cJSON_CreateObject();
+
+        cJSON_AddNumberToObject(o, "n", i + 1);
+        cJSON_AddStringToObject(o, "role", role_str(t->role));
+        cJSON_AddNumberToObject(o, "position", (double)t->first);
+        cJSON_AddNumberToObject(o, "tokens", (double)t->n_tokens);
+        cJSON_AddNumberToObject(o, "time", (double)t->time_ns / 1e9);
+        cJSON_AddBoolToObject(o, "durable", t->durable);
+        if (t->finish && finish_str(t->finish))
+            cJSON_AddStringToObject(o, "finish", finish_str(t->finish));
+        if (t->flags & KVS_TURN_INTERRUPTED)
+            cJSON_AddBoolToObject(o, "interrupted", true);
+        if (t->user_open && i + 1 == s->n_turns)
+            cJSON_AddBoolToObject(o, "open", true);
+        cJSON_AddItemToArray(a, o);
+    }
+    return a;
+}
+
+/* How many bytes of the session's KV lie where; zeros while its model is not loaded. */
+static cJSON *bytes_json(struct daemon *d, struct sess *s)
+{
+    struct model *m = model_find(d, s->rec.model, NULL);
+    uint32_t device = 0, stored = 0;
+    uint64_t page = 0;
+    struct toks *t;
+    cJSON *o = cJSON_CreateObject();
+
+    if (m && m->state == MODEL_LOADED && m->kv && s->head >= BLOCK_TOKENS &&
+        sess_tokens(d, s, &t) == 0) {
+        kvflow_path(d, m, s->rec.owner, t->p, s->head, &device, &stored);
+        page = kvflow_block_bytes(m);
+        toks_drop(t);
+    }
+    cJSON_AddNumberToObject(o, "device", (double)(device * page));
+    cJSON_AddNumberToObject(o, "host", 0);
+    cJSON_AddNumberToObject(o, "file", (double)(stored * page));
+    return o;
+}
+
+cJSON *sess_json(struct daemon *d, struct sess *s, bool turns)
+{
+    cJSON *o = cJSON_CreateObject();
+    char hex[33];
+
+    hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
+    cJSON_AddStringToObject(o, "id", hex);
+    cJSON_AddStringToObject(o, "name", s->rec.name);
+    cJSON_AddNumberToObject(o, "owner", s->rec.owner);
+    cJSON_AddStringToObject(o, "model", s->rec.model);
+    cJSON_AddNumberToObject(o, "tokens", (double)s->head);
+    if (sess_turns(d, s) < 0)
+        log_at(LOG_WARN_, "session \"%s\": its turns cannot be read", s->rec.name);
+    if (turns)
+        cJSON_AddItemToObject(o, "turns", turns_json(s));
+    else
+        cJSON_AddNumberToObject(o, "turns", s->n_turns);
+    cJSON_AddItemToObject(o, "bytes", bytes_json(d, s));
+    cJSON_AddBoolToObject(o, "pinned", (s->rec.flags & KVS_SESS_PINNED) != 0);
+    cJSON_AddBoolToObject(o, "anonymous", (s->rec.flags & KVS_SESS_ANONYMOUS) != 0);
+    cJSON_AddBoolToObject(o, "running", s->running != NULL);
+    cJSON_AddNumberToObject(o, "created", (double)s->rec.created_ns / 1e9);
+    cJSON_AddNumberToObject(o, "used", (double)s->rec.used_ns / 1e9);
+    return o;
+}

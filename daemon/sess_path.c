@@ -1,0 +1,333 @@
+/* sess_path.c - what lies on a session's path: branches, tokens, turns.  See sess.h. */
+#include "base/check.h"
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include "daemon/sess.h"
+#include "kvstore/kvstore.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Tokens kept in memory for sessions at rest: sixteen million. */
+#define CACHE_BYTES_MAX (64u << 20)
+
+/* --- token arrays ---------------------------------------------------------------------------- */
+struct toks *toks_new(uint64_t cap)
+{
+    struct toks *t = calloc(1, sizeof *t);
+
+    if (!t)
+        return NULL;
+    t->refs = 1;
+    if (toks_reserve(t, cap) < 0) {
+        free(t);
+        return NULL;
+    }
+    return t;
+}
+
+struct toks *toks_take(struct toks *t)
+{
+    t->refs++;
+    return t;
+}
+
+void toks_drop(struct toks *t)
+{
+    if (t && --t->refs == 0) {
+        free(t->p);
+        free(t);
+    }
+}
+
+int toks_reserve(struct toks *t, uint64_t cap)
+{
+    int32_t *p;
+    uint64_t want = cap < 256 ? 256 : cap;
+
+    must(t->refs == 1);
+    if (t->p && cap <= t->cap)
+        return 0;
+    if (want < t->cap + t->cap / 2)
+        want = t->cap + t->cap / 2;
+    p = realloc(t->p, want * sizeof *p);
+    if (!p)
+        return -ENOMEM;
+    t->p = p;
+    t->cap = want;
+    return 0;
+}
+
+int toks_append(struct toks *t, const int32_t *ids, uint64_t n)
+{
+    int r = toks_reserve(t, t->n + n);
+
+    if (r < 0)
+        return r;
+    if (n)
+        memcpy(t->p + t->n, ids, n * sizeof *ids);
+    t->n += n;
+    return 0;
+}
+
+void toks_cut(struct toks **at, uint64_t n)
+{
+    struct toks *t = *at, *cut;
+
+    if (!t || t->n <= n)
+        return;
+    if (t->refs == 1) {
+        t->n = n;
+        return;
+    }
+    cut = toks_new(n);
+    if (cut && n)
+        memcpy(cut->p, t->p, n * sizeof *cut->p);
+    if (cut)
+        cut->n = n;
+    toks_drop(t);
+    *at = cut;
+}
+
+/* --- branches ------------------------------------------------------------------------------- */
+static struct branch **branch_slot(struct daemon *d, const struct kvs_id *id)
+{
+    struct sess_table *t = d->sess;
+    uint32_t n = sizeof t->branch / sizeof *t->branch;
+
+    return &t->branch[(id->b[0] | (uint32_t)id->b[1] << 8) % n];
+}
+
+struct branch *branch_take(struct branch *b)
+{
+    b->refs++;
+    return b;
+}
+
+void branch_drop(struct daemon *d, struct branch *b)
+{
+    struct branch **p;
+
+    if (!b || --b->refs)
+        return;
+    for (p = branch_slot(d, &b->rec.id); *p != b; p = &(*p)->next)
+        must(*p);
+    *p = b->next;
+    free(b);
+}
+
+int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret)
+{
+    struct branch **slot = branch_slot(d, id), *b;
+    int r;
+
+    for (b = *slot; b; b = b->next)
+        if (memcmp(&b->rec.id, id, sizeof *id) == 0) {
+            *ret = branch_take(b);
+            return 0;
+        }
+    b = calloc(1, sizeof *b);
+    if (!b)
+        return -ENOMEM;
+    r = kvs_branch_get(d->store, id, &b->rec);
+    if (r == 0)
+        r = kvs_branch_end(d->store, id, &b->end);
+    if (r < 0) {
+        free(b);
+        return r;
+    }
+    b->refs = 1;
+    b->next = *slot;
+    *slot = b;
+    *ret = b;
+    return 0;
+}
+
+int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64_t at,
+               struct branch **ret)
+{
+    static const struct kvs_id none;
+    struct branch *b = calloc(1, sizeof *b), **slot;
+    struct kvs_branch up;
+
+    if (!b)
+        return -ENOMEM;
+    kvs_id_new(&b->rec.id);
+    b->rec.owner = uid;
+    b->refs = 1;
+    b->end = at;
+    if (from && at > 0) {
+        must(at <= from->end);
+        b->rec.parent = from->rec.id;
+        b->rec.parent_pos = at;
+        /* Hang on the branch that holds token at - 1 itself, so that chains stay short. */
+        up = from->rec;
+        while (at <= up.parent_pos && memcmp(&up.parent, &none, sizeof none) != 0) {
+            b->rec.parent = up.parent;
+            if (kvs_branch_get(d->store, &up.parent, &up) < 0)
+                break;
+        }
+    }
+    slot = branch_slot(d, &b->rec.id);
+    b->next = *slot;
+    *slot = b;
+    *ret = b;
+    return 0;
+}
+
+/* --- tokens ---------------------------------------------------------------------------------- */
+static void cache_trim(struct daemon *d, const struct sess *keep)
+{
+    struct sess_table *t = d->sess;
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < t->n; i++)
+        bytes += t->s[i]->toks ? t->s[i]->toks->cap * sizeof(int32_t) : 0;
+    while (bytes > CACHE_BYTES_MAX) {
+        struct sess *old = NULL;
+
+        for (uint32_t i = 0; i < t->n; i++) {
+            struct sess *s = t->s[i];
+
+            if (s->toks && s != keep && !s->changed && (!old || s->touched < old->touched))
+                old = s;
+        }
+        if (!old)
+            return;
+        bytes -= old->toks->cap * sizeof(int32_t);
+        toks_drop(old->toks);
+        old->toks = NULL;
+    }
+}
+
+int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret)
+{
+    struct toks *t;
+    int r;
+
+    must_be(s, SESS_MAGIC);
+    s->touched = ++d->sess->clock;
+    if (s->toks && s->toks->n >= s->head) {
+        *ret = toks_take(s->toks);
+        return 0;
+    }
+    t = toks_new(s->head);
+    if (!t)
+        return -ENOMEM;
+    if (s->head) {
+        r = kvs_tokens(d->store, &s->branch->rec.id, 0, s->head, t->p);
+        if (r < 0) {
+            toks_drop(t);
+            return r;
+        }
+        t->n = s->head;
+    }
+    toks_drop(s->toks);
+    s->toks = t;
+    cache_trim(d, s);
+    *ret = toks_take(t);
+    return 0;
+}
+
+/* --- turns ----------------------------------------------------------------------------------- */
+const char *finish_str(uint32_t f)
+{
+    static const char *const w[] = {NULL,        "stop",  "length",
+                                    "cancelled", "error", "interrupted"};
+
+    return f < FIN_ ? w[f] : NULL;
+}
+
+/* Room for one more, sorted by first; a turn that began at the same place is replaced. */
+int sess_turn_add(struct sess *s, const struct turn *t)
+{
+    uint32_t i = s->n_turns;
+
+    must(s->turns_known);
+    while (i > 0 && s->turns[i - 1].first >= t->first)
+        i--;
+    if (i < s->n_turns) {
+        s->turns[i] = *t;
+        s->n_turns = i + 1;
+        return 0;
+    }
+    if (s->n_turns == s->turns_cap) {
+        uint32_t cap = s->turns_cap ? s->turns_cap * 2 : 8;
+        struct turn *p = realloc(s->turns, cap * sizeof *p);
+
+        if (!p)
+            return -ENOMEM;
+        s->turns = p;
+        s->turns_cap = cap;
+    }
+    s->turns[s->n_turns++] = *t;
+    return 0;
+}
+
+void sess_turns_clamp(struct sess *s)
+{
+    struct turn *t;
+
+    while (s->n_turns && s->turns[s->n_turns - 1].first >= s->head &&
+           !(s->turns[s->n_turns - 1].first == s->head &&
+             s->turns[s->n_turns - 1].n_tokens == 0 && s->head))
+        s->n_turns--;
+    if (!s->n_turns)
+        return;
+    t = &s->turns[s->n_turns - 1];
+    if (t->first + t->n_tokens > s->head) {
+        t->n_tokens = s->head - t->first;
+        t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
+        t->finish = FIN_NONE;
+        /* Half a question is a question that is still being asked. */
+        if (t->role == KVS_ROLE_USER) {
+            t->user_open = true;
+            t->opened = false;
+        }
+    }
+}
+
+static int turn_each(void *ctx, const struct kvs_turn *k)
+{
+    struct sess *s = ctx;
+    struct turn t = {.first = k->first,
+                     .n_tokens = k->n_tokens,
+                     .time_ns = k->time_ns,
+                     .role = k->role,
+                     .flags = k->flags,
+                     .finish = k->finish,
+                     .durable = true};
+
+    t.user_open = strstr(k->params, "\"user_open\":true") != NULL;
+    t.opened = strstr(k->params, "\"opened\":true") != NULL;
+    t.ingest_cut = strstr(k->params, "\"ingest\":true") != NULL && k->finish != FIN_LENGTH &&
+                   k->finish != FIN_STOP;
+    return sess_turn_add(s, &t);
+}
+
+int sess_turns(struct daemon *d, struct sess *s)
+{
+    int r = 0;
+
+    if (s->turns_known)
+        return 0;
+    s->n_turns = 0;
+    s->turns_known = true;
+    if (s->branch && s->head)
+        r = kvs_turns(d->store, &s->branch->rec.id, s->head, turn_each, s);
+    if (r < 0) {
+        s->turns_known = false;
+        s->n_turns = 0;
+        return r;
+    }
+    /* An answer that was cut short has no length on disk yet: it reaches to the end. */
+    if (s->has_open && s->n_turns && (s->turns[s->n_turns - 1].flags & KVS_TURN_OPEN))
+        s->turns[s->n_turns - 1].n_tokens = s->head - s->turns[s->n_turns - 1].first;
+    sess_turns_clamp(s);
+    return 0;
+}
+
+const struct turn *sess_last_turn(struct daemon *d, struct sess *s)
+{
+    return sess_turns(d, s) == 0 && s->n_turns ? &s->turns[s->n_turns - 1] : NULL;
+}

@@ -1,0 +1,156 @@
+/* status.c - see status.h: the STATUS object. */
+#include "daemon/status.h"
+#include "base/clock.h"
+#include "daemon/call.h"
+#include "daemon/conf.h"
+#include "daemon/daemon.h"
+#include "daemon/gen.h"
+#include "daemon/kvflow.h"
+#include "daemon/model.h"
+#include "daemon/sess.h"
+#include "daemon/units.h"
+#include "kvstore/kvstore.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The front writes the port it got; a few bytes on a memory file system, read when asked. */
+const char *status_http(struct daemon *d)
+{
+    char path[4096], line[16] = "";
+    uint64_t port;
+
+    d->http[0] = 0;
+    if (!d->conf->http)
+        return d->http;
+    snprintf(path, sizeof path, "%s/http.port", d->conf->runtime);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof line - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return d->http;
+    line[n] = 0;
+    line[strcspn(line, "\n")] = 0;
+    if (units_u64(line, &port) && port <= 65535)
+        snprintf(d->http, sizeof d->http,
+                 strchr(d->conf->http_addr, ':') ? "[%.50s]:%s" : "%.50s:%s",
+                 d->conf->http_addr, line);
+    return d->http;
+}
+
+static void tier(cJSON *in, const char *name, uint64_t used, uint64_t limit)
+{
+    cJSON *t = cJSON_AddObjectToObject(in, name);
+
+    cJSON_AddNumberToObject(t, "used", (double)used);
+    cJSON_AddNumberToObject(t, "limit", (double)limit);
+}
+
+static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
+{
+    cJSON *w = cJSON_AddArrayToObject(j, "warnings");
+
+    if (k->fault == -EROFS)
+        cJSON_AddItemToArray(
+            w, cJSON_CreateString("persistence is off: the disk failed; answers go on, nothing "
+                                  "new survives a restart"));
+    else if (k->fault == -ENOSPC)
+        cJSON_AddItemToArray(
+            w, cJSON_CreateString("the disk is full: new blocks are not kept; free "
+                                  "space or lower --disk"));
+    else if (k->fault)
+        cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));
+    if (k->warning[0])
+        cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
+    if (d->conf->no_fsync)
+        cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
+    for (uint32_t i = 0; i < d->n_warnings; i++)
+        cJSON_AddItemToArray(w, cJSON_CreateString(d->warnings[i]));
+}
+
+static const char *state_word(struct daemon *d, const struct kvs_stats *k)
+{
+    const struct model *m;
+
+    if (d->stopping)
+        return "stopping";
+    if (k->fault)
+        return "degraded";
+    for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
+        if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)
+            return "starting";
+    return "ok";
+}
+
+cJSON *status_json(struct daemon *d)
+{
+    cJSON *j = cJSON_CreateObject(), *o;
+    struct kvs_stats k = {0};
+    struct kvflow_usage dev = {0};
+    struct gen_counts g = {0};
+    uint32_t anonymous = 0, sessions;
+    uint8_t epoch[8];
+    char hex[17];
+
+    if (!j)
+        return NULL;
+    kvs_stats(d->store, &k);
+    kvflow_usage(d, NULL, &dev);
+    gen_counts(d, &g);
+    sessions = sess_count(d, &anonymous);
+    cJSON_AddStringToObject(j, "status", state_word(d, &k));
+    cJSON_AddNumberToObject(j, "pid", (double)getpid());
+    cJSON_AddStringToObject(j, "version", HEARTH_VERSION);
+    cJSON_AddNumberToObject(j, "uptime_s", (double)(now_ns() - d->started_ns) / 1e9);
+    cJSON_AddStringToObject(j, "backend", d->backend[0] ? d->backend : "cpu");
+    cJSON_AddNumberToObject(j, "threads",
+                            d->conf->threads ? d->conf->threads
+                                             : (double)sysconf(_SC_NPROCESSORS_ONLN));
+    cJSON_AddStringToObject(j, "io", k.uring ? "uring" : "threads");
+    st64be(epoch, d->epoch);
+    hex_put(hex, epoch, sizeof epoch);
+    if (d->epoch)
+        cJSON_AddStringToObject(j, "epoch", hex);
+    else
+        cJSON_AddNullToObject(j, "epoch");
+    o = cJSON_AddArrayToObject(j, "models");
+    const struct model *m;
+    for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
+        cJSON_AddItemToArray(o, model_json(d, m));
+    o = cJSON_AddObjectToObject(j, "sessions");
+    cJSON_AddNumberToObject(o, "count", sessions);
+    cJSON_AddNumberToObject(o, "anonymous", anonymous);
+    cJSON_AddNumberToObject(o, "running", g.running);
+    o = cJSON_AddObjectToObject(j, "tiers");
+    tier(o, "device", dev.used_bytes, dev.limit_bytes);
+    tier(o, "host", k.host_used, k.host_limit);
+    tier(o, "file", k.file_used, k.file_limit);
+    o = cJSON_AddObjectToObject(j, "written");
+    cJSON_AddNumberToObject(o, "bytes", (double)k.bytes_written);
+    cJSON_AddNumberToObject(o, "new_state_bytes", (double)k.new_state_bytes);
+    cJSON_AddNumberToObject(o, "today", (double)k.today_bytes);
+    if (k.day_limit)
+        cJSON_AddNumberToObject(o, "budget", (double)k.day_limit);
+    else
+        cJSON_AddNullToObject(o, "budget");
+    o = cJSON_AddObjectToObject(j, "read");
+    cJSON_AddNumberToObject(o, "bytes", (double)k.bytes_read);
+    o = cJSON_AddObjectToObject(j, "blocks");
+    cJSON_AddNumberToObject(o, "file", (double)k.blocks);
+    cJSON_AddNumberToObject(o, "dirty", (double)(k.blocks_dirty + dev.dirty));
+    cJSON_AddNumberToObject(o, "hits_host", (double)k.hits_host);
+    cJSON_AddNumberToObject(o, "hits_file", (double)k.hits_file);
+    cJSON_AddNumberToObject(o, "misses", (double)k.misses);
+    cJSON_AddNumberToObject(o, "corrupt", (double)k.corrupt);
+    o = cJSON_AddObjectToObject(j, "queue");
+    cJSON_AddNumberToObject(o, "running", g.running);
+    cJSON_AddNumberToObject(o, "waiting", g.waiting);
+    if (status_http(d)[0])
+        cJSON_AddStringToObject(j, "http", d->http);
+    else
+        cJSON_AddNullToObject(j, "http");
+    warnings(d, &k, j);
+    return j;
+}

@@ -1,0 +1,17 @@
+/* stored.h - the two threads of the store: io and commit.
+ *
+ * Bodies only: each calls the store's own round until told to stop (kvstore.h says which
+ * thread owns what), and the loop gets completions through kvs_event_fd(). */
+#ifndef DAEMON_STORED_H
+#define DAEMON_STORED_H
+#include "base/err.h"
+
+struct kvstore;
+struct loop;
+struct stored;
+
+int stored_open(struct stored **ret, struct kvstore *s, struct loop *l);
+/* Waits up to wait_ns for what is in flight, then stops and joins both.  NULL ok. */
+void stored_close(struct stored *d, unsigned long long wait_ns);
+
+#endif

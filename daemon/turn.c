@@ -1,0 +1,456 @@
+/* turn.c - what a request makes durable, and when.
+ *
+ * Three kinds of batch, each whole or not at all:
+ *   begin   the input's tokens, its turn, the answer's open turn, the request with seed and
+ *           parameters, the session: before anything is sampled
+ *   commit  tokens since the last batch, with their log probabilities: with each finished
+ *           block and every two seconds
+ *   end     the rest, the turn closed, the request with its reply, the session's new place:
+ *           `done` waits for it
+ * When the store cannot (a failed sync, a full disk) the session goes on in memory and every
+ * reply says so. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/model.h"
+#include "daemon/req.h"
+#include "engine/engine.h"
+#include "kvstore/kvstore.h"
+#include "proto.h"
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Log probabilities kept with a request: those of so many tokens. */
+enum { LOGPROBS_KEPT_MAX = 1 << 16 };
+
+struct tbatch {
+    struct kvs_batch b;
+    struct req *r;
+    enum { T_BEGIN, T_COMMIT, T_END } kind;
+    struct kvs_rec rec[12];
+    uint32_t n_rec;
+    struct kvs_session sess;
+    struct kvs_branch branch;
+    struct kvs_turn turn[4];
+    uint32_t n_turn;
+    struct kvs_req req[2];
+    uint32_t n_req;
+    char *text[2];
+    int32_t *ids;
+};
+
+static void tbatch_free(struct tbatch *t)
+{
+    if (!t)
+        return;
+    free(t->text[0]);
+    free(t->text[1]);
+    free(t->ids);
+    free(t);
+}
+
+/* --- what is kept with a request ------------------------------------------------------------------ */
+static char *logprobs_save(const struct stream *st)
+{
+    uint32_t n = st->n_rec < LOGPROBS_KEPT_MAX ? st->n_rec : LOGPROBS_KEPT_MAX;
+    size_t cap = sodium_base64_encoded_len(n * sizeof(float), sodium_base64_VARIANT_ORIGINAL);
+    float *lp = malloc((n + 1) * sizeof *lp);
+    char *s = lp ? malloc(cap) : NULL;
+
+    for (uint32_t i = 0; s && i < n; i++)
+        lp[i] = stream_logprob(st, i);
+    if (s)
+        sodium_bin2base64(s, cap, (const unsigned char *)lp, n * sizeof *lp,
+                          sodium_base64_VARIANT_ORIGINAL);
+    free(lp);
+    return s;
+}
+
+cJSON *req_save(struct req *r, bool done)
+{
+    cJSON *o = cJSON_CreateObject();
+    char epoch[20], *lp = r->n_gen ? logprobs_save(&r->st) : NULL;
+
+    snprintf(epoch, sizeof epoch, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
+    cJSON_AddNumberToObject(o, "v", 1);
+    cJSON_AddStringToObject(o, "epoch", epoch);
+    cJSON_AddStringToObject(o, "model", r->m->name);
+    cJSON_AddItemToObject(o, "ask", ask_save(&r->ask));
+    cJSON_AddBoolToObject(o, "ingest", r->ingest);
+    cJSON_AddBoolToObject(o, "keep", r->keep);
+    cJSON_AddBoolToObject(o, "user_open", r->user_open);
+    cJSON_AddNumberToObject(o, "base", (double)r->base);
+    cJSON_AddNumberToObject(o, "turn_first", (double)r->turn_first);
+    cJSON_AddNumberToObject(o, "reused", (double)r->reused);
+    cJSON_AddNumberToObject(o, "turn", r->turn_no);
+    cJSON_AddNumberToObject(o, "generated", r->n_gen);
+    if (lp)
+        cJSON_AddStringToObject(o, "lp", lp);
+    if (done) {
+        cJSON_AddNumberToObject(o, "finish", r->finish);
+        cJSON_AddItemToObject(o, "done", cJSON_Duplicate(req_done_json(r), true));
+    }
+    free(lp);
+    return o;
+}
+
+/* --- records --------------------------------------------------------------------------------------- */
+static void add(struct tbatch *t, uint32_t kind, const void *what)
+{
+    must(t->n_rec < sizeof t->rec / sizeof *t->rec);
+    struct kvs_rec *k = &t->rec[t->n_rec++];
+
+    k->kind = kind;
+    k->session = what; /* all members that are pointers share the place */
+}
+
+static int add_tokens(struct tbatch *t, struct req *r)
+{
+    uint64_t n = r->toks->n - r->sent;
+    struct kvs_rec *k;
+
+    if (n == 0)
+        return 0;
+    t->ids = malloc(n * sizeof *t->ids);
+    if (!t->ids)
+        return -ENOMEM;
+    memcpy(t->ids, r->toks->p + r->sent, n * sizeof *t->ids);
+    must(t->n_rec < sizeof t->rec / sizeof *t->rec && n <= UINT32_MAX);
+    k = &t->rec[t->n_rec++];
+    k->kind = KVS_REC_TOKENS;
+    k->tokens.branch = r->br->rec.id;
+    k->tokens.first = r->sent;
+    k->tokens.ids = t->ids;
+    k->tokens.n = (uint32_t)n;
+    return 0;
+}
+
+static int add_req(struct tbatch *t, struct req *r, bool done)
+{
+    struct kvs_req *q = &t->req[t->n_req];
+    cJSON *o = req_save(r, done);
+    char *s = cJSON_PrintUnformatted(o);
+
+    cJSON_Delete(o);
+    if (!s)
+        return -ENOMEM;
+    t->text[t->n_req++] = s;
+    q->owner = r->uid;
+    q->id = r->id;
+    q->session = r->s->rec.id;
+    q->branch = r->br->rec.id;
+    q->pos = r->n_prompt;
+    q->type = HRT_START;
+    q->state = done ? SESS_REQ_ENDED : SESS_REQ_RUNNING;
+    q->time_ns = wall_ns();
+    q->reply = s;
+    q->reply_bytes = (uint32_t)strlen(s);
+    add(t, KVS_REC_REQ, q);
+    return 0;
+}
+
+static void add_session(struct tbatch *t, struct req *r, uint64_t head)
+{
+    struct sess *s = r->s;
+
+    s->rec.branch = r->br->rec.id;
+    s->rec.head = head;
+    s->rec.used_ns = wall_ns();
+    memcpy(s->rec.tokenizer_id, eng_info(r->m->eng)->tokenizer_id, sizeof s->rec.tokenizer_id);
+    t->sess = s->rec;
+    add(t, KVS_REC_SESSION, &t->sess);
+}
+
+static void turn_params(struct req *r, char ret[1024], bool input)
+{
+    cJSON *o = cJSON_CreateObject();
+    char *s;
+
+    if (input && r->user_open)
+        cJSON_AddBoolToObject(o, "user_open", true);
+    if (input && r->opened)
+        cJSON_AddBoolToObject(o, "opened", true);
+    if (input && r->ingest)
+        cJSON_AddBoolToObject(o, "ingest", true);
+    if (!input) {
+        cJSON *ask = ask_save(&r->ask);
+
+        /* The long ones are kept with the request; here is what people look at. */
+        cJSON_DeleteItemFromObjectCaseSensitive(ask, "logit_bias");
+        cJSON_DeleteItemFromObjectCaseSensitive(ask, "stop");
+        cJSON_AddItemToObject(o, "ask", ask);
+    }
+    s = cJSON_PrintUnformatted(o);
+    snprintf(ret, 1024, "%s", s ? s : "{}");
+    free(s);
+    cJSON_Delete(o);
+}
+
+/* The turn goes into the batch and into the session's list. */
+static void add_turn(struct tbatch *t, struct req *r, bool input, uint64_t first, uint64_t n,
+                     uint32_t flags, uint32_t finish)
+{
+    struct kvs_turn *k = &t->turn[t->n_turn++];
+    struct turn mem;
+
+    k->branch = r->br->rec.id;
+    k->first = first;
+    k->n_tokens = n;
+    k->role = !input ? KVS_ROLE_ASSISTANT : r->raw_turn ? KVS_ROLE_RAW : KVS_ROLE_USER;
+    k->flags = flags;
+    k->time_ns = wall_ns();
+    k->request = r->id;
+    k->seed = r->ask.smp.seed;
+    k->reused = (uint32_t)r->reused;
+    k->prefilled = (uint32_t)r->prefilled;
+    k->generated = input ? 0 : r->n_gen;
+    k->finish = finish;
+    turn_params(r, k->params, input);
+    add(t, KVS_REC_TURN, k);
+    mem = (struct turn){.first = first,
+                        .n_tokens = n,
+                        .time_ns = k->time_ns,
+                        .role = k->role,
+                        .flags = flags,
+                        .finish = finish,
+                        .user_open = input && r->user_open,
+                        .opened = input && r->opened,
+                        .ingest_cut = input && r->ingest && finish != FIN_STOP};
+    if (r->s->turns_known)
+        (void)sess_turn_add(r->s, &mem);
+}
+
+/* --- an open turn of another request ends here -------------------------------------------------------- */
+struct find_turn {
+    struct kvs_turn *ret;
+    uint64_t first;
+    bool found;
+};
+
+static int find_each(void *ctx, const struct kvs_turn *k)
+{
+    struct find_turn *f = ctx;
+
+    if (k->first == f->first) {
+        *f->ret = *k;
+        f->found = true;
+    }
+    return 0;
+}
+
+int turn_interrupted(struct daemon *d, struct sess *s, struct kvs_req *ret, char **ret_text,
+                     uint64_t *ret_first)
+{
+    char *reply = NULL;
+    cJSON *o, *done, *err;
+    const cJSON *first;
+    struct kvs_req q;
+    int res = kvs_req_get(d->store, s->rec.owner, &s->open_req, &q, &reply);
+
+    if (res < 0)
+        return res;
+    o = cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2);
+    free(reply);
+    first = cJSON_GetObjectItemCaseSensitive(o, "turn_first");
+    if (ret_first)
+        *ret_first =
+            cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "ingest")) && cJSON_IsNumber(first)
+                ? (uint64_t)first->valuedouble
+                : q.pos;
+    cJSON_AddNumberToObject(o, "finish", FIN_INTERRUPTED);
+    done = cJSON_AddObjectToObject(o, "done");
+    cJSON_AddStringToObject(done, "finish", "error");
+    err = cJSON_AddObjectToObject(done, "error");
+    cJSON_AddStringToObject(err, "status", hrt_status_str(HRT_CANCELLED));
+    cJSON_AddStringToObject(err, "slug", "interrupted");
+    cJSON_AddStringToObject(err, "message",
+                            "the daemon ended in the middle of this answer, and the session "
+                            "has gone on with another request");
+    *ret_text = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    if (!*ret_text)
+        return -ENOMEM;
+    q.state = SESS_REQ_ENDED;
+    q.time_ns = wall_ns();
+    q.reply = *ret_text;
+    q.reply_bytes = (uint32_t)strlen(q.reply);
+    *ret = q;
+    return 0;
+}
+
+/* The session stood in the middle of an answer when the daemon ended, and goes on with
+ * something else: what there is of the answer stays, marked. */
+static int add_interrupted(struct tbatch *t, struct req *r)
+{
+    struct sess *s = r->s;
+    struct kvs_req *q = &t->req[t->n_req];
+    struct find_turn f = {.ret = &t->turn[t->n_turn]};
+    int res;
+
+    if (!s->has_open || memcmp(&s->open_req, &r->id, sizeof r->id) == 0)
+        return 0;
+    res = turn_interrupted(r->d, s, q, &t->text[t->n_req], &f.first);
+    if (res < 0)
+        return res == -ENOMEM ? res : 0; /* else nobody can ask for it any more */
+    t->n_req++;
+    add(t, KVS_REC_REQ, q);
+    if (s->head > f.first)
+        (void)kvs_turns(r->d->store, &q->branch, s->head, find_each, &f);
+    if (!f.found)
+        return 0;
+    t->n_turn++;
+    f.ret->n_tokens = s->head - f.first;
+    f.ret->flags = (f.ret->flags & ~(uint32_t)KVS_TURN_OPEN) | KVS_TURN_INTERRUPTED;
+    f.ret->finish = FIN_INTERRUPTED;
+    add(t, KVS_REC_TURN, f.ret);
+    for (uint32_t i = 0; i < s->n_turns; i++)
+        if (s->turns[i].first == f.first) {
+            s->turns[i].n_tokens = f.ret->n_tokens;
+            s->turns[i].flags = f.ret->flags;
+            s->turns[i].finish = FIN_INTERRUPTED;
+        }
+    return 0;
+}
+
+/* --- submitting ---------------------------------------------------------------------------------------- */
+static void batch_done(struct kvs_batch *b)
+{
+    struct tbatch *t = b->user;
+    struct req *r = t->r;
+    int kind = t->kind;
+
+    must_be(r, REQ_MAGIC);
+    r->batches--;
+    if (b->res < 0) {
+        if (r->durable)
+            log_at(
+                LOG_ERROR_,
+                "session \"%s\": a turn could not be written (%s); it goes on in memory only",
+                r->s ? r->s->rec.name : "", err_str(b->res));
+        r->durable = false;
+        if (r->s)
+            r->s->changed = true;
+        req_warn(r,
+                 "the store cannot write (%s): this turn is in memory only and will not "
+                 "survive a restart",
+                 err_str(b->res));
+    }
+    for (uint32_t i = 0; b->res == 0 && kind != T_COMMIT && r->s && i < r->s->n_turns; i++)
+        r->s->turns[i].durable |= !(r->s->turns[i].flags & KVS_TURN_OPEN);
+    tbatch_free(t);
+    if (kind == T_BEGIN) {
+        r->begun = true;
+        waits_wake(r, true);
+        gen_kick(r->d);
+    } else if (kind == T_END) {
+        req_done(r);
+    }
+}
+
+static int submit(struct tbatch *t, struct req *r, int kind)
+{
+    int res;
+
+    t->r = r;
+    t->kind = kind;
+    t->b.rec = t->rec;
+    t->b.n_rec = t->n_rec;
+    t->b.done = batch_done;
+    t->b.user = t;
+    res = kvs_batch_submit(r->d->store, &t->b);
+    if (res == 0) {
+        r->sent = r->toks->n;
+        r->sent_ns = now_ns();
+        if (r->br->end < r->sent)
+            r->br->end = r->sent;
+        r->batches++;
+        return 0;
+    }
+    if (res == -EAGAIN) {
+        tbatch_free(t);
+        return res;
+    }
+    /* Persistence is off: as if it had been tried and failed. */
+    r->batches++;
+    r->sent = r->toks->n;
+    if (r->br->end < r->sent)
+        r->br->end = r->sent;
+    t->b.res = res;
+    batch_done(&t->b);
+    return 0;
+}
+
+int turn_begin(struct req *r)
+{
+    struct tbatch *t = calloc(1, sizeof *t);
+    uint64_t n = r->toks->n;
+    int res = t ? 0 : -ENOMEM;
+
+    if (res == 0)
+        res = add_interrupted(t, r);
+    if (res == 0 && r->new_branch) {
+        t->branch = r->br->rec;
+        add(t, KVS_REC_BRANCH, &t->branch);
+    }
+    if (res == 0)
+        res = add_tokens(t, r);
+    if (res < 0) {
+        tbatch_free(t);
+        return res;
+    }
+    if (n > r->turn_first)
+        add_turn(t, r, true, r->turn_first, n - r->turn_first, r->ingest ? KVS_TURN_OPEN : 0,
+                 0);
+    if (!r->ingest)
+        add_turn(t, r, false, n, 0, KVS_TURN_OPEN, 0);
+    r->turn_no = r->s->n_turns;
+    add_session(t, r, n);
+    res = add_req(t, r, false);
+    if (res < 0) {
+        tbatch_free(t);
+        return res;
+    }
+    return submit(t, r, T_BEGIN);
+}
+
+void turn_commit(struct req *r)
+{
+    struct tbatch *t;
+
+    if (r->batches || r->toks->n == r->sent || !r->begun)
+        return;
+    t = calloc(1, sizeof *t);
+    if (!t || add_tokens(t, r) < 0 || add_req(t, r, false) < 0) {
+        tbatch_free(t);
+        return; /* the next one carries it */
+    }
+    (void)submit(t, r, T_COMMIT);
+}
+
+void turn_end(struct req *r)
+{
+    struct tbatch *t = calloc(1, sizeof *t);
+    uint64_t n = r->toks->n;
+    uint32_t flags = r->eot ? KVS_TURN_CLOSED_EOT : 0;
+
+    r->end_waits = true;
+    if (!t || add_tokens(t, r) < 0) {
+        tbatch_free(t);
+        return; /* tried again by the timer */
+    }
+    if (r->ingest && n > r->turn_first)
+        add_turn(t, r, true, r->turn_first, n - r->turn_first, 0, r->finish);
+    if (!r->ingest)
+        add_turn(t, r, false, r->n_prompt, n - r->n_prompt, flags, r->finish);
+    add_session(t, r, n);
+    if (add_req(t, r, true) < 0) {
+        tbatch_free(t);
+        return;
+    }
+    if (submit(t, r, T_END) == 0)
+        r->end_waits = false;
+}

@@ -1,0 +1,36 @@
+/* warn.c - standing warnings: said once in the log, kept for status. */
+#include "base/log.h"
+#include "daemon/daemon.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void daemon_warn(struct daemon *d, const char *fmt, ...)
+{
+    const uint32_t max = sizeof d->warnings / sizeof *d->warnings;
+    char words[sizeof *d->warnings];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    for (uint32_t i = 0; i < d->n_warnings; i++)
+        if (strcmp(d->warnings[i], words) == 0)
+            return;
+    log_at(LOG_WARN_, "%s", words);
+    if (d->n_warnings == max) { /* the oldest makes room */
+        memmove(d->warnings[0], d->warnings[1], sizeof *d->warnings * (max - 1));
+        d->n_warnings--;
+    }
+    memcpy(d->warnings[d->n_warnings++], words, sizeof words);
+}
+
+void daemon_unwarn(struct daemon *d, const char *begin)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < d->n_warnings; i++)
+        if (strncmp(d->warnings[i], begin, strlen(begin)) != 0)
+            memmove(d->warnings[n++], d->warnings[i], sizeof *d->warnings);
+    d->n_warnings = n;
+}

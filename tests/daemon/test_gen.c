@@ -1,0 +1,397 @@
+/* test_gen.c - sessions and answers on the real daemon with a tiny model: what comes out is
+ * the same whatever happens in between. */
+#include "tests/daemon/genrig.h"
+
+#define CASE(f)                                                                                \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+#define SAMPLED                                                                                \
+    "\"params\":{\"max_tokens\":40,\"temperature\":0.9,\"seed\":5,\"ignore_eos\":true}"
+
+static int32_t ids[2048];
+static struct answer a, b;
+
+static void a_cut_anywhere_does_not_show_after_a_restart(void)
+{
+    static const uint32_t cut[] = {1, 2, 17, 255, 256, 257, 300, 511, 512, 513, 769, 1024};
+    struct rig g;
+    char more[256];
+
+    some_ids(ids, 2048, 1);
+    rig_make(&g, "");
+    rig_up(&g);
+    for (uint32_t i = 0; i < sizeof cut / sizeof *cut; i++) {
+        uint32_t n = cut[i], head = n > 2 ? n - 2 : n - 1;
+
+        snprintf(more, sizeof more, ",\"session\":\"ref%u\"," SAMPLED, n);
+        rig_run(&g, ids, n, more, &a);
+        /* The same in two parts: ingest, die, go on with the rest. */
+        if (head) {
+            snprintf(more, sizeof more, ",\"session\":\"cut%u\",\"params\":{\"max_tokens\":0}",
+                     n);
+            rig_run(&g, ids, head, more, &b);
+            CHECK_EQ(b.n, 0);
+        }
+        rig_down(&g, i % 2 ? SIGKILL : SIGTERM);
+        rig_up(&g);
+        snprintf(more, sizeof more, ",\"session\":\"cut%u\"," SAMPLED, n);
+        rig_run(&g, ids + head, n - head, more, &b);
+        CHECK(same(&a, &b));
+        CHECK_EQ(usage(&b, "usage", "context"), n);
+        if (head >= 256)
+            CHECK(usage(&b, "usage", "reused") >= head / 256 * 256);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void killed_in_the_middle_the_same_id_goes_on(void)
+{
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 300, 2);
+    rig_make(&g, "");
+    rig_up(&g);
+    const char *more = ",\"params\":{\"max_tokens\":700,\"temperature\":1,\"seed\":9,"
+                       "\"ignore_eos\":true},\"session\":\"x\"";
+    const char *ref = ",\"params\":{\"max_tokens\":700,\"temperature\":1,\"seed\":9,"
+                      "\"ignore_eos\":true},\"session\":\"ref\"";
+    rig_run(&g, ids, 300, ref, &a);
+    rig_id(id);
+    answer_clear(&b);
+    CHECK(rig_start(&g, id, ids, 300, more));
+    for (uint32_t i = 0; i < 6; i++) {
+        rig_read(&g, id, &b, b.n + (i == 0 ? 1 : 100));
+        rig_down(&g, i % 2 ? SIGTERM : SIGKILL);
+        rig_up(&g);
+        if (i % 3 == 1) /* a resend attaches, a bare NEXT does too */
+            CHECK(rig_start(&g, id, ids, 300, more));
+    }
+    CHECK(rig_read(&g, id, &b, UINT32_MAX));
+    CHECK(same(&a, &b));
+    CHECK_STR(wire_str(&b.last, "finish"), "length");
+    /* And again from the beginning, from memory and from the store. */
+    for (int i = 0; i < 2; i++) {
+        answer_clear(&b);
+        CHECK(rig_read(&g, id, &b, UINT32_MAX));
+        CHECK(same(&a, &b));
+        rig_down(&g, SIGKILL);
+        rig_up(&g);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void many_at_once_say_what_each_says_alone(void)
+{
+    enum { N = 6 };
+    static struct answer alone[N];
+    struct rig g;
+    char id[N][33], more[300];
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (uint32_t i = 0; i < N; i++) {
+        some_ids(ids, 700, 100 + i);
+        snprintf(more, sizeof more, ",\"session\":\"a%u\"," SAMPLED, i);
+        rig_run(&g, ids, 50 + i * 120, more, &alone[i]);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        some_ids(ids, 700, 100 + i);
+        rig_id(id[i]);
+        /* Another owner of the same tokens would find their pages: begin with one more. */
+        snprintf(more, sizeof more, ",\"session\":\"b%u\"," SAMPLED, i);
+        CHECK(rig_start(&g, id[i], ids, 50 + i * 120, more));
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        answer_clear(&b);
+        CHECK(rig_read(&g, id[i], &b, UINT32_MAX));
+        CHECK(same(&alone[i], &b));
+        answer_clear(&alone[i]);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+/* Pages for one context only: the others wait, or are sent back and come again. */
+static void with_few_pages_sessions_take_turns(void)
+{
+    enum { N = 5 };
+    static struct answer alone[N];
+    struct rig g;
+    char id[N][33], more[300];
+
+    rig_make(&g, "--page-memory 1MiB");
+    rig_up(&g);
+    for (uint32_t i = 0; i < N; i++) {
+        some_ids(ids, 1500, 200 + i);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"a%u\",\"params\":{\"max_tokens\":150,\"temperature\":0.9,"
+                 "\"seed\":5,\"ignore_eos\":true}",
+                 i);
+        rig_run(&g, ids, 900 + i * 100, more, &alone[i]);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        some_ids(ids, 1500, 200 + i);
+        rig_id(id[i]);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"b%u\",\"params\":{\"max_tokens\":150,\"temperature\":0.9,"
+                 "\"seed\":5,\"ignore_eos\":true}",
+                 i);
+        CHECK(rig_start(&g, id[i], ids, 900 + i * 100, more));
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        answer_clear(&b);
+        CHECK(rig_read(&g, id[i], &b, UINT32_MAX));
+        CHECK(same(&alone[i], &b));
+        answer_clear(&alone[i]);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been(void)
+{
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 1000, 3);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_run(&g, ids, 600, ",\"session\":\"ref\"," SAMPLED, &a);
+    rig_run(&g, ids, 900, ",\"session\":\"s\",\"params\":{\"max_tokens\":0}", &b);
+    rig_id(id);
+    r = rig_call(&g, HRT_SESSION_FORK, NULL, 0,
+                 "{\"id\":\"%s\",\"session\":\"s\",\"name\":\"f\",\"at\":599}", id);
+    CHECK_EQ(wire_num(&r, "tokens"), 599);
+    wire_reply_fini(&r);
+    rig_run(&g, ids + 599, 1, ",\"session\":\"f\"," SAMPLED, &b);
+    CHECK(same(&a, &b));
+    rig_id(id);
+    for (int i = 0; i < 2; i++) { /* the same id changes it once */
+        r = rig_call(&g, HRT_SESSION_REWIND, NULL, 0,
+                     "{\"id\":\"%s\",\"session\":\"s\",\"to_tokens\":%d}", id, 598 - i * 10);
+        CHECK_EQ(wire_num(&r, "tokens"), 598);
+        wire_reply_fini(&r);
+    }
+    rig_down(&g, SIGKILL);
+    rig_up(&g);
+    rig_run(&g, ids + 598, 2, ",\"session\":\"s\"," SAMPLED, &b);
+    CHECK(same(&a, &b));
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\",\"ids\":true}");
+    CHECK_EQ(r.f.tail_len, 640 * 4);
+    CHECK(memcmp(r.tail, ids, 600 * 4) == 0 && memcmp(r.tail + 2400, a.id, 160) == 0);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void without_a_session_the_longest_stored_beginning_is_found(void)
+{
+    static int32_t all[1100];
+    struct rig g;
+
+    some_ids(ids, 1000, 4);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_run(&g, ids, 500, "," SAMPLED, &a);
+    CHECK_EQ(usage(&a, "usage", "reused"), 0);
+    char first[64];
+    snprintf(first, sizeof first, "%s",
+             cJSON_GetStringValue(
+                 cJSON_GetObjectItem(cJSON_GetObjectItem(a.last.json, "session"), "id")));
+    /* The whole of it and more: the same session goes on. */
+    memcpy(all, ids, 500 * 4);
+    memcpy(all + 500, a.id, 40 * 4);
+    memcpy(all + 540, ids + 500, 60 * 4);
+    rig_run(&g, all, 600, "," SAMPLED, &b);
+    CHECK_EQ(usage(&b, "usage", "reused"), 539);
+    CHECK_STR(cJSON_GetStringValue(
+                  cJSON_GetObjectItem(cJSON_GetObjectItem(b.last.json, "session"), "id")),
+              first);
+    /* A part of it: another session, the shared blocks reused. */
+    all[520] ^= 1;
+    rig_run(&g, all, 600, "," SAMPLED, &b);
+    CHECK(usage(&b, "usage", "reused") >= 512);
+    CHECK(strcmp(cJSON_GetStringValue(
+                     cJSON_GetObjectItem(cJSON_GetObjectItem(b.last.json, "session"), "id")),
+                 first) != 0);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void what_was_cut_short_can_be_closed_by_another_request(void)
+{
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 400, 5);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    CHECK(rig_start(&g, id, ids, 300,
+                    ",\"session\":\"s\",\"params\":{\"max_tokens\":1500,\"ignore_eos\":true}"));
+    rig_read(&g, id, &a, 300);
+    /* While it runs nobody else may. */
+    char other[33];
+    rig_id(other);
+    r = rig_call(&g, HRT_START, ids, 4,
+                 "{\"id\":\"%s\",\"session\":\"s\",\"input\":\"tokens\"}", other);
+    CHECK_EQ(r.f.status, HRT_FAILED_PRECONDITION);
+    CHECK_STR(wire_str(&r, "slug"), "session_busy");
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    rig_run(&g, ids + 300, 10, ",\"session\":\"s\"," SAMPLED, &b);
+    CHECK(usage(&b, "usage", "context") >= 610);
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+    const cJSON *t = cJSON_GetArrayItem(cJSON_GetObjectItem(r.json, "turns"), 1);
+    CHECK(cJSON_IsTrue(cJSON_GetObjectItem(t, "interrupted")));
+    wire_reply_fini(&r);
+    /* The one that was cut off says so. */
+    a.n = 0;
+    a.bytes = 0;
+    CHECK(rig_read(&g, id, &a, UINT32_MAX));
+    CHECK_STR(cJSON_GetStringValue(
+                  cJSON_GetObjectItem(cJSON_GetObjectItem(a.last.json, "error"), "slug")),
+              "interrupted");
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on(void)
+{
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 1800, 6);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    CHECK(rig_start(&g, id, ids, 100,
+                    ",\"session\":\"s\",\"params\":{\"max_tokens\":1800,\"ignore_eos\":true}"));
+    rig_read(&g, id, &a, 20);
+    r = rig_call(&g, HRT_CANCEL, NULL, 0, "{\"stream\":\"%s\"}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    CHECK(rig_read(&g, id, &a, UINT32_MAX));
+    CHECK_STR(wire_str(&a.last, "finish"), "cancelled");
+    CHECK(cJSON_IsTrue(cJSON_GetObjectItem(a.last.json, "durable")));
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+    CHECK_EQ(wire_num(&r, "tokens"), 100 + (int)a.n);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void the_context_is_a_limit_that_is_said(void)
+{
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 2048, 7);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_id(id);
+    r = rig_call(&g, HRT_START, ids, 2048 * 4,
+                 "{\"id\":\"%s\",\"session\":\"s\",\"input\":\"tokens\"}", id);
+    CHECK_EQ(r.f.status, HRT_OUT_OF_RANGE);
+    CHECK_STR(wire_str(&r, "slug"), "context_length_exceeded");
+    CHECK_EQ(wire_num(&r, "tokens"), 2048);
+    CHECK_EQ(wire_num(&r, "context"), 2048);
+    wire_reply_fini(&r);
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+    CHECK_EQ(r.f.status, HRT_NOT_FOUND); /* nothing was changed */
+    wire_reply_fini(&r);
+    rig_run(&g, ids, 2000, ",\"session\":\"s\",\"params\":{\"ignore_eos\":true}", &a);
+    CHECK_EQ(a.n, 48);
+    CHECK_STR(wire_str(&a.last, "finish"), "length");
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+static void sessions_change_once_per_id_and_say_why_not(void)
+{
+    static const struct {
+        uint8_t type;
+        const char *json;
+        uint32_t status;
+    } row[] = {
+        {HRT_SESSION_OPEN, "\"name\":\"a\",\"model\":\"m\"", HRT_OK},
+        {HRT_SESSION_OPEN, "\"name\":\"b\",\"create\":false", HRT_NOT_FOUND},
+        {HRT_SESSION_OPEN, "\"name\":\"a\\u0007\"", HRT_INVALID_ARGUMENT},
+        {HRT_SESSION_OPEN, "\"name\":\"z\",\"model\":\"nope\"", HRT_NOT_FOUND},
+        {HRT_SESSION_FORK, "\"session\":\"a\",\"name\":\"b\"", HRT_OK},
+        {HRT_SESSION_FORK, "\"session\":\"a\",\"name\":\"b\"", HRT_ALREADY_EXISTS},
+        {HRT_SESSION_FORK, "\"session\":\"a\",\"name\":\"c\",\"at\":5", HRT_OUT_OF_RANGE},
+        {HRT_SESSION_RENAME, "\"session\":\"b\",\"name\":\"a\"", HRT_ALREADY_EXISTS},
+        {HRT_SESSION_RENAME, "\"session\":\"b\",\"name\":\"c\"", HRT_OK},
+        {HRT_SESSION_REWIND, "\"session\":\"c\",\"to_turn\":3", HRT_OUT_OF_RANGE},
+        {HRT_SESSION_REWIND, "\"session\":\"c\"", HRT_INVALID_ARGUMENT},
+        {HRT_SESSION_PIN, "\"session\":\"c\",\"pinned\":true", HRT_OK},
+        {HRT_SESSION_PIN, "\"session\":\"c\",\"pinned\":3", HRT_INVALID_ARGUMENT},
+        {HRT_SESSION_REMOVE, "\"session\":\"a\"", HRT_OK},
+        {HRT_SESSION_REMOVE, "\"session\":\"a\"", HRT_NOT_FOUND},
+    };
+    char id[33], first[2048];
+    struct wire_reply r;
+    struct rig g;
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (uint32_t i = 0; i < sizeof row / sizeof *row; i++) {
+        rig_id(id);
+        r = rig_call(&g, row[i].type, NULL, 0, "{\"id\":\"%s\",%s}", id, row[i].json);
+        if (r.f.status != row[i].status)
+            t_fail(__FILE__, __LINE__, "row %u: status %u, want %u: %s", i, r.f.status,
+                   row[i].status, wire_str(&r, "message"));
+        char *s = cJSON_PrintUnformatted(r.json);
+        snprintf(first, sizeof first, "%s", s);
+        free(s);
+        wire_reply_fini(&r);
+        if (row[i].status)
+            continue;
+        if (i % 2) { /* also after a restart */
+            rig_down(&g, SIGKILL);
+            rig_up(&g);
+        }
+        r = rig_call(&g, row[i].type, NULL, 0, "{\"id\":\"%s\",%s}", id, row[i].json);
+        s = cJSON_PrintUnformatted(r.json);
+        CHECK_STR(s, first);
+        free(s);
+        wire_reply_fini(&r);
+    }
+    r = rig_call(&g, HRT_SESSION_LIST, NULL, 0, "{}");
+    CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(r.json, "sessions")), 1);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
+       CASE(killed_in_the_middle_the_same_id_goes_on),
+       CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
+       CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
+       CASE(without_a_session_the_longest_stored_beginning_is_found),
+       CASE(what_was_cut_short_can_be_closed_by_another_request),
+       CASE(a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on),
+       CASE(the_context_is_a_limit_that_is_said),
+       CASE(sessions_change_once_per_id_and_say_why_not))

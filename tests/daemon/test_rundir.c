@@ -1,0 +1,124 @@
+/* test_rundir.c - the runtime directory: made, checked, held by one daemon. */
+#include "daemon/conf.h"
+#include "daemon/rundir.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct conf conf;
+static struct errbuf eb;
+static char path[400];
+
+static void fresh(const char *under)
+{
+    snprintf(path, sizeof path, "%s%s", t_tmpdir(), under);
+    memset(&conf, 0, sizeof conf);
+    conf.runtime = path;
+    eb.s[0] = 0;
+}
+
+static void it_is_made_with_its_parents_and_closed_to_others(void)
+{
+    struct stat st;
+    int fd;
+
+    fresh("/a/b/hearth");
+    umask(022);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0);
+    CHECK_EQ(stat(path, &st), 0);
+    CHECK_EQ(st.st_mode & 07777, 0700);
+    close(fd);
+}
+static void one_that_others_can_enter_is_refused(void)
+{
+    int fd;
+
+    fresh("/open");
+    mkdir(path, 0755);
+    chmod(path, 0755);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+    CHECK(strstr(eb.s, "0755") && strstr(eb.s, "chmod 700"));
+    conf.system = true; /* its socket is for a group */
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0);
+    close(fd);
+    chmod(path, 0775);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+}
+static void one_that_belongs_to_another_is_refused(void)
+{
+    int fd;
+
+    if (geteuid() != 0)
+        t_skip("wants root, to make a directory of another user");
+    fresh("/theirs");
+    mkdir(path, 0700);
+    CHECK_EQ(chown(path, 12345, 12345), 0);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+    CHECK(strstr(eb.s, "12345") != NULL);
+}
+static void one_that_cannot_be_made_says_why_and_what_to_do(void)
+{
+    int fd;
+
+    fresh("/file");
+    fclose(fopen(path, "w"));
+    strcat(path, "/hearth");
+    CHECK(rundir_take(&conf, &fd, &eb) < 0);
+    CHECK(strstr(eb.s, path) && strstr(eb.s, "--runtime"));
+}
+static void a_second_daemon_is_refused_with_the_pid_of_the_first(void)
+{
+    int fd = -1, up[2];
+    char pid[32], b;
+
+    fresh("/two");
+    CHECK_EQ(pipe(up), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        bool ok = rundir_take(&conf, &fd, NULL) == 0;
+        (void)!write(up[1], ok ? "y" : "n", 1);
+        pause();
+        _exit(0);
+    }
+    CHECK_EQ(read(up[0], &b, 1), 1);
+    CHECK_EQ(b, 'y');
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EBUSY);
+    snprintf(pid, sizeof pid, "(pid %d)", (int)child);
+    if (!strstr(eb.s, pid))
+        t_fail(__FILE__, __LINE__, "%s", eb.s);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0); /* the dead hold nothing */
+    close(fd);
+    close(up[0]);
+    close(up[1]);
+}
+static void a_lock_that_is_a_link_is_not_followed(void)
+{
+    char link[500], other[500];
+    int fd;
+
+    fresh("/linked");
+    mkdir(path, 0700);
+    snprintf(link, sizeof link, "%s/hearthd.lock", path);
+    snprintf(other, sizeof other, "%s/precious", path);
+    CHECK_EQ(symlink(other, link), 0);
+    CHECK(rundir_take(&conf, &fd, &eb) < 0);
+    CHECK(access(other, F_OK) < 0);
+}
+
+#define CASE(f)                                                                                \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(CASE(it_is_made_with_its_parents_and_closed_to_others),
+       CASE(one_that_others_can_enter_is_refused), CASE(one_that_belongs_to_another_is_refused),
+       CASE(one_that_cannot_be_made_says_why_and_what_to_do),
+       CASE(a_second_daemon_is_refused_with_the_pid_of_the_first),
+       CASE(a_lock_that_is_a_link_is_not_followed))

@@ -1,0 +1,207 @@
+/* test_sched.c - the planner: tables for the policy, random views for the rules. */
+#include "daemon/sched.h"
+#include "tests/t.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct sched_seq decode_at(uint32_t id, uint64_t pos, uint64_t wait)
+{
+    return (struct sched_seq){
+        .id = id, .ready = true, .decoding = true, .pos = pos, .todo = 1, .wait_us = wait};
+}
+static struct sched_seq prefill_at(uint32_t id, uint64_t pos, uint64_t todo, uint64_t wait)
+{
+    return (struct sched_seq){
+        .id = id, .ready = true, .pos = pos, .todo = todo, .wait_us = wait};
+}
+static struct sched_plan plan_of(const struct sched_seq *s, uint32_t n, struct sched_view v)
+{
+    struct sched_plan p;
+    const char *why;
+
+    v.seq = s;
+    v.seqs = n;
+    if (!v.chunk_max)
+        v.chunk_max = 512;
+    if (!v.goal_us)
+        v.goal_us = 100000;
+    sched_plan(&v, &p);
+    why = sched_check(&v, &p);
+    if (why)
+        t_fail(__FILE__, __LINE__, "plan breaks a rule: %s", why);
+    return p;
+}
+static uint32_t tokens_of(const struct sched_plan *p, uint32_t seq)
+{
+    for (uint32_t i = 0; i < p->runs; i++)
+        if (p->run[i].seq == seq)
+            return p->run[i].n;
+    return 0;
+}
+
+static void nothing_to_do_is_an_empty_plan(void)
+{
+    struct sched_plan p = plan_of(NULL, 0, (struct sched_view){.pages_free = 4});
+
+    CHECK_EQ(p.runs, 0);
+}
+static void all_decodes_run_in_one_step(void)
+{
+    struct sched_seq s[3] = {decode_at(1, 10, 5), decode_at(2, 300, 9), decode_at(3, 77, 1)};
+    struct sched_plan p = plan_of(s, 3, (struct sched_view){.pages_free = 0});
+
+    CHECK_EQ(p.runs, 3);
+    CHECK_EQ(p.run[0].seq, 1); /* waited longest */
+}
+static void a_lone_prefill_takes_chunk_max_and_ends_at_an_edge(void)
+{
+    struct sched_seq s[1] = {prefill_at(1, 100, 4000, 0)};
+    struct sched_plan p =
+        plan_of(s, 1, (struct sched_view){.pages_free = 100, .chunk_max = 512});
+
+    CHECK_EQ(p.runs, 1);
+    CHECK_EQ(100 + p.run[0].n, 512);
+}
+static void a_prefill_reaches_the_end_of_its_input(void)
+{
+    struct sched_seq s[1] = {prefill_at(1, 256, 70, 0)};
+    struct sched_plan p = plan_of(s, 1, (struct sched_view){.pages_free = 100});
+
+    CHECK_EQ(p.run[0].n, 70);
+}
+static void prefill_beside_a_decode_fits_the_goal(void)
+{
+    struct sched_seq s[2] = {decode_at(1, 10, 0), prefill_at(2, 0, 4096, 0)};
+    /* 100 ms goal, 20 ms decode step: 80 ms at 1 ms a token. */
+    struct sched_plan p =
+        plan_of(s, 2,
+                (struct sched_view){
+                    .pages_free = 100, .step_us = 20000, .prefill_ns_per_tok = 1000000});
+
+    CHECK_EQ(tokens_of(&p, 0), 1);
+    CHECK_EQ(tokens_of(&p, 1), 80);
+}
+static void prefill_goes_on_even_when_decoding_alone_misses_the_goal(void)
+{
+    struct sched_seq s[2] = {decode_at(1, 10, 0), prefill_at(2, 0, 4096, 0)};
+    struct sched_plan p =
+        plan_of(s, 2,
+                (struct sched_view){
+                    .pages_free = 100, .step_us = 500000, .prefill_ns_per_tok = 1000000});
+
+    CHECK(tokens_of(&p, 1) > 0);
+}
+static void prefills_take_turns_by_waiting_time(void)
+{
+    struct sched_seq s[2] = {prefill_at(1, 0, 4096, 10), prefill_at(2, 0, 4096, 20)};
+    struct sched_plan p = plan_of(s, 2, (struct sched_view){.pages_free = 100});
+
+    CHECK_EQ(p.run[0].seq, 1);
+    s[1].wait_us = 0;
+    p = plan_of(s, 2, (struct sched_view){.pages_free = 100});
+    CHECK_EQ(p.run[0].seq, 0);
+}
+static void the_urgent_go_first(void)
+{
+    struct sched_seq s[2] = {prefill_at(1, 0, 4096, 99), prefill_at(2, 0, 4096, 0)};
+    struct sched_plan p;
+
+    s[0].prio = 1;
+    p = plan_of(s, 2, (struct sched_view){.pages_free = 100});
+    CHECK_EQ(p.run[0].seq, 1);
+}
+static void a_decode_that_needs_a_page_waits_without_blocking_the_rest(void)
+{
+    struct sched_seq s[2] = {decode_at(1, 256, 50), decode_at(2, 10, 0)};
+    struct sched_plan p = plan_of(s, 2, (struct sched_view){.pages_free = 0});
+
+    CHECK_EQ(tokens_of(&p, 0), 0);
+    CHECK_EQ(tokens_of(&p, 1), 1);
+}
+static void prefill_is_cut_to_the_pages_there_are(void)
+{
+    struct sched_seq s[1] = {prefill_at(1, 0, 4096, 0)};
+    struct sched_plan p = plan_of(s, 1, (struct sched_view){.pages_free = 1});
+
+    CHECK_EQ(p.run[0].n, 256);
+}
+static void what_is_not_ready_does_not_run(void)
+{
+    struct sched_seq s[1] = {decode_at(1, 10, 0)};
+
+    s[0].ready = false;
+    CHECK_EQ(plan_of(s, 1, (struct sched_view){.pages_free = 9}).runs, 0);
+}
+static void more_decodes_than_a_step_holds_take_turns(void)
+{
+    struct sched_seq s[STEP_SEQS_MAX + 10];
+    struct sched_plan p;
+
+    for (uint32_t i = 0; i < STEP_SEQS_MAX + 10; i++)
+        s[i] = decode_at(i, 10, i);
+    p = plan_of(s, STEP_SEQS_MAX + 10, (struct sched_view){.pages_free = 0});
+    CHECK_EQ(p.runs, STEP_SEQS_MAX);
+    CHECK_EQ(tokens_of(&p, 0), 0);
+    CHECK_EQ(tokens_of(&p, STEP_SEQS_MAX + 9), 1);
+}
+
+static void random_views_give_plans_that_keep_the_rules(void)
+{
+    const char *e = getenv("SEED");
+    unsigned seed = e ? (unsigned)strtoul(e, NULL, 0) : 20261123u;
+    static struct sched_seq s[REQ_MAX];
+
+    printf("    SEED=%u\n", seed);
+    for (int round = 0; round < 20000; round++) {
+        uint32_t n = (uint32_t)rand_r(&seed) % (round % 10 ? 12 : REQ_MAX);
+
+        for (uint32_t i = 0; i < n; i++) {
+            bool d = rand_r(&seed) & 1;
+
+            s[i] = (struct sched_seq){.id = i,
+                                      .ready = rand_r(&seed) % 4 != 0,
+                                      .decoding = d,
+                                      .prio = (uint32_t)rand_r(&seed) % 3,
+                                      .pos = (uint64_t)rand_r(&seed) % 2000,
+                                      .todo = d ? 1 : (uint64_t)rand_r(&seed) % 9000,
+                                      .wait_us = (uint64_t)rand_r(&seed) % 1000};
+        }
+        (void)plan_of(
+            s, n,
+            (struct sched_view){.pages_free = (uint32_t)rand_r(&seed) % 6,
+                                .chunk_max = 1 + (uint32_t)rand_r(&seed) % 9000,
+                                .goal_us = 1 + (uint32_t)rand_r(&seed) % 200000,
+                                .step_us = (uint32_t)rand_r(&seed) % 200000,
+                                .prefill_ns_per_tok = (uint32_t)rand_r(&seed) % 2000000});
+    }
+}
+static void the_checker_sees_a_broken_plan(void)
+{
+    struct sched_seq s[1] = {decode_at(1, 10, 0)};
+    struct sched_view v = {.seq = s, .seqs = 1, .chunk_max = 1};
+    struct sched_plan p = {.runs = 1};
+
+    p.run[0].n = 2;
+    CHECK(sched_check(&v, &p) != NULL);
+    p.run[0].n = 1;
+    CHECK(sched_check(&v, &p) == NULL);
+    p.run[0].seq = 1;
+    CHECK(sched_check(&v, &p) != NULL);
+    p = (struct sched_plan){.runs = 0};
+    CHECK(sched_check(&v, &p) != NULL);
+}
+
+#define C(f)                                                                                   \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
+       C(a_lone_prefill_takes_chunk_max_and_ends_at_an_edge),
+       C(a_prefill_reaches_the_end_of_its_input), C(prefill_beside_a_decode_fits_the_goal),
+       C(prefill_goes_on_even_when_decoding_alone_misses_the_goal),
+       C(prefills_take_turns_by_waiting_time), C(the_urgent_go_first),
+       C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
+       C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
+       C(more_decodes_than_a_step_holds_take_turns),
+       C(random_views_give_plans_that_keep_the_rules), C(the_checker_sees_a_broken_plan))

@@ -1,0 +1,361 @@
+/* test_sess.c - sessions as places in a tree of tokens, on a real store. */
+#include "base/clock.h"
+#include "daemon/conf.h"
+#include "daemon/daemon.h"
+#include "daemon/loop.h"
+#include "daemon/model.h"
+#include "daemon/sess.h"
+#include "daemon/stored.h"
+#include "kvstore/kvstore.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#define CASE(f)                                                                                \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+
+static struct daemon d;
+static char dir[256];
+
+static void up(bool fresh)
+{
+    struct kvs_opts o = {.dir = dir,
+                         .io = KVS_IO_THREADS,
+                         .host_bytes = 16 << 20,
+                         .disk_bytes = 256 << 20,
+                         .no_fsync = true};
+    struct kvs_open_report rep;
+    struct errbuf eb = {""};
+    static int n;
+    int r;
+
+    if (fresh)
+        snprintf(dir, sizeof dir, "%s/s%d", t_tmpdir(), ++n);
+    memset(&d, 0, sizeof d);
+    r = loop_open(&d.loop);
+    if (r == 0)
+        r = kvs_open(&d.store, &o, &rep, &eb);
+    if (r == 0)
+        r = stored_open(&d.stored, d.store, d.loop);
+    if (r == 0)
+        r = sess_open(&d, &eb);
+    if (r < 0)
+        t_fail(__FILE__, __LINE__, "up: %s %s", err_str(r), eb.s);
+}
+
+static void down(void)
+{
+    sess_close(&d);
+    stored_close(d.stored, 1000000000);
+    kvs_close(d.store);
+    loop_close(d.loop);
+}
+
+static bool landed;
+static int landed_res;
+static void batch_done(struct kvs_batch *b)
+{
+    landed = true;
+    landed_res = b->res;
+    loop_stop(d.loop);
+}
+
+static void write_recs(const struct kvs_rec *rec, uint32_t n)
+{
+    struct kvs_batch b = {.rec = rec, .n_rec = n, .done = batch_done};
+
+    landed = false;
+    CHECK_EQ(kvs_batch_submit(d.store, &b), 0);
+    while (!landed)
+        (void)loop_run(d.loop);
+    CHECK_EQ(landed_res, 0);
+}
+
+/* Says n tokens beginning with `first` on s, as a request does: on its branch when it stands
+ * at the end of it, else on a new one. */
+static void say(struct sess *s, uint32_t n, int32_t first)
+{
+    struct kvs_rec rec[4];
+    struct kvs_turn turn = {.role = KVS_ROLE_USER};
+    struct branch *b;
+    int32_t ids[512];
+    uint32_t k = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        ids[i] = first + (int32_t)i;
+    CHECK_EQ(sess_turns(&d, s), 0);
+    if (sess_at_end(s)) {
+        b = branch_take(s->branch);
+    } else {
+        CHECK_EQ(branch_new(&d, s->rec.owner, s->branch, s->head, &b), 0);
+        rec[k].kind = KVS_REC_BRANCH;
+        rec[k++].branch = &b->rec;
+    }
+    rec[k].kind = KVS_REC_TOKENS;
+    rec[k].tokens.branch = b->rec.id;
+    rec[k].tokens.first = s->head;
+    rec[k].tokens.ids = ids;
+    rec[k++].tokens.n = n;
+    turn.branch = b->rec.id;
+    turn.first = s->head;
+    turn.n_tokens = n;
+    turn.time_ns = wall_ns();
+    rec[k].kind = KVS_REC_TURN;
+    rec[k++].turn = &turn;
+    b->end = s->head + n;
+    CHECK_EQ(sess_turn_add(s, &(struct turn){.first = s->head,
+                                             .n_tokens = n,
+                                             .role = KVS_ROLE_USER,
+                                             .durable = true}),
+             0);
+    sess_place(&d, s, b, b->end);
+    rec[k].kind = KVS_REC_SESSION;
+    rec[k++].session = &s->rec;
+    write_recs(rec, k);
+}
+
+static void save(struct sess *s)
+{
+    struct kvs_rec rec = {.kind = KVS_REC_SESSION};
+
+    rec.session = &s->rec;
+    write_recs(&rec, 1);
+}
+
+static void has(struct sess *s, const int32_t *want, uint64_t n)
+{
+    struct toks *t = NULL;
+
+    CHECK(s != NULL);
+    if (!s)
+        return;
+    CHECK_EQ(s->head, n);
+    CHECK_EQ(sess_tokens(&d, s, &t), 0);
+    CHECK(t && t->n >= n && memcmp(t->p, want, n * sizeof *want) == 0);
+    toks_drop(t);
+}
+
+static void names_belong_to_their_owner(void)
+{
+    struct sess *a, *b, *c;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "x", "m", &a), 0);
+    CHECK_EQ(sess_make(&d, 1, "x", "m", &c), -EEXIST);
+    CHECK_EQ(sess_make(&d, 2, "x", "m", &b), 0);
+    CHECK(sess_find(&d, 1, "x") == a && sess_find(&d, 2, "x") == b);
+    CHECK(sess_find(&d, 3, "x") == NULL);
+    CHECK(sess_by_id(&d, 2, &a->rec.id) == NULL);
+    char hex[33];
+    for (int i = 0; i < 16; i++)
+        snprintf(hex + 2 * i, 3, "%02x", a->rec.id.b[i]);
+    CHECK(sess_find(&d, 1, hex) == a && sess_find(&d, 2, hex) == NULL);
+    CHECK_EQ(sess_rename(&d, a, "y"), 0);
+    CHECK(sess_find(&d, 1, "x") == NULL && sess_find(&d, 1, "y") == a);
+    down();
+}
+
+static void names_are_checked(void)
+{
+    struct errbuf eb;
+    char lng[300];
+
+    memset(lng, 'a', sizeof lng);
+    lng[256] = 0;
+    CHECK_EQ(sess_name_check("book", &eb), 0);
+    CHECK_EQ(sess_name_check("\xc3\xa9t\xc3\xa9 / 1", &eb), 0);
+    CHECK_EQ(sess_name_check("", &eb), -EINVAL);
+    CHECK_EQ(sess_name_check(lng, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "255") && strstr(eb.s, "256"));
+    CHECK_EQ(sess_name_check("a\nb", &eb), -EINVAL);
+    CHECK_EQ(sess_name_check("0123456789abcdef0123456789abcdef", &eb), -EINVAL);
+}
+
+static void tokens_and_turns_come_back_after_a_restart(void)
+{
+    int32_t want[30];
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 100);
+    say(s, 20, 500);
+    down();
+    up(false);
+    for (int i = 0; i < 10; i++)
+        want[i] = 100 + i;
+    for (int i = 0; i < 20; i++)
+        want[10 + i] = 500 + i;
+    s = sess_find(&d, 1, "s");
+    has(s, want, 30);
+    CHECK_EQ(sess_turns(&d, s), 0);
+    CHECK_EQ(s->n_turns, 2);
+    CHECK_EQ(s->turns[1].first, 10);
+    CHECK_EQ(s->turns[1].n_tokens, 20);
+    down();
+}
+
+static void the_first_token_that_differs_starts_a_branch(void)
+{
+    struct sess *s, *f;
+    int32_t a[14], b[13];
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 0);
+    CHECK_EQ(sess_fork(&d, s, 10, "f", &f), 0);
+    CHECK(f->branch == s->branch); /* the same place under a new name */
+    save(f);
+    say(s, 4, 50); /* s goes on first: the branch is its own */
+    CHECK(f->branch == s->branch && !sess_at_end(f) && sess_at_end(s));
+    say(f, 3, 70);
+    CHECK(f->branch != s->branch);
+    CHECK_EQ(f->branch->rec.parent_pos, 10);
+    for (int i = 0; i < 10; i++)
+        a[i] = b[i] = i;
+    for (int i = 0; i < 4; i++)
+        a[10 + i] = 50 + i;
+    for (int i = 0; i < 3; i++)
+        b[10 + i] = 70 + i;
+    has(s, a, 14);
+    has(f, b, 13);
+    down();
+    up(false);
+    has(sess_find(&d, 1, "s"), a, 14);
+    has(sess_find(&d, 1, "f"), b, 13);
+    down();
+}
+
+static void a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere(void)
+{
+    struct sess *s;
+    int32_t want[7] = {0, 1, 2, 3, 4, 90, 91};
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 0);
+    say(s, 10, 20);
+    sess_move(&d, s, 5);
+    CHECK_EQ(s->n_turns, 1);
+    CHECK_EQ(s->turns[0].n_tokens, 5); /* cut in its middle: an open question */
+    CHECK(s->turns[0].user_open);
+    CHECK(!sess_at_end(s));
+    save(s);
+    down();
+    up(false);
+    s = sess_find(&d, 1, "s");
+    CHECK_EQ(sess_turns(&d, s), 0);
+    CHECK_EQ(s->n_turns, 1);
+    CHECK_EQ(s->turns[0].n_tokens, 5);
+    say(s, 2, 90);
+    has(s, want, 7);
+    sess_move(&d, s, 0);
+    CHECK(s->branch == NULL && s->n_turns == 0);
+    say(s, 3, 0);
+    has(s, want, 3);
+    down();
+}
+
+static void a_branch_hangs_on_the_one_that_holds_its_last_token(void)
+{
+    struct sess *s, *f, *g;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 0);
+    CHECK_EQ(sess_fork(&d, s, 8, "f", &f), 0);
+    say(f, 5, 30);
+    CHECK_EQ(sess_fork(&d, f, 6, "g", &g), 0); /* a place in f's path, but s's tokens */
+    say(g, 1, 60);
+    CHECK(memcmp(&g->branch->rec.parent, &s->branch->rec.id, 16) == 0);
+    int32_t want[7] = {0, 1, 2, 3, 4, 5, 60};
+    has(g, want, 7);
+    down();
+}
+
+/* Forks, rewinds and additions at random, against plain copies. */
+static void any_history_reads_back_as_it_was_said(void)
+{
+    enum { N = 12, LEN = 400 };
+    static int32_t want[N][LEN];
+    uint32_t len[N] = {0};
+    struct sess *s[N] = {0};
+    uint64_t seed = t_seed();
+    char name[16];
+    uint32_t n = 1;
+
+    srand((unsigned)seed);
+    up(true);
+    CHECK_EQ(sess_make(&d, 7, "n0", "m", &s[0]), 0);
+    for (int step = 0; step < 300; step++) {
+        uint32_t i = (uint32_t)rand() % n, k = (uint32_t)rand() % 10;
+
+        if (k < 6 && len[i] + 40 < LEN) {
+            uint32_t m = 1 + (uint32_t)rand() % 40;
+            int32_t first = rand() % 1000;
+
+            say(s[i], m, first);
+            for (uint32_t j = 0; j < m; j++)
+                want[i][len[i] + j] = first + (int32_t)j;
+            len[i] += m;
+        } else if (k < 8 && n < N && len[i]) {
+            uint32_t at = (uint32_t)rand() % (len[i] + 1);
+
+            snprintf(name, sizeof name, "n%u", n);
+            CHECK_EQ(sess_fork(&d, s[i], at, name, &s[n]), 0);
+            save(s[n]);
+            memcpy(want[n], want[i], at * 4);
+            len[n++] = at;
+        } else if (len[i]) {
+            len[i] = (uint32_t)rand() % (len[i] + 1);
+            sess_move(&d, s[i], len[i]);
+            save(s[i]);
+        }
+        if (step % 60 == 59) {
+            down();
+            up(false);
+            for (uint32_t j = 0; j < n; j++) {
+                snprintf(name, sizeof name, "n%u", j);
+                s[j] = sess_find(&d, 7, name);
+                if (j == 0 && !s[0]) /* never written: nothing was said yet */
+                    CHECK_EQ(sess_make(&d, 7, "n0", "m", &s[0]), 0);
+            }
+        }
+        for (uint32_t j = 0; j < n; j++)
+            has(s[j], want[j], len[j]);
+    }
+    down();
+}
+
+static void settings_are_kept_and_bounded(void)
+{
+    char buf[64], lng[3000];
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    CHECK_EQ(sess_setting_set(s, "date", "2026-01-02"), 0);
+    CHECK_EQ(sess_setting_set(s, "system", "a \"quoted\"\nline"), 0);
+    CHECK_STR(sess_setting(s, "system", buf, sizeof buf), "a \"quoted\"\nline");
+    memset(lng, 'x', sizeof lng);
+    lng[sizeof lng - 1] = 0;
+    CHECK_EQ(sess_setting_set(s, "system", lng), E_LIMIT);
+    CHECK_STR(sess_setting(s, "system", buf, sizeof buf), "a \"quoted\"\nline");
+    char date[11];
+    sess_date(s, date);
+    CHECK_STR(date, "2026-01-02");
+    CHECK_EQ(sess_setting_set(s, "system", NULL), 0);
+    CHECK_STR(sess_setting(s, "system", buf, sizeof buf), "");
+    down();
+}
+
+T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
+       CASE(tokens_and_turns_come_back_after_a_restart),
+       CASE(the_first_token_that_differs_starts_a_branch),
+       CASE(a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere),
+       CASE(a_branch_hangs_on_the_one_that_holds_its_last_token),
+       CASE(any_history_reads_back_as_it_was_said), CASE(settings_are_kept_and_bounded))
