@@ -1,0 +1,464 @@
+/* corelink.c - see corelink.h. */
+#include "daemon/front/corelink.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/front/fjson.h"
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    CORELINK_MAGIC = 0x6b6e6c63,
+    RETRY_MS_MIN = 20,
+    RETRY_MS_MAX = 500,
+    FIRST_CORE_MS = 5000, /* a core that started us listens already; more is a dead one */
+    FRAME_BYTES_MAX = HRT_HEAD_BYTES + JSON_BYTES_MAX + TAIL_BYTES_MAX,
+};
+
+struct ask {
+    struct ask *next, *prev;
+    int64_t id;
+    uint64_t arrived_ns;
+    corelink_fn *fn; /* NULL: forgotten, kept only until its bytes are out */
+    void *user;
+    bool refused; /* answered before it was wholly sent */
+    size_t n;
+    uint8_t bytes[];
+};
+struct corelink {
+    uint32_t magic;
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
+    char *hello;
+    struct corelink_opts o;
+    int fd;
+    bool up, over;
+    uint32_t generation;
+    uint64_t opened_ns, down_ns, retry_ns;
+    uint32_t retry_ms;
+    int64_t next_id;
+    struct ask *head, *tail; /* in order of arrival */
+    struct ask *sending;     /* the first not wholly sent; NULL: nothing to send */
+    size_t sent;             /* bytes of it that are out */
+    uint32_t asks;
+    size_t ask_bytes;
+    uint8_t *in;
+    size_t in_n, in_cap;
+    int depth; /* inside a callback: a closed link must not free what the caller reads */
+};
+
+static void changed(struct corelink *l)
+{
+    if (l->o.changed)
+        l->o.changed(l->o.user);
+}
+
+static void ask_unlink(struct corelink *l, struct ask *a)
+{
+    if (l->sending == a) {
+        l->sending = a->next;
+        l->sent = 0;
+    }
+    *(a->prev ? &a->prev->next : &l->head) = a->next;
+    *(a->next ? &a->next->prev : &l->tail) = a->prev;
+    l->asks--;
+    l->ask_bytes -= a->n;
+}
+
+/* Unlinks, answers and frees. */
+static void ask_end(struct corelink *l, struct ask *a, const struct corelink_reply *r)
+{
+    corelink_fn *fn = a->fn;
+    void *user = a->user;
+    a->fn = NULL;
+    /* A core may refuse a frame by its header alone: the rest of it must still go out. */
+    if (l->up && a == l->sending && l->sent) {
+        a->refused = true;
+    } else {
+        ask_unlink(l, a);
+        free(a);
+    }
+    if (fn)
+        fn(user, r);
+}
+
+static struct ask *ask_make(struct corelink *l, uint8_t type, const void *json, size_t json_len,
+                            const void *tail, size_t tail_len)
+{
+    size_t n = HRT_HEAD_BYTES + json_len + tail_len;
+    struct ask *a = malloc(sizeof *a + n);
+    if (!a)
+        return NULL;
+    *a = (struct ask){.id = l->next_id++, .n = n, .arrived_ns = now_ns()};
+    hrt_pack(a->bytes, &(struct hrt_frame){.type = type,
+                                           .json_len = (uint32_t)json_len,
+                                           .tail_len = (uint32_t)tail_len,
+                                           .id = (uint64_t)a->id});
+    if (json_len)
+        memcpy(a->bytes + HRT_HEAD_BYTES, json, json_len);
+    if (tail_len)
+        memcpy(a->bytes + HRT_HEAD_BYTES + json_len, tail, tail_len);
+    return a;
+}
+
+static void ask_link(struct corelink *l, struct ask *a, bool first)
+{
+    if (first) {
+        a->next = l->head;
+        *(l->head ? &l->head->prev : &l->tail) = a;
+        l->head = a;
+    } else {
+        a->prev = l->tail;
+        *(l->tail ? &l->tail->next : &l->head) = a;
+        l->tail = a;
+    }
+    l->asks++;
+    l->ask_bytes += a->n;
+}
+
+static void link_down(struct corelink *l, const char *why)
+{
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = -1;
+    if (l->up)
+        log_at(l->o.exit_with_core ? LOG_INFO_ : LOG_WARN_,
+               "link to %s: %s; %u requests wait for the next one", l->path, why, l->asks);
+    if (l->up && l->o.exit_with_core)
+        l->over = true;
+    l->up = false;
+    l->in_n = 0;
+    l->down_ns = now_ns();
+    l->retry_ns = l->down_ns + (uint64_t)l->retry_ms * 1000000;
+    /* What nobody waits for any more needs no second sending. */
+    for (struct ask *a = l->head, *next; a; a = next) {
+        next = a->next;
+        if (!a->fn) {
+            ask_unlink(l, a);
+            free(a);
+        }
+    }
+    l->sending = l->head;
+    l->sent = 0;
+    changed(l);
+}
+
+static void on_hello(void *user, const struct corelink_reply *r)
+{
+    struct corelink *l = user;
+    if (r->status != HRT_OK)
+        log_at(LOG_ERROR_, "hearthd at %s refused HELLO: %.*s", l->path, (int)r->json_len,
+               r->json);
+}
+
+static void try_connect(struct corelink *l)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    memcpy(sa.sun_path, l->path, sizeof sa.sun_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    /* A connect to a local socket does not wait, except for a full backlog: EAGAIN. */
+    if (fd < 0 || connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0) {
+        int e = errno;
+        if (fd >= 0)
+            close(fd);
+        if (l->o.exit_with_core && now_ns() - l->opened_ns > FIRST_CORE_MS * 1000000ull) {
+            log_at(LOG_ERROR_, "cannot reach hearthd at %s: %s", l->path, strerror(e));
+            l->over = true;
+        }
+        l->retry_ms = l->retry_ms * 2 < RETRY_MS_MAX ? l->retry_ms * 2 : RETRY_MS_MAX;
+        l->retry_ns = now_ns() + (uint64_t)l->retry_ms * 1000000;
+        return;
+    }
+    l->fd = fd;
+    l->up = true;
+    l->retry_ms = RETRY_MS_MIN;
+    if (l->generation++)
+        log_at(LOG_INFO_, "link to %s is back, %u requests go on", l->path, l->asks);
+    struct ask *a = ask_make(l, HRT_HELLO, l->hello, strlen(l->hello), NULL, 0);
+    if (a) {
+        a->fn = on_hello;
+        a->user = l;
+        ask_link(l, a, true);
+    }
+    l->sending = l->head;
+    l->sent = 0;
+    changed(l);
+}
+
+static void drop_hello(struct corelink *l)
+{
+    for (struct ask *a = l->head, *next; a; a = next) {
+        next = a->next;
+        if (a->fn == on_hello) {
+            ask_unlink(l, a);
+            free(a);
+        }
+    }
+}
+
+int corelink_open(struct corelink **ret, const struct corelink_opts *o, struct errbuf *eb)
+{
+    struct corelink *l = calloc(1, sizeof *l);
+    if (!l)
+        return err_set(eb, -ENOMEM, "no memory for the link");
+    l->fd = -1;
+    l->magic = CORELINK_MAGIC;
+    l->o = *o;
+    l->next_id = 1;
+    l->retry_ms = RETRY_MS_MIN;
+    l->opened_ns = l->down_ns = now_ns();
+    int r = 0;
+    if (strlen(o->path) >= sizeof l->path)
+        r = err_set(eb, -ENAMETOOLONG,
+                    "--core: %s is longer than the %zu bytes of a socket path", o->path,
+                    sizeof l->path - 1);
+    else
+        memcpy(l->path, o->path, strlen(o->path) + 1);
+    l->hello = strdup(o->hello ? o->hello : "{}");
+    if (r == 0 && !l->hello)
+        r = err_set(eb, -ENOMEM, "no memory for the link");
+    if (r < 0) {
+        corelink_close(l);
+        return r;
+    }
+    try_connect(l);
+    *ret = l;
+    return 0;
+}
+
+void corelink_close(struct corelink *l)
+{
+    if (!l)
+        return;
+    must_be(l, CORELINK_MAGIC);
+    l->magic = 0;
+    if (l->fd >= 0)
+        close(l->fd);
+    for (struct ask *a = l->head, *next; a; a = next) {
+        next = a->next;
+        free(a);
+    }
+    free(l->hello);
+    free(l->in);
+    free(l);
+}
+
+int64_t corelink_send(struct corelink *l, uint8_t type, const void *json, size_t json_len,
+                      const void *tail, size_t tail_len, corelink_fn *fn, void *user)
+{
+    must_be(l, CORELINK_MAGIC);
+    if (json_len > JSON_BYTES_MAX || tail_len > TAIL_BYTES_MAX)
+        return -EMSGSIZE;
+    if (l->asks >= CORELINK_ASKS_MAX ||
+        l->ask_bytes + json_len + tail_len > (size_t)CORELINK_BYTES_MAX)
+        return -EAGAIN;
+    struct ask *a = ask_make(l, type, json, json_len, tail, tail_len);
+    if (!a)
+        return -ENOMEM;
+    a->fn = fn;
+    a->user = user;
+    int64_t id = a->id;
+    ask_link(l, a, false);
+    if (!l->sending) {
+        l->sending = a;
+        l->sent = 0;
+    }
+    changed(l);
+    return id;
+}
+
+void corelink_forget(struct corelink *l, int64_t id)
+{
+    must_be(l, CORELINK_MAGIC);
+    for (struct ask *a = l->head; a; a = a->next) {
+        if (a->id != id)
+            continue;
+        a->fn = NULL;
+        /* Half a frame on the wire must be finished; one not begun need not be sent. */
+        bool unsent = !l->up || (a == l->sending && l->sent == 0);
+        for (struct ask *s = l->up ? l->sending : NULL; s && !unsent; s = s->next)
+            unsent = s == a && s != l->sending;
+        if (unsent) {
+            ask_unlink(l, a);
+            free(a);
+        }
+        return;
+    }
+}
+
+int corelink_fd(const struct corelink *l)
+{
+    return l->fd;
+}
+short corelink_events(const struct corelink *l)
+{
+    return (short)(l->fd < 0 ? 0 : POLLIN | (l->sending ? POLLOUT : 0));
+}
+bool corelink_up(const struct corelink *l)
+{
+    return l->up;
+}
+bool corelink_over(const struct corelink *l)
+{
+    return l->over;
+}
+uint32_t corelink_generation(const struct corelink *l)
+{
+    return l->generation;
+}
+uint32_t corelink_asks(const struct corelink *l)
+{
+    return l->asks;
+}
+
+static void send_some(struct corelink *l)
+{
+    while (l->sending) {
+        struct ask *a = l->sending;
+        ssize_t n = send(l->fd, a->bytes + l->sent, a->n - l->sent, MSG_NOSIGNAL);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (n < 0) {
+            drop_hello(l);
+            link_down(l, strerror(errno));
+            return;
+        }
+        l->sent += (size_t)n;
+        if (l->sent == a->n) {
+            l->sending = a->next;
+            l->sent = 0;
+            if (a->refused) {
+                ask_unlink(l, a);
+                free(a);
+            }
+        }
+    }
+    changed(l);
+}
+
+/* One whole frame from in; -EAGAIN: not yet whole. */
+static int take_frame(struct corelink *l, size_t *at)
+{
+    struct hrt_frame f = {0};
+    struct errbuf eb;
+    if (l->in_n - *at < HRT_HEAD_BYTES)
+        return -EAGAIN;
+    int r = hrt_unpack(&f, l->in + *at, &eb);
+    if (r == 0 && !(f.flags & HRT_REPLY))
+        r = err_set(&eb, -EPROTO, "frame: a request where a reply was due");
+    if (r < 0) {
+        log_at(LOG_ERROR_, "link to %s: %s; the link is made anew", l->path, eb.s);
+        return r;
+    }
+    size_t n = (size_t)HRT_HEAD_BYTES + f.json_len + f.tail_len;
+    if (l->in_n - *at < n)
+        return -EAGAIN;
+    const uint8_t *p = l->in + *at + HRT_HEAD_BYTES;
+    struct corelink_reply rep = {.status = f.status,
+                                 .type = f.type,
+                                 .json = (const char *)p,
+                                 .json_len = f.json_len,
+                                 .tail = p + f.json_len,
+                                 .tail_len = f.tail_len};
+    *at += n;
+    for (struct ask *a = l->head; a; a = a->next)
+        if ((uint64_t)a->id == f.id) {
+            ask_end(l, a, &rep);
+            break;
+        }
+    return 0;
+}
+
+static void read_some(struct corelink *l)
+{
+    enum { STEP = 64 << 10 };
+    if (l->in_cap - l->in_n < STEP) {
+        size_t cap = l->in_cap ? l->in_cap * 2 : 4 * STEP;
+        uint8_t *p = cap <= 2u * FRAME_BYTES_MAX + 4 * STEP ? realloc(l->in, cap) : NULL;
+        if (!p) {
+            drop_hello(l);
+            link_down(l, "no memory for a reply");
+            return;
+        }
+        l->in = p;
+        l->in_cap = cap;
+    }
+    ssize_t n = recv(l->fd, l->in + l->in_n, l->in_cap - l->in_n, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        drop_hello(l);
+        link_down(l, n == 0 ? "closed by hearthd" : strerror(errno));
+        return;
+    }
+    l->in_n += (size_t)n;
+    size_t at = 0;
+    int r;
+    l->depth++;
+    while ((r = take_frame(l, &at)) == 0)
+        ;
+    l->depth--;
+    if (r != -EAGAIN) {
+        drop_hello(l);
+        link_down(l, "bytes that are no frame");
+        return;
+    }
+    memmove(l->in, l->in + at, l->in_n - at);
+    l->in_n -= at;
+}
+
+void corelink_ready(struct corelink *l, short revents)
+{
+    must_be(l, CORELINK_MAGIC);
+    must(l->depth == 0);
+    if (l->fd >= 0 && (revents & (POLLIN | POLLHUP | POLLERR)))
+        read_some(l);
+    if (l->fd >= 0 && (revents & POLLOUT))
+        send_some(l);
+}
+
+int corelink_wait_ms(const struct corelink *l)
+{
+    if (l->up)
+        return -1;
+    uint64_t now = now_ns();
+    return l->retry_ns <= now ? 0 : (int)((l->retry_ns - now) / 1000000 + 1);
+}
+
+/* Those that have waited hold_ms for a core get their answer. */
+static void expire(struct corelink *l)
+{
+    uint64_t now = now_ns(), hold = (uint64_t)l->o.hold_ms * 1000000;
+    for (struct ask *a = l->head; a;) {
+        struct ask *next = a->next;
+        uint64_t since = a->arrived_ns > l->down_ns ? a->arrived_ns : l->down_ns;
+        if (now - since >= hold) {
+            char *json =
+                front_error(HRT_UNAVAILABLE, "core_unavailable", 1000,
+                            "hearthd does not answer at %s; start it with `hearth serve` "
+                            "or `systemctl start hearthd`",
+                            l->path);
+            struct corelink_reply r = {.status = HRT_UNAVAILABLE,
+                                       .type = a->bytes[5],
+                                       .json = json ? json : "{}",
+                                       .json_len = json ? strlen(json) : 2};
+            ask_end(l, a, &r);
+            free(json);
+            next = l->head; /* the callback may have sent, forgotten, or both */
+        }
+        a = next;
+    }
+}
+
+void corelink_tick(struct corelink *l)
+{
+    must_be(l, CORELINK_MAGIC);
+    if (l->up || l->over)
+        return;
+    if (now_ns() >= l->retry_ns)
+        try_connect(l);
+    if (!l->up)
+        expire(l);
+}

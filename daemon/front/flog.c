@@ -1,0 +1,49 @@
+/* flog.c - log_at() of hearth-front: one line to stderr, with a priority under systemd. */
+#include "daemon/front/flog.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *face = "front";
+static bool journal;
+static enum log_level most = LOG_INFO_;
+
+void flog_init(const char *name, bool to_journal, enum log_level level)
+{
+    face = name;
+    journal = to_journal;
+    most = level;
+}
+
+void log_at(enum log_level level, const char *fmt, ...)
+{
+    if (level > most)
+        return;
+    char line[1200];
+    int at;
+    if (journal) {
+        at = snprintf(line, sizeof line, "<%d>", level);
+    } else { /* as hearthd's lines: both may share a terminal */
+        static const char *const word[] = {"error", "warn ", "     ", "info ", "debug"};
+        uint64_t now = wall_ns();
+        time_t s = (time_t)(now / 1000000000);
+        struct tm tm;
+        at = (int)strftime(line, sizeof line, "%F %T", localtime_r(&s, &tm));
+        at += snprintf(line + at, sizeof line - (size_t)at, ".%03u %s ",
+                       (unsigned)(now / 1000000 % 1000), word[level - LOG_ERROR_]);
+    }
+    at += snprintf(line + at, sizeof line - (size_t)at, "hearth-front %s: ", face);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line + at, sizeof line - (size_t)at - 1, fmt, ap);
+    va_end(ap);
+    /* What a peer sent may be in it: no control bytes reach a terminal. */
+    size_t n = strlen(line);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = '?';
+    line[n] = '\n';
+    (void)fwrite(line, 1, n + 1, stderr);
+}

@@ -1,0 +1,48 @@
+/* http.h - the HTTP face: a small server on a loopback port, dialects on top of it.
+ *
+ * http.c is the only file that knows libevent; dialects see exchanges (struct hx): one request
+ * that gets one reply, whole or as a stream of server-sent events.  One thread. */
+#ifndef FRONT_HTTP_H
+#define FRONT_HTTP_H
+#include "base/err.h"
+#include "daemon/front/corelink.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+struct http_opts {
+    const char *addr;         /* "127.0.0.1:8765"; NULL with listen_fd */
+    int listen_fd;            /* a socket systemd has bound for us; -1: bind addr */
+    const char *api_key_file; /* one key a line; NULL: none */
+    const char *runtime;      /* http.port is written there; NULL: nowhere */
+    struct corelink_opts core;
+};
+/* Serves until *stop or the core is gone for good. 0; < 0 with words. Blocks. */
+int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf *eb);
+
+/* --- an exchange, as a dialect sees it -------------------------------------------------- */
+struct hx;
+struct hx_ops {
+    void (*gone)(void *user); /* the client has left: no hx_ call may follow */
+    void (*tick)(void *user); /* four times a second while the exchange is open */
+};
+void hx_own(struct hx *x, const struct hx_ops *ops, void *user);
+struct corelink *hx_core(struct hx *x);
+/* Whole reply; ends the exchange. retry_after_ms > 0: Retry-After. */
+void hx_reply(struct hx *x, int code, const char *type, const void *p, size_t n,
+              uint32_t retry_after_ms);
+/* Server-sent events: begin, write..., end (ends the exchange). */
+void hx_stream_begin(struct hx *x);
+void hx_stream_write(struct hx *x, const void *p, size_t n);
+void hx_stream_end(struct hx *x);
+size_t hx_backlog(const struct hx *x); /* bytes the client has not taken yet */
+
+enum {
+    HTTP_HEADERS_MAX = 16 << 10,
+    HTTP_BODY_MAX = 32 << 20,
+    HTTP_OPEN_MAX = 512,          /* exchanges at a time */
+    HTTP_BACKLOG_MAX = 256 << 10, /* then a stream waits for its reader */
+    HTTP_KEEPALIVE_MS = 5000,     /* silence before a comment line goes out */
+    HTTP_ADMIT_MS = 2000, /* how long headers wait for START's answer, to carry its code */
+};
+
+#endif

@@ -1,0 +1,205 @@
+/* main.c - hearth-front: the face of hearthd for clients that do not speak to it directly.
+ *
+ * One process serves one face.  Asked for both it becomes their keeper: a process for each,
+ * started again when it dies, so that bytes that kill one leave the other alone. */
+#include "base/clock.h"
+#include "daemon/front/flog.h"
+#include "daemon/front/http.h"
+#include "daemon/front/nn.h"
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    EXIT_USAGE = 2,
+    EXIT_CORE_GONE = 0, /* the core closed the link: that is the end, not a failure */
+    HOLD_MS = 30000,
+    AGAIN_MS = 10, /* no back-off below a hundred deaths a second */
+};
+
+struct opts {
+    const char *nn, *http, *core, *api_key_file, *runtime;
+    bool exit_with_core;
+    int listen_fd;
+};
+static volatile int stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    stop = 1;
+}
+
+static const char usage[] =
+    "usage: hearth-front [--nn ipc://PATH] [--http ADDR:PORT] --core PATH [OPTION]...\n"
+    "Serves clients of hearthd over nanomsg and HTTP.\n\n"
+    "  --nn ipc://PATH      nanomsg REQ/REP endpoint\n"
+    "  --http ADDR:PORT     HTTP on a loopback port; the next free one when it is taken\n"
+    "  --core PATH          hearthd's core.sock (default: RUNTIME/core.sock)\n"
+    "  --runtime DIR        the port in use is written to DIR/http.port\n"
+    "  --api-key-file FILE  keys that let other users in over HTTP, one a line\n"
+    "  --exit-with-core     end when hearthd closes the link (when hearthd started us)\n"
+    "  --version, --help\n";
+
+static int fail_usage(const char *words, const char *what)
+{
+    fprintf(stderr, "hearth-front: %s%s\n%s", words, what, usage);
+    return EXIT_USAGE;
+}
+
+static int parse(int argc, char **argv, struct opts *o)
+{
+    enum { O_NN = 256, O_HTTP, O_CORE, O_KEYS, O_RUNTIME, O_EXIT, O_VERSION, O_HELP };
+    static const struct option longs[] = {
+        {"nn", 1, 0, O_NN},
+        {"http", 1, 0, O_HTTP},
+        {"core", 1, 0, O_CORE},
+        {"api-key-file", 1, 0, O_KEYS},
+        {"runtime", 1, 0, O_RUNTIME},
+        {"exit-with-core", 0, 0, O_EXIT},
+        {"version", 0, 0, O_VERSION},
+        {"help", 0, 0, O_HELP},
+        {0},
+    };
+    for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        switch (c) {
+        case O_NN: o->nn = optarg; break;
+        case O_HTTP: o->http = strcmp(optarg, "off") == 0 ? NULL : optarg; break;
+        case O_CORE: o->core = optarg; break;
+        case O_KEYS: o->api_key_file = optarg; break;
+        case O_RUNTIME: o->runtime = optarg; break;
+        case O_EXIT: o->exit_with_core = true; break;
+        case O_VERSION: puts("hearth-front 0.1.0"); exit(0);
+        case O_HELP:
+        case 'h': fputs(usage, stdout); exit(0);
+        default: fputs(usage, stderr); return EXIT_USAGE;
+        }
+    }
+    if (optind < argc)
+        return fail_usage("unexpected argument ", argv[optind]);
+    return 0;
+}
+
+/* --- one face ------------------------------------------------------------------------------ */
+static int run_face(const struct opts *o, bool nn)
+{
+    flog_init(nn ? "nn" : "http", getenv("JOURNAL_STREAM") != NULL, LOG_INFO_);
+    struct corelink_opts core = {
+        .path = o->core,
+        .hello = "{\"min\":1,\"max\":1,\"client\":\"hearth-front nn\"}",
+        .hold_ms = HOLD_MS,
+        .exit_with_core = o->exit_with_core,
+    };
+    struct errbuf eb = {""};
+    int r = nn ? nnface_run(o->nn, &core, &stop, &eb)
+               : http_run(&(struct http_opts){.addr = o->http,
+                                              .listen_fd = o->listen_fd,
+                                              .api_key_file = o->api_key_file,
+                                              .runtime = o->runtime,
+                                              .core = core},
+                          &stop, &eb);
+    if (r < 0)
+        log_at(LOG_ERROR_, "%s", eb.s);
+    return r < 0 ? 1 : EXIT_CORE_GONE;
+}
+
+/* --- the keeper of two ----------------------------------------------------------------------- */
+static pid_t start_face(const struct opts *o, bool nn)
+{
+    pid_t keeper = getpid(), pid = fork();
+    if (pid != 0)
+        return pid;
+    (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != keeper)
+        _exit(0); /* it died in between */
+    int code = run_face(o, nn);
+    fflush(NULL);
+    _exit(code);
+}
+
+static int keep(const struct opts *o)
+{
+    pid_t face[2] = {start_face(o, true), start_face(o, false)};
+    bool ended = false;
+    int code = 0;
+    flog_init("keeper", getenv("JOURNAL_STREAM") != NULL, LOG_INFO_);
+    while (!stop && !ended) {
+        int st;
+        pid_t pid = waitpid(-1, &st, 0);
+        if (pid < 0)
+            continue; /* a signal: stop says */
+        for (int i = 0; i < 2; i++) {
+            if (pid != face[i])
+                continue;
+            face[i] = 0;
+            if (WIFSIGNALED(st)) {
+                log_at(LOG_WARN_, "the %s face died of signal %d, starting it again",
+                       i ? "http" : "nn", WTERMSIG(st));
+                (void)poll(NULL, 0, AGAIN_MS);
+                face[i] = start_face(o, i == 0);
+            } else {
+                /* It said why and chose to end: so does the whole. */
+                ended = true;
+                code = WEXITSTATUS(st);
+            }
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        if (face[i] > 0)
+            kill(face[i], SIGTERM);
+    for (int i = 0; i < 2; i++)
+        if (face[i] > 0)
+            (void)waitpid(face[i], NULL, 0);
+    return code;
+}
+
+/* systemd's socket activation: the first descriptor, if it is meant for us. */
+static int passed_fd(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+    if (!pid || !fds || strtol(pid, NULL, 10) != getpid() || strtol(fds, NULL, 10) < 1)
+        return -1;
+    return 3;
+}
+
+int main(int argc, char **argv)
+{
+    struct opts o = {.listen_fd = passed_fd()};
+    char core[4096];
+    int r = parse(argc, argv, &o);
+    if (r)
+        return r;
+    if (!o.core && o.runtime) {
+        snprintf(core, sizeof core, "%s/core.sock", o.runtime);
+        o.core = core;
+    }
+    if (!o.core)
+        return fail_usage("--core or --runtime is needed", "");
+    bool http = o.http || o.listen_fd >= 0;
+    if (!o.nn && !http)
+        return fail_usage("--nn or --http is needed", "");
+    if (sodium_init() < 0)
+        return fail_usage("libsodium cannot start", "");
+
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    struct rlimit lim;
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
+        lim.rlim_cur = lim.rlim_max < 65536 ? lim.rlim_max : 65536;
+        (void)setrlimit(RLIMIT_NOFILE, &lim);
+    }
+    /* An abort of libnanomsg is expected now and then; its core files would only fill disks. */
+    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    umask(077);
+    return o.nn && http ? keep(&o) : run_face(&o, o.nn != NULL);
+}

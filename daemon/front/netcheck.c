@@ -1,0 +1,272 @@
+/* netcheck.c - see netcheck.h. */
+#include "daemon/front/netcheck.h"
+#include "base/log.h"
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    PORTS_TRIED = 100,
+    TCP_ESTABLISHED_ = 1,
+    TCP_FIN_WAIT1_ = 4,
+    TCP_FIN_WAIT2_ = 5,
+    TCP_LISTEN_ = 10
+};
+
+/* An end as /proc/net/tcp prints it: address words in memory order, port as a number. */
+static bool end_text(const struct sockaddr_storage *ss, bool v6, char *ret, size_t cap)
+{
+    const struct sockaddr_in *a4 = (const void *)ss;
+    const struct sockaddr_in6 *a6 = (const void *)ss;
+    uint32_t w[4] = {0, 0, htonl(0xffff), 0};
+    if (ss->ss_family == AF_INET && !v6) {
+        snprintf(ret, cap, "%08X:%04X", a4->sin_addr.s_addr, ntohs(a4->sin_port));
+        return true;
+    }
+    if (ss->ss_family == AF_INET)
+        w[3] = a4->sin_addr.s_addr; /* a v6 socket talking v4 */
+    else if (ss->ss_family == AF_INET6 && v6)
+        memcpy(w, &a6->sin6_addr, sizeof w);
+    else
+        return false;
+    snprintf(ret, cap, "%08X%08X%08X%08X:%04X", w[0], w[1], w[2], w[3], ntohs(a4->sin_port));
+    return true;
+}
+
+struct row {
+    char local[40], remote[40];
+    unsigned state;
+    uint32_t uid;
+    unsigned long inode;
+};
+static bool next_row(FILE *f, struct row *r)
+{
+    char line[512];
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, " %*d: %39s %39s %x %*s %*s %*s %u %*d %lu", r->local, r->remote,
+                   &r->state, &r->uid, &r->inode) == 5)
+            return true;
+    return false;
+}
+
+int net_peer_uid(int fd, uint32_t *ret_uid)
+{
+    struct sockaddr_storage us = {0}, peer = {0};
+    socklen_t n = sizeof us, m = sizeof peer;
+    if (getsockname(fd, (void *)&us, &n) < 0 || getpeername(fd, (void *)&peer, &m) < 0)
+        return -ENOENT;
+    for (int v6 = 0; v6 <= 1; v6++) {
+        char a[40], b[40];
+        if (!end_text(&peer, v6, a, sizeof a) || !end_text(&us, v6, b, sizeof b))
+            continue;
+        FILE *f = fopen(v6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+        struct row r;
+        bool found = false;
+        while (f && !found && next_row(f, &r))
+            /* An orphan (inode 0) belongs to nobody, whatever its uid column says. */
+            found = strcmp(r.local, a) == 0 && strcmp(r.remote, b) == 0 && r.inode &&
+                    (r.state == TCP_ESTABLISHED_ || r.state == TCP_FIN_WAIT1_ ||
+                     r.state == TCP_FIN_WAIT2_);
+        if (f)
+            fclose(f);
+        if (found) {
+            *ret_uid = r.uid;
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
+/* The pid that has socket inode open; 0 when we may not see it. */
+static long pid_of(unsigned long inode)
+{
+    char want[64], path[300], got[64];
+    snprintf(want, sizeof want, "socket:[%lu]", inode);
+    DIR *proc = opendir("/proc");
+    long pid = 0;
+    for (struct dirent *p; proc && !pid && (p = readdir(proc));) {
+        if (!isdigit((unsigned char)p->d_name[0]))
+            continue;
+        snprintf(path, sizeof path, "/proc/%.16s/fd", p->d_name);
+        DIR *fds = opendir(path);
+        for (struct dirent *d; fds && !pid && (d = readdir(fds));) {
+            snprintf(path, sizeof path, "/proc/%.16s/fd/%.16s", p->d_name, d->d_name);
+            ssize_t n = readlink(path, got, sizeof got - 1);
+            if (n > 0) {
+                got[n] = 0;
+                if (strcmp(got, want) == 0)
+                    pid = strtol(p->d_name, NULL, 10);
+            }
+        }
+        if (fds)
+            closedir(fds);
+    }
+    if (proc)
+        closedir(proc);
+    return pid;
+}
+
+void net_who_listens(uint16_t port, char *ret, size_t cap)
+{
+    struct row r;
+    bool found = false;
+    for (int v6 = 0; v6 <= 1 && !found; v6++) {
+        FILE *f = fopen(v6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+        while (f && !found && next_row(f, &r)) {
+            const char *colon = strchr(r.local, ':');
+            found = r.state == TCP_LISTEN_ && colon && strtoul(colon + 1, NULL, 16) == port;
+        }
+        if (f)
+            fclose(f);
+    }
+    if (!found) {
+        snprintf(ret, cap, "someone this process cannot see");
+        return;
+    }
+    long pid = pid_of(r.inode);
+    if (!pid) {
+        snprintf(ret, cap, "a process of uid %u", r.uid);
+        return;
+    }
+    char path[64], cmd[120] = "";
+    snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(cmd, 1, sizeof cmd - 1, f) : 0;
+    if (f)
+        fclose(f);
+    for (size_t i = 0; i + 1 < n; i++)
+        if (!cmd[i])
+            cmd[i] = ' ';
+    snprintf(ret, cap, "pid %ld (%s) of uid %u", pid, cmd, r.uid);
+}
+
+bool net_is_loopback(const char *addr)
+{
+    return strncmp(addr, "127.", 4) == 0 || strcmp(addr, "::1") == 0 ||
+           strcmp(addr, "localhost") == 0;
+}
+
+/* The name before an optional :PORT, compared without case. */
+static bool name_is(const char *s, size_t n, const char *name)
+{
+    return strlen(name) == n && strncasecmp(s, name, n) == 0;
+}
+bool net_host_ok(const char *host, const char *addr)
+{
+    if (!host)
+        return false;
+    size_t n;
+    const char *name = host, *rest;
+    if (host[0] == '[') {
+        const char *end = strchr(host, ']');
+        if (!end)
+            return false;
+        name = host + 1;
+        n = (size_t)(end - name);
+        rest = end + 1;
+    } else {
+        n = strcspn(host, ":");
+        rest = host + n;
+    }
+    if (*rest && (*rest != ':' || !rest[1] ||
+                  strspn(rest + 1, "0123456789") != strlen(rest + 1) || strlen(rest) > 6))
+        return false;
+    return name_is(name, n, "localhost") || name_is(name, n, "127.0.0.1") ||
+           name_is(name, n, "::1") || name_is(name, n, addr);
+}
+bool net_origin_ok(const char *origin, const char *addr)
+{
+    if (!origin)
+        return true; /* no browser sends a request across sites without one */
+    if (strncasecmp(origin, "http://", 7) == 0)
+        return net_host_ok(origin + 7, addr);
+    if (strncasecmp(origin, "https://", 8) == 0)
+        return net_host_ok(origin + 8, addr);
+    return false;
+}
+
+int net_addr_parse(const char *s, struct net_addr *ret, struct errbuf *eb)
+{
+    struct net_addr a = {0};
+    const char *colon = strrchr(s, ':');
+    size_t n = colon ? (size_t)(colon - s) : 0;
+    char *end = NULL;
+    unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 65536;
+    if (!colon || !isdigit((unsigned char)colon[1]) || *end || port > 65535 || n == 0 ||
+        n >= sizeof a.addr)
+        return err_set(eb, -EINVAL,
+                       "--http: want ADDR:PORT with a port of 0..65535, got \"%s\"", s);
+    if (s[0] == '[' && s[n - 1] == ']')
+        memcpy(a.addr, s + 1, n - 2);
+    else
+        memcpy(a.addr, s, n);
+    a.port = (uint16_t)port;
+    struct sockaddr_in *a4 = (void *)&a.sa;
+    struct sockaddr_in6 *a6 = (void *)&a.sa;
+    const char *num = strcmp(a.addr, "localhost") == 0 ? "127.0.0.1" : a.addr;
+    if (inet_pton(AF_INET, num, &a4->sin_addr) == 1) {
+        a4->sin_family = AF_INET;
+        a.len = sizeof *a4;
+    } else if (memset(&a.sa, 0, sizeof a.sa), inet_pton(AF_INET6, num, &a6->sin6_addr) == 1) {
+        a6->sin6_family = AF_INET6;
+        a.len = sizeof *a6;
+    } else {
+        return err_set(eb, -EINVAL, "--http: \"%s\" is no numeric IP address", a.addr);
+    }
+    *ret = a;
+    return 0;
+}
+
+static int listen_at(const struct net_addr *a, uint16_t port)
+{
+    struct sockaddr_storage sa = a->sa;
+    ((struct sockaddr_in *)&sa)->sin_port =
+        htons(port); /* at the same place in both families */
+    int one = 1, e;
+    int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (sa.ss_family == AF_INET6)
+        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    if (bind(fd, (void *)&sa, a->len) == 0 && listen(fd, 128) == 0)
+        return fd;
+    e = errno;
+    close(fd);
+    return -e;
+}
+
+int net_listen(const struct net_addr *a, uint16_t *ret_port, struct errbuf *eb)
+{
+    int fd = listen_at(a, a->port);
+    uint16_t port = a->port;
+    if (fd == -EADDRINUSE) {
+        char who[256];
+        net_who_listens(a->port, who, sizeof who);
+        for (int i = 1; fd == -EADDRINUSE && i <= PORTS_TRIED && a->port + i <= 65535; i++) {
+            port = (uint16_t)(a->port + i);
+            fd = listen_at(a, port);
+        }
+        if (fd >= 0)
+            log_at(LOG_WARN_, "port %u is taken by %s; serving port %u instead", a->port, who,
+                   port);
+        else
+            return err_set(eb, fd,
+                           "--http: port %u is taken by %s, and no port up to %u is free",
+                           a->port, who, port);
+    }
+    if (fd < 0)
+        return err_set(eb, fd, "--http: cannot listen on %s port %u: %s", a->addr, a->port,
+                       strerror(-fd));
+    struct sockaddr_storage got = {0};
+    socklen_t n = sizeof got;
+    if (getsockname(fd, (void *)&got, &n) == 0)
+        port = ntohs(((struct sockaddr_in *)&got)->sin_port);
+    *ret_port = port;
+    return fd;
+}

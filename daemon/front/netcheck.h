@@ -1,0 +1,36 @@
+/* netcheck.h - who is at the other end of a loopback connection, and is it a browser's trick.
+ *
+ * A port on 127.0.0.1 is open to every local user; the kernel's table of connections tells
+ * whose socket the other end is.  Pure reading of /proc; any thread. */
+#ifndef FRONT_NETCHECK_H
+#define FRONT_NETCHECK_H
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/* The uid that owns the peer's end of the connected TCP socket fd. 0; -ENOENT: the peer is
+ * not on this machine, or gone. */
+int net_peer_uid(int fd, uint32_t *ret_uid);
+/* "pid 71 (ollama serve) of uid 1000", as far as /proc lets us see; never fails. */
+void net_who_listens(uint16_t port, char *ret, size_t cap);
+/* A page on another site may resolve its name to 127.0.0.1 and talk to us: its Host or Origin
+ * gives it away.  host NULL: none sent.  addr: what we listen on. */
+bool net_host_ok(const char *host, const char *addr);
+bool net_origin_ok(const char *origin, const char *addr);
+bool net_is_loopback(const char *addr);
+
+/* "ADDR:PORT", "[::1]:PORT". -EINVAL with words. */
+struct net_addr {
+    struct sockaddr_storage sa;
+    socklen_t len;
+    char addr[64]; /* without brackets */
+    uint16_t port;
+};
+int net_addr_parse(const char *s, struct net_addr *ret, struct errbuf *eb);
+/* Binds and listens; when the port is taken says by whom (log) and takes the next free one of
+ * the hundred above it; ret_port says which. fd, or < 0 with words. */
+int net_listen(const struct net_addr *a, uint16_t *ret_port, struct errbuf *eb);
+
+#endif

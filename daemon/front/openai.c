@@ -1,0 +1,439 @@
+/* openai.c - a chat completion request, field by field, becomes a START. */
+#include "daemon/front/openai.h"
+#include "daemon/front/fjson.h"
+#include "proto.h"
+#include <errno.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdlib.h>
+
+enum { STOPS_MAX = 16, TOP_LOGPROBS_MAX = 20, METADATA_MAX = 16 };
+#define INT_EXACT_MAX 9007199254740991.0 /* the largest integer a JSON number carries exactly */
+
+__attribute__((format(printf, 4, 5))) static int bad(struct openai_error *e, const char *slug,
+                                                     const char *param, const char *fmt, ...)
+{
+    va_list ap;
+    e->code = 400;
+    e->slug = slug;
+    snprintf(e->param, sizeof e->param, "%s", param);
+    va_start(ap, fmt);
+    vsnprintf(e->message, sizeof e->message, fmt, ap);
+    va_end(ap);
+    return -EINVAL;
+}
+
+/* The value as it came, short enough for a sentence. */
+static const char *shown(const cJSON *v, char *buf, size_t cap)
+{
+    char *s = cJSON_PrintUnformatted(v);
+    snprintf(buf, cap, "%.40s%s", s ? s : "?", s && strlen(s) > 40 ? "..." : "");
+    free(s);
+    return buf;
+}
+
+/* --- fields of a number, one row each -------------------------------------------------- */
+struct num_field {
+    const char *name, *start; /* its name in START's params */
+    double min, max;
+    bool min_open, integer;
+};
+static const struct num_field num_fields[] = {
+    {"temperature", "temperature", 0, 2, false, false},
+    {"top_p", "top_p", 0, 1, true, false},
+    {"presence_penalty", "presence_penalty", -2, 2, false, false},
+    {"frequency_penalty", "frequency_penalty", -2, 2, false, false},
+    {"max_tokens", "max_tokens", 1, 1 << 30, false, true},
+    {"max_completion_tokens", "max_tokens", 1, 1 << 30, false, true},
+    {"seed", "seed", 0, INT_EXACT_MAX, false, true},
+    {"top_k", "top_k", 0, 1 << 30, false, true},
+    {"min_p", "min_p", 0, 1, false, false},
+    {"repeat_penalty", "repeat_penalty", 0, 10, true, false},
+};
+
+static int want_number(const cJSON *v, const struct num_field *f, struct openai_error *e)
+{
+    char got[64];
+    double d = v->valuedouble;
+    if (!cJSON_IsNumber(v) || !isfinite(d) || d < f->min || d > f->max ||
+        (f->min_open && d == f->min) || (f->integer && d != floor(d)))
+        return bad(e, "bad_field", f->name, "%s: want %s in %c%.17g,%.17g], got %s", f->name,
+                   f->integer ? "an integer" : "a number", f->min_open ? '(' : '[', f->min,
+                   f->max, shown(v, got, sizeof got));
+    return 0;
+}
+
+/* cJSON prints 15 digits, and a seed may have 16. */
+static void add_number(cJSON *params, const struct num_field *f, double v)
+{
+    char digits[32];
+    if (!f->integer) {
+        cJSON_AddNumberToObject(params, f->start, v);
+        return;
+    }
+    snprintf(digits, sizeof digits, "%.0f", v);
+    cJSON_AddRawToObject(params, f->start, digits);
+}
+
+/* --- messages ---------------------------------------------------------------------------- */
+
+/* A string, or a list of text parts. */
+static int content(cJSON *to, const cJSON *v, int i, struct openai_error *e)
+{
+    char path[64], got[64];
+    snprintf(path, sizeof path, "messages[%d].content", i);
+    if (cJSON_IsString(v)) {
+        cJSON_AddItemToObject(to, "content", cJSON_CreateString(v->valuestring));
+        return 0;
+    }
+    if (!cJSON_IsArray(v))
+        return bad(e, "bad_field", path, "%s: want a string or a list of text parts, got %s",
+                   path, v ? shown(v, got, sizeof got) : "nothing");
+    cJSON *parts = cJSON_AddArrayToObject(to, "content");
+    int k = 0;
+    const cJSON *p;
+    cJSON_ArrayForEach(p, v)
+    {
+        const cJSON *type = cJSON_GetObjectItemCaseSensitive(p, "type");
+        const cJSON *text = cJSON_GetObjectItemCaseSensitive(p, "text");
+        snprintf(path, sizeof path, "messages[%d].content[%d]", i, k++);
+        if (!cJSON_IsString(type) || strcmp(type->valuestring, "text") != 0)
+            return bad(e, "unsupported_field", path,
+                       "%s: only parts of type \"text\" are supported, got %s", path,
+                       type ? shown(type, got, sizeof got) : "no type");
+        if (!cJSON_IsString(text))
+            return bad(e, "bad_field", path, "%s.text: want a string, got %s", path,
+                       text ? shown(text, got, sizeof got) : "nothing");
+        const cJSON *m;
+        cJSON_ArrayForEach(m, p)
+        {
+            if (strcmp(m->string, "type") != 0 && strcmp(m->string, "text") != 0 &&
+                !cJSON_IsNull(m))
+                return bad(e, "unsupported_field", path, "%s.%.40s is not supported", path,
+                           m->string);
+        }
+        cJSON *q = cJSON_CreateObject();
+        cJSON_AddStringToObject(q, "type", "text");
+        cJSON_AddStringToObject(q, "text", text->valuestring);
+        cJSON_AddItemToArray(parts, q);
+    }
+    return 0;
+}
+
+static int message(cJSON *to, const cJSON *m, int i, struct openai_error *e)
+{
+    char path[64], got[64];
+    snprintf(path, sizeof path, "messages[%d]", i);
+    if (!cJSON_IsObject(m))
+        return bad(e, "bad_field", path, "%s: want an object, got %s", path,
+                   shown(m, got, sizeof got));
+    const cJSON *role = cJSON_GetObjectItemCaseSensitive(m, "role");
+    snprintf(path, sizeof path, "messages[%d].role", i);
+    const char *r = cJSON_IsString(role) ? role->valuestring : NULL;
+    if (r && strcmp(r, "developer") == 0)
+        r = "system"; /* the newer name of the same thing */
+    if (!r ||
+        (strcmp(r, "system") != 0 && strcmp(r, "user") != 0 && strcmp(r, "assistant") != 0))
+        return bad(e, r ? "unsupported_field" : "bad_field", path,
+                   "%s: want \"system\", \"developer\", \"user\" or \"assistant\", got %s",
+                   path, role ? shown(role, got, sizeof got) : "nothing");
+    /* A client sends an answer back with all its members: those that are null or empty say
+     * nothing; any other would be lost. */
+    const cJSON *f;
+    cJSON_ArrayForEach(f, m)
+    {
+        bool known = strcmp(f->string, "role") == 0 || strcmp(f->string, "content") == 0;
+        bool empty = cJSON_IsNull(f) || (cJSON_IsArray(f) && cJSON_GetArraySize(f) == 0);
+        if (!known && !empty) {
+            snprintf(path, sizeof path, "messages[%d].%.32s", i, f->string);
+            return bad(e, "unsupported_field", path, "%s is not supported", path);
+        }
+    }
+    cJSON_AddStringToObject(to, "role", r);
+    return content(to, cJSON_GetObjectItemCaseSensitive(m, "content"), i, e);
+}
+
+static int messages(cJSON *start, const cJSON *v, struct openai_error *e)
+{
+    char got[64];
+    if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) == 0)
+        return bad(e, "bad_field", "messages",
+                   "messages: want a list with at least one message, got %s",
+                   v ? shown(v, got, sizeof got) : "nothing");
+    cJSON *to = cJSON_AddArrayToObject(start, "messages");
+    int i = 0, r = 0;
+    const cJSON *m;
+    cJSON_ArrayForEach(m, v)
+    {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(to, one);
+        r = message(one, m, i++, e);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* --- the fields that are neither numbers nor messages ------------------------------------ */
+struct parse {
+    struct openai_req *req;
+    cJSON *start, *params;
+    struct openai_error *e;
+};
+static int f_model(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    if (!cJSON_IsString(v) || strlen(v->valuestring) >= sizeof p->req->model)
+        return bad(p->e, "bad_field", "model",
+                   "model: want a name of at most %zu bytes, got %s", sizeof p->req->model - 1,
+                   shown(v, got, sizeof got));
+    snprintf(p->req->model, sizeof p->req->model, "%s", v->valuestring);
+    if (p->req->model[0])
+        cJSON_AddStringToObject(p->start, "model", p->req->model);
+    return 0;
+}
+static int f_messages(struct parse *p, const cJSON *v)
+{
+    return messages(p->start, v, p->e);
+}
+static int f_stream(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    if (!cJSON_IsBool(v))
+        return bad(p->e, "bad_field", "stream", "stream: want true or false, got %s",
+                   shown(v, got, sizeof got));
+    p->req->stream = cJSON_IsTrue(v);
+    return 0;
+}
+static int f_stream_options(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    const cJSON *m;
+    if (!cJSON_IsObject(v))
+        return bad(p->e, "bad_field", "stream_options",
+                   "stream_options: want an object, got %s", shown(v, got, sizeof got));
+    cJSON_ArrayForEach(m, v)
+    {
+        if (strcmp(m->string, "include_usage") != 0)
+            return bad(p->e, "unsupported_field", "stream_options",
+                       "stream_options.%.40s is not supported", m->string);
+        if (!cJSON_IsBool(m))
+            return bad(p->e, "bad_field", "stream_options.include_usage",
+                       "stream_options.include_usage: want true or false, got %s",
+                       shown(m, got, sizeof got));
+        p->req->include_usage = cJSON_IsTrue(m);
+    }
+    return 0;
+}
+static int f_n(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    return cJSON_IsNumber(v) && v->valuedouble == 1
+               ? 0
+               : bad(p->e, "unsupported_field", "n", "n: only 1 is supported, got %s",
+                     shown(v, got, sizeof got));
+}
+static int f_stop(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    cJSON *to = cJSON_AddArrayToObject(p->params, "stop");
+    bool list = cJSON_IsArray(v);
+    int n = list ? cJSON_GetArraySize(v) : 1;
+    if (n > STOPS_MAX)
+        return bad(p->e, "bad_field", "stop", "stop: want at most %d strings, got %d",
+                   STOPS_MAX, n);
+    for (int i = 0; i < n; i++) {
+        const cJSON *s = list ? cJSON_GetArrayItem(v, i) : v;
+        if (!cJSON_IsString(s) || !s->valuestring[0])
+            return bad(p->e, "bad_field", "stop",
+                       "stop: want a string of at least one byte, or a list of such, got %s",
+                       shown(s, got, sizeof got));
+        cJSON_AddItemToArray(to, cJSON_CreateString(s->valuestring));
+    }
+    return 0;
+}
+static int f_logit_bias(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    const cJSON *m;
+    if (!cJSON_IsObject(v))
+        return bad(p->e, "bad_field", "logit_bias", "logit_bias: want an object, got %s",
+                   shown(v, got, sizeof got));
+    cJSON *to = cJSON_AddObjectToObject(p->params, "logit_bias");
+    cJSON_ArrayForEach(m, v)
+    {
+        size_t n = strlen(m->string);
+        if (n == 0 || n > 9 || strspn(m->string, "0123456789") != n)
+            return bad(p->e, "bad_field", "logit_bias",
+                       "logit_bias: want token ids as names, got \"%.40s\"", m->string);
+        if (!cJSON_IsNumber(m) || !(fabs(m->valuedouble) <= 100))
+            return bad(p->e, "bad_field", "logit_bias",
+                       "logit_bias.%s: want a number in [-100,100], got %s", m->string,
+                       shown(m, got, sizeof got));
+        cJSON_AddNumberToObject(to, m->string, m->valuedouble);
+    }
+    return 0;
+}
+static int f_logprobs(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    if (!cJSON_IsBool(v))
+        return bad(p->e, "bad_field", "logprobs", "logprobs: want true or false, got %s",
+                   shown(v, got, sizeof got));
+    p->req->logprobs = cJSON_IsTrue(v);
+    return 0;
+}
+static int f_top_logprobs(struct parse *p, const cJSON *v)
+{
+    int r = want_number(
+        v, &(struct num_field){"top_logprobs", NULL, 0, TOP_LOGPROBS_MAX, false, true}, p->e);
+    if (r == 0)
+        p->req->top_logprobs = (uint32_t)v->valuedouble;
+    return r;
+}
+static int f_user(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    return cJSON_IsString(v) ? 0
+                             : bad(p->e, "bad_field", "user", "user: want a string, got %s",
+                                   shown(v, got, sizeof got));
+}
+static int f_metadata(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    return cJSON_IsObject(v) && cJSON_GetArraySize(v) <= METADATA_MAX
+               ? 0
+               : bad(p->e, "bad_field", "metadata",
+                     "metadata: want an object of at most %d members, got %s", METADATA_MAX,
+                     shown(v, got, sizeof got));
+}
+static int f_store(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    return cJSON_IsFalse(v)
+               ? 0
+               : bad(p->e, "unsupported_field", "store",
+                     "store: only false is supported, got %s", shown(v, got, sizeof got));
+}
+static int f_response_format(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(v, "type");
+    return cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0 &&
+                   cJSON_GetArraySize(v) == 1
+               ? 0
+               : bad(p->e, "unsupported_field", "response_format",
+                     "response_format: only {\"type\":\"text\"} is supported, got %s",
+                     shown(v, got, sizeof got));
+}
+
+static const struct {
+    const char *name;
+    int (*take)(struct parse *p, const cJSON *v);
+} fields[] = {
+    {"model", f_model},
+    {"messages", f_messages},
+    {"stream", f_stream},
+    {"stream_options", f_stream_options},
+    {"n", f_n},
+    {"stop", f_stop},
+    {"logit_bias", f_logit_bias},
+    {"logprobs", f_logprobs},
+    {"user", f_user},
+    {"top_logprobs", f_top_logprobs},
+    {"store", f_store},
+    {"metadata", f_metadata},
+    {"response_format", f_response_format},
+};
+
+static int field(struct parse *p, const cJSON *v)
+{
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (strcmp(v->string, fields[i].name) == 0)
+            return fields[i].take(p, v);
+    for (size_t i = 0; i < sizeof num_fields / sizeof *num_fields; i++)
+        if (strcmp(v->string, num_fields[i].name) == 0) {
+            int r = want_number(v, &num_fields[i], p->e);
+            if (r == 0 && cJSON_HasObjectItem(p->params, num_fields[i].start))
+                return bad(p->e, "bad_field", v->string,
+                           "max_tokens and max_completion_tokens: want one of them, got both");
+            if (r == 0)
+                add_number(p->params, &num_fields[i], v->valuedouble);
+            return r;
+        }
+    char name[96];
+    snprintf(name, sizeof name, "%.90s", v->string);
+    return bad(p->e, "unsupported_field", name, "%s is not supported", name);
+}
+
+int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error *err)
+{
+    struct openai_req q = {0};
+    uint8_t id[16];
+    randombytes_buf(id, sizeof id);
+    sodium_bin2hex(q.id, sizeof q.id, id, sizeof id);
+    struct parse p = {.req = &q, .start = cJSON_CreateObject(), .e = err};
+    p.params = cJSON_CreateObject();
+    int r = 0;
+    const cJSON *v;
+    *err = (struct openai_error){.code = 500, .slug = "internal"};
+    cJSON_AddStringToObject(p.start, "id", q.id);
+    cJSON_AddStringToObject(p.start, "input", "messages");
+    for (v = body->child; v && r == 0; v = v->next) {
+        for (const cJSON *w = body->child; w != v && r == 0; w = w->next)
+            if (strcmp(w->string, v->string) == 0)
+                r = bad(err, "bad_field", "", "%.40s: given twice", v->string);
+        if (r == 0 && !cJSON_IsNull(v)) /* null is how some clients spell absent */
+            r = field(&p, v);
+    }
+    if (r == 0 && !cJSON_HasObjectItem(p.start, "messages"))
+        r = messages(p.start, NULL, err);
+    if (r == 0 && q.include_usage && !q.stream)
+        r = bad(err, "bad_field", "stream_options", "stream_options: only with stream:true");
+    if (r == 0 && q.top_logprobs && !q.logprobs)
+        r = bad(err, "bad_field", "top_logprobs", "top_logprobs: only with logprobs:true");
+    if (r == 0) {
+        if (q.top_logprobs)
+            cJSON_AddNumberToObject(p.params, "logprobs", q.top_logprobs);
+        cJSON_AddItemToObject(p.start, "params", p.params);
+        p.params = NULL;
+        q.start = cJSON_PrintUnformatted(p.start);
+        if (!q.start)
+            r = bad(err, "out_of_memory", "", "no memory for this request");
+        else if (strlen(q.start) > JSON_BYTES_MAX) {
+            r = bad(err, "bad_field", "messages",
+                    "messages: %zu bytes are above the limit of %d", strlen(q.start),
+                    JSON_BYTES_MAX);
+            err->code = 413;
+            free(q.start);
+        }
+    }
+    cJSON_Delete(p.start);
+    cJSON_Delete(p.params);
+    if (r == 0)
+        *ret = q;
+    return r;
+}
+
+char *openai_error_json(int code, const char *slug, const char *param, const char *message)
+{
+    const char *type = code == 401   ? "authentication_error"
+                       : code == 403 ? "permission_error"
+                       : code == 429 ? "rate_limit_error"
+                       : code >= 500 ? "server_error"
+                                     : "invalid_request_error";
+    struct fbuf b = {0};
+    fbuf_puts(&b, "{\"error\":{\"message\":");
+    fbuf_json_str(&b, message, strlen(message));
+    fbuf_printf(&b, ",\"type\":\"%s\",\"code\":", type);
+    fbuf_json_str(&b, slug, strlen(slug));
+    fbuf_puts(&b, ",\"param\":");
+    if (param && param[0])
+        fbuf_json_str(&b, param, strlen(param));
+    else
+        fbuf_puts(&b, "null");
+    fbuf_puts(&b, "}}");
+    if (b.bad)
+        fbuf_fini(&b);
+    return b.p;
+}

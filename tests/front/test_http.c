@@ -1,0 +1,446 @@
+/* test_http.c - the HTTP face over a fake core: shapes, refusals, streams across a restart. */
+#include "tests/front/frontproc.h"
+
+static char got[1 << 20];
+static struct frontproc f;
+
+static void up(const char *const *more)
+{
+    f = (struct frontproc){0};
+    front_start(&f, false, true, more);
+}
+
+#define CHAT(words)                                                                            \
+    "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}]}"
+#define STREAM(words)                                                                          \
+    "{\"model\":\"fake\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":"        \
+    "\"" words "\"}]}"
+
+static bool has(const char *words)
+{
+    return strstr(got, words) != NULL;
+}
+/* All "content" of the chunks, joined. */
+static void contents(char *ret, size_t cap)
+{
+    size_t n = 0;
+    ret[0] = 0;
+    for (char *p = got; (p = strstr(p, "\"content\":\"")); p += 5) {
+        p += 11;
+        for (; *p && *p != '"' && n + 1 < cap; p++)
+            ret[n++] = *p;
+        ret[n] = 0;
+    }
+}
+
+static void small_addresses_answer(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 200);
+    CHECK(has("{\"status\":\"ok\"}"));
+    CHECK_EQ(http(f.port, "GET", "/metrics", NULL, NULL, got, sizeof got), 200);
+    CHECK(has("fake_total 1"));
+    CHECK_EQ(http(f.port, "GET", "/v1/models", NULL, NULL, got, sizeof got), 200);
+    CHECK(has("\"object\":\"list\"") && has("\"id\":\"fake\"") && has("\"id\":\"other\"") &&
+          has("\"context_length\":8192"));
+    CHECK_EQ(http(f.port, "GET", "/v1/models/other", NULL, NULL, got, sizeof got), 200);
+    CHECK(has("\"id\":\"other\"") && !has("fake"));
+    CHECK_EQ(http(f.port, "GET", "/v1/models/nosuch", NULL, NULL, got, sizeof got), 404);
+    CHECK(has("\"code\":\"model_not_found\""));
+    CHECK_EQ(http(f.port, "GET", "/v2", NULL, NULL, got, sizeof got), 404);
+    CHECK_EQ(http(f.port, "GET", "/v1/chat/completions", NULL, NULL, got, sizeof got), 405);
+    CHECK(has("Allow: POST"));
+    CHECK_EQ(http(f.port, "DELETE", "/v1/models", NULL, NULL, got, sizeof got), 405);
+    front_stop(&f);
+}
+
+static void a_whole_answer_has_openais_shape(void)
+{
+    up(NULL);
+    CHECK_EQ(
+        http(f.port, "POST", "/v1/chat/completions", NULL, CHAT("hi words=3"), got, sizeof got),
+        200);
+    CHECK(has("\"object\":\"chat.completion\"") && has("\"content\":\"w0 w1 w2 \"") &&
+          has("\"finish_reason\":\"stop\""));
+    CHECK(has("\"prompt_tokens\":30,\"completion_tokens\":3,\"total_tokens\":33,\"prompt_"
+              "tokens_details\":{\"cached_tokens\":24}"));
+    CHECK(has("\"durable\":true"));
+    front_stop(&f);
+}
+
+static void a_stream_is_events_that_end_in_done(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, STREAM("hi words=5 pace=20"),
+                  got, sizeof got),
+             200);
+    CHECK(has("Content-Type: text/event-stream"));
+    CHECK(has("\"object\":\"chat.completion.chunk\"") &&
+          has("\"delta\":{\"role\":\"assistant\",\"content\":\"\"}"));
+    CHECK(has("\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\""));
+    CHECK(!has("\"usage\""));
+    CHECK(strstr(got, "data: [DONE]\n\n"));
+    char text[200];
+    contents(text, sizeof text);
+    CHECK(strcmp(text, "w0 w1 w2 w3 w4 ") == 0);
+    /* Usage comes last, and only when asked for. */
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                  "{\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[{"
+                  "\"role\":\"user\",\"content\":\"words=2\"}]}",
+                  got, sizeof got),
+             200);
+    CHECK(has("\"choices\":[],\"usage\":{\"prompt_tokens\":30"));
+    front_stop(&f);
+}
+
+static void no_chunk_splits_a_code_point(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, STREAM("emoji words=8 pace=5"),
+                  got, sizeof got),
+             200);
+    char text[200];
+    contents(text, sizeof text);
+    CHECK(strcmp(text, "\xf0\x9f\xa6\x94\xf0\x9f\xa6\x94") == 0);
+    front_stop(&f);
+}
+
+static void refusals_have_the_codes_of_their_kind(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                  "{\"model\":\"nosuch\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+                  got, sizeof got),
+             404);
+    CHECK(has("\"code\":\"model_not_found\",\"param\":\"model\""));
+    CHECK_EQ(
+        http(f.port, "POST", "/v1/chat/completions", NULL, STREAM("long"), got, sizeof got),
+        400);
+    CHECK(has("\"code\":\"context_length_exceeded\",\"param\":\"messages\""));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, CHAT("busy"), got, sizeof got),
+             429);
+    CHECK(has("Retry-After: 2") && has("queue_full"));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, "{", got, sizeof got), 400);
+    CHECK(has("bad_json"));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions",
+                  "Host: localhost\r\nContent-Type: text/plain\r\n", "{}", got, sizeof got),
+             415);
+    front_stop(&f);
+}
+
+static void an_error_in_the_middle_is_an_event(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, STREAM("fail words=2"), got,
+                  sizeof got),
+             200);
+    CHECK(has("data: {\"error\":{\"message\":\"the numbers have "
+              "changed\",\"type\":\"server_error\",\"code\":\"epoch_changed\""));
+    CHECK(!has("[DONE]"));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, CHAT("fail words=2"), got,
+                  sizeof got),
+             500);
+    front_stop(&f);
+}
+
+static void other_sites_and_names_are_kept_out(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "GET", "/v1/models", "Host: evil.example\r\n", NULL, got, sizeof got),
+             403);
+    CHECK_EQ(http(f.port, "GET", "/v1/models", "", NULL, got, sizeof got), 403);
+    CHECK_EQ(http(f.port, "GET", "/v1/models",
+                  "Host: localhost\r\nOrigin: http://evil.example\r\n", NULL, got, sizeof got),
+             403);
+    CHECK_EQ(http(f.port, "GET", "/v1/models",
+                  "Host: localhost\r\nOrigin: http://localhost:3000\r\n", NULL, got,
+                  sizeof got),
+             200);
+    CHECK(!has("Access-Control-Allow-Origin"));
+    front_stop(&f);
+}
+
+/* The 4-tuple of a peer of another user: only root can make one. */
+static void another_users_process_needs_a_key(void)
+{
+    if (getuid() != 0)
+        t_skip("becoming another user needs root");
+    const char *dir = fresh_dir();
+    char keys[64], k[100];
+    snprintf(keys, sizeof keys, "%.60s", dir);
+    snprintf(k, sizeof k, "%s/keys", keys);
+    FILE *p = fopen(k, "we");
+    fprintf(p, "# one a line\n0123456789abcdefKEY\n");
+    fclose(p);
+    chmod(k, 0600);
+    const char *more[] = {"--api-key-file", k, NULL};
+    up(more);
+    for (int key = 0; key < 3; key++) {
+        int out[2];
+        CHECK_EQ(pipe(out), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (setgid(65534) != 0 || setuid(65534) != 0)
+                _exit(99);
+            int code = http(
+                f.port, "GET", "/v1/models",
+                key == 0   ? NULL
+                : key == 1 ? "Host: 127.0.0.1\r\nAuthorization: Bearer 0123456789abcdefKEX\r\n"
+                           : "Host: 127.0.0.1\r\nAuthorization: Bearer 0123456789abcdefKEY\r\n",
+                NULL, got, sizeof got);
+            _exit(write(out[1], &code, sizeof code) == sizeof code ? 0 : 1);
+        }
+        int code = 0;
+        CHECK_EQ(read(out[0], &code, sizeof code), sizeof code);
+        waitpid(pid, NULL, 0);
+        close(out[0]);
+        close(out[1]);
+        CHECK_EQ(code, key == 2 ? 200 : 401);
+    }
+    unlink(k);
+    rmdir(keys);
+    front_stop(&f);
+}
+
+static void a_client_that_leaves_cancels(void)
+{
+    up(NULL);
+    const char *body = STREAM("words=1000 pace=20");
+    int fd = http_connect(f.port);
+    dprintf(fd,
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            "application/json\r\nContent-Length: %zu\r\n\r\n%s",
+            strlen(body), body);
+    CHECK(recv(fd, got, sizeof got, 0) > 0);
+    close(fd);
+    int n = 0;
+    for (int i = 0; i < 200 && !(n = fakecore_count(f.core, "52 {\"stream\"")); i++)
+        poll(NULL, 0, 10);
+    CHECK_EQ(n, 1);
+    front_stop(&f);
+}
+
+static void a_stream_outlives_its_core(void)
+{
+    up(NULL);
+    const char *body = STREAM("words=40 pace=25");
+    int fd = http_connect(f.port);
+    dprintf(fd,
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: "
+            "close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+            strlen(body), body);
+    size_t n = 0;
+    while (n < 2000) {
+        ssize_t k = recv(fd, got + n, sizeof got - n - 1, 0);
+        CHECK(k > 0);
+        if (k <= 0)
+            break;
+        n += (size_t)k;
+    }
+    fakecore_kill(f.core_pid);
+    poll(NULL, 0, 300);
+    f.core_pid = fakecore(f.core);
+    read_all(fd, got + n, sizeof got - n);
+    close(fd);
+    char text[400], want[400] = "";
+    contents(text, sizeof text);
+    for (int i = 0; i < 40; i++)
+        sprintf(want + strlen(want), "w%d ", i);
+    if (strcmp(text, want) != 0)
+        t_fail(__FILE__, __LINE__, "got \"%s\"", text);
+    CHECK(has("[DONE]"));
+    CHECK_EQ(fakecore_count(f.core, "50 {"), 2); /* the same START, to both cores */
+    front_stop(&f);
+}
+
+static void several_streams_run_at_once(void)
+{
+    up(NULL);
+    enum { N = 8 };
+    int fd[N];
+    const char *body = STREAM("words=20 pace=25");
+    uint64_t t0 = now_ns();
+    for (int i = 0; i < N; i++) {
+        fd[i] = http_connect(f.port);
+        dprintf(fd[i],
+                "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: "
+                "close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                strlen(body), body);
+    }
+    for (int i = 0; i < N; i++) {
+        read_all(fd[i], got, sizeof got);
+        CHECK(has("[DONE]") && has("w19 "));
+        close(fd[i]);
+    }
+    CHECK((now_ns() - t0) / 1000000 < 3000); /* one after the other would be 4 s */
+    front_stop(&f);
+}
+
+static void requests_sent_ahead_are_answered_in_order(void)
+{
+    up(NULL);
+    int fd = http_connect(f.port);
+    const char *body = CHAT("words=3 pace=50");
+    dprintf(fd,
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            "application/json\r\nContent-Length: %zu\r\n\r\n%s"
+            "GET /v1/models/other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            strlen(body), body);
+    poll(NULL, 0, 50);
+    dprintf(
+        fd,
+        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"); /* and one more while it works */
+    read_all(fd, got, sizeof got);
+    close(fd);
+    const char *a = strstr(got, "w0 w1 w2 "), *b = strstr(got, "\"id\":\"other\"");
+    CHECK(a);
+    CHECK(!b ||
+          a < b); /* the second may be dropped with the connection, never before the first */
+    CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 200);
+    CHECK_EQ(waitpid(f.front_pid, NULL, WNOHANG), 0);
+    front_stop(&f);
+}
+
+static void a_connection_serves_long_bodies_one_after_another(void)
+{
+    up(NULL);
+    int fd = http_connect(f.port);
+    char *body = malloc(500000);
+    for (int i = 0; i < 3; i++) {
+        int n = sprintf(body, "{\"messages\":[{\"role\":\"user\",\"content\":\"words=2 ");
+        memset(body + n, 'x', 300000);
+        strcpy(body + n + 300000, "\"}]}");
+        dprintf(fd,
+                "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                "application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                strlen(body), body);
+        size_t n_got = 0;
+        got[0] = 0;
+        while (!strstr(got, "}}}\n")) {
+            ssize_t k = recv(fd, got + n_got, sizeof got - 1 - n_got, 0);
+            if (k <= 0)
+                break;
+            n_got += (size_t)k;
+            got[n_got] = 0;
+        }
+        CHECK(has("w0 w1 "));
+    }
+    free(body);
+    close(fd);
+    front_stop(&f);
+}
+
+static void too_much_is_refused(void)
+{
+    up(NULL);
+    char *big = malloc(40000);
+    int n = sprintf(big, "Host: localhost\r\nX-Big: ");
+    memset(big + n, 'a', 30000);
+    strcpy(big + n + 30000, "\r\n");
+    int code = http(f.port, "GET", "/health", big, NULL, got, sizeof got);
+    CHECK(code == 400 || code == 413 || code == -1);
+    free(big);
+    int fd = http_connect(f.port);
+    dprintf(fd, "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                "application/json\r\nContent-Length: 99999999\r\n\r\n");
+    read_all(fd, got, sizeof got);
+    close(fd);
+    CHECK(has("413"));
+    CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 200);
+    front_stop(&f);
+}
+
+static void garbage_does_not_end_it(void)
+{
+    up(NULL);
+    unsigned seed = getenv("SEED") ? (unsigned)atoi(getenv("SEED")) : (unsigned)getpid();
+    printf("    SEED=%u\n", seed);
+    srand(seed);
+    static const char base[] =
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        "application/json\r\nContent-Length: 20\r\n\r\n{\"messages\":[{\"role\"";
+    for (int i = 0; i < 400; i++) {
+        char b[400];
+        size_t n = sizeof base - 1;
+        memcpy(b, base, n);
+        for (int k = rand() % 8; k >= 0; k--)
+            b[(size_t)rand() % n] = (char)rand();
+        if (rand() % 3 == 0)
+            n = (size_t)rand() % n;
+        int fd = http_connect(f.port);
+        (void)!send(fd, b, n, MSG_NOSIGNAL);
+        if (rand() % 2)
+            shutdown(fd, SHUT_WR);
+        close(fd);
+    }
+    CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 200);
+    CHECK_EQ(waitpid(f.front_pid, NULL, WNOHANG), 0);
+    front_stop(&f);
+}
+
+static void it_ends_with_its_core_when_told_so(void)
+{
+    const char *more[] = {"--exit-with-core", NULL};
+    int st = -1;
+    up(more);
+    fakecore_kill(f.core_pid);
+    f.core_pid = 0;
+    for (int i = 0; i < 300 && waitpid(f.front_pid, &st, WNOHANG) == 0; i++)
+        poll(NULL, 0, 10);
+    CHECK(WIFEXITED(st) && WEXITSTATUS(st) == 0);
+    f.front_pid = 0;
+    front_stop(&f);
+}
+
+static void without_a_core_health_says_so_at_once(void)
+{
+    up(NULL);
+    fakecore_kill(f.core_pid);
+    f.core_pid = 0;
+    poll(NULL, 0, 50);
+    uint64_t t0 = now_ns();
+    CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 503);
+    CHECK(has("core_unavailable"));
+    CHECK((now_ns() - t0) / 1000000 < 2000);
+    front_stop(&f);
+}
+
+static void headers_come_while_start_is_slow(void)
+{
+    up(NULL);
+    const char *body = STREAM("slow words=2");
+    int fd = http_connect(f.port);
+    uint64_t t0 = now_ns();
+    dprintf(fd,
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: "
+            "close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+            strlen(body), body);
+    ssize_t k = recv(fd, got, sizeof got - 1, 0);
+    got[k > 0 ? k : 0] = 0;
+    CHECK(has("HTTP/1.1 200"));
+    CHECK((now_ns() - t0) / 1000000 < 2900);
+    read_all(fd, got, sizeof got);
+    CHECK(has("w1 ") && has("[DONE]"));
+    close(fd);
+    front_stop(&f);
+}
+
+T_MAIN({"small_addresses_answer", small_addresses_answer},
+       {"a_whole_answer_has_openais_shape", a_whole_answer_has_openais_shape},
+       {"a_stream_is_events_that_end_in_done", a_stream_is_events_that_end_in_done},
+       {"no_chunk_splits_a_code_point", no_chunk_splits_a_code_point},
+       {"refusals_have_the_codes_of_their_kind", refusals_have_the_codes_of_their_kind},
+       {"an_error_in_the_middle_is_an_event", an_error_in_the_middle_is_an_event},
+       {"other_sites_and_names_are_kept_out", other_sites_and_names_are_kept_out},
+       {"another_users_process_needs_a_key", another_users_process_needs_a_key},
+       {"a_client_that_leaves_cancels", a_client_that_leaves_cancels},
+       {"a_stream_outlives_its_core", a_stream_outlives_its_core},
+       {"several_streams_run_at_once", several_streams_run_at_once},
+       {"requests_sent_ahead_are_answered_in_order", requests_sent_ahead_are_answered_in_order},
+       {"a_connection_serves_long_bodies_one_after_another",
+        a_connection_serves_long_bodies_one_after_another},
+       {"too_much_is_refused", too_much_is_refused},
+       {"garbage_does_not_end_it", garbage_does_not_end_it},
+       {"it_ends_with_its_core_when_told_so", it_ends_with_its_core_when_told_so},
+       {"without_a_core_health_says_so_at_once", without_a_core_health_says_so_at_once},
+       {"headers_come_while_start_is_slow", headers_come_while_start_is_slow})

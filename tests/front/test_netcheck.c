@@ -1,0 +1,149 @@
+/* test_netcheck.c - whose connection it is, and names a browser could be tricked with. */
+#include "base/log.h"
+#include "daemon/front/netcheck.h"
+#include "tests/t.h"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+static void names_of_this_machine_pass_and_no_others(void)
+{
+    static const struct {
+        const char *host;
+        bool ok;
+    } rows[] = {
+        {"127.0.0.1", true},
+        {"127.0.0.1:8765", true},
+        {"localhost", true},
+        {"LocalHost:1", true},
+        {"[::1]:8765", true},
+        {"[::1]", true},
+        {"evil.example", false},
+        {"evil.example:8765", false},
+        {"127.0.0.1.evil.example", false},
+        {"localhost.evil.example", false},
+        {"", false},
+        {"127.0.0.1:", false},
+        {"127.0.0.1:80x", false},
+        {"127.0.0.1:999999", false},
+        {"[::1", false},
+        {"[::1]x", false},
+        {"0.0.0.0", false},
+        {"127.0.0.2", false},
+        {"user@127.0.0.1", false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (net_host_ok(rows[i].host, "127.0.0.1") != rows[i].ok)
+            t_fail(__FILE__, __LINE__, "Host \"%s\": want %d", rows[i].host, rows[i].ok);
+    CHECK(!net_host_ok(NULL, "127.0.0.1"));
+    CHECK(net_host_ok("127.0.0.2:80", "127.0.0.2"));
+}
+
+static void an_origin_of_another_site_is_refused(void)
+{
+    CHECK(net_origin_ok(NULL, "127.0.0.1"));
+    CHECK(net_origin_ok("http://localhost:3000", "127.0.0.1"));
+    CHECK(net_origin_ok("https://127.0.0.1", "127.0.0.1"));
+    CHECK(!net_origin_ok("null", "127.0.0.1"));
+    CHECK(!net_origin_ok("http://evil.example", "127.0.0.1"));
+    CHECK(!net_origin_ok("file://localhost", "127.0.0.1"));
+    CHECK(!net_origin_ok("http://localhost@evil.example", "127.0.0.1"));
+}
+
+static void addresses_are_parsed_or_refused_with_words(void)
+{
+    static const char *const bad[] = {"",
+                                      "8765",
+                                      "127.0.0.1",
+                                      "127.0.0.1:",
+                                      "127.0.0.1:65536",
+                                      "127.0.0.1:-1",
+                                      "127.0.0.1:80x",
+                                      "example.com:80",
+                                      ":80",
+                                      "[::1:80"};
+    struct net_addr a;
+    struct errbuf eb;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        eb.s[0] = 0;
+        if (net_addr_parse(bad[i], &a, &eb) == 0 || !eb.s[0])
+            t_fail(__FILE__, __LINE__, "\"%s\" was accepted, or without words", bad[i]);
+    }
+    CHECK_EQ(net_addr_parse("127.0.0.1:8765", &a, &eb), 0);
+    CHECK_EQ(a.port, 8765);
+    CHECK_EQ(net_addr_parse("[::1]:0", &a, &eb), 0);
+    CHECK_EQ(a.sa.ss_family, AF_INET6);
+    CHECK_EQ(net_addr_parse("localhost:1", &a, &eb), 0);
+}
+
+static int a_connection(int family, int *ret_listen, int *ret_client)
+{
+    struct net_addr a;
+    uint16_t port = 0;
+    CHECK_EQ(net_addr_parse(family == AF_INET6 ? "[::1]:0" : "127.0.0.1:0", &a, NULL), 0);
+    *ret_listen = net_listen(&a, &port, NULL);
+    if (*ret_listen < 0)
+        return -1;
+    struct sockaddr_storage sa = a.sa;
+    ((struct sockaddr_in *)&sa)->sin_port = htons(port);
+    *ret_client = socket(family, SOCK_STREAM, 0);
+    CHECK_EQ(connect(*ret_client, (void *)&sa, a.len), 0);
+    struct timeval tv = {.tv_sec = 5};
+    setsockopt(*ret_listen, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+    int fd = -1;
+    for (int i = 0; i < 200 && fd < 0; i++) {
+        fd = accept(*ret_listen, NULL, NULL);
+        if (fd < 0)
+            usleep(1000);
+    }
+    return fd;
+}
+
+static void the_kernel_names_the_peers_uid(void)
+{
+    static const int families[] = {AF_INET, AF_INET6};
+    for (int i = 0; i < 2; i++) {
+        int l = -1, c = -1, fd = a_connection(families[i], &l, &c);
+        uint32_t uid = 12345;
+        if (fd < 0 && families[i] == AF_INET6)
+            continue; /* a machine without IPv6 */
+        CHECK_EQ(net_peer_uid(fd, &uid), 0);
+        CHECK_EQ(uid, getuid());
+        /* Its other half of the question: once the peer is gone nobody is trusted. */
+        close(c);
+        usleep(20000);
+        uid = 12345;
+        CHECK(net_peer_uid(fd, &uid) < 0);
+        CHECK_EQ(uid, 12345);
+        close(fd);
+        close(l);
+    }
+}
+
+static void a_taken_port_gives_the_next_and_names_its_owner(void)
+{
+    struct net_addr a;
+    uint16_t first = 0, second = 0;
+    char who[256];
+    CHECK_EQ(net_addr_parse("127.0.0.1:0", &a, NULL), 0);
+    int l = net_listen(&a, &first, NULL);
+    CHECK(l >= 0 && first > 0);
+    a.port = first;
+    int m = net_listen(&a, &second, NULL);
+    CHECK(m >= 0 && second > first && second <= first + 100);
+    net_who_listens(first, who, sizeof who);
+    char pid[32];
+    snprintf(pid, sizeof pid, "pid %d ", (int)getpid());
+    if (!strstr(who, pid))
+        t_fail(__FILE__, __LINE__, "owner is \"%s\", want %s", who, pid);
+    close(l);
+    close(m);
+}
+
+T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_and_no_others},
+       {"an_origin_of_another_site_is_refused", an_origin_of_another_site_is_refused},
+       {"addresses_are_parsed_or_refused_with_words",
+        addresses_are_parsed_or_refused_with_words},
+       {"the_kernel_names_the_peers_uid", the_kernel_names_the_peers_uid},
+       {"a_taken_port_gives_the_next_and_names_its_owner",
+        a_taken_port_gives_the_next_and_names_its_owner})

@@ -1,0 +1,245 @@
+/* test_openai.c - a chat completion request: every field honoured or refused by its name. */
+#include "daemon/front/fjson.h"
+#include "daemon/front/openai.h"
+#include "tests/t.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define MSG "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
+/* Parses; the START as text (malloc'd) or NULL, with the error. */
+static char *start_of(const char *body, struct openai_req *q, struct openai_error *e)
+{
+    struct errbuf eb;
+    cJSON *o = front_parse(body, strlen(body), &eb);
+    if (!o) {
+        snprintf(e->message, sizeof e->message, "%s", eb.s);
+        return NULL;
+    }
+    int r = openai_parse(o, q, e);
+    cJSON_Delete(o);
+    return r == 0 ? q->start : NULL;
+}
+
+static void what_is_not_honoured_is_refused_by_name(void)
+{
+    static const struct {
+        const char *body, *param, *slug;
+    } rows[] = {
+        {"{" MSG ",\"tools\":[]}", "tools", "unsupported_field"},
+        {"{" MSG ",\"tool_choice\":\"auto\"}", "tool_choice", "unsupported_field"},
+        {"{" MSG ",\"functions\":[]}", "functions", "unsupported_field"},
+        {"{" MSG ",\"n\":2}", "n", "unsupported_field"},
+        {"{" MSG ",\"n\":\"1\"}", "n", "unsupported_field"},
+        {"{" MSG ",\"store\":true}", "store", "unsupported_field"},
+        {"{" MSG ",\"audio\":{}}", "audio", "unsupported_field"},
+        {"{" MSG ",\"reasoning_effort\":\"low\"}", "reasoning_effort", "unsupported_field"},
+        {"{" MSG ",\"service_tier\":\"auto\"}", "service_tier", "unsupported_field"},
+        {"{" MSG ",\"parallel_tool_calls\":true}", "parallel_tool_calls", "unsupported_field"},
+        {"{" MSG ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
+         "unsupported_field"},
+        {"{" MSG ",\"response_format\":\"text\"}", "response_format", "unsupported_field"},
+        {"{" MSG ",\"temperature\":-0.1}", "temperature", "bad_field"},
+        {"{" MSG ",\"temperature\":2.1}", "temperature", "bad_field"},
+        {"{" MSG ",\"temperature\":\"1\"}", "temperature", "bad_field"},
+        {"{" MSG ",\"top_p\":0}", "top_p", "bad_field"},
+        {"{" MSG ",\"top_p\":1.5}", "top_p", "bad_field"},
+        {"{" MSG ",\"top_k\":1.5}", "top_k", "bad_field"},
+        {"{" MSG ",\"min_p\":2}", "min_p", "bad_field"},
+        {"{" MSG ",\"repeat_penalty\":0}", "repeat_penalty", "bad_field"},
+        {"{" MSG ",\"max_tokens\":0}", "max_tokens", "bad_field"},
+        {"{" MSG ",\"max_tokens\":1.5}", "max_tokens", "bad_field"},
+        {"{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":5}", "max_completion_tokens",
+         "bad_field"},
+        {"{" MSG ",\"seed\":-1}", "seed", "bad_field"},
+        {"{" MSG ",\"seed\":1e300}", "seed", "bad_field"},
+        {"{" MSG ",\"presence_penalty\":3}", "presence_penalty", "bad_field"},
+        {"{" MSG ",\"frequency_penalty\":-3}", "frequency_penalty", "bad_field"},
+        {"{" MSG ",\"stop\":5}", "stop", "bad_field"},
+        {"{" MSG ",\"stop\":[\"a\",5]}", "stop", "bad_field"},
+        {"{" MSG ",\"stop\":\"\"}", "stop", "bad_field"},
+        {"{" MSG ",\"stream\":1}", "stream", "bad_field"},
+        {"{" MSG ",\"stream_options\":{\"include_usage\":true}}", "stream_options",
+         "bad_field"},
+        {"{" MSG ",\"stream\":true,\"stream_options\":{\"x\":1}}", "stream_options",
+         "unsupported_field"},
+        {"{" MSG ",\"logit_bias\":{\"5\":101}}", "logit_bias", "bad_field"},
+        {"{" MSG ",\"logit_bias\":{\"a\":1}}", "logit_bias", "bad_field"},
+        {"{" MSG ",\"logprobs\":5}", "logprobs", "bad_field"},
+        {"{" MSG ",\"top_logprobs\":3}", "top_logprobs", "bad_field"},
+        {"{" MSG ",\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs", "bad_field"},
+        {"{" MSG ",\"model\":5}", "model", "bad_field"},
+        {"{" MSG ",\"user\":5}", "user", "bad_field"},
+        {"{" MSG ",\"metadata\":5}", "metadata", "bad_field"},
+        {"{}", "messages", "bad_field"},
+        {"{\"messages\":[]}", "messages", "bad_field"},
+        {"{\"messages\":\"hi\"}", "messages", "bad_field"},
+        {"{\"messages\":[5]}", "messages[0]", "bad_field"},
+        {"{\"messages\":[{}]}", "messages[0].role", "bad_field"},
+        {"{\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages[0].role",
+         "unsupported_field"},
+        {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "bad_field"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content",
+         "bad_field"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"me\"}]}",
+         "messages[0].name", "unsupported_field"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":[{}]}]}",
+         "messages[0].tool_calls", "unsupported_field"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
+         "messages[0].content[0]", "unsupported_field"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
+         "messages[0].content[0]", "bad_field"},
+        {"{" MSG ",\"top_p\":0.5,\"top_p\":0.6}", "", "bad_field"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct openai_req q = {0};
+        struct openai_error e = {0};
+        char *s = start_of(rows[i].body, &q, &e);
+        if (s || e.code != 400 || strcmp(e.param, rows[i].param) != 0 ||
+            strcmp(e.slug, rows[i].slug) != 0)
+            t_fail(__FILE__, __LINE__, "%s: got %s, param \"%s\", slug %s: %s", rows[i].body,
+                   s ? "accepted" : "refused", e.param, e.slug ? e.slug : "-", e.message);
+        if (!s && rows[i].param[0] &&
+            !strstr(e.message, rows[i].param[0] == 'm' ? "m" : rows[i].param))
+            t_fail(__FILE__, __LINE__, "%s: the message does not name it: %s", rows[i].body,
+                   e.message);
+        free(s);
+    }
+}
+
+static void what_is_honoured_reaches_start(void)
+{
+    static const struct {
+        const char *body, *want;
+    } rows[] = {
+        {"{" MSG "}", "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"},
+        {"{" MSG "}", "\"params\":{}"},
+        {"{" MSG ",\"model\":\"m\"}", "\"model\":\"m\""},
+        {"{" MSG ",\"temperature\":0.8}", "\"temperature\":0.8"},
+        {"{" MSG ",\"top_p\":0.9}", "\"top_p\":0.9"},
+        {"{" MSG ",\"top_k\":40}", "\"top_k\":40"},
+        {"{" MSG ",\"min_p\":0.05}", "\"min_p\":0.05"},
+        {"{" MSG ",\"repeat_penalty\":1.1}", "\"repeat_penalty\":1.1"},
+        {"{" MSG ",\"max_tokens\":48}", "\"max_tokens\":48"},
+        {"{" MSG ",\"max_completion_tokens\":48}", "\"max_tokens\":48"},
+        {"{" MSG ",\"seed\":9007199254740991}", "\"seed\":9007199254740991"},
+        {"{" MSG ",\"stop\":\"x\"}", "\"stop\":[\"x\"]"},
+        {"{" MSG ",\"stop\":[\"x\",\"\\n\"]}", "\"stop\":[\"x\",\"\\n\"]"},
+        {"{" MSG ",\"presence_penalty\":-2}", "\"presence_penalty\":-2"},
+        {"{" MSG ",\"frequency_penalty\":2}", "\"frequency_penalty\":2"},
+        {"{" MSG ",\"logit_bias\":{\"17\":-100}}", "\"logit_bias\":{\"17\":-100}"},
+        {"{" MSG ",\"logprobs\":true,\"top_logprobs\":3}", "\"logprobs\":3"},
+        {"{" MSG ",\"n\":1,\"user\":\"u\",\"store\":false,\"metadata\":{\"a\":\"b\"}}",
+         "\"input\":\"messages\""},
+        {"{" MSG ",\"response_format\":{\"type\":\"text\"}}", "\"input\":\"messages\""},
+        {"{" MSG ",\"tools\":null,\"stop\":null,\"temperature\":null}", "\"params\":{}"},
+        {"{\"messages\":[{\"role\":\"developer\",\"content\":\"x\"}]}", "\"role\":\"system\""},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{"
+         "\"type\":\"text\",\"text\":\"b\"}]}]}",
+         "[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":null,\"tool_"
+         "calls\":null,\"annotations\":[]}]}",
+         "{\"role\":\"assistant\",\"content\":\"x\"}"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct openai_req q = {0};
+        struct openai_error e = {0};
+        char *s = start_of(rows[i].body, &q, &e);
+        if (!s)
+            t_fail(__FILE__, __LINE__, "%s: refused: %s", rows[i].body, e.message);
+        else if (!strstr(s, rows[i].want))
+            t_fail(__FILE__, __LINE__, "%s: got %s, want %s in it", rows[i].body, s,
+                   rows[i].want);
+        free(s);
+    }
+}
+
+static void every_request_has_an_id_of_its_own(void)
+{
+    struct openai_req a = {0}, b = {0};
+    struct openai_error e;
+    char *s = start_of("{" MSG "}", &a, &e), *t = start_of("{" MSG "}", &b, &e);
+    CHECK(strlen(a.id) == 32 && strspn(a.id, "0123456789abcdef") == 32);
+    CHECK(strcmp(a.id, b.id) != 0);
+    CHECK(s && strstr(s, a.id));
+    free(s);
+    free(t);
+}
+
+static void stream_and_usage_are_understood(void)
+{
+    struct openai_req q = {0};
+    struct openai_error e;
+    free(start_of("{" MSG ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}", &q,
+                  &e));
+    CHECK(q.stream && q.include_usage);
+    q = (struct openai_req){0};
+    free(start_of("{" MSG ",\"logprobs\":true}", &q, &e));
+    CHECK(!q.stream && q.logprobs && q.top_logprobs == 0);
+}
+
+static void bodies_that_are_no_object_are_refused_with_words(void)
+{
+    static const char *const rows[] = {"",
+                                       "{",
+                                       "[]",
+                                       "5",
+                                       "\"x\"",
+                                       "nul",
+                                       "{\"a\":1}x",
+                                       "{\"a\":\xff}",
+                                       "{\"a\":\"\xc0\xaf\"}",
+                                       "{\"a\":\"\xed\xa0\x80\"}",
+                                       "{\"a\":\"\xf4\x90\x80\x80\"}"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct errbuf eb = {""};
+        cJSON *o = front_parse(rows[i], strlen(rows[i]), &eb);
+        if (o || !eb.s[0])
+            t_fail(__FILE__, __LINE__, "\"%s\": %s", rows[i], o ? "accepted" : "no words");
+        cJSON_Delete(o);
+    }
+    struct errbuf eb = {""};
+    CHECK(!front_parse("{\"a\":\0}", 7, &eb));
+    char deep[400] = "{\"a\":";
+    memset(deep + 5, '[', 100);
+    CHECK(!front_parse(deep, strlen(deep), &eb));
+    CHECK(strstr(eb.s, "32"));
+}
+
+static void strings_are_escaped_and_read_back(void)
+{
+    struct fbuf b = {0};
+    char s[256];
+    for (int i = 1; i < 128; i++)
+        s[i - 1] = (char)i;
+    s[127] = 0;
+    fbuf_puts(&b, "{\"s\":");
+    fbuf_json_str(&b, s, 127);
+    fbuf_puts(&b, "}");
+    cJSON *o = front_parse(b.p, b.n, NULL);
+    CHECK(o && strcmp(front_str(o, "s", ""), s) == 0);
+    cJSON_Delete(o);
+    fbuf_fini(&b);
+}
+
+static void errors_have_openais_shape(void)
+{
+    char *s = openai_error_json(429, "queue_full", "", "say \"when\"");
+    cJSON *o = front_parse(s, strlen(s), NULL);
+    const cJSON *e = cJSON_GetObjectItem(o, "error");
+    CHECK(strcmp(front_str(e, "message", ""), "say \"when\"") == 0);
+    CHECK(strcmp(front_str(e, "type", ""), "rate_limit_error") == 0);
+    CHECK(strcmp(front_str(e, "code", ""), "queue_full") == 0);
+    CHECK(cJSON_IsNull(cJSON_GetObjectItem(e, "param")));
+    cJSON_Delete(o);
+    free(s);
+}
+
+T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refused_by_name},
+       {"what_is_honoured_reaches_start", what_is_honoured_reaches_start},
+       {"every_request_has_an_id_of_its_own", every_request_has_an_id_of_its_own},
+       {"stream_and_usage_are_understood", stream_and_usage_are_understood},
+       {"bodies_that_are_no_object_are_refused_with_words",
+        bodies_that_are_no_object_are_refused_with_words},
+       {"strings_are_escaped_and_read_back", strings_are_escaped_and_read_back},
+       {"errors_have_openais_shape", errors_have_openais_shape})
