@@ -1,0 +1,335 @@
+/* chat.c - a conversation on a terminal: lines by libedit, answers as they come. */
+#include "client/answer.h"
+#include "client/place.h"
+#include "client/words.h"
+#include <histedit.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct chat {
+    struct cli *c;
+    const struct args *a;
+    char session[256]; /* name or id of what we talk in; "": none yet */
+    char model[256];   /* "": the daemon's default */
+    EditLine *el;      /* NULL: stdin is no terminal */
+    History *hist;
+    char hist_path[4200];
+};
+
+static char *prompt_text(EditLine *el)
+{
+    static char text[] = "> ";
+    (void)el;
+    return text;
+}
+
+static void edit_open(struct chat *t)
+{
+    HistEvent ev;
+    char dir[4096];
+    if (!isatty(0) || !t->c->out_tty)
+        return;
+    t->el = el_init("hearth", stdin, stdout, stderr);
+    t->hist = history_init();
+    if (!t->el || !t->hist)
+        return;
+    (void)history(t->hist, &ev, H_SETSIZE, 1000);
+    (void)history(t->hist, &ev, H_SETUNIQUE, 1);
+    if (place_state(dir, sizeof dir) == 0) {
+        snprintf(t->hist_path, sizeof t->hist_path, "%s/history", dir);
+        (void)history(t->hist, &ev, H_LOAD, t->hist_path);
+    }
+    el_set(t->el, EL_PROMPT, prompt_text);
+    el_set(t->el, EL_EDITOR, "emacs");
+    el_set(t->el, EL_HIST, history, t->hist);
+    el_set(t->el, EL_SIGNAL, 1);
+    (void)el_source(t->el, NULL); /* ~/.editrc */
+}
+
+static void edit_close(struct chat *t)
+{
+    HistEvent ev;
+    if (t->hist && t->hist_path[0])
+        (void)history(t->hist, &ev, H_SAVE, t->hist_path);
+    if (t->hist)
+        history_end(t->hist);
+    if (t->el)
+        el_end(t->el);
+}
+
+/* A line without its newline, malloc'd; a backslash at its end joins the next. NULL: the end. */
+static char *read_line(struct chat *t)
+{
+    char *text = NULL;
+    size_t n = 0;
+    bool more = true;
+    while (more) {
+        const char *got = NULL;
+        char *own = NULL;
+        size_t cap = 0;
+        int k = 0;
+        if (t->el) {
+            got = el_gets(t->el, &k);
+        } else {
+            k = (int)getline(&own, &cap, stdin);
+            got = k > 0 ? own : NULL;
+        }
+        if (!got || k <= 0) {
+            free(own);
+            return text;
+        }
+        size_t len = (size_t)k;
+        while (len && (got[len - 1] == '\n' || got[len - 1] == '\r'))
+            len--;
+        more = len && got[len - 1] == '\\';
+        char *p = realloc(text, n + len + 2);
+        if (p) {
+            memcpy(p + n, got, len);
+            n += len;
+            if (more)
+                p[n - 1] = '\n';
+            p[n] = 0;
+            text = p;
+        }
+        free(own);
+        if (!p)
+            return text;
+    }
+    HistEvent ev;
+    if (t->hist && n)
+        (void)history(t->hist, &ev, H_ENTER, text);
+    return text;
+}
+
+/* --- commands ---------------------------------------------------------------------------- */
+static const char help[] =
+    "  /fork [NAME]    go on in a fork; what was said so far stays as it is\n"
+    "  /rewind [N]     take back the last N questions and their answers (1)\n"
+    "  /save NAME      give this conversation a name, so that it stays\n"
+    "  /model [NAME]   begin a new conversation with another model\n"
+    "  /help           this list\n"
+    "  /quit           leave (also Ctrl-D)\n"
+    "A backslash at the end of a line continues it on the next.\n";
+
+static void now_in(struct chat *t, const cJSON *s)
+{
+    const char *name = j_str(s, "name", "");
+    snprintf(t->session, sizeof t->session, "%s", name[0] ? name : j_str(s, "id", ""));
+}
+
+static bool begun(struct chat *t)
+{
+    if (!t->session[0])
+        (void)cli_fail(t->c, CLI_FAILED, "nothing has been said yet");
+    return t->session[0];
+}
+
+static void do_fork(struct chat *t, const char *name)
+{
+    cJSON *req = j_req(), *o = NULL;
+    cJSON_AddStringToObject(req, "session", t->session);
+    if (name[0])
+        cJSON_AddStringToObject(req, "name", name);
+    if (cli_call(t->c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL) != CLI_OK)
+        return;
+    now_in(t, o);
+    cli_note(t->c, "in fork %s now", t->session);
+    cJSON_Delete(o);
+}
+
+static void do_rewind(struct chat *t, const char *arg)
+{
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    const cJSON *turn;
+    char *end, b[WORDS_BYTES];
+    long back = arg[0] ? strtol(arg, &end, 10) : 1, keep = -1;
+    if (back < 1 || (arg[0] && *end)) {
+        cJSON_Delete(req);
+        (void)cli_fail(t->c, CLI_USAGE,
+                       "/rewind: want how many questions to take back, got \"%.20s\"", arg);
+        return;
+    }
+    cJSON_AddStringToObject(req, "session", t->session);
+    if (cli_call(t->c, HRT_SESSION_SHOW, req, NULL, 0, &o, NULL) != CLI_OK)
+        return;
+    const cJSON *turns = j_get(o, "turns");
+    for (int i = cJSON_GetArraySize(turns); i-- > 0 && back;) {
+        turn = cJSON_GetArrayItem(turns, i);
+        if (strcmp(j_str(turn, "role", ""), "user") == 0 && --back == 0)
+            keep = (long)j_num(turn, "n", 1) - 1;
+    }
+    cJSON_Delete(o);
+    if (keep < 0) {
+        (void)cli_fail(t->c, CLI_FAILED,
+                       "/rewind: the conversation has fewer questions than that");
+        return;
+    }
+    req = j_req();
+    o = NULL;
+    cJSON_AddStringToObject(req, "session", t->session);
+    cJSON_AddNumberToObject(req, "to_turn", (double)keep);
+    if (cli_call(t->c, HRT_SESSION_REWIND, req, NULL, 0, &o, NULL) == CLI_OK)
+        cli_note(t->c, "back at %s tokens", words_count(b, j_num(o, "tokens", 0)));
+    cJSON_Delete(o);
+}
+
+static void do_save(struct chat *t, const char *name)
+{
+    cJSON *req = j_req(), *o = NULL;
+    cJSON_AddStringToObject(req, "session", t->session);
+    cJSON_AddStringToObject(req, "name", name);
+    if (cli_call(t->c, HRT_SESSION_RENAME, req, NULL, 0, &o, NULL) != CLI_OK)
+        return;
+    now_in(t, o);
+    cli_note(t->c, "saved; `hearth chat -s %s` goes on here", name);
+    cJSON_Delete(o);
+}
+
+/* A line that begins with a slash. false: leave. */
+static bool command(struct chat *t, char *line)
+{
+    static const char *const known[] = {"/help",  "/fork", "/rewind", "/save",
+                                        "/model", "/quit", "/exit"};
+    char *arg = line + strcspn(line, " ");
+    if (*arg)
+        *arg++ = 0;
+    arg += strspn(arg, " ");
+    if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0)
+        return false;
+    if (strcmp(line, "/help") == 0) {
+        fputs(help, stderr);
+    } else if (strcmp(line, "/fork") == 0) {
+        if (begun(t))
+            do_fork(t, arg);
+    } else if (strcmp(line, "/rewind") == 0) {
+        if (begun(t))
+            do_rewind(t, arg);
+    } else if (strcmp(line, "/save") == 0) {
+        if (!arg[0])
+            (void)cli_fail(t->c, CLI_USAGE, "/save: under which name?");
+        else if (begun(t))
+            do_save(t, arg);
+    } else if (strcmp(line, "/model") == 0) {
+        if (arg[0]) {
+            snprintf(t->model, sizeof t->model, "%s", arg);
+            t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
+            cli_note(t->c, "a new conversation with %s", t->model);
+        } else {
+            cli_note(t->c, "model: %s", t->model[0] ? t->model : "the default");
+        }
+    } else {
+        int best = 3;
+        const char *near = NULL;
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+            if (args_distance(line, known[i]) < best) {
+                best = args_distance(line, known[i]);
+                near = known[i];
+            }
+        (void)cli_fail(t->c, CLI_USAGE,
+                       near ? "no command %.20s; did you mean %s?"
+                            : "no command %.20s; /help lists them%s",
+                       line, near ? near : "");
+    }
+    return true;
+}
+
+/* --- a question ---------------------------------------------------------------------------- */
+static int say(struct chat *t, const char *text)
+{
+    cJSON *start = j_req();
+    if (t->session[0]) {
+        cJSON_AddStringToObject(start, "session", t->session);
+        cJSON_AddTrueToObject(start, "create");
+    }
+    if (t->model[0])
+        cJSON_AddStringToObject(start, "model", t->model);
+    cJSON_AddStringToObject(start, "input", "prompt");
+    int code = gen_flags(t->c, t->a, start);
+    if (code != CLI_OK) {
+        cJSON_Delete(start);
+        return code;
+    }
+    /* --system opens a conversation; later turns have it behind them. */
+    struct answer_opts o = {.logprobs = args_has(t->a, "logprobs")};
+    struct answer ans;
+    code = answer_run(t->c, start, text, strlen(text), &o, &ans);
+    const cJSON *s =
+        j_get(ans.last, "session") ? j_get(ans.last, "session") : j_get(ans.start, "session");
+    if (s)
+        now_in(t, s);
+    if (ans.last && (code == CLI_OK || code == CLI_INTERRUPTED)) {
+        if (t->c->json)
+            answer_print_done(&ans, args_str(t->a, "logprobs") != NULL);
+        else
+            answer_print_stats(t->c, &ans);
+    }
+    answer_fini(&ans);
+    return code;
+}
+
+/* What a conversation that exists is about to go on with. */
+static int greet(struct chat *t)
+{
+    char b[2][WORDS_BYTES];
+    if (!t->session[0])
+        return CLI_OK;
+    cJSON *req = j_req(), *o = NULL;
+    cJSON_AddStringToObject(req, "name", t->session);
+    cJSON_AddTrueToObject(req, "create");
+    if (t->model[0])
+        cJSON_AddStringToObject(req, "model", t->model);
+    int code = cli_call(t->c, HRT_SESSION_OPEN, req, NULL, 0, &o, NULL);
+    if (code == CLI_OK)
+        cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists the commands",
+                 t->session, j_str(o, "model", "?"), words_count(b[0], j_num(o, "tokens", 0)),
+                 words_ago(b[1], j_num(o, "used", 0)));
+    cJSON_Delete(o);
+    return code;
+}
+
+int cmd_chat(struct cli *c, const struct args *a)
+{
+    struct chat t = {.c = c, .a = a};
+    const char *name = args_str(a, "session");
+    const char *model = args_str(a, "model") ? args_str(a, "model") : a->n ? a->pos[0] : NULL;
+    if (args_has(a, "ids"))
+        return cli_usage(c, "--ids is for run, ask and ingest");
+    snprintf(t.session, sizeof t.session, "%s", name ? name : "");
+    snprintf(t.model, sizeof t.model, "%s", model ? model : "");
+    int code = greet(&t);
+    if (code != CLI_OK)
+        return code;
+    edit_open(&t);
+    cli_catch_interrupt();
+    for (bool once = false;;) {
+        cli_interrupted = 0;
+        char *line = read_line(&t);
+        if (!line && cli_interrupted && !once && t.el) {
+            once = true; /* a line given up; the second time in a row leaves */
+            fputs("\n(Ctrl-C again or /quit leaves)\n", stderr);
+            continue;
+        }
+        if (!line) {
+            code = cli_interrupted ? CLI_INTERRUPTED : code;
+            break;
+        }
+        once = false;
+        bool go_on = true;
+        if (line[0] == '/')
+            go_on = command(&t, line);
+        else if (line[strspn(line, " \t\n")])
+            code = say(&t, line);
+        free(line);
+        /* On a terminal a failed question is not the end; a script wants to know. */
+        if (!go_on || (!t.el && code != CLI_OK))
+            break;
+        if (code == CLI_NO_DAEMON)
+            break;
+        code = CLI_OK;
+    }
+    edit_close(&t);
+    if (t.session[0] && !name && c->out_tty && !t.c->quiet)
+        cli_note(c, "this conversation has no name and will expire; it is session %s",
+                 t.session);
+    return code;
+}

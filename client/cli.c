@@ -1,0 +1,352 @@
+/* cli.c - see cli.h. */
+#include "client/cli.h"
+#include "base/clock.h"
+#include "client/jsonout.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+volatile sig_atomic_t cli_interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    if (++cli_interrupted > 1)
+        _exit(CLI_INTERRUPTED);
+}
+
+void cli_catch_interrupt(void)
+{
+    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: calls come back */
+    sigaction(SIGINT, &sa, NULL);
+}
+
+/* --- errors -------------------------------------------------------------------------------- */
+int cli_exit_of(uint32_t status, const char *slug)
+{
+    if (strcmp(slug, "session_busy") == 0)
+        return CLI_LATER;
+    switch (status) {
+    case HRT_OK: return CLI_OK;
+    case HRT_NOT_FOUND:
+        return strcmp(slug, "model_not_found") == 0 || strcmp(slug, "session_not_found") == 0
+                   ? CLI_NOT_FOUND
+                   : CLI_FAILED;
+    case HRT_RESOURCE_EXHAUSTED:
+    case HRT_DEADLINE_EXCEEDED:
+    case HRT_UNAVAILABLE: return CLI_LATER;
+    case HRT_CANCELLED: return CLI_INTERRUPTED;
+    default: return CLI_FAILED;
+    }
+}
+
+/* What to do about it, where the daemon's own sentence cannot know how it was called. */
+static const char *remedy(const char *slug)
+{
+    static const char *const rows[][2] = {
+        {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
+                              "`hearth chat -s NAME` make one"},
+        {"model_not_found", "`hearth models` lists what there is"},
+        {"session_busy",
+         "wait for its running request, or work on a fork (`hearth ask --fork`)"},
+        {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
+        {"context_length_exceeded",
+         "shorten the input, or rewind the session (`hearth sessions rewind`)"},
+        {"model_has_no_template", "use --raw to send plain text"},
+        {"queue_full", "try again in a moment"},
+        {"disk_full", "free some space, or `hearth sessions rm` what is not needed"},
+        {"core_unavailable", "start it with `hearth serve`"},
+        {"unimplemented", "this version does not have it yet"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i][0], slug) == 0)
+            return rows[i][1];
+    return NULL;
+}
+
+static void say(struct cli *c, const char *status, const char *slug, const char *words,
+                const cJSON *numbers)
+{
+    if (c->json) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "type", "error");
+        cJSON_AddStringToObject(o, "status", status);
+        cJSON_AddStringToObject(o, "slug", slug);
+        cJSON_AddStringToObject(o, "message", words);
+        for (const cJSON *m = numbers ? numbers->child : NULL; m; m = m->next)
+            if (!cJSON_HasObjectItem(o, m->string))
+                cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
+        out_json(o);
+        cJSON_Delete(o);
+        return;
+    }
+    const char *todo = remedy(slug);
+    if (strncmp(words, "params.", 7) == 0)
+        words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
+    fprintf(stderr, "%shearth:%s %s%s%s\n", c->err_tty && c->color ? "\033[31m" : "",
+            c->err_tty && c->color ? "\033[0m" : "", words,
+            todo && !strstr(words, todo) ? "; " : "", todo && !strstr(words, todo) ? todo : "");
+    if (slug[0] && status[0])
+        fprintf(stderr, "%s(%s, %s)%s\n", cli_dim(c, true), status, slug, cli_dim(c, false));
+}
+
+int cli_usage(struct cli *c, const char *words)
+{
+    say(c, "INVALID_ARGUMENT", c->json ? "usage" : "", words, NULL);
+    return CLI_USAGE;
+}
+
+int cli_fail(struct cli *c, int code, const char *fmt, ...)
+{
+    char words[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    say(c, c->json ? (code == CLI_USAGE ? "INVALID_ARGUMENT" : "INTERNAL") : "",
+        c->json ? (code == CLI_USAGE ? "usage" : "client") : "", words, NULL);
+    return code;
+}
+
+int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
+{
+    char words[700];
+    if (r == -EINTR)
+        return CLI_INTERRUPTED;
+    if (r == -ECONNREFUSED) {
+        snprintf(words, sizeof words,
+                 "%s; start one with `hearth serve`, or name it with --socket", eb->s);
+        say(c, "UNAVAILABLE", "no_daemon", words, NULL);
+        return CLI_NO_DAEMON;
+    }
+    if (r == -ETIMEDOUT) {
+        snprintf(words, sizeof words, "%s; try again, or see `hearth doctor`", eb->s);
+        say(c, "DEADLINE_EXCEEDED", "no_reply", words, NULL);
+        return CLI_LATER;
+    }
+    say(c, r == -EINVAL || r == E_LIMIT ? "INVALID_ARGUMENT" : "INTERNAL", "client", eb->s,
+        NULL);
+    return r == -EINVAL ? CLI_USAGE : CLI_FAILED;
+}
+
+int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply)
+{
+    const char *slug = j_str(reply, "slug", "internal");
+    say(c, hrt_status_str(status), slug, j_str(reply, "message", "the daemon refused"), reply);
+    return cli_exit_of(status, slug);
+}
+
+/* --- calls --------------------------------------------------------------------------------- */
+int cli_connect(struct cli *c, struct hearth_conn **ret)
+{
+    struct errbuf eb;
+    int r = hearth_connect(ret, c->url, &eb);
+    return r < 0 ? cli_fail_call(c, r, &eb) : CLI_OK;
+}
+
+int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, size_t tail_bytes,
+             cJSON **ret, struct hearth_reply *rep)
+{
+    struct hearth_reply own = {0};
+    struct errbuf eb = {""};
+    int code = c->conn ? CLI_OK : cli_connect(c, &c->conn), r = 0;
+    char *json = req ? cJSON_PrintUnformatted(req) : NULL;
+    cJSON_Delete(req);
+    if (code == CLI_OK) {
+        do
+            r = hearth_call(c->conn, type, json, tail, tail_bytes, CLI_WAIT_MS, &own, &eb);
+        while (r == -EINTR && !cli_interrupted);
+        if (r < 0)
+            code = cli_fail_call(c, r, &eb);
+    }
+    free(json);
+    if (code != CLI_OK)
+        return code;
+    cJSON *o = cJSON_Parse(own.json_bytes ? own.json : "{}");
+    if (own.status != HRT_OK)
+        code = cli_fail_reply(c, own.status, o);
+    else if (!o)
+        code = cli_fail(c, CLI_FAILED, "the daemon's reply is not JSON");
+    if (code == CLI_OK && ret) {
+        *ret = o;
+        o = NULL;
+    }
+    cJSON_Delete(o);
+    if (code == CLI_OK && rep)
+        *rep = own;
+    else
+        hearth_reply_fini(&own);
+    return code;
+}
+
+/* --- small things -------------------------------------------------------------------------- */
+void cli_note(struct cli *c, const char *fmt, ...)
+{
+    va_list ap;
+    if (c->quiet || c->json)
+        return;
+    va_start(ap, fmt);
+    fputs(cli_dim(c, true), stderr);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "%s\n", cli_dim(c, false));
+    va_end(ap);
+}
+const char *cli_dim(const struct cli *c, bool on)
+{
+    return !c->color || !c->err_tty ? "" : on ? "\033[2m" : "\033[0m";
+}
+
+const cJSON *j_get(const cJSON *o, const char *name)
+{
+    return cJSON_GetObjectItemCaseSensitive(o, name);
+}
+const char *j_str(const cJSON *o, const char *name, const char *otherwise)
+{
+    const cJSON *v = j_get(o, name);
+    return cJSON_IsString(v) ? v->valuestring : otherwise;
+}
+double j_num(const cJSON *o, const char *name, double otherwise)
+{
+    const cJSON *v = j_get(o, name);
+    return cJSON_IsNumber(v) ? v->valuedouble : otherwise;
+}
+bool j_bool(const cJSON *o, const char *name)
+{
+    return cJSON_IsTrue(j_get(o, name));
+}
+cJSON *j_req(void)
+{
+    char id[33];
+    hearth_new_id(id);
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "id", id);
+    return o;
+}
+
+void out_json(const cJSON *o)
+{
+    char *s = cJSON_PrintUnformatted(o);
+    if (s)
+        puts(s);
+    free(s);
+}
+int out_end(struct cli *c)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return CLI_OK;
+    if (errno != EPIPE) /* a reader that has seen enough is no failure to speak of */
+        fprintf(stderr, "hearth: cannot write the output: %s\n", strerror(errno));
+    (void)c;
+    return CLI_FAILED;
+}
+
+int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *ret_n)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    if (!f)
+        return cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(errno));
+    size_t n = 0, cap = 1 << 16;
+    char *p = malloc(cap + 1);
+    bool big = false;
+    while (p && !big) {
+        size_t k = fread(p + n, 1, cap - n, f);
+        n += k;
+        big = n > max;
+        if (k == 0)
+            break;
+        if (n == cap) {
+            char *q = realloc(p, cap * 2 + 1);
+            if (!q)
+                free(p);
+            p = q;
+            cap *= 2;
+        }
+    }
+    int e = ferror(f) ? errno : 0;
+    if (f != stdin)
+        fclose(f);
+    int code = !p  ? cli_fail(c, CLI_FAILED, "no memory for %s", path)
+               : e ? cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(e))
+               : big
+                   ? cli_fail(c, CLI_FAILED,
+                              "%s is longer than the %zu bytes one request may carry; split it",
+                              path, max)
+                   : CLI_OK;
+    if (code != CLI_OK) {
+        free(p);
+        return code;
+    }
+    p[n] = 0;
+    *ret = p;
+    *ret_n = n;
+    return CLI_OK;
+}
+
+int cli_ids(struct cli *c, const char *text, int32_t **ret, size_t *ret_n)
+{
+    size_t n = 0, cap = strlen(text) / 2 + 1;
+    int32_t *ids = malloc(cap * sizeof *ids);
+    if (!ids)
+        return cli_fail(c, CLI_FAILED, "no memory for the ids");
+    for (const char *p = text;;) {
+        p += strspn(p, " \t\r\n,[]");
+        if (!*p)
+            break;
+        char *end;
+        errno = 0;
+        long v = strtol(p, &end, 10);
+        if (end == p || errno || v < 0 || v > INT32_MAX || !strchr(" \t\r\n,[]", *end)) {
+            free(ids);
+            return cli_fail(
+                c, CLI_USAGE,
+                "--ids: want numbers of 0 to %d with blanks or commas between, got \"%.20s\"",
+                INT32_MAX, p);
+        }
+        ids[n++] = (int32_t)v;
+        p = end;
+    }
+    if (n == 0) {
+        free(ids);
+        return cli_fail(c, CLI_USAGE, "--ids: there is no number in the input");
+    }
+    *ret = ids;
+    *ret_n = n;
+    return CLI_OK;
+}
+
+/* --- the whole ------------------------------------------------------------------------------ */
+int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
+{
+    static struct args a; /* too large for a stack */
+    struct errbuf eb;
+    struct cli c = {.out_tty = isatty(1), .err_tty = isatty(2), .color = !no_color};
+    int r = args_parse(&a, argc, argv, &eb);
+    c.json = args_has(&a, "json");
+    c.quiet = args_has(&a, "quiet");
+    if (args_has(&a, "no-color"))
+        c.color = false;
+    if (r < 0)
+        return cli_usage(&c, eb.s);
+    if (args_has(&a, "version"))
+        return cmd_version(&c, &a);
+    if (args_has(&a, "help") || !a.verb) {
+        if (a.verb)
+            help_verb(a.verb);
+        else
+            help_all();
+        return args_has(&a, "help") ? out_end(&c) : CLI_USAGE;
+    }
+    const char *url = args_str(&a, "socket");
+    if (!url)
+        url = env_socket;
+    if (url && strlen(url) >= sizeof c.url)
+        return cli_usage(&c, "--socket: that is longer than any socket's path");
+    if (url)
+        memcpy(c.url, url, strlen(url) + 1);
+    else
+        (void)hearth_default_url(c.url, sizeof c.url);
+    int code = a.verb->run(&c, &a);
+    hearth_close(c.conn);
+    int end = out_end(&c);
+    return code == CLI_OK ? end : code;
+}

@@ -1,0 +1,278 @@
+/* cmd_doctor.c - looks at what Hearth needs of this machine, and says what to do. */
+#include "client/cli.h"
+#include "client/place.h"
+#include "client/words.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum verdict { GOOD, WARN, BAD };
+struct doctor {
+    struct cli *c;
+    cJSON *list;
+    int bad, warned;
+};
+
+__attribute__((format(printf, 5, 6))) static void found(struct doctor *d, enum verdict v,
+                                                        const char *what, const char *remedy,
+                                                        const char *fmt, ...)
+{
+    static const char *const word[] = {"ok", "warn", "FAIL"}, *const color[] = {"\033[32m",
+                                                                                "\033[33m",
+                                                                                "\033[31m"};
+    char words[400];
+    bool paint = d->c->color && d->c->out_tty;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    d->bad += v == BAD;
+    d->warned += v == WARN;
+    if (d->c->json) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddStringToObject(o, "check", what);
+        cJSON_AddStringToObject(o, "result", v == BAD ? "fail" : word[v]);
+        cJSON_AddStringToObject(o, "message", words);
+        if (v != GOOD && remedy)
+            cJSON_AddStringToObject(o, "remedy", remedy);
+        cJSON_AddItemToArray(d->list, o);
+        return;
+    }
+    printf("%s%-4s%s  %-12s %s\n", paint ? color[v] : "", word[v], paint ? "\033[0m" : "", what,
+           words);
+    if (v != GOOD && remedy)
+        printf("      %-12s -> %s\n", "", remedy);
+}
+
+/* --- the daemon ---------------------------------------------------------------------------- */
+static cJSON *ask(struct doctor *d, enum hrt_type type, struct errbuf *eb)
+{
+    struct hearth_reply rep = {0};
+    cJSON *o = NULL;
+    if (!d->c->conn && hearth_connect(&d->c->conn, d->c->url, eb) < 0)
+        return NULL;
+    int r = hearth_call(d->c->conn, type,
+                        type == HRT_HELLO ? "{\"min\":1,\"max\":1,\"client\":\"hearth doctor\"}"
+                                          : NULL,
+                        NULL, 0, 5000, &rep, eb);
+    if (r == 0 && rep.status == HRT_OK)
+        o = cJSON_Parse(rep.json);
+    else if (r == 0)
+        err_set(eb, -EIO, "it answers %s: %.300s", hrt_status_str(rep.status), rep.json);
+    hearth_reply_fini(&rep);
+    return o;
+}
+
+static void daemon_there(struct doctor *d)
+{
+    struct errbuf eb = {""};
+    const cJSON *w;
+    cJSON *hello = ask(d, HRT_HELLO, &eb), *st = hello ? ask(d, HRT_STATUS, &eb) : NULL;
+    if (!hello) {
+        found(d, WARN, "daemon", "start it: hearth serve, or systemctl --user start hearthd",
+              "%s", eb.s);
+        return;
+    }
+    found(d, GOOD, "daemon", NULL, "%s, pid %.0f, answers at %s", j_str(hello, "server", "?"),
+          j_num(hello, "pid", 0), d->c->url);
+    if (st) {
+        bool ok = strcmp(j_str(st, "status", ""), "ok") == 0;
+        found(d, ok ? GOOD : WARN, "status", "see the warnings, and the daemon's log",
+              "%s, backend %s, I/O by %s", j_str(st, "status", "?"), j_str(st, "backend", "?"),
+              j_str(st, "io", "?"));
+        cJSON_ArrayForEach(w, j_get(st, "warnings"))
+            found(d, WARN, "warning", NULL, "%s", cJSON_IsString(w) ? w->valuestring : "?");
+    }
+    cJSON_Delete(hello);
+    cJSON_Delete(st);
+}
+
+static void models(struct doctor *d)
+{
+    struct errbuf eb = {""};
+    char dir[4096];
+    const cJSON *m;
+    int n = 0;
+    cJSON *o = d->c->conn ? ask(d, HRT_MODEL_LIST, &eb) : NULL;
+    if (o) {
+        cJSON_ArrayForEach(m, j_get(o, "models"))
+        {
+            n++;
+            if (strcmp(j_str(m, "state", ""), "failed") == 0)
+                found(d, BAD, "model", "replace or remove the file", "%s: %s",
+                      j_str(m, "name", "?"), j_str(m, "error", "cannot be loaded"));
+        }
+        found(d, n ? GOOD : WARN, "models",
+              "hearthd --model PATH, or put GGUF files into its --models directory",
+              "%d known to the daemon", n);
+        cJSON_Delete(o);
+        return;
+    }
+    if (place_models(dir, sizeof dir) < 0)
+        return;
+    DIR *p = opendir(dir);
+    for (struct dirent *e; p && (e = readdir(p));) {
+        size_t len = strlen(e->d_name);
+        n += len > 5 && strcmp(e->d_name + len - 5, ".gguf") == 0;
+    }
+    if (p)
+        closedir(p);
+    found(d, n ? GOOD : WARN, "models",
+          "put a GGUF file there, or start hearthd with --model PATH", "%d GGUF files in %s", n,
+          dir);
+}
+
+/* --- the machine --------------------------------------------------------------------------- */
+static void runtime_dir(struct doctor *d)
+{
+    char dir[4096];
+    struct stat st;
+    if (place_runtime(dir, sizeof dir) < 0)
+        return;
+    if (stat(dir, &st) < 0) {
+        found(d, errno == ENOENT ? GOOD : BAD, "runtime dir", "check its parent's permissions",
+              "%s: %s", dir,
+              errno == ENOENT ? "not there yet, the daemon makes it" : strerror(errno));
+        return;
+    }
+    if (!S_ISDIR(st.st_mode) || (st.st_uid != getuid() && st.st_uid != 0))
+        found(d, BAD, "runtime dir",
+              "remove it, or set XDG_RUNTIME_DIR to a directory of yours",
+              "%s belongs to uid %u", dir, st.st_uid);
+    else if (st.st_mode & 022)
+        found(d, BAD, "runtime dir", "chmod 700 it", "%s may be written by others (mode %03o)",
+              dir, st.st_mode & 0777);
+    else
+        found(d, GOOD, "runtime dir", NULL, "%s", dir);
+}
+
+static void io_uring(struct doctor *d)
+{
+    char params[120] = {0}; /* struct io_uring_params; only whether the call exists matters */
+    long fd = syscall(SYS_io_uring_setup, 4, params);
+    if (fd >= 0) {
+        close((int)fd);
+        found(d, GOOD, "io_uring", NULL, "available");
+        return;
+    }
+    found(d, WARN, "io_uring",
+          errno == EPERM
+              ? "sysctl kernel.io_uring_disabled=0, or loosen the container's seccomp filter"
+              : "Linux 5.6 or newer has it",
+          "not available (%s); threads are used, which is slower for small blocks only",
+          strerror(errno));
+}
+
+static void limits(struct doctor *d)
+{
+    struct rlimit r;
+    char b[WORDS_BYTES];
+    if (getrlimit(RLIMIT_MEMLOCK, &r) == 0) {
+        bool enough = r.rlim_cur == RLIM_INFINITY || r.rlim_cur >= 64u << 20;
+        found(d, enough ? GOOD : WARN, "memlock",
+              "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited", "%s may be locked",
+              r.rlim_cur == RLIM_INFINITY ? "any amount" : words_bytes(b, (double)r.rlim_cur));
+    }
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0)
+        found(d, r.rlim_max >= 4096 ? GOOD : WARN, "open files",
+              "ulimit -Hn 65536, or LimitNOFILE= in the unit", "up to %.0f",
+              (double)r.rlim_max);
+}
+
+static void memory(struct doctor *d)
+{
+    FILE *f = fopen("/proc/meminfo", "re");
+    char line[200], b[2][WORDS_BYTES];
+    double total = 0, avail = 0, huge = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        double v = strchr(line, ':') ? strtod(strchr(line, ':') + 1, NULL) : 0;
+        if (strncmp(line, "MemTotal:", 9) == 0)
+            total = v * 1024;
+        else if (strncmp(line, "MemAvailable:", 13) == 0)
+            avail = v * 1024;
+        else if (strncmp(line, "HugePages_Free:", 15) == 0)
+            huge = v;
+    }
+    if (f)
+        fclose(f);
+    found(d, avail > 1e9 ? GOOD : WARN, "memory", "end other programs, or use a smaller model",
+          "%s, %s free", words_bytes(b[0], total), words_bytes(b[1], avail));
+    f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
+    char thp[100] = "";
+    if (f) {
+        if (!fgets(thp, sizeof thp, f))
+            thp[0] = 0;
+        fclose(f);
+    }
+    bool on = thp[0] && !strstr(thp, "[never]");
+    found(d, on || huge > 0 ? GOOD : WARN, "huge pages",
+          "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+          "transparent: %s, reserved and free: %.0f",
+          !thp[0] ? "unknown"
+          : on    ? "on"
+                  : "off",
+          huge);
+}
+
+static void disk(struct doctor *d)
+{
+    char dir[4096], b[2][WORDS_BYTES];
+    struct statvfs v;
+    if (place_state(dir, sizeof dir) < 0 || statvfs(dir, &v) < 0)
+        return;
+    double room = (double)v.f_bavail * (double)v.f_frsize,
+           all = (double)v.f_blocks * (double)v.f_frsize;
+    found(d, room > 2e9 ? GOOD : WARN, "disk",
+          "free some space, or give hearthd a --state on another disk",
+          "%s free of %s where state is kept (%s)", words_bytes(b[0], room),
+          words_bytes(b[1], all), dir);
+}
+
+static void cpu(struct doctor *d)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+#if defined(__x86_64__)
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni");
+    found(d, avx2 ? GOOD : WARN, "processor",
+          "the portable kernels work, but several times slower", "%ld processors, %s", n,
+          avx512 ? "AVX2 and AVX-512 VNNI"
+          : avx2 ? "AVX2"
+                 : "no AVX2");
+#else
+    found(d, GOOD, "processor", NULL, "%ld processors, portable kernels", n);
+#endif
+}
+
+int cmd_doctor(struct cli *c, const struct args *a)
+{
+    struct doctor d = {.c = c, .list = cJSON_CreateArray()};
+    (void)a;
+    daemon_there(&d);
+    models(&d);
+    runtime_dir(&d);
+    disk(&d);
+    io_uring(&d);
+    limits(&d);
+    memory(&d);
+    cpu(&d);
+    if (c->json) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddItemToObject(o, "checks", d.list);
+        cJSON_AddNumberToObject(o, "failed", d.bad);
+        cJSON_AddNumberToObject(o, "warnings", d.warned);
+        out_json(o);
+        cJSON_Delete(o);
+    } else {
+        printf("%s\n", d.bad      ? "something must be mended"
+                       : d.warned ? "it will work; some things could be better"
+                                  : "all is well");
+        cJSON_Delete(d.list);
+    }
+    return d.bad ? CLI_FAILED : CLI_OK;
+}

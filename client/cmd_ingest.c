@@ -1,0 +1,297 @@
+/* cmd_ingest.c - puts documents into a session; stopped and started again, it goes on.
+ *
+ * Each FILE is one START of its own (input "documents", max_tokens 0).  Its request id is
+ * remembered (ledger.h) before it is sent.  The same command again skips a document that is
+ * in, goes on with one whose request the daemon still knows, and otherwise takes the session
+ * back to where the document began and sends it anew: blocks that were finished are found in
+ * the store, so nothing is computed twice. */
+#include "client/answer.h"
+#include "client/ledger.h"
+#include "client/words.h"
+#include <stdlib.h>
+#include <time.h>
+
+enum {
+    DOC_BYTES_MAX = TAIL_BYTES_MAX - 1,
+    /* The daemon knows a request's id for ten minutes; after that the same START would be taken
+     * for a new one and put the document in a second time. */
+    KNOWN_S = 8 * 60,
+};
+
+struct ingest {
+    struct cli *c;
+    const struct args *a;
+    char session[33]; /* its id */
+    const char *name;
+    struct ledger ledger;
+    bool warned;
+    struct answer last; /* of the last document that was sent */
+    bool has_last;
+};
+
+/* Tokens of the session now; with ids: those from `from` on hashed into ret_hash. */
+static int look(struct ingest *g, bool ids, uint64_t from, uint64_t to, uint64_t *ret_tokens,
+                char ret_hash[33], cJSON **ret)
+{
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    struct hearth_reply rep = {0};
+    cJSON_AddStringToObject(req, "session", g->session);
+    cJSON_AddBoolToObject(req, "ids", ids);
+    int code = cli_call(g->c, HRT_SESSION_SHOW, req, NULL, 0, &o, &rep);
+    if (code != CLI_OK)
+        return code;
+    uint64_t n = ids ? rep.tail_bytes / sizeof(int32_t) : 0;
+    *ret_tokens = (uint64_t)j_num(o, "tokens", 0);
+    ret_hash[0] = 0;
+    if (to == 0)
+        to = n;
+    if (ids && from <= to && to <= n)
+        ledger_hash(rep.tail + from * sizeof(int32_t), (to - from) * sizeof(int32_t), "",
+                    ret_hash);
+    hearth_reply_fini(&rep);
+    if (ret)
+        *ret = o;
+    else
+        cJSON_Delete(o);
+    return CLI_OK;
+}
+
+/* Has somebody gone on talking since position p?  Then it is not ours to take back. */
+static bool answered_since(const cJSON *session, uint64_t p)
+{
+    const cJSON *t;
+    cJSON_ArrayForEach(t, j_get(session, "turns"))
+    {
+        if (strcmp(j_str(t, "role", ""), "assistant") == 0 &&
+            j_num(t, "position", 0) >= (double)p)
+            return true;
+    }
+    return false;
+}
+
+static void remember(struct ingest *g, const struct ledger_doc *d)
+{
+    if (ledger_put(&g->ledger, d) < 0 && !g->warned) {
+        cli_note(g->c, "cannot write %s: a second run will not know what this one did",
+                 g->ledger.path[0] ? g->ledger.path : "the state directory");
+        g->warned = true;
+    }
+}
+
+/* A stopped one that cannot be continued by its id: back to where it began. */
+static int take_back(struct ingest *g, struct ledger_doc *d)
+{
+    cJSON *s = NULL;
+    uint64_t now;
+    char none[33];
+    int code = look(g, false, 0, 0, &now, none, &s);
+    if (code != CLI_OK)
+        return code;
+    if (now > d->before && !answered_since(s, d->before)) {
+        cJSON *req = j_req();
+        cJSON_AddStringToObject(req, "session", g->session);
+        cJSON_AddNumberToObject(req, "to_tokens", (double)d->before);
+        code = cli_call(g->c, HRT_SESSION_REWIND, req, NULL, 0, NULL, NULL);
+        now = d->before;
+    }
+    cJSON_Delete(s);
+    hearth_new_id(d->request);
+    d->before = now;
+    return code;
+}
+
+/* Does the daemon still work on it? (Its client was killed, not stopped.) */
+static bool still_runs(struct ingest *g, const struct ledger_doc *d)
+{
+    char json[128];
+    struct errbuf eb;
+    struct hearth_reply rep = {0};
+    snprintf(json, sizeof json, "{\"stream\":\"%s\",\"cursor\":0,\"max_wait_ms\":0}",
+             d->request);
+    bool runs = false;
+    if (hearth_call(g->c->conn, HRT_NEXT, json, NULL, 0, CLI_WAIT_MS, &rep, &eb) == 0 &&
+        rep.status == HRT_OK) {
+        cJSON *o = cJSON_Parse(rep.json);
+        runs = strcmp(j_str(o, "state", "done"), "done") != 0;
+        cJSON_Delete(o);
+    }
+    hearth_reply_fini(&rep);
+    return runs;
+}
+
+static int send_doc(struct ingest *g, const struct ledger_doc *d, const char *what,
+                    const void *tail, size_t n, bool probe)
+{
+    cJSON *start = cJSON_CreateObject();
+    cJSON_AddStringToObject(start, "id", d->request);
+    cJSON_AddStringToObject(start, "session", g->session);
+    cJSON_AddStringToObject(start, "input", args_has(g->a, "ids") ? "tokens" : "documents");
+    if (args_has(g->a, "raw"))
+        cJSON_AddTrueToObject(start, "raw");
+    if (args_str(g->a, "system"))
+        cJSON_AddStringToObject(start, "system", args_str(g->a, "system"));
+    cJSON *p = cJSON_AddObjectToObject(start, "params");
+    cJSON_AddNumberToObject(p, "max_tokens", 0);
+    if (g->has_last)
+        answer_fini(&g->last);
+    g->has_last = true;
+    struct answer_opts o = {.what = what, .quiet_text = true, .probe = probe};
+    return answer_run(g->c, start, tail, n, &o, &g->last);
+}
+
+static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
+{
+    struct cli *c = g->c;
+    struct ledger_doc d = {0};
+    char hash[33], ids[33], b[WORDS_BYTES];
+    uint64_t now;
+    ledger_hash(tail, n,
+                args_has(g->a, "ids")   ? "ids"
+                : args_has(g->a, "raw") ? "raw"
+                                        : "text",
+                hash);
+    bool known = ledger_find(&g->ledger, hash, &d), fresh = !known;
+    int code = look(g, known && d.done, d.before, d.after, &now, ids, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0) {
+        cli_note(c, "%s is in session %s already (%s tokens)", what, g->name,
+                 words_count(b, (double)(d.after - d.before)));
+        return CLI_OK;
+    }
+    if (known && (d.done || now < d.before))
+        fresh = true; /* the session was taken back past it since */
+    if (fresh) {
+        d = (struct ledger_doc){.before = now};
+        snprintf(d.hash, sizeof d.hash, "%s", hash);
+        hearth_new_id(d.request);
+        d.time = (double)time(NULL);
+        remember(g, &d);
+    }
+    bool probe =
+        !fresh && (difftime(time(NULL), (time_t)d.time) < KNOWN_S || still_runs(g, &d));
+    if (fresh || probe)
+        code = send_doc(g, &d, what, tail, n, probe);
+    if (!fresh && (!probe || code == CLI_PROBE_MISSED)) {
+        code = take_back(g, &d);
+        if (code != CLI_OK)
+            return code;
+        d.time = (double)time(NULL);
+        remember(g, &d);
+        code = send_doc(g, &d, what, tail, n, false);
+    }
+    if (code == CLI_INTERRUPTED) {
+        cli_note(c, "stopped; the same command goes on with %s", what);
+        return code;
+    }
+    if (code != CLI_OK)
+        return code;
+    code = look(g, true, d.before, 0, &d.after, d.ids, NULL);
+    d.done = true;
+    if (code == CLI_OK)
+        remember(g, &d);
+    if (!c->json)
+        answer_print_stats(c, &g->last);
+    return code;
+}
+
+/* The done object when nothing had to be sent. */
+static int print_nothing_to_do(struct ingest *g)
+{
+    cJSON *s = NULL;
+    uint64_t n;
+    char none[33];
+    int code = look(g, false, 0, 0, &n, none, &s);
+    if (code != CLI_OK)
+        return code;
+    struct answer a = {.text = strdup("")};
+    const char *m = j_str(s, "model", "");
+    a.last = cJSON_CreateObject();
+    cJSON *t = cJSON_AddObjectToObject(a.last, "session");
+    cJSON_AddStringToObject(t, "id", g->session);
+    cJSON_AddStringToObject(t, "name", g->name);
+    cJSON_AddStringToObject(a.last, "model", m);
+    cJSON_AddStringToObject(a.last, "finish", "stop");
+    cJSON_AddNumberToObject(a.last, "turn", cJSON_GetArraySize(j_get(s, "turns")));
+    cJSON_AddTrueToObject(a.last, "durable");
+    cJSON *u = cJSON_AddObjectToObject(a.last, "usage");
+    cJSON_AddNumberToObject(u, "context", (double)n);
+    cJSON_AddNumberToObject(u, "reused", (double)n);
+    cJSON_AddNumberToObject(u, "prefilled", 0);
+    cJSON_AddNumberToObject(u, "generated", 0);
+    answer_print_done(&a, false);
+    answer_fini(&a);
+    cJSON_Delete(s);
+    return CLI_OK;
+}
+
+/* A document ends in a newline: what follows it, another or the question, begins a line. */
+static int read_doc(struct ingest *g, const char *path, void **ret, size_t *ret_n)
+{
+    char *text = NULL;
+    size_t n = 0;
+    int code = cli_read(g->c, path, DOC_BYTES_MAX, &text, &n);
+    if (code != CLI_OK)
+        return code;
+    if (n == 0) {
+        free(text);
+        return cli_fail(g->c, CLI_FAILED, "%s is empty", path);
+    }
+    if (args_has(g->a, "ids")) {
+        int32_t *ids = NULL;
+        code = cli_ids(g->c, text, &ids, ret_n);
+        free(text);
+        *ret = ids;
+        *ret_n *= sizeof *ids;
+        return code;
+    }
+    if (text[n - 1] != '\n')
+        text[n++] = '\n'; /* over the terminator: the length counts from here */
+    *ret = text;
+    *ret_n = n;
+    return CLI_OK;
+}
+
+int cmd_ingest(struct cli *c, const struct args *a)
+{
+    struct ingest g = {.c = c, .a = a, .name = args_str(a, "session")};
+    cJSON *s = NULL;
+    if (!g.name || !g.name[0])
+        return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
+    cJSON *req = j_req();
+    cJSON_AddStringToObject(req, "name", g.name);
+    cJSON_AddTrueToObject(req, "create");
+    if (args_str(a, "model"))
+        cJSON_AddStringToObject(req, "model", args_str(a, "model"));
+    int code = cli_call(c, HRT_SESSION_OPEN, req, NULL, 0, &s, NULL);
+    if (code != CLI_OK)
+        return code;
+    snprintf(g.session, sizeof g.session, "%s", j_str(s, "id", ""));
+    cJSON_Delete(s);
+    ledger_open(&g.ledger, g.session);
+    for (int i = 0; i < a->n && code == CLI_OK; i++) {
+        void *tail = NULL;
+        size_t n = 0;
+        char what[200];
+        const char *slash = strrchr(a->pos[i], '/');
+        if (a->n > 1)
+            snprintf(what, sizeof what, "%s (%d of %d)", slash ? slash + 1 : a->pos[i], i + 1,
+                     a->n);
+        else
+            snprintf(what, sizeof what, "%s", slash ? slash + 1 : a->pos[i]);
+        code = read_doc(&g, a->pos[i], &tail, &n);
+        if (code == CLI_OK)
+            code = one_doc(&g, what, tail, n);
+        free(tail);
+    }
+    if (c->json && (code == CLI_OK || (code == CLI_INTERRUPTED && g.has_last && g.last.last))) {
+        if (g.has_last && g.last.last)
+            answer_print_done(&g.last, false);
+        else
+            code = print_nothing_to_do(&g);
+    }
+    if (g.has_last)
+        answer_fini(&g.last);
+    ledger_close(&g.ledger);
+    return code;
+}

@@ -1,0 +1,313 @@
+/* cmd_sessions.c - the sessions verbs and du: thin over SESSION_*. */
+#include "client/cli.h"
+#include "client/table.h"
+#include "client/words.h"
+#include <errno.h>
+#include <stdlib.h>
+
+static double bytes_of(const cJSON *s, const char *tier)
+{
+    return j_num(j_get(s, "bytes"), tier, 0);
+}
+
+static const char *name_of(const cJSON *s)
+{
+    const char *name = j_str(s, "name", "");
+    return name[0] ? name : j_str(s, "id", "?"); /* an anonymous one is called by its id */
+}
+
+static int turns_of(const cJSON *s)
+{
+    const cJSON *t = j_get(s, "turns");
+    return cJSON_IsArray(t) ? cJSON_GetArraySize(t) : (int)j_num(s, "turns", 0);
+}
+
+int cmd_sessions(struct cli *c, const struct args *a)
+{
+    static const char *const head[] = {"NAME",  "MODEL", ">TOKENS", ">TURNS",
+                                       ">HOST", ">DISK", "USED",    ""};
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    const cJSON *s;
+    cJSON_AddBoolToObject(req, "all", args_has(a, "all"));
+    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json) {
+        out_json(o);
+        cJSON_Delete(o);
+        return CLI_OK;
+    }
+    struct table t;
+    table_init(&t, head, 8);
+    cJSON_ArrayForEach(s, j_get(o, "sessions"))
+    {
+        char b[5][WORDS_BYTES], turns[16];
+        snprintf(turns, sizeof turns, "%d", turns_of(s));
+        table_add(&t, name_of(s), j_str(s, "model", ""),
+                  words_count(b[0], j_num(s, "tokens", 0)), turns,
+                  words_bytes(b[1], bytes_of(s, "host")),
+                  words_bytes(b[2], bytes_of(s, "file")), words_ago(b[3], j_num(s, "used", 0)),
+                  j_bool(s, "running")  ? "running"
+                  : j_bool(s, "pinned") ? "pinned"
+                                        : "");
+    }
+    if (t.rows)
+        table_print(&t);
+    else
+        cli_note(
+            c,
+            "no sessions yet; `hearth chat -s NAME` or `hearth ingest -s NAME FILE` makes one");
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+static cJSON *for_session(const struct args *a, bool changing)
+{
+    cJSON *req = changing ? j_req() : cJSON_CreateObject();
+    cJSON_AddStringToObject(req, "session", a->pos[0]);
+    return req;
+}
+
+static void print_session(const cJSON *s)
+{
+    static const char *const head[] = {">TURN", "ROLE", ">AT", ">TOKENS", "WHEN", ""};
+    char b[8][WORDS_BYTES];
+    const cJSON *t;
+    printf("%s\n  id       %s\n  model    %s\n  tokens   %s\n", name_of(s), j_str(s, "id", ""),
+           j_str(s, "model", ""), words_count(b[0], j_num(s, "tokens", 0)));
+    printf("  bytes    %s on the device, %s in memory, %s on disk\n",
+           words_bytes(b[1], bytes_of(s, "device")), words_bytes(b[2], bytes_of(s, "host")),
+           words_bytes(b[3], bytes_of(s, "file")));
+    printf("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
+           words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
+           j_bool(s, "running") ? ", running" : "");
+    struct table tab;
+    table_init(&tab, head, 6);
+    cJSON_ArrayForEach(t, j_get(s, "turns"))
+    {
+        char n[16], finish[64];
+        snprintf(n, sizeof n, "%.0f", j_num(t, "n", 0));
+        snprintf(finish, sizeof finish, "%s%s%s", j_str(t, "finish", ""),
+                 j_bool(t, "interrupted") ? " interrupted" : "",
+                 j_get(t, "durable") && !j_bool(t, "durable") ? " not on disk" : "");
+        table_add(&tab, n, j_str(t, "role", ""), words_count(b[0], j_num(t, "position", 0)),
+                  words_count(b[1], j_num(t, "tokens", 0)),
+                  words_ago(b[2], j_num(t, "time", 0)), finish);
+    }
+    if (tab.rows)
+        table_print(&tab);
+}
+
+int cmd_session_show(struct cli *c, const struct args *a)
+{
+    cJSON *req = for_session(a, false), *o = NULL;
+    struct hearth_reply rep = {0};
+    bool ids = args_has(a, "ids");
+    cJSON_AddBoolToObject(req, "ids", ids);
+    int code = cli_call(c, HRT_SESSION_SHOW, req, NULL, 0, &o, &rep);
+    if (code != CLI_OK)
+        return code;
+    size_t n = rep.tail_bytes / sizeof(int32_t);
+    if (c->json && ids) {
+        cJSON *list = cJSON_AddArrayToObject(o, "ids");
+        for (size_t i = 0; i < n; i++)
+            cJSON_AddItemToArray(list, cJSON_CreateNumber((int32_t)ld32(rep.tail + 4 * i)));
+    }
+    if (c->json) {
+        out_json(o);
+    } else if (ids) {
+        for (size_t i = 0; i < n; i++)
+            printf("%d%c", (int32_t)ld32(rep.tail + 4 * i), i + 1 < n ? ' ' : '\n');
+    } else {
+        print_session(o);
+    }
+    hearth_reply_fini(&rep);
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+/* Calls, prints the session that came of it, or one line. */
+static int change(struct cli *c, enum hrt_type type, cJSON *req, const char *did)
+{
+    cJSON *o = NULL;
+    char b[WORDS_BYTES];
+    int code = cli_call(c, type, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        out_json(o);
+    else
+        cli_note(c, "%s %s, %s tokens", did, name_of(o), words_count(b, j_num(o, "tokens", 0)));
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+/* --turn or --to, --at or --tokens: a whole number into req; 1 when given. */
+static int place(struct cli *c, const struct args *a, const char *flag, cJSON *req,
+                 const char *member)
+{
+    struct errbuf eb;
+    double v;
+    int r = args_num(a, flag, 0, 1 << 30, true, &v, &eb);
+    if (r < 0)
+        return cli_usage(c, eb.s), -1;
+    if (r > 0)
+        cJSON_AddNumberToObject(req, member, v);
+    return r;
+}
+
+int cmd_session_fork(struct cli *c, const struct args *a)
+{
+    cJSON *req = for_session(a, true);
+    if (a->n > 1)
+        cJSON_AddStringToObject(req, "name", a->pos[1]);
+    int t = place(c, a, "turn", req, "turn"), k = t < 0 ? -1 : place(c, a, "tokens", req, "at");
+    if (k < 0 || (t > 0 && k > 0)) {
+        cJSON_Delete(req);
+        return k < 0 ? CLI_USAGE : cli_usage(c, "--turn and --tokens: give one of them");
+    }
+    cJSON *o = NULL;
+    int code = cli_call(c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        out_json(o);
+    else
+        puts(name_of(o)); /* an anonymous fork's id is what the caller needs next */
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+int cmd_session_rewind(struct cli *c, const struct args *a)
+{
+    cJSON *req = for_session(a, true);
+    int t = place(c, a, "to", req, "to_turn"),
+        k = t < 0 ? -1 : place(c, a, "tokens", req, "to_tokens");
+    if (k < 0 || t + k != 1) {
+        cJSON_Delete(req);
+        return k < 0
+                   ? CLI_USAGE
+                   : cli_usage(
+                         c,
+                         "how far? --to TURN keeps turns 1 to TURN, --tokens N keeps N tokens");
+    }
+    return change(c, HRT_SESSION_REWIND, req, "rewound");
+}
+
+int cmd_session_rename(struct cli *c, const struct args *a)
+{
+    cJSON *req = for_session(a, true);
+    cJSON_AddStringToObject(req, "name", a->pos[1]);
+    return change(c, HRT_SESSION_RENAME, req, "renamed to");
+}
+
+static int pin(struct cli *c, const struct args *a, bool pinned)
+{
+    cJSON *req = for_session(a, true);
+    cJSON_AddBoolToObject(req, "pinned", pinned);
+    return change(c, HRT_SESSION_PIN, req, pinned ? "pinned" : "unpinned");
+}
+int cmd_session_pin(struct cli *c, const struct args *a)
+{
+    return pin(c, a, true);
+}
+int cmd_session_unpin(struct cli *c, const struct args *a)
+{
+    return pin(c, a, false);
+}
+
+int cmd_session_rm(struct cli *c, const struct args *a)
+{
+    int worst = CLI_OK;
+    for (int i = 0; i < a->n; i++) {
+        cJSON *req = j_req(), *o = NULL;
+        cJSON_AddStringToObject(req, "session", a->pos[i]);
+        int code = cli_call(c, HRT_SESSION_REMOVE, req, NULL, 0, &o, NULL);
+        if (code != CLI_OK) {
+            worst = code;
+            continue;
+        }
+        if (c->json) {
+            cJSON_AddStringToObject(o, "session", a->pos[i]);
+            out_json(o);
+        } else {
+            cli_note(c, "removed %s", a->pos[i]);
+        }
+        cJSON_Delete(o);
+    }
+    return worst;
+}
+
+int cmd_session_export(struct cli *c, const struct args *a)
+{
+    cJSON *req = for_session(a, false);
+    struct hearth_reply rep = {0};
+    int code = cli_call(c, HRT_SESSION_EXPORT, req, NULL, 0, NULL, &rep);
+    if (code != CLI_OK)
+        return code;
+    FILE *f = fopen(a->pos[1], "wxe"); /* never over a file that is there */
+    if (!f || fwrite(rep.tail, 1, rep.tail_bytes, f) != rep.tail_bytes || fclose(f) != 0)
+        code = cli_fail(c, CLI_FAILED, "cannot write %s: %s", a->pos[1], strerror(errno));
+    hearth_reply_fini(&rep);
+    return code;
+}
+
+int cmd_session_import(struct cli *c, const struct args *a)
+{
+    char *p = NULL;
+    size_t n = 0;
+    int code = cli_read(c, a->pos[0], TAIL_BYTES_MAX, &p, &n);
+    if (code != CLI_OK)
+        return code;
+    cJSON *o = NULL, *req = j_req();
+    if (a->n > 1)
+        cJSON_AddStringToObject(req, "name", a->pos[1]);
+    code = cli_call(c, HRT_SESSION_IMPORT, req, p, n, &o, NULL);
+    if (code == CLI_OK && c->json)
+        out_json(o);
+    else if (code == CLI_OK)
+        puts(name_of(o));
+    cJSON_Delete(o);
+    free(p);
+    return code;
+}
+
+int cmd_du(struct cli *c, const struct args *a)
+{
+    static const char *const head[] = {">DISK", ">HOST", ">DEVICE", ">TOKENS", "SESSION"};
+    cJSON *req = cJSON_CreateObject(), *list = NULL, *st = NULL;
+    const cJSON *s;
+    (void)a;
+    cJSON_AddTrueToObject(req, "all");
+    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    if (code == CLI_OK)
+        code = cli_call(c, HRT_STATUS, NULL, NULL, 0, &st, NULL);
+    if (code == CLI_OK && c->json) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddItemToObject(o, "tiers", cJSON_Duplicate(j_get(st, "tiers"), true));
+        cJSON_AddItemToObject(o, "written", cJSON_Duplicate(j_get(st, "written"), true));
+        cJSON_AddItemToObject(o, "sessions", cJSON_Duplicate(j_get(list, "sessions"), true));
+        out_json(o);
+        cJSON_Delete(o);
+    } else if (code == CLI_OK) {
+        struct table t;
+        char b[6][WORDS_BYTES];
+        const cJSON *tiers = j_get(st, "tiers");
+        table_init(&t, head, 5);
+        cJSON_ArrayForEach(s, j_get(list, "sessions")) table_add(
+            &t, words_bytes(b[0], bytes_of(s, "file")), words_bytes(b[1], bytes_of(s, "host")),
+            words_bytes(b[2], bytes_of(s, "device")), words_count(b[3], j_num(s, "tokens", 0)),
+            name_of(s));
+        table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "used", 0)),
+                  words_bytes(b[1], j_num(j_get(tiers, "host"), "used", 0)),
+                  words_bytes(b[2], j_num(j_get(tiers, "device"), "used", 0)), "",
+                  "in use (shared blocks once)");
+        table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "limit", 0)),
+                  words_bytes(b[1], j_num(j_get(tiers, "host"), "limit", 0)),
+                  words_bytes(b[2], j_num(j_get(tiers, "device"), "limit", 0)), "", "limit");
+        table_print(&t);
+    }
+    cJSON_Delete(list);
+    cJSON_Delete(st);
+    return code;
+}

@@ -1,0 +1,152 @@
+/* cmd_status.c - status, why, fsck, version. */
+#include "client/cli.h"
+#include "client/table.h"
+#include "client/words.h"
+#include <stdlib.h>
+
+static void tier(struct table *t, const cJSON *tiers, const char *name, const char *words)
+{
+    char b[2][WORDS_BYTES];
+    const cJSON *o = j_get(tiers, name);
+    double limit = j_num(o, "limit", 0);
+    table_add(t, words, words_bytes(b[0], j_num(o, "used", 0)),
+              limit > 0 ? words_bytes(b[1], limit) : "-");
+}
+
+static void print_status(const cJSON *o)
+{
+    static const char *const head[] = {"TIER", ">USED", ">LIMIT"};
+    char b[6][WORDS_BYTES];
+    const cJSON *s = j_get(o, "sessions"), *q = j_get(o, "queue"), *w = j_get(o, "written"), *m;
+    printf("hearthd %s: %s, pid %.0f, up %s\n", j_str(o, "version", "?"),
+           j_str(o, "status", "?"), j_num(o, "pid", 0),
+           words_ms(b[0], j_num(o, "uptime_s", 0) * 1000));
+    printf("backend  %s, %.0f threads, I/O by %s\n", j_str(o, "backend", "?"),
+           j_num(o, "threads", 0), j_str(o, "io", "?"));
+    printf("http     %s\n", j_str(o, "http", "off"));
+    printf("models  ");
+    bool any = false;
+    cJSON_ArrayForEach(m, j_get(o, "models"))
+    {
+        printf(" %s%s(%s)", any ? "" : "", j_str(m, "name", "?"), j_str(m, "state", "?"));
+        any = true;
+    }
+    printf("%s\n", any ? "" : " none");
+    printf("sessions %.0f named, %.0f anonymous, %.0f running; %.0f waiting\n",
+           j_num(s, "count", 0), j_num(s, "anonymous", 0),
+           j_num(q, "running", j_num(s, "running", 0)), j_num(q, "waiting", 0));
+    printf("written  %s", words_bytes(b[1], j_num(w, "bytes", 0)));
+    if (j_num(w, "new_state_bytes", 0) > 0)
+        printf(", %.2f per byte of new state",
+               j_num(w, "bytes", 0) / j_num(w, "new_state_bytes", 1));
+    printf("; today %s", words_bytes(b[2], j_num(w, "today", 0)));
+    if (j_num(w, "budget", 0) > 0)
+        printf(" of %s", words_bytes(b[3], j_num(w, "budget", 0)));
+    putchar('\n');
+    struct table t;
+    table_init(&t, head, 3);
+    tier(&t, j_get(o, "tiers"), "device", "device");
+    tier(&t, j_get(o, "tiers"), "host", "host");
+    tier(&t, j_get(o, "tiers"), "file", "disk");
+    table_print(&t);
+    cJSON_ArrayForEach(m, j_get(o, "warnings"))
+    {
+        printf("warning: %s\n", cJSON_IsString(m) ? m->valuestring : "?");
+    }
+}
+
+int cmd_status(struct cli *c, const struct args *a)
+{
+    cJSON *o = NULL;
+    (void)a;
+    int code = cli_call(c, HRT_STATUS, NULL, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json)
+        out_json(o);
+    else
+        print_status(o);
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+int cmd_why(struct cli *c, const struct args *a)
+{
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    const char *what = a->n ? a->pos[0] : NULL;
+    if (what)
+        cJSON_AddStringToObject(req,
+                                strlen(what) == 32 && strspn(what, "0123456789abcdef") == 32
+                                    ? "request"
+                                    : "session",
+                                what);
+    int code = cli_call(c, HRT_WHY, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
+    if (c->json) {
+        out_json(o);
+    } else {
+        char *s = cJSON_Print(o);
+        puts(s ? s : "{}");
+        free(s);
+    }
+    cJSON_Delete(o);
+    return CLI_OK;
+}
+
+int cmd_fsck(struct cli *c, const struct args *a)
+{
+    struct hearth_conn *conn = NULL;
+    struct hearth_reply rep = {0};
+    struct errbuf eb;
+    (void)a;
+    bool up = hearth_connect(&conn, c->url, &eb) == 0 &&
+              hearth_call(conn, HRT_PING, NULL, NULL, 0, 2000, &rep, &eb) == 0;
+    hearth_reply_fini(&rep);
+    hearth_close(conn);
+    return cli_fail(
+        c, CLI_FAILED,
+        "checking a whole store is not in this version%s; hearthd checks every block "
+        "when it reads it, and rebuilds a lost index from the blocks at its next start",
+        up ? " (and would want the daemon stopped, which is running)" : "");
+}
+
+int cmd_version(struct cli *c, const struct args *a)
+{
+    struct hearth_conn *conn = NULL;
+    struct hearth_reply rep = {0};
+    struct errbuf eb;
+    cJSON *o = NULL;
+    const char *url = args_str(a, "socket");
+    if (url && strlen(url) < sizeof c->url)
+        memcpy(c->url, url, strlen(url) + 1);
+    if (!c->url[0])
+        (void)hearth_default_url(c->url, sizeof c->url);
+    /* Who asks for a version wants one at once; a daemon's is an extra. */
+    if (hearth_connect(&conn, c->url, &eb) == 0 &&
+        hearth_call(conn, HRT_HELLO,
+                    "{\"min\":1,\"max\":1,\"client\":\"hearth " HEARTH_VERSION "\"}", NULL, 0,
+                    1000, &rep, &eb) == 0 &&
+        rep.status == HRT_OK)
+        o = cJSON_Parse(rep.json);
+    hearth_reply_fini(&rep);
+    hearth_close(conn);
+    if (c->json) {
+        cJSON *out = cJSON_CreateObject();
+        cJSON_AddStringToObject(out, "client", HEARTH_VERSION);
+        cJSON_AddNumberToObject(out, "protocol", HRT_MAJOR);
+        if (o)
+            cJSON_AddStringToObject(out, "daemon", j_str(o, "server", "?"));
+        else
+            cJSON_AddNullToObject(out, "daemon");
+        out_json(out);
+        cJSON_Delete(out);
+    } else {
+        printf("hearth %s, protocol %d\n", HEARTH_VERSION, HRT_MAJOR);
+        if (o)
+            printf("%s, pid %.0f, at %s\n", j_str(o, "server", "hearthd ?"), j_num(o, "pid", 0),
+                   c->url);
+    }
+    cJSON_Delete(o);
+    return CLI_OK;
+}

@@ -1,0 +1,14 @@
+/* hearth_main.c - the hearth command. */
+#include "client/cli.h"
+#include <locale.h>
+#include <stdlib.h>
+
+int main(int argc, char **argv)
+{
+    (void)setlocale(LC_CTYPE, "");
+    (void)signal(SIGPIPE, SIG_IGN); /* seen as EPIPE where the writing is */
+    const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
+    const char *sock = getenv("HEARTH_SOCKET");
+    return cli_main(argc, argv, sock && sock[0] ? sock : NULL,
+                    (no_color && no_color[0]) || !term || strcmp(term, "dumb") == 0);
+}

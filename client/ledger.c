@@ -1,0 +1,138 @@
+/* ledger.c - see ledger.h. */
+#include "client/ledger.h"
+#include "client/place.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LEDGER_BYTES_MAX = 4 << 20 };
+
+void ledger_hash(const void *p, size_t n, const char *seed, char ret[33])
+{
+    typedef unsigned __int128 u128;
+    const u128 prime = ((u128)1 << 88) | 0x13b;
+    u128 h = ((u128)0x6c62272e07bb0142u << 64) | 0x62b821756295c58du;
+    for (; *seed; seed++)
+        h = (h ^ (unsigned char)*seed) * prime;
+    h = (h ^ 0xff) * prime;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ ((const unsigned char *)p)[i]) * prime;
+    snprintf(ret, 33, "%016llx%016llx", (unsigned long long)(h >> 64), (unsigned long long)h);
+}
+
+void ledger_open(struct ledger *l, const char *session_id)
+{
+    char dir[3800], text_path[4096];
+    *l = (struct ledger){0};
+    if (place_state(dir, sizeof dir) == 0) {
+        snprintf(text_path, sizeof text_path, "%s/ingest", dir);
+        if (place_make(text_path) == 0 &&
+            strspn(session_id, "0123456789abcdef") == strlen(session_id))
+            snprintf(l->path, sizeof l->path, "%s/ingest/%.64s.json", dir, session_id);
+    }
+    FILE *f = l->path[0] ? fopen(l->path, "re") : NULL;
+    char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;
+    if (text)
+        l->root = cJSON_ParseWithLength(text, fread(text, 1, LEDGER_BYTES_MAX, f));
+    free(text);
+    if (f)
+        fclose(f);
+    if (!cJSON_IsArray(cJSON_GetObjectItemCaseSensitive(l->root, "docs"))) {
+        cJSON_Delete(l->root);
+        l->root = cJSON_CreateObject();
+        cJSON_AddArrayToObject(l->root, "docs");
+    }
+}
+
+void ledger_close(struct ledger *l)
+{
+    cJSON_Delete(l->root);
+    l->root = NULL;
+}
+
+static cJSON *docs(const struct ledger *l)
+{
+    return cJSON_GetObjectItemCaseSensitive(l->root, "docs");
+}
+static const char *str(const cJSON *o, const char *name)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
+    return cJSON_IsString(v) && strlen(v->valuestring) == 32 ? v->valuestring : "";
+}
+static uint64_t num(const cJSON *o, const char *name)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
+    return cJSON_IsNumber(v) && v->valuedouble >= 0 && v->valuedouble < 1e15
+               ? (uint64_t)v->valuedouble
+               : 0;
+}
+
+bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *ret)
+{
+    const cJSON *e;
+    cJSON_ArrayForEach(e, docs(l))
+    {
+        if (strcmp(str(e, "hash"), hash) != 0 || !str(e, "request")[0])
+            continue;
+        *ret = (struct ledger_doc){
+            .before = num(e, "before"),
+            .after = num(e, "after"),
+            .time = (double)num(e, "time"),
+            .done = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "done"))};
+        snprintf(ret->hash, sizeof ret->hash, "%s", hash);
+        snprintf(ret->request, sizeof ret->request, "%s", str(e, "request"));
+        snprintf(ret->ids, sizeof ret->ids, "%s", str(e, "ids"));
+        return true;
+    }
+    return false;
+}
+
+static void forget(struct ledger *l, const char *hash)
+{
+    cJSON *list = docs(l);
+    for (int i = cJSON_GetArraySize(list); i-- > 0;)
+        if (strcmp(str(cJSON_GetArrayItem(list, i), "hash"), hash) == 0)
+            cJSON_DeleteItemFromArray(list, i);
+}
+
+static int save(const struct ledger *l)
+{
+    char tmp[4096 + 16];
+    if (!l->path[0])
+        return -ENOENT;
+    char *text = cJSON_PrintUnformatted(l->root);
+    snprintf(tmp, sizeof tmp, "%s.%d", l->path, (int)getpid());
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), r = 0;
+    ssize_t n = text ? (ssize_t)strlen(text) : -1;
+    if (fd < 0 || n < 0 || write(fd, text, (size_t)n) != n || rename(tmp, l->path) < 0)
+        r = errno ? -errno : -EIO;
+    if (fd >= 0)
+        close(fd);
+    if (r < 0)
+        (void)unlink(tmp);
+    free(text);
+    return r;
+}
+
+int ledger_put(struct ledger *l, const struct ledger_doc *d)
+{
+    forget(l, d->hash);
+    cJSON *e = cJSON_CreateObject();
+    cJSON_AddStringToObject(e, "hash", d->hash);
+    cJSON_AddStringToObject(e, "request", d->request);
+    cJSON_AddNumberToObject(e, "before", (double)d->before);
+    cJSON_AddNumberToObject(e, "after", (double)d->after);
+    cJSON_AddStringToObject(e, "ids", d->ids);
+    cJSON_AddNumberToObject(e, "time", d->time);
+    cJSON_AddBoolToObject(e, "done", d->done);
+    cJSON_AddItemToArray(docs(l), e);
+    return save(l);
+}
+void ledger_drop(struct ledger *l, const char *hash)
+{
+    forget(l, hash);
+    (void)save(l);
+}

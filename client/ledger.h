@@ -1,0 +1,35 @@
+/* ledger.h - what this user's ingests have put into a session, so that the same command goes on.
+ *
+ * One small JSON file per session id under place_state(); losing it costs at most that a
+ * document is put in twice.  A document is known by the hash of its bytes; that it is still in
+ * the session is proved by the hash of the token ids it became. */
+#ifndef CLIENT_LEDGER_H
+#define CLIENT_LEDGER_H
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct ledger {
+    char path[4096];
+    cJSON *root; /* {"docs":[DOC...]} */
+};
+struct ledger_doc {
+    char hash[33];    /* of the document's bytes and of how they are read */
+    char request[33]; /* the START that puts it in */
+    uint64_t before;  /* the session's tokens when it began */
+    uint64_t after;   /* and when it was done */
+    char ids[33];     /* hash of ids [before, after) */
+    double time;      /* Unix seconds when the START was first sent */
+    bool done;
+};
+/* A ledger that cannot be read starts empty. */
+void ledger_open(struct ledger *l, const char *session_id);
+void ledger_close(struct ledger *l);
+bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *ret);
+int ledger_put(struct ledger *l, const struct ledger_doc *d); /* and writes it; -errno */
+void ledger_drop(struct ledger *l, const char *hash);
+/* FNV-1a, 128 bits: tells documents apart, guards against nobody. seed: what else matters. */
+void ledger_hash(const void *p, size_t n, const char *seed, char ret[33]);
+
+#endif

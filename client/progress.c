@@ -1,0 +1,86 @@
+/* progress.c - see progress.h. */
+#include "client/progress.h"
+#include "base/clock.h"
+#include "client/words.h"
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    BAR_MAX = 30,
+    REDRAW_MS = 80,
+    LINE_AGAIN_MS = 30000, /* without a terminal: while a stage lasts */
+};
+
+static int percent(const struct progress_at *at)
+{
+    double p = at->total > 0 ? at->done * 100 / at->total : 0;
+    return p < 0 ? 0 : p > 100 ? 100 : (int)p;
+}
+
+void progress_line(char *ret, size_t cap, const char *what, const struct progress_at *at)
+{
+    char a[WORDS_BYTES], b[WORDS_BYTES], c[WORDS_BYTES], d[WORDS_BYTES];
+    int n = snprintf(ret, cap, "%s%s%s", what, what[0] ? ": " : "", at->stage);
+    if (at->total > 0)
+        n += snprintf(ret + n, cap - (size_t)n, " %d %% %s/%s", percent(at),
+                      words_short(a, at->done), words_short(b, at->total));
+    if (at->tokens_per_s > 0)
+        n += snprintf(ret + n, cap - (size_t)n, " %s t/s", words_short(c, at->tokens_per_s));
+    if (at->eta_ms > 0)
+        n += snprintf(ret + n, cap - (size_t)n, " ETA %s", words_ms(d, at->eta_ms));
+    (void)n;
+}
+
+void progress_bar(char *ret, size_t cap, int width, const char *what,
+                  const struct progress_at *at)
+{
+    char line[256], bar[BAR_MAX + 4] = "";
+    progress_line(line, sizeof line, what, at);
+    int len = (int)strlen(line), room = width - len - 4;
+    if (at->total > 0 && room >= 8) {
+        int cells = room < BAR_MAX ? room : BAR_MAX;
+        int full = (int)(cells * (at->done < at->total ? at->done / at->total : 1));
+        bar[0] = '[';
+        memset(bar + 1, '#', (size_t)full);
+        memset(bar + 1 + full, '.', (size_t)(cells - full));
+        bar[1 + cells] = ']';
+        bar[2 + cells] = 0;
+    }
+    snprintf(ret, cap, "%.*s%s%s", width - 1 > 0 ? width - 1 : 0, line, bar[0] ? " " : "", bar);
+}
+
+void progress_show(struct progress *p, const struct progress_at *at)
+{
+    char text[300];
+    bool fresh = strcmp(p->stage, at->stage) != 0;
+    if (p->quiet)
+        return;
+    uint64_t now = now_ns();
+    if (!p->tty) {
+        /* The line waits until it can tell when it will be over; a short stage needs none. */
+        bool known = at->total <= 0 || at->tokens_per_s > 0 || at->eta_ms > 0;
+        bool due =
+            strcmp(p->stage, at->stage) != 0 || now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull;
+        if (!known || !due)
+            return;
+        progress_line(text, sizeof text, p->what, at);
+        fprintf(stderr, "%s\n", text);
+        p->drawn_ns = now;
+    } else {
+        if (!fresh && now - p->drawn_ns < REDRAW_MS * 1000000ull)
+            return;
+        p->drawn_ns = now;
+        progress_bar(text, sizeof text, p->width ? p->width : 80, p->what, at);
+        fprintf(stderr, "\r\033[K%s", text);
+        fflush(stderr);
+        p->shown = true;
+    }
+    snprintf(p->stage, sizeof p->stage, "%s", at->stage);
+}
+
+void progress_clear(struct progress *p)
+{
+    if (p->shown)
+        fputs("\r\033[K", stderr);
+    p->shown = false;
+}

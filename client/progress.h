@@ -1,0 +1,30 @@
+/* progress.h - how far a long request is: a bar on a terminal, else one line per stage. */
+#ifndef CLIENT_PROGRESS_H
+#define CLIENT_PROGRESS_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct progress {
+    bool tty, quiet, color; /* set by the owner; quiet: nothing is written */
+    int width;              /* columns of the terminal; 0: 80 */
+    char what[40];          /* "book" - what is worked on; may be empty */
+    /* progress.c's own */
+    char stage[24];
+    bool shown;
+    uint64_t drawn_ns;
+};
+struct progress_at {
+    const char *stage;           /* "prefill" */
+    double done, total;          /* tokens; total 0: unknown */
+    double tokens_per_s, eta_ms; /* < 0: unknown */
+};
+void progress_show(struct progress *p, const struct progress_at *at);
+void progress_clear(struct progress *p); /* takes the bar off the screen; a line stays */
+
+/* The texts themselves, for tests: without newline, never longer than width columns. */
+void progress_bar(char *ret, size_t cap, int width, const char *what,
+                  const struct progress_at *at);
+void progress_line(char *ret, size_t cap, const char *what, const struct progress_at *at);
+
+#endif

@@ -1,0 +1,75 @@
+/* words.c - see words.h. */
+#include "client/words.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+const char *words_count(char ret[WORDS_BYTES], double n)
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%.0f", fabs(n) < 1e15 ? n : 0), at = 0;
+    for (int i = 0; i < len; i++) {
+        ret[at++] = digits[i];
+        int left = len - 1 - i;
+        if (left && left % 3 == 0 && digits[i] != '-')
+            ret[at++] = ',';
+    }
+    ret[at] = 0;
+    return ret;
+}
+
+const char *words_short(char ret[WORDS_BYTES], double n)
+{
+    if (n < 10000)
+        snprintf(ret, WORDS_BYTES, "%.0f", n);
+    else if (n < 1e6)
+        snprintf(ret, WORDS_BYTES, "%.0fk", floor(n / 1000));
+    else
+        snprintf(ret, WORDS_BYTES, "%.2fM", n / 1e6);
+    return ret;
+}
+
+const char *words_bytes(char ret[WORDS_BYTES], double n)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    size_t u = 0;
+    while (n >= 1024 && u + 1 < sizeof unit / sizeof *unit) {
+        n /= 1024;
+        u++;
+    }
+    snprintf(ret, WORDS_BYTES, u && n < 100 ? "%.1f %s" : "%.0f %s", n, unit[u]);
+    return ret;
+}
+
+const char *words_ms(char ret[WORDS_BYTES], double ms)
+{
+    double s = ms / 1000;
+    if (ms < 1000)
+        snprintf(ret, WORDS_BYTES, "%.0f ms", ms);
+    else if (s < 60)
+        snprintf(ret, WORDS_BYTES, "%.1f s", s);
+    else if (s < 3600)
+        snprintf(ret, WORDS_BYTES, "%dm%02ds", (int)s / 60, (int)s % 60);
+    else if (s < 3600 * 1000.0)
+        snprintf(ret, WORDS_BYTES, "%dh%02dm", (int)s / 3600, (int)s / 60 % 60);
+    else
+        snprintf(ret, WORDS_BYTES, "%.0f days", s / 86400);
+    return ret;
+}
+
+const char *words_ago(char ret[WORDS_BYTES], double unix_s)
+{
+    double s = difftime(time(NULL), (time_t)unix_s);
+    if (unix_s <= 0)
+        snprintf(ret, WORDS_BYTES, "never");
+    else if (s < 60)
+        snprintf(ret, WORDS_BYTES, "just now");
+    else if (s < 3600)
+        snprintf(ret, WORDS_BYTES, "%.0f min ago", floor(s / 60));
+    else if (s < 2 * 86400)
+        snprintf(ret, WORDS_BYTES, "%.0f h ago", floor(s / 3600));
+    else
+        snprintf(ret, WORDS_BYTES, "%.0f days ago", floor(s / 86400));
+    return ret;
+}

@@ -1,0 +1,14 @@
+/* words.h - numbers, sizes and times as people read them. Each writes to ret and returns it. */
+#ifndef CLIENT_WORDS_H
+#define CLIENT_WORDS_H
+#include <stddef.h>
+#include <stdint.h>
+
+enum { WORDS_BYTES = 32 };
+const char *words_count(char ret[WORDS_BYTES], double n); /* 412,330 */
+const char *words_short(char ret[WORDS_BYTES], double n); /* 412k, 1.05M: for a narrow line */
+const char *words_bytes(char ret[WORDS_BYTES], double n); /* 5.9 MiB */
+const char *words_ms(char ret[WORDS_BYTES], double ms);   /* 47 ms, 3.1 s, 6m12s, 2h05m */
+const char *words_ago(char ret[WORDS_BYTES], double unix_s); /* just now, 3 h ago */
+
+#endif

@@ -1,0 +1,448 @@
+/* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C, ingest. */
+#include "client/ledger.h"
+#include "tests/front/fakecore.h"
+#include "tests/t.h"
+
+static char dir[64], core[100], url[120];
+static pid_t core_pid;
+static char out[1 << 20], err[1 << 16];
+
+static void up(void)
+{
+    snprintf(dir, sizeof dir, "%s", fresh_dir());
+    snprintf(core, sizeof core, "%s/core.sock", dir);
+    snprintf(url, sizeof url, "unix://%s", core);
+    core_pid = fakecore(core);
+}
+static void down(void)
+{
+    char cmd[100];
+    fakecore_kill(core_pid);
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    CHECK(system(cmd) == 0);
+}
+
+static pid_t begin(const char *const *words, int *ret_out, int *ret_err, const char *in)
+{
+    int o[2], e[2], i[2];
+    CHECK(pipe(o) == 0 && pipe(e) == 0 && pipe(i) == 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        const char *argv[40] = {"hearth", "--socket", url};
+        int n = 3;
+        while (*words && n < 39)
+            argv[n++] = *words++;
+        dup2(i[0], 0);
+        dup2(o[1], 1);
+        dup2(e[1], 2);
+        for (int k = 0; k < 2; k++) {
+            close(i[k]);
+            close(o[k]);
+            close(e[k]);
+        }
+        setenv("HOME", dir, 1);
+        unsetenv("XDG_STATE_HOME");
+        unsetenv("HEARTH_SOCKET");
+        execv(built("hearth"), (char *const *)argv);
+        _exit(127);
+    }
+    if (in)
+        (void)!write(i[1], in, strlen(in));
+    close(i[0]);
+    close(i[1]);
+    close(o[1]);
+    close(e[1]);
+    *ret_out = o[0];
+    *ret_err = e[0];
+    return pid;
+}
+static int finish(pid_t pid, int o, int e)
+{
+    size_t n = 0, m = 0;
+    ssize_t k;
+    int st = 0;
+    while ((k = read(o, out + n, sizeof out - 1 - n)) > 0)
+        n += (size_t)k;
+    while ((k = read(e, err + m, sizeof err - 1 - m)) > 0)
+        m += (size_t)k;
+    out[n] = err[m] = 0;
+    close(o);
+    close(e);
+    waitpid(pid, &st, 0);
+    return WIFEXITED(st) ? WEXITSTATUS(st) : 1000 + WTERMSIG(st);
+}
+static int run_in(const char *in, const char *const *words)
+{
+    int o, e;
+    pid_t pid = begin(words, &o, &e, in);
+    return finish(pid, o, e);
+}
+#define RUN(...)        run_in(NULL, (const char *const[]){__VA_ARGS__, NULL})
+#define RUN_IN(in, ...) run_in(in, (const char *const[]){__VA_ARGS__, NULL})
+
+static void exit_codes_say_what_happened(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "hi"), 0);
+    CHECK_EQ(RUN("run", "fake", "fail"), 1);
+    CHECK_EQ(RUN("frobnicate"), 2);
+    CHECK_EQ(RUN("run"), 2);
+    CHECK_EQ(RUN("run", "fake", "hi", "--temp", "x"), 2);
+    CHECK_EQ(RUN("run", "fake", ""), 2);
+    CHECK_EQ(RUN("run", "nosuch", "hi"), 4);
+    CHECK_EQ(RUN("ask", "-s", "nosuch", "hi"), 4);
+    CHECK(strstr(err, "hearth sessions"));
+    CHECK_EQ(RUN("sessions", "show", "nosuch"), 4);
+    CHECK_EQ(RUN("run", "fake", "busy"), 75);
+    CHECK_EQ(RUN("run", "fake", "long"), 1);
+    CHECK_EQ(RUN("why", "x"), 1);
+    CHECK(strstr(err, "unimplemented"));
+    CHECK_EQ(RUN("fsck"), 1);
+    CHECK_EQ(RUN("completion", "tcsh"), 2);
+    char gone[200];
+    snprintf(gone, sizeof gone, "unix://%s/nobody.sock", dir);
+    CHECK_EQ(RUN("--socket", gone, "status"), 3);
+    CHECK(strstr(err, "hearth serve"));
+    down();
+}
+
+static void errors_are_json_when_asked(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "nosuch", "hi", "--json"), 4);
+    CHECK(strstr(out, "\"type\":\"error\"") && strstr(out, "\"status\":\"NOT_FOUND\"") &&
+          strstr(out, "\"slug\":\"model_not_found\""));
+    CHECK_EQ(RUN("run", "fake", "long", "--json"), 1);
+    CHECK(strstr(out, "\"tokens\":9000") && strstr(out, "\"context\":8192"));
+    CHECK_EQ(RUN("--json", "frobnicate"), 2);
+    CHECK(strstr(out, "\"type\":\"error\""));
+    down();
+}
+
+static void answers_go_to_stdout_and_the_rest_to_stderr(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "hi words=3"), 0);
+    CHECK(strcmp(out, "w0 w1 w2 \n") == 0);
+    CHECK(strstr(err, "3 tokens") && !strchr(err, '\033'));
+    CHECK_EQ(RUN("run", "fake", "hi words=3", "-q"), 0);
+    CHECK(strcmp(err, "") == 0);
+    CHECK_EQ(RUN_IN("words=2 from a pipe", "run", "fake"), 0);
+    CHECK(strcmp(out, "w0 w1 \n") == 0);
+    CHECK_EQ(RUN_IN("words=2", "ask", "-s", "fake", "-"), 0);
+    CHECK(strcmp(out, "w0 w1 \n") == 0);
+    down();
+}
+
+static void the_done_object_has_its_keys(void)
+{
+    static const char *const keys[] = {"type",   "session",     "request", "model", "text",
+                                       "tokens", "logprobs",    "finish",  "turn",  "durable",
+                                       "usage",  "reused_from", "timings"};
+    up();
+    CHECK_EQ(RUN("ask", "-s", "fake", "words=3", "--json"), 0);
+    char *last = strrchr(out, '{');
+    while (last > out && last[-1] != '\n')
+        last--;
+    cJSON *o = cJSON_Parse(last);
+    const cJSON *m = o ? o->child : NULL;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++, m = m ? m->next : NULL)
+        if (!m || strcmp(m->string, keys[i]) != 0)
+            t_fail(__FILE__, __LINE__, "member %zu is %s, want %s", i,
+                   m ? m->string : "missing", keys[i]);
+    CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(o, "tokens")), 3);
+    CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(o, "logprobs")), 3);
+    CHECK((float)cJSON_GetArrayItem(cJSON_GetObjectItem(o, "logprobs"), 2)->valuedouble ==
+          -0.1f * 3);
+    CHECK(strcmp(cJSON_GetObjectItem(o, "text")->valuestring, "w0 w1 w2 ") == 0);
+    CHECK(strstr(out, "{\"type\":\"text\",\"index\":0,\"token\":1000,\"text\":\"w0 \"}"));
+    cJSON_Delete(o);
+    down();
+}
+
+static void text_lines_never_split_a_code_point(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "emoji words=8 pace=5", "--json"), 0);
+    for (char *line = strtok(out, "\n"); line; line = strtok(NULL, "\n")) {
+        cJSON *o = cJSON_Parse(line);
+        const cJSON *t = cJSON_GetObjectItem(o, "text");
+        CHECK(o && (!t || t->valuestring[0] == 0 ||
+                    strncmp(t->valuestring, "\xf0\x9f\xa6\x94", 4) == 0));
+        cJSON_Delete(o);
+    }
+    down();
+}
+
+static void flags_reach_start(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "hi", "-n", "5", "--greedy", "--top-k", "40", "--top-p", "0.9",
+                 "--min-p", "0.1", "--seed", "7", "--stop", "x", "--stop", "y", "--system",
+                 "be brief", "--ignore-eos", "--raw", "--logprobs=2"),
+             0);
+    static const char *const want[] = {
+        "\"max_tokens\":5",       "\"temperature\":0",       "\"top_k\":40",
+        "\"top_p\":0.9",          "\"min_p\":0.1",           "\"seed\":7",
+        "\"stop\":[\"x\",\"y\"]", "\"system\":\"be brief\"", "\"ignore_eos\":true",
+        "\"raw\":true",           "\"logprobs\":2",          "\"keep\":false",
+        "\"model\":\"fake\""};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        if (fakecore_count(core, want[i]) != 1)
+            t_fail(__FILE__, __LINE__, "START has no %s", want[i]);
+    CHECK_EQ(RUN("run", "fake", "1 2,3", "--ids"), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"tokens\""), 1);
+    CHECK_EQ(RUN("run", "fake", "1 x", "--ids"), 2);
+    CHECK_EQ(RUN("ask", "-s", "fake", "--fork", "hi"), 0);
+    CHECK_EQ(fakecore_count(core, "\"fork\":true"), 1);
+    down();
+}
+
+static void ctrl_c_cancels_and_keeps_what_is_there(void)
+{
+    up();
+    int o, e;
+    char first[64];
+    pid_t pid =
+        begin((const char *const[]){"run", "fake", "words=500 pace=20", NULL}, &o, &e, NULL);
+    CHECK(read(o, first, sizeof first) > 0);
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid, o, e), 130);
+    CHECK(strstr(err, "[cancelled]"));
+    CHECK_EQ(fakecore_count(core, "52 {\"stream\""), 1);
+    down();
+}
+
+static void an_answer_outlives_its_daemon(void)
+{
+    up();
+    int o, e;
+    char first[64];
+    pid_t pid = begin((const char *const[]){"run", "fake", "words=30 pace=30", "-q", NULL}, &o,
+                      &e, NULL);
+    ssize_t n = read(o, first, sizeof first);
+    fakecore_kill(core_pid);
+    poll(NULL, 0, 300);
+    core_pid = fakecore(core);
+    CHECK_EQ(finish(pid, o, e), 0);
+    char want[400] = "", got[1000];
+    for (int i = 0; i < 30; i++)
+        sprintf(want + strlen(want), "w%d ", i);
+    strcat(want, "\n");
+    snprintf(got, sizeof got, "%.*s%.900s", (int)n, first, out);
+    if (strcmp(got, want) != 0)
+        t_fail(__FILE__, __LINE__, "got \"%s\"", got);
+    CHECK_EQ(fakecore_count(core, "50 {"), 2);
+    down();
+}
+
+static void a_reader_that_goes_away_is_no_drama(void)
+{
+    up();
+    int o, e;
+    pid_t pid = begin((const char *const[]){"run", "fake", "words=200 pace=5", "-q", NULL}, &o,
+                      &e, NULL);
+    char first[16];
+    CHECK(read(o, first, sizeof first) > 0);
+    close(o);
+    o = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int code = finish(pid, o, e);
+    CHECK(code == 0 || code == 1);
+    CHECK(strcmp(err, "") == 0);
+    down();
+}
+
+static void documents_are_put_in_once(void)
+{
+    up();
+    char doc[120];
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "words=0 a document without a newline at its end");
+    fclose(f);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc, "--json"), 0);
+    CHECK(strstr(out, "\"type\":\"done\"") && strstr(out, "\"generated\":0"));
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1); /* in already */
+    CHECK(strstr(err, "already"));
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc, "--json"), 0);
+    CHECK(strstr(out, "\"type\":\"done\""));
+    CHECK_EQ(RUN("ingest", "-s", "fake", "/nonexistent"), 1);
+    CHECK(strstr(err, "/nonexistent"));
+    CHECK_EQ(RUN("ingest", doc), 2);
+    down();
+}
+
+static void a_stopped_ingest_goes_on(void)
+{
+    up();
+    char doc[120];
+    int o, e;
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "a document that takes a while: slow\n");
+    fclose(f);
+    pid_t pid = begin((const char *const[]){"ingest", "-s", "fake", doc, NULL}, &o, &e, NULL);
+    for (int i = 0; i < 300 && !fakecore_count(core, "\"input\":\"documents\""); i++)
+        poll(NULL, 0, 10);
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid, o, e), 130);
+    CHECK(strstr(err, "goes on"));
+    /* The fake forgets it with a restart: then the same id begins again. */
+    fakecore_kill(core_pid);
+    core_pid = fakecore(core);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
+    char log[200], id[2][64] = {"", ""}, *line = NULL;
+    size_t cap = 0;
+    int n = 0;
+    snprintf(log, sizeof log, "%s.log", core);
+    f = fopen(log, "re");
+    while (getline(&line, &cap, f) > 0)
+        if (strstr(line, "documents") && n < 2)
+            snprintf(id[n++], 64, "%.44s", line);
+    fclose(f);
+    free(line);
+    CHECK(strcmp(id[0], id[1]) == 0);
+    down();
+}
+
+static void a_ledger_survives_and_tells_documents_apart(void)
+{
+    struct ledger l;
+    struct ledger_doc d = {.before = 5, .after = 9, .done = true, .time = 123}, got;
+    char home[64], h[33], k[33];
+    snprintf(home, sizeof home, "%s", fresh_dir());
+    setenv("XDG_STATE_HOME", home, 1);
+    ledger_hash("abc", 3, "text", h);
+    ledger_hash("abc", 3, "ids", k);
+    CHECK(strcmp(h, k) != 0 && strlen(h) == 32);
+    ledger_hash("abd", 3, "text", k);
+    CHECK(strcmp(h, k) != 0);
+    memcpy(d.hash, h, 33);
+    memcpy(d.request, k, 33);
+    memcpy(d.ids, k, 33);
+    ledger_open(&l, "00ff");
+    CHECK(!ledger_find(&l, h, &got));
+    CHECK_EQ(ledger_put(&l, &d), 0);
+    d.after = 10;
+    CHECK_EQ(ledger_put(&l, &d), 0);
+    ledger_close(&l);
+    ledger_open(&l, "00ff");
+    CHECK(ledger_find(&l, h, &got));
+    CHECK(got.before == 5 && got.after == 10 && got.done && got.time == 123 &&
+          strcmp(got.request, k) == 0);
+    CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(l.root, "docs")), 1);
+    ledger_close(&l);
+    FILE *f = fopen(l.path, "we"); /* a damaged one starts empty */
+    fputs("{\"docs\":5", f);
+    fclose(f);
+    ledger_open(&l, "00ff");
+    CHECK(!ledger_find(&l, h, &got));
+    CHECK_EQ(ledger_put(&l, &d), 0);
+    ledger_close(&l);
+    char cmd[100];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", home);
+    CHECK(system(cmd) == 0);
+}
+
+static void chat_reads_lines_and_commands(void)
+{
+    up();
+    CHECK_EQ(RUN_IN("words=2\n/help\nwords=1\n/nosuch\n/quit\nwords=9\n", "chat", "-m", "fake"),
+             0);
+    CHECK(strcmp(out, "w0 w1 \nw0 \n") == 0);
+    CHECK(strstr(err, "/rewind") && strstr(err, "/nosuch"));
+    CHECK_EQ(fakecore_count(core, "50 {"), 2);
+    CHECK_EQ(fakecore_count(core, "\"session\":\"fake\""), 1); /* the second turn names it */
+    CHECK_EQ(RUN_IN("one \\\nquestion words=1\n", "chat", "-s", "fake"), 0);
+    CHECK_EQ(fakecore_count(core, "50 {"), 3);
+    down();
+}
+
+static void lists_print_tables_and_json(void)
+{
+    up();
+    CHECK_EQ(RUN("models"), 0);
+    CHECK(strstr(out, "NAME") && strstr(out, "fake") && strstr(out, "8,192"));
+    CHECK_EQ(RUN("models", "--json"), 0);
+    CHECK(strstr(out, "{\"models\":["));
+    CHECK_EQ(RUN("sessions"), 0);
+    CHECK(strstr(out, "fake") && strstr(out, "4.0 KiB"));
+    CHECK_EQ(RUN("sessions", "ls", "--json"), 0);
+    CHECK(strstr(out, "{\"sessions\":["));
+    CHECK_EQ(RUN("sessions", "show", "fake", "--ids", "--json"), 0);
+    CHECK(strstr(out, "\"ids\":[5,6,7]"));
+    CHECK_EQ(RUN("ps"), 0);
+    CHECK(strstr(out, "for ever") && !strstr(out, "other"));
+    CHECK_EQ(RUN("tokenize", "hello"), 0);
+    CHECK(strcmp(out, "5 6 7\n") == 0);
+    CHECK_EQ(RUN("tokenize", "hello", "--json"), 0);
+    CHECK(strstr(out, "\"tokens\":[5,6,7]"));
+    CHECK_EQ(RUN("status", "--json"), 0);
+    CHECK_EQ(RUN("du"), 0);
+    CHECK_EQ(RUN("version"), 0);
+    CHECK(strstr(out, "fakecore"));
+    int code = RUN("doctor", "--json");
+    CHECK(code == 0 || code == 1);
+    CHECK(strstr(out, "\"check\":\"daemon\",\"result\":\"ok\""));
+    down();
+}
+
+static void help_lists_every_verb(void)
+{
+    up();
+    CHECK_EQ(RUN("help"), 0);
+    static const char *const v[] = {"serve",         "run",    "chat", "ingest", "ask",
+                                    "sessions fork", "models", "load", "doctor"};
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        CHECK(strstr(out, v[i]));
+    CHECK_EQ(RUN("help", "ask"), 0);
+    CHECK(strstr(out, "--fork") && strstr(out, "--temp"));
+    CHECK_EQ(RUN("ask", "--help"), 0);
+    CHECK(strstr(out, "--fork"));
+    CHECK_EQ(RUN("help", "sessions", "rewind"), 0);
+    CHECK(strstr(out, "--tokens"));
+    CHECK_EQ(RUN("help", "akk"), 2);
+    down();
+}
+
+static void completion_scripts_are_valid(void)
+{
+    up();
+    static const char *const shells[] = {"bash", "zsh", "fish"};
+    for (int i = 0; i < 3; i++) {
+        char cmd[300];
+        CHECK_EQ(RUN("completion", shells[i]), 0);
+        CHECK(strstr(out, "ingest") && strstr(out, "rewind") && strstr(out, "max-tokens"));
+        snprintf(cmd, sizeof cmd, "command -v %s >/dev/null", shells[i]);
+        if (system(cmd) != 0)
+            continue;
+        snprintf(cmd, sizeof cmd, "%s -n", shells[i]);
+        FILE *p = popen(cmd, "w");
+        fputs(out, p);
+        CHECK_EQ(pclose(p), 0);
+    }
+    down();
+}
+
+T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
+       {"errors_are_json_when_asked", errors_are_json_when_asked},
+       {"answers_go_to_stdout_and_the_rest_to_stderr",
+        answers_go_to_stdout_and_the_rest_to_stderr},
+       {"the_done_object_has_its_keys", the_done_object_has_its_keys},
+       {"text_lines_never_split_a_code_point", text_lines_never_split_a_code_point},
+       {"flags_reach_start", flags_reach_start},
+       {"ctrl_c_cancels_and_keeps_what_is_there", ctrl_c_cancels_and_keeps_what_is_there},
+       {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
+       {"a_reader_that_goes_away_is_no_drama", a_reader_that_goes_away_is_no_drama},
+       {"documents_are_put_in_once", documents_are_put_in_once},
+       {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
+       {"a_ledger_survives_and_tells_documents_apart",
+        a_ledger_survives_and_tells_documents_apart},
+       {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
+       {"lists_print_tables_and_json", lists_print_tables_and_json},
+       {"help_lists_every_verb", help_lists_every_verb},
+       {"completion_scripts_are_valid", completion_scripts_are_valid})

@@ -1,0 +1,153 @@
+/* test_out.c - what the command line writes: numbers, words, bars, tables, JSON. */
+#include "tests/t.h"
+#include "base/clock.h"
+#include "client/jsonout.h"
+#include "client/progress.h"
+#include "client/table.h"
+#include "client/words.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SAYS(got, want)                                                                        \
+    do {                                                                                       \
+        const char *g_ = (got);                                                                \
+        if (strcmp(g_, want) != 0)                                                             \
+            t_fail(__FILE__, __LINE__, "got \"%s\", want \"%s\"", g_, want);                   \
+    } while (0)
+
+static void numbers_read_as_people_write_them(void)
+{
+    char b[WORDS_BYTES];
+    SAYS(words_count(b, 0), "0");
+    SAYS(words_count(b, 999), "999");
+    SAYS(words_count(b, 412330), "412,330");
+    SAYS(words_count(b, 1048576), "1,048,576");
+    SAYS(words_count(b, -1234), "-1,234");
+    SAYS(words_count(b, INFINITY), "0");
+    SAYS(words_short(b, 830), "830");
+    SAYS(words_short(b, 212400), "212k");
+    SAYS(words_short(b, 1048576), "1.05M");
+    SAYS(words_bytes(b, 0), "0 B");
+    SAYS(words_bytes(b, 98362432), "93.8 MiB");
+    SAYS(words_bytes(b, 512.0 * 1024 * 1024 * 1024), "512 GiB");
+    SAYS(words_ms(b, 47), "47 ms");
+    SAYS(words_ms(b, 3100), "3.1 s");
+    SAYS(words_ms(b, 372000), "6m12s");
+    SAYS(words_ms(b, 7500000), "2h05m");
+    SAYS(words_ago(b, (double)time(NULL) - 3 * 3600 - 5), "3 h ago");
+    SAYS(words_ago(b, 0), "never");
+}
+
+static void a_stage_is_one_line_without_a_terminal(void)
+{
+    char s[200];
+    struct progress_at at = {"prefill", 212000, 512000, 830, 372000};
+    progress_line(s, sizeof s, "book", &at);
+    SAYS(s, "book: prefill 41 % 212k/512k 830 t/s ETA 6m12s");
+    at = (struct progress_at){"queued", 0, 0, -1, -1};
+    progress_line(s, sizeof s, "", &at);
+    SAYS(s, "queued");
+}
+
+static void a_bar_fits_its_terminal(void)
+{
+    struct progress_at at = {"prefill", 1, 2, 830, 372000};
+    for (int width = 1; width < 200; width++) {
+        char s[300];
+        progress_bar(s, sizeof s, width, "a-name-of-some-length", &at);
+        if ((int)strlen(s) > width)
+            t_fail(__FILE__, __LINE__, "%d columns: %zu bytes", width, strlen(s));
+    }
+    char s[300];
+    progress_bar(s, sizeof s, 100, "x", &at);
+    CHECK(strstr(s, "[###############...............]"));
+    at.done = 5; /* past its end: full, not longer */
+    progress_bar(s, sizeof s, 100, "x", &at);
+    CHECK(strstr(s, "[##############################]") && strstr(s, "100 %"));
+}
+
+/* Every float, written and read, is the same float. */
+static void floats_read_back(void)
+{
+    unsigned seed = getenv("SEED") ? (unsigned)atoi(getenv("SEED")) : (unsigned)now_ns();
+    printf("    SEED=%u\n", seed);
+    srandom(seed);
+    for (int i = 0; i < 200000; i++) {
+        uint32_t bits = (uint32_t)random() << 16 ^ (uint32_t)random();
+        float v, w;
+        memcpy(&v, &bits, 4);
+        if (!isfinite(v))
+            continue;
+        struct jout j = {0};
+        jout_float(&j, NULL, v);
+        w = strtof(j.p, NULL);
+        float x = (float)strtod(j.p, NULL); /* as a reader that has only doubles does it */
+        if (memcmp(&v, &w, 4) != 0 || memcmp(&v, &x, 4) != 0) {
+            t_fail(__FILE__, __LINE__, "%a written as %s reads as %a", (double)v, j.p,
+                   (double)w);
+            jout_fini(&j);
+            return;
+        }
+        jout_fini(&j);
+    }
+    struct jout j = {0};
+    jout_float(&j, NULL, -INFINITY);
+    CHECK(isinf(strtof(j.p, NULL)));
+    jout_fini(&j);
+}
+
+static void objects_are_json(void)
+{
+    struct jout j = {0};
+    jout_open(&j, NULL, '{');
+    jout_str(&j, "a", "x\"\\\n\t\x01\x7f\xc3\xa4", 9);
+    jout_num(&j, "b", 9007199254740991.0);
+    jout_num(&j, "c", 0.1);
+    jout_num(&j, "d", NAN);
+    jout_bool(&j, "e", true);
+    jout_open(&j, "f", '[');
+    jout_num(&j, NULL, 1);
+    jout_num(&j, NULL, 2);
+    jout_close(&j, ']');
+    jout_json(&j, "g", NULL);
+    jout_close(&j, '}');
+    SAYS(j.p, "{\"a\":\"x\\\"\\\\\\n\\t\\u0001\\u007f\xc3\xa4\",\"b\":9007199254740991,\"c\":0."
+              "1,\"d\":null,\"e\":true,\"f\":[1,2],\"g\":null}");
+    cJSON *o = cJSON_Parse(j.p);
+    CHECK(o);
+    cJSON_Delete(o);
+    jout_fini(&j);
+}
+
+static void columns_line_up(void)
+{
+    static const char *const head[] = {"NAME", ">SIZE", "X"};
+    char path[] = "/tmp/hearth-t-XXXXXX", got[500];
+    int fd = mkstemp(path), old;
+    fflush(stdout);
+    old = dup(1);
+    dup2(fd, 1);
+    struct table t;
+    table_init(&t, head, 3);
+    table_add(&t, "a", "1", "x");
+    table_add(&t, "longer", "1000", "y\033[31m");
+    table_print(&t);
+    fflush(stdout);
+    dup2(old, 1);
+    close(old);
+    ssize_t n = pread(fd, got, sizeof got - 1, 0);
+    got[n > 0 ? n : 0] = 0;
+    close(fd);
+    unlink(path);
+    SAYS(got, "NAME    SIZE  X\na          1  x\nlonger  1000  y?[31m\n");
+}
+
+T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
+       {"a_stage_is_one_line_without_a_terminal", a_stage_is_one_line_without_a_terminal},
+       {"a_bar_fits_its_terminal", a_bar_fits_its_terminal},
+       {"floats_read_back", floats_read_back}, {"objects_are_json", objects_are_json},
+       {"columns_line_up", columns_line_up})
