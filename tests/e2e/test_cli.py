@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""test_cli.py - the verbs people type, against a real daemon: JSON keys, exit codes, both carriers."""
+from hearthlib import *
+
+
+def last_json(p):
+    check(p.returncode == 0, lambda: "exit %d: %s" % (p.returncode, p.stderr[-600:]))
+    return json.loads(p.stdout.strip().splitlines()[-1])
+
+
+def verbs_work_over(url_of):
+    d = Daemon("--http", "off", front=True).start()
+    d.load()
+    url = url_of(d)
+    if url.startswith("ipc://"):
+        t0 = time.monotonic()
+        while not os.path.exists(d.ipc) and time.monotonic() - t0 < 20:
+            time.sleep(0.02)
+    h = lambda *a, **k: d.cli(*a, url=url, **k)
+    j = last_json(h("run", "m", "Say hello.", "-n", "8", "--greedy", "--json"))
+    for k in ("type", "model", "text", "tokens", "logprobs", "finish", "turn", "durable", "usage", "reused_from", "timings"):
+        check(k in j, lambda: "run --json lacks %r: %r" % (k, sorted(j)))
+    check_eq(j["type"], "done", "type")
+    check_eq(j["usage"]["generated"], len(j["tokens"]), "usage.generated")
+    check_eq(len(j["logprobs"]), len(j["tokens"]), "logprobs")
+    p = h("run", "m", "Say hello.", "-n", "8", "--greedy", "-q")
+    check_eq((p.returncode, p.stdout.strip()), (0, j["text"].strip()), "run prints the answer on stdout")
+    doc = os.path.join(d.dir, "doc.txt")
+    with open(doc, "w") as f:
+        f.write(text(0, 5000))
+    j = last_json(h("ingest", "-s", "book", "-m", "m", doc, "--json"))
+    check(j["durable"] is True and j["usage"]["generated"] == 0 and j["usage"]["context"] > 500, lambda: repr(j))
+    n = j["usage"]["context"]
+    j = last_json(h("ask", "-s", "book", "What is this?", "-n", "12", "--seed", "1", "--json"))
+    check(j["usage"]["reused"] >= n - 257 and j["durable"], lambda: repr(j["usage"]))
+    s = last_json(h("sessions", "show", "book", "--json", "--ids"))
+    for k in ("id", "name", "owner", "model", "tokens", "turns", "bytes", "pinned", "created", "used", "ids"):
+        check(k in s, lambda: "sessions show --json lacks %r" % k)
+    check_eq(len(s["ids"]), s["tokens"], "ids of the session")
+    before = s["tokens"]
+    last_json(h("ask", "-s", "book", "--fork", "And now?", "-n", "4", "--json"))
+    check_eq(last_json(h("sessions", "show", "book", "--json"))["tokens"], before, "tokens after ask --fork")
+    for a in (("sessions", "fork", "book", "copy"), ("sessions", "rename", "copy", "copy2"), ("sessions", "pin", "copy2"),
+              ("sessions", "unpin", "copy2"), ("sessions", "rewind", "copy2", "--tokens", "300")):
+        p = h(*a)
+        check(p.returncode == 0, lambda: "%s: exit %d %s" % (" ".join(a), p.returncode, p.stderr))
+    check_eq(last_json(h("sessions", "show", "copy2", "--json"))["tokens"], 300, "tokens after rewind")
+    names = [x["name"] for x in last_json(h("sessions", "ls", "--json"))["sessions"]]
+    check("book" in names and "copy2" in names, lambda: repr(names))
+    check_eq(h("sessions", "rm", "copy2").returncode, 0, "rm")
+    check_eq(h("sessions", "show", "copy2").returncode, 4, "exit code for a session that is gone")
+    check_eq(h("run", "nosuch", "x").returncode, 4, "exit code for a model that is not there")
+    check_eq(h("frobnicate").returncode, 2, "exit code for an unknown verb")
+    check_eq(h("run").returncode, 2, "exit code for a missing argument")
+    check_eq(d.cli("status", url="unix://" + d.dir + "/nobody.sock", timeout=90).returncode, 3, "exit code without a daemon")
+    st = last_json(h("status", "--json"))
+    for k in ("status", "pid", "version", "models", "sessions", "tiers", "written", "queue", "warnings"):
+        check(k in st, lambda: "status --json lacks %r" % k)
+    check_eq(st["pid"], d.proc.pid, "status.pid")
+    p = h("tokenize", "-m", "m", "hello world", "--json")
+    check(p.returncode == 0, lambda: "tokenize: %s" % p.stderr)
+    for a in (("models",), ("show", "m"), ("ps",), ("status",), ("doctor",), ("version",), ("unload", "m"), ("load", "m"),
+              ("help",), ("completion", "bash"), ("sessions",)):
+        p = h(*a)
+        check(p.returncode == 0, lambda: "%s: exit %d %s" % (" ".join(a), p.returncode, p.stderr[-300:]))
+    d.stop()
+
+
+def verbs_work_straight_to_the_core():
+    verbs_work_over(lambda d: "unix://" + d.sock)
+
+
+def verbs_work_over_nanomsg():
+    verbs_work_over(lambda d: "ipc://" + d.ipc)
+
+
+def an_interrupted_ingest_goes_on_where_it_was():
+    d = Daemon().start()
+    d.load()
+    doc = os.path.join(d.dir, "doc.txt")
+    with open(doc, "w") as f:
+        f.write(text(0, 12000))
+    env = dict(os.environ, HOME=d.dir)
+    p = subprocess.Popen([prog("hearth"), "--socket", "unix://" + d.sock, "ingest", "-s", "b", "-m", "m", doc, "--json"],
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    t0 = time.monotonic()
+    for line in p.stdout:
+        j = json.loads(line)
+        if j["type"] == "progress" and (j.get("done") or (j.get("progress") or {}).get("done") or 0) >= 1024:
+            break
+        if time.monotonic() - t0 > 60:
+            break
+    check(p.poll() is None, "the ingest was over before it could be interrupted")
+    p.send_signal(signal.SIGINT)
+    p.stdout.read()
+    check_eq(p.wait(60), 130, "exit code of an interrupted ingest")
+    d.restart(clean=False)
+    d.load()
+    j = last_json(d.cli("ingest", "-s", "b", "-m", "m", doc, "--json"))
+    check(j["usage"]["reused"] >= 1024 - 256, lambda: "went on with %r" % j["usage"])
+    with d.link() as l:
+        whole = l.call(SESSION_SHOW, {"session": "b", "ids": True})
+        one = Daemon().start()
+    one.load()
+    j2 = last_json(one.cli("ingest", "-s", "b", "-m", "m", doc, "--json"))
+    with one.link() as l:
+        ref = l.call(SESSION_SHOW, {"session": "b", "ids": True})
+    check(ref["_tail"] == whole["_tail"], "the session differs from one that was ingested at once")
+    one.stop()
+    d.stop()
+
+
+main(verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was)

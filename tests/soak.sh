@@ -1,0 +1,15 @@
+#!/bin/sh
+# soak.sh DIR - the long versions of the end-to-end tests.  N: kills per I/O kind.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+dir=$1
+HEARTH_TEST_MODEL=$(scripts/model.sh) || exit 1
+HEARTH_VENV=$(scripts/venv.sh) || exit 1
+HEARTH_PY=$HEARTH_VENV/bin/python3
+SOAK_KILLS=${N:-200}
+BAD_PEERS=${BAD_PEERS:-10000}
+export HEARTH_TEST_MODEL HEARTH_VENV HEARTH_PY SOAK_KILLS BAD_PEERS
+TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py
+rc=$?
+grep -h '^soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_malformed.py.log 2>/dev/null
+exit $rc
