@@ -21,6 +21,7 @@
 
 enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
 static const uint64_t MAP_BYTES = 16ull << 30;
+enum { LOCK_FILE_BYTES = 8192 }; /* 64 readers and LMDB's head of that file */
 
 enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
 static const char *const DB_NAMES[DB_] = {"meta", "session", "name", "branch",
@@ -176,6 +177,7 @@ static int path_of(char *ret, const char *dir, const char *name)
 int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb)
 {
     struct index *i = calloc(1, sizeof *i);
+    char lock[PATH_MAX + 8];
     int r = i ? path_of(i->path, o->dir, "index.mdb") : -ENOMEM;
 
     if (r == 0) {
@@ -184,8 +186,13 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         i->ahead_bytes = o->prealloc_bytes;
         /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
         sys_reserve(i->path, o->prealloc_bytes);
-        r = env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
+        /* LMDB maps the reader table and writes to it before it has asked for a block: on a
+         * full disk that would be a SIGBUS. */
+        snprintf(lock, sizeof lock, "%s-lock", i->path);
+        r = sys_take(lock, LOCK_FILE_BYTES);
     }
+    if (r == 0)
+        r = env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
     if (r == 0)
         r = index_begin(i);
     for (int d = 0; d < DB_ && r == 0; d++)

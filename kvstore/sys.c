@@ -189,6 +189,19 @@ void sys_reserve(const char *path, uint64_t bytes)
     close(fd);
 }
 
+int sys_take(const char *path, uint64_t bytes)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r;
+
+    if (fd < 0)
+        return -errno;
+    do
+        r = -posix_fallocate(fd, 0, (off_t)bytes);
+    while (r == -EINTR);
+    close(fd);
+    return r;
+}
+
 uint64_t sys_thread_wrote(void)
 {
     char b[512];

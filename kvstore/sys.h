@@ -50,6 +50,9 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
              uint64_t alloc_bytes);
 /* Space taken for a file beyond its end, its size unchanged.  May fail: then there is none. */
 void sys_reserve(const char *path, uint64_t bytes);
+/* Makes a file when missing and takes blocks for its first bytes; it grows to that size.
+ * -ENOSPC: the disk has none, and a shared mapping of the file would fault. */
+int sys_take(const char *path, uint64_t bytes);
 /* Bytes this thread has ever passed to write calls, by the kernel's count; 0: unknown. */
 uint64_t sys_thread_wrote(void);
 uint64_t sys_free_bytes(const char *path);  /* of its file system, for us */

@@ -294,7 +294,8 @@ def a_full_disk_degrades_says_so_and_recovers():
                                  "params": {"max_tokens": 4, "ignore_eos": True}}, ids_tail(doc[:300]))
                 ok = a.last.get("durable") is True and not l.call(STATUS)["warnings"]
                 time.sleep(0.5)
-            check(ok, lambda: "with room again the store stays degraded: durable %r, %r" % (a.last.get("durable"), l.call(STATUS)["warnings"]))
+            check(ok, lambda: "with room again the store stays degraded: durable %r, status %r, %r" % (
+                a.last.get("durable"), l.call(STATUS)["status"], l.call(STATUS)["warnings"]))
         check_eq(d.stop(), 0, "clean stop")
         d.start()
         with d.link() as l:
