@@ -87,10 +87,8 @@ NVFLAGS := -std=c++20 -O3 -lineinfo $(INC) -Xcompiler -Wall,-Wextra,-Wno-missing
            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
 # Which foreign libraries a folder may know: its tests link these and no more.
 LIBS_kernels := $(if $(HAVE_CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++)
-LIBS_engine  := -lpcre2-8 -lutf8proc -lsodium -lxxhash -lm $(LIBS_kernels)
-# Debian 12's liburing.so leaves out io_uring_enable_rings, which its header and archive have.
-URING := $(if $(wildcard /usr/lib/*/liburing.a),-l:liburing.a,-luring)
-LIBS_kvstore := $(URING) -llmdb -lsodium -lxxhash
+LIBS_engine  := -lpcre2-8 -lsodium -lxxhash -lm $(LIBS_kernels)
+LIBS_kvstore := -luring -llmdb -lsodium -lxxhash
 LIBS_daemon  := -lcjson $(LIBS_engine) $(LIBS_kvstore)
 LIBS_front   := -lnanomsg -levent_core -levent_extra -lcjson -lsodium
 LIBS_client  := -lnanomsg -lcjson -ledit -lm

@@ -60,7 +60,7 @@ static const struct row rows[] = {
      "sessions without a name are removed this long after their last use; -1: never"},
     {"step-tokens", T_UINT, 0, C(step_tokens), "512", 16, STEP_TOKENS_MAX, NULL,
      "most prompt tokens in one step: what a newcomer may have to wait for"},
-    {"step-goal", T_UINT, 0, C(step_goal_ms), "80", 5, 10000, NULL,
+    {"step-goal", T_UINT, 0, C(step_goal_ms), "60", 5, 10000, NULL,
      "milliseconds a step should take while somebody is being answered"},
     {"stop-timeout", T_UINT, 0, C(stop_timeout_s), "60", 1, 3600, NULL,
      "seconds a graceful stop may take"},

@@ -21,7 +21,6 @@
 
 enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
 static const uint64_t MAP_BYTES = 16ull << 30;
-enum { LOCK_FILE_BYTES = 8192 }; /* 64 readers and LMDB's head of that file */
 
 enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
 static const char *const DB_NAMES[DB_] = {"meta", "session", "name", "branch",
@@ -186,10 +185,9 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         i->ahead_bytes = o->prealloc_bytes;
         /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
         sys_reserve(i->path, o->prealloc_bytes);
-        /* LMDB maps the reader table and writes to it before it has asked for a block: on a
-         * full disk that would be a SIGBUS. */
+        /* LMDB writes to its reader table before it has blocks: on a full disk a SIGBUS. */
         snprintf(lock, sizeof lock, "%s-lock", i->path);
-        r = sys_take(lock, LOCK_FILE_BYTES);
+        r = sys_take(lock, 8192); /* 64 readers and the file's head */
     }
     if (r == 0)
         r = env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
