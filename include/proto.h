@@ -74,11 +74,23 @@ enum hrt_status {
 };
 static inline const char *hrt_status_str(uint32_t s)
 {
-    static const char *const w[] = {
-        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-        "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-        "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
-        "UNAUTHENTICATED"};
+    static const char *const w[] = {"OK",
+                                    "CANCELLED",
+                                    "UNKNOWN",
+                                    "INVALID_ARGUMENT",
+                                    "DEADLINE_EXCEEDED",
+                                    "NOT_FOUND",
+                                    "ALREADY_EXISTS",
+                                    "PERMISSION_DENIED",
+                                    "RESOURCE_EXHAUSTED",
+                                    "FAILED_PRECONDITION",
+                                    "ABORTED",
+                                    "OUT_OF_RANGE",
+                                    "UNIMPLEMENTED",
+                                    "INTERNAL",
+                                    "UNAVAILABLE",
+                                    "DATA_LOSS",
+                                    "UNAUTHENTICATED"};
     return s < sizeof w / sizeof *w ? w[s] : "UNKNOWN";
 }
 static inline int hrt_status_http(uint32_t s)
@@ -119,7 +131,8 @@ static inline int hrt_unpack(struct hrt_frame *ret, const uint8_t h[HRT_HEAD_BYT
     if (h[4] != HRT_MAJOR)
         return err_set(eb, E_VERSION, "frame: protocol major %u, this side speaks %u", h[4],
                        HRT_MAJOR);
-    struct hrt_frame f = {h[5], ld16(h + 6), ld32(h + 8), ld32(h + 12), ld64(h + 16), ld32(h + 24)};
+    struct hrt_frame f = {h[5],         ld16(h + 6),  ld32(h + 8),
+                          ld32(h + 12), ld64(h + 16), ld32(h + 24)};
     if (f.flags & ~HRT_REPLY)
         return err_set(eb, -22, "frame: unknown flags 0x%x", f.flags);
     if (!(f.flags & HRT_REPLY) && f.status)

@@ -151,13 +151,9 @@ static int env_open(MDB_env **ret, const char *path, unsigned flags)
     MDB_env *env = NULL;
     int rc = mdb_env_create(&env);
 
-    if (rc == 0)
-        rc = mdb_env_set_mapsize(env, MAP_BYTES);
-    if (rc == 0)
-        rc = mdb_env_set_maxdbs(env, DB_ + 4);
-    if (rc == 0)
-        rc = mdb_env_set_maxreaders(env, 64);
-    if (rc == 0)
+    if (rc == 0 && (rc = mdb_env_set_mapsize(env, MAP_BYTES)) == 0 &&
+        (rc = mdb_env_set_maxdbs(env, DB_ + 4)) == 0 &&
+        (rc = mdb_env_set_maxreaders(env, 64)) == 0)
         rc = mdb_env_open(env, path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOSUBDIR | flags, 0600);
     if (rc) {
         if (env)
