@@ -17,4 +17,8 @@ run "$bin/hearth-bench" model "$model" -p 512 -n 64 -t "$t" --json
 run "$bin/hearth-bench" model "$model" -p 512 -n 32 -t "$t" -d 7936 --json
 run "$bin/hearth-bench" store --layout smollm2 --tokens 8192 --json
 run "$bin/hearth-bench" store --layout llama-8b --tokens 16384 --json
+if [ "${PEER:-0}" = 1 ]; then
+    py=$(scripts/venv.sh)/bin/python3 || exit 1
+    run "$py" bench/peer_speed.py "$bin" "$model" "$t"
+fi
 exit $rc
