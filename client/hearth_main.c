@@ -1,10 +1,12 @@
 /* hearth_main.c - the hearth command. */
+#include "base/stdfds.h"
 #include "client/cli.h"
 #include <locale.h>
 #include <stdlib.h>
 
 int main(int argc, char **argv)
 {
+    std_fds_open();
     (void)setlocale(LC_CTYPE, "");
     (void)signal(SIGPIPE, SIG_IGN); /* seen as EPIPE where the writing is */
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");

@@ -2,6 +2,7 @@
  *
  * Exit codes: 0 stopped as told, 1 failed (said on stderr), 2 wrong usage or configuration. */
 #include "base/clock.h"
+#include "base/stdfds.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
@@ -243,6 +244,7 @@ int main(int argc, char **argv)
     struct loop_watch sig = {.fd = -1};
     struct rlimit lim;
 
+    std_fds_open();
     if (conf_open(&c, argc, argv, NULL, &eb) < 0) {
         fprintf(stderr, "hearthd: %s\n", eb.s);
         return EXIT_USAGE;

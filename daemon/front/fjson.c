@@ -53,6 +53,19 @@ static int depth_of(const char *p, size_t n)
     return most;
 }
 
+/* "\\u0000" would end a C string early: the rest of the text would be lost silently. */
+static bool has_zero_escape(const char *p, size_t n)
+{
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (p[i] != '\\')
+            continue;
+        if (n - i >= 6 && memcmp(p + i, "\\u0000", 6) == 0)
+            return true;
+        i++; /* whatever is escaped is no backslash of its own */
+    }
+    return false;
+}
+
 cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
 {
     if (!front_utf8_ok(p, n)) {
@@ -61,6 +74,10 @@ cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
     }
     if (memchr(p, 0, n)) {
         err_set(eb, -22, "the body holds a zero byte");
+        return NULL;
+    }
+    if (has_zero_escape(p, n)) {
+        err_set(eb, -22, "the body holds \\u0000; text with a zero character is not taken");
         return NULL;
     }
     if (depth_of(p, n) > JSON_DEPTH_MAX) {

@@ -3,6 +3,7 @@
  * One process serves one face.  Asked for both it becomes their keeper: a process for each,
  * started again when it dies, so that bytes that kill one leave the other alone. */
 #include "base/clock.h"
+#include "base/stdfds.h"
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
 #include "daemon/front/nn.h"
@@ -174,6 +175,7 @@ int main(int argc, char **argv)
 {
     struct opts o = {.listen_fd = passed_fd()};
     char core[4096];
+    std_fds_open();
     int r = parse(argc, argv, &o);
     if (r)
         return r;

@@ -200,6 +200,11 @@ static void bodies_that_are_no_object_are_refused_with_words(void)
     }
     struct errbuf eb = {""};
     CHECK(!front_parse("{\"a\":\0}", 7, &eb));
+    CHECK(!front_parse("{\"a\":\"b\\u0000c\"}", 16, &eb));
+    CHECK(strstr(eb.s, "\\u0000") != NULL);
+    cJSON *two = front_parse("{\"a\":\"b\\\\u0000c\"}", 17, &eb); /* a backslash, then text */
+    CHECK(two != NULL);
+    cJSON_Delete(two);
     char deep[400] = "{\"a\":";
     memset(deep + 5, '[', 100);
     CHECK(!front_parse(deep, strlen(deep), &eb));
