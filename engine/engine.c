@@ -136,8 +136,8 @@ static int load_weights(struct engine *e, const struct eng_opts *o, struct errbu
         return r;
     e->info.weight_bytes = e->weights.bytes;
     e->info.token_bytes = e->weights.bytes - e->weights.lookup_bytes;
-    gguf_advise(e->gguf, false);
-    return 0;
+    /* Every weight is re-laid: whoever downloads the file anew must not reach into us. */
+    return gguf_detach(e->gguf);
 }
 
 static int open_scratch(struct engine *e, struct errbuf *eb)

@@ -566,6 +566,32 @@ void gguf_advise(const struct gguf *g, bool soon)
         (void)madvise(g->map, (size_t)g->bytes, soon ? MADV_WILLNEED : MADV_DONTNEED);
 }
 
+int gguf_detach(struct gguf *g)
+{
+    size_t head = (size_t)g->data_at;
+    void *copy;
+
+    must_be(g, OBJ_MAGIC);
+    if (!g->map)
+        return 0;
+    copy = malloc(head);
+    if (!copy)
+        return -ENOMEM;
+    memcpy(copy, g->map, head);
+    /* The same addresses, so that every string and array found by parsing stays where it is. */
+    if (mmap(g->map, (size_t)g->bytes, PROT_READ | PROT_WRITE,
+             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
+        int r = -errno;
+
+        free(copy);
+        return r;
+    }
+    memcpy(g->map, copy, head);
+    free(copy);
+    (void)mprotect(g->map, (size_t)g->bytes, PROT_READ);
+    return 0;
+}
+
 /* --- reading ------------------------------------------------------------------------------- */
 
 const void *gguf_data(const struct gguf *g, uint64_t *ret_bytes)

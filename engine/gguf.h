@@ -55,6 +55,11 @@ void gguf_close(struct gguf *g); /* NULL ok */
  * file when touched.  A hint; no effect after gguf_parse. */
 void gguf_advise(const struct gguf *g, bool soon);
 
+/* Lets go of the file: the metadata is kept in memory, tensor data reads as zeros.  After this
+ * a file that is truncated or rewritten in place can no longer fault or change what was read.
+ * For models whose weights the backend has copied.  0, -ENOMEM (then nothing changed). */
+int gguf_detach(struct gguf *g);
+
 const void *gguf_data(const struct gguf *g, uint64_t *ret_bytes); /* the whole file */
 
 uint32_t gguf_n_tensors(const struct gguf *g);
