@@ -299,7 +299,7 @@ static void group_run(struct kvstore *s, struct group *g)
         store_fault(s, -ENOSPC, "committing blocks");
     if (r == 0) {
         if (s->fault == -ENOSPC && !full)
-            s->fault = 0;
+            store_recovered(s);
         if (g->n_batch)
             s->space = SPACE_FINE;
     } else if (is_full(r)) {

@@ -237,6 +237,18 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
     va_end(ap);
 }
 
+void store_recovered(struct kvstore *s)
+{
+    int full = -ENOSPC;
+
+    if (!atomic_compare_exchange_strong(&s->fault, &full, 0))
+        return;
+    pthread_mutex_lock(&s->to_loop.lock);
+    if (strncmp(s->to_loop.warning, "disk full", 9) == 0)
+        s->to_loop.warning[0] = 0;
+    pthread_mutex_unlock(&s->to_loop.lock);
+}
+
 void store_fault(struct kvstore *s, int code, const char *doing)
 {
     int was = s->fault;

@@ -196,5 +196,7 @@ void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(p
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
 void store_fault(struct kvstore *s, int code, const char *doing);
+/* A write succeeded after the disk was full: no fault and no warning about it any more. */
+void store_recovered(struct kvstore *s);
 
 #endif
