@@ -11,11 +11,14 @@
 #include <unistd.h>
 
 enum {
-    NEXT_WAIT_MS = 5000,
-    NEXT_SPARE_MS = 3000,    /* past it the daemon is away, and the user should know */
+    NEXT_WAIT_MS = 1000,
+    NEXT_SPARE_MS = 2000,  /* past it the daemon is away, and the user should know */
+    START_FIRST_MS = 5000, /* a START without a reply: load, or is the daemon away? */
+    PING_MS = 2000,
     START_TRIES_MAX = 40,    /* of CLI_WAIT_MS each, while the daemon answers PING */
     TROUBLE_MS_MAX = 120000, /* how long a daemon may be away in the middle of an answer */
     AGAIN_MS = 300,
+    LOAD_SAID_MS = 500, /* a model's load shorter than this is not worth a word */
 };
 
 struct run { /* one answer_run */
@@ -116,7 +119,7 @@ static int records(struct run *r, const uint8_t *p, size_t n)
             continue; /* here already, before the daemon restarted */
         if (!keep(a, token, logprob, text, len))
             return cli_fail(r->c, CLI_FAILED, "no memory for the answer");
-        progress_clear(&r->p);
+        progress_done(&r->p);
         if (r->o->quiet_text)
             continue;
         if (!r->c->json) {
@@ -221,7 +224,7 @@ static bool answers_ping(struct run *r)
     struct hearth_reply rep = {0};
     if (!r->c->conn && hearth_connect(&r->c->conn, r->c->url, &eb) < 0)
         return false;
-    bool ok = hearth_call(r->c->conn, HRT_PING, NULL, NULL, 0, 5000, &rep, &eb) == 0 &&
+    bool ok = hearth_call(r->c->conn, HRT_PING, NULL, NULL, 0, PING_MS, &rep, &eb) == 0 &&
               rep.status == HRT_OK;
     hearth_reply_fini(&rep);
     return ok;
@@ -249,8 +252,8 @@ static int send_start(struct run *r)
     for (int i = 0;; i++) {
         struct hearth_reply rep = {0};
         struct errbuf eb = {""};
-        int e = hearth_call(r->conn, HRT_START, r->start, r->tail, r->tail_bytes, CLI_WAIT_MS,
-                            &rep, &eb);
+        int e = hearth_call(r->conn, HRT_START, r->start, r->tail, r->tail_bytes,
+                            i == 0 ? START_FIRST_MS : CLI_WAIT_MS, &rep, &eb);
         if (e == -EINTR && cli_interrupted) {
             cancel(r);
             return CLI_INTERRUPTED;
@@ -259,6 +262,9 @@ static int send_start(struct run *r)
             continue;
         /* A model that is being loaded makes START wait: that is no trouble. */
         if (e == -ETIMEDOUT && i < START_TRIES_MAX && answers_ping(r))
+            continue;
+        /* A front holds a request for a core that is away: wait with it, but say so. */
+        if (e == -ETIMEDOUT && i == 0 && patience(r))
             continue;
         if (e < 0 && r->a->start && patience(r))
             continue;
@@ -276,6 +282,7 @@ static int send_start(struct run *r)
             cJSON_Delete(o);
             return code;
         }
+        r->trouble_ns = 0;
         if (r->a->start)
             cJSON_Delete(o);
         else
@@ -318,6 +325,8 @@ static int ask_next(struct run *r, cJSON **ret)
         if (rep.tail_bytes)
             r->restarts = 0;
         code = records(r, rep.tail, rep.tail_bytes);
+        if (code != CLI_OK)
+            cancel(r); /* nobody reads on: the daemon need not write on */
         if (code == CLI_OK) {
             *ret = o;
             o = NULL;
@@ -393,6 +402,8 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
         code = send_start(&r);
     if (code == CLI_OK)
         code = read_out(&r);
+    if (code == CLI_OK && !r.cancelled && !j_get(ret->last, "error"))
+        progress_done(&r.p);
     progress_clear(&r.p);
     if (r.wrote && (ret->text_n == 0 || ret->text[ret->text_n - 1] != '\n')) {
         putchar('\n');
@@ -451,9 +462,10 @@ void answer_print_done(const struct answer *a, bool top)
 void answer_print_stats(struct cli *c, const struct answer *a)
 {
     const cJSON *u = j_get(a->last, "usage"), *t = j_get(a->last, "timings");
-    char b[6][WORDS_BYTES], line[400];
+    char b[7][WORDS_BYTES], line[400];
     double made = j_num(u, "generated", a->n), decode = j_num(t, "decode_ms", 0);
     double read = j_num(u, "prefilled", 0), prefill = j_num(t, "prefill_ms", 0);
+    double load = j_num(t, "load_ms", 0);
     int n = snprintf(line, sizeof line, "[%s] ", answer_finish(a));
     if (made > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s tokens", words_count(b[0], made));
@@ -464,10 +476,13 @@ void answer_print_stats(struct cli *c, const struct answer *a)
         n += snprintf(line + n, sizeof line - (size_t)n, ", first after %s",
                       words_ms(b[1], j_num(t, "first_token_ms", 0)));
     n += snprintf(line + n, sizeof line - (size_t)n, "%scontext %s: %s kept, %s read",
-                  made > 0 ? "; " : "", words_count(b[2], j_num(u, "context", 0)),
+                  made > 0 ? "; " : "", words_count(b[2], j_num(u, "context", 0) + made),
                   words_count(b[3], j_num(u, "reused", 0)), words_count(b[4], read));
     if (read > 0 && prefill > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, " in %s", words_ms(b[5], prefill));
+    if (load > LOAD_SAID_MS)
+        n += snprintf(line + n, sizeof line - (size_t)n, "; model loaded in %s",
+                      words_ms(b[6], load));
     if (!j_bool(a->last, "durable"))
         snprintf(line + n, sizeof line - (size_t)n, "; NOT on disk");
     cli_note(c, "%s", line);

@@ -25,7 +25,8 @@ struct verb {
     const struct flag *const *flags; /* groups of flags, each ended by a row without name */
     int pos_min, pos_max;            /* positional arguments; max -1: any number */
     int (*run)(struct cli *c, const struct args *a);
-    bool raw; /* arguments are handed on unread (serve) */
+    bool raw;         /* arguments are handed on unread (serve) */
+    const char *hide; /* a flag of the groups that this verb refuses, NULL: none */
 };
 extern const struct verb verbs[];
 extern const size_t n_verbs;

@@ -185,6 +185,14 @@ static void do_save(struct chat *t, const char *name)
     cJSON_Delete(o);
 }
 
+/* Said when not. */
+static bool has_model(struct chat *t, const char *name)
+{
+    cJSON *req = cJSON_CreateObject();
+    cJSON_AddStringToObject(req, "model", name);
+    return cli_call(t->c, HRT_MODEL_SHOW, req, NULL, 0, NULL, NULL) == CLI_OK;
+}
+
 /* A line that begins with a slash. false: leave. */
 static bool command(struct chat *t, char *line)
 {
@@ -210,12 +218,12 @@ static bool command(struct chat *t, char *line)
         else if (begun(t))
             do_save(t, arg);
     } else if (strcmp(line, "/model") == 0) {
-        if (arg[0]) {
+        if (!arg[0]) {
+            cli_note(t->c, "model: %s", t->model[0] ? t->model : "the daemon's default");
+        } else if (has_model(t, arg)) {
             snprintf(t->model, sizeof t->model, "%s", arg);
             t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
             cli_note(t->c, "a new conversation with %s", t->model);
-        } else {
-            cli_note(t->c, "model: %s", t->model[0] ? t->model : "the default");
         }
     } else {
         int best = 3;
@@ -257,6 +265,9 @@ static int say(struct chat *t, const char *text)
         j_get(ans.last, "session") ? j_get(ans.last, "session") : j_get(ans.start, "session");
     if (s)
         now_in(t, s);
+    const char *m = j_str(ans.last, "model", j_str(ans.start, "model", ""));
+    if (m[0])
+        snprintf(t->model, sizeof t->model, "%s", m);
     if (ans.last && (code == CLI_OK || code == CLI_INTERRUPTED)) {
         if (t->c->json)
             answer_print_done(&ans, args_str(t->a, "logprobs") != NULL);
@@ -273,17 +284,27 @@ static int greet(struct chat *t)
     char b[2][WORDS_BYTES];
     if (!t->session[0])
         return CLI_OK;
-    cJSON *req = j_req(), *o = NULL;
-    cJSON_AddStringToObject(req, "name", t->session);
-    cJSON_AddTrueToObject(req, "create");
-    if (t->model[0])
-        cJSON_AddStringToObject(req, "model", t->model);
-    int code = cli_call(t->c, HRT_SESSION_OPEN, req, NULL, 0, &o, NULL);
-    if (code == CLI_OK)
+    cJSON *list = NULL, *req = cJSON_CreateObject();
+    const cJSON *s, *o = NULL;
+    cJSON_AddTrueToObject(req, "all");
+    int code = cli_call(t->c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    cJSON_ArrayForEach(s, j_get(list, "sessions"))
+    {
+        if (strcmp(j_str(s, "name", ""), t->session) == 0 ||
+            strcmp(j_str(s, "id", ""), t->session) == 0)
+            o = s;
+    }
+    /* A new one is made by its first question, so that none is left behind by /quit. */
+    if (code == CLI_OK && !o)
+        cli_note(t->c, "%s begins with your first question; /help lists the commands",
+                 t->session);
+    if (o && !t->model[0])
+        snprintf(t->model, sizeof t->model, "%s", j_str(o, "model", ""));
+    if (o)
         cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists the commands",
                  t->session, j_str(o, "model", "?"), words_count(b[0], j_num(o, "tokens", 0)),
                  words_ago(b[1], j_num(o, "used", 0)));
-    cJSON_Delete(o);
+    cJSON_Delete(list);
     return code;
 }
 
@@ -304,7 +325,7 @@ int cmd_chat(struct cli *c, const struct args *a)
     for (bool once = false;;) {
         cli_interrupted = 0;
         char *line = read_line(&t);
-        if (!line && cli_interrupted && !once && t.el) {
+        if (!line && cli_interrupted && cli_signal == SIGINT && !once && t.el) {
             once = true; /* a line given up; the second time in a row leaves */
             fputs("\n(Ctrl-C again or /quit leaves)\n", stderr);
             continue;
@@ -323,7 +344,7 @@ int cmd_chat(struct cli *c, const struct args *a)
         /* On a terminal a failed question is not the end; a script wants to know. */
         if (!go_on || (!t.el && code != CLI_OK))
             break;
-        if (code == CLI_NO_DAEMON)
+        if (code == CLI_NO_DAEMON || cli_signal == SIGTERM || cli_signal == SIGHUP)
             break;
         code = CLI_OK;
     }

@@ -6,19 +6,23 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-volatile sig_atomic_t cli_interrupted;
+volatile sig_atomic_t cli_interrupted, cli_signal;
 
 static void on_interrupt(int sig)
 {
-    (void)sig;
+    cli_signal = sig;
     if (++cli_interrupted > 1)
-        _exit(CLI_INTERRUPTED);
+        _exit(128 + sig);
 }
 
 void cli_catch_interrupt(void)
 {
-    struct sigaction sa = {.sa_handler = on_interrupt}; /* no SA_RESTART: calls come back */
+    struct sigaction sa = {.sa_handler = on_interrupt},
+                     old; /* no SA_RESTART: calls come back */
     sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup stays */
+        sigaction(SIGHUP, &sa, NULL);
 }
 
 /* --- errors -------------------------------------------------------------------------------- */
@@ -40,15 +44,14 @@ int cli_exit_of(uint32_t status, const char *slug)
     }
 }
 
-/* What to do about it, where the daemon's own sentence cannot know how it was called. */
+/* What to do about it, where the daemon's own sentence cannot know how it was called: of a
+ * session that is busy, and of a model whose session is, the daemon says it itself. */
 static const char *remedy(const char *slug)
 {
     static const char *const rows[][2] = {
         {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
                               "`hearth chat -s NAME` make one"},
         {"model_not_found", "`hearth models` lists what there is"},
-        {"session_busy",
-         "wait for its running request, or work on a fork (`hearth ask --fork`)"},
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
         {"context_length_exceeded",
          "shorten the input, or rewind the session (`hearth sessions rewind`)"},
@@ -56,7 +59,6 @@ static const char *remedy(const char *slug)
         {"queue_full", "try again in a moment"},
         {"disk_full", "free some space, or `hearth sessions rm` what is not needed"},
         {"core_unavailable", "start it with `hearth serve`"},
-        {"unimplemented", "this version does not have it yet"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
@@ -67,12 +69,20 @@ static const char *remedy(const char *slug)
 static void say(struct cli *c, const char *status, const char *slug, const char *words,
                 const cJSON *numbers)
 {
+    char own[1100];
+    const char *todo = remedy(slug);
+    if (strncmp(words, "params.", 7) == 0 && !c->json)
+        words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
+    else if (strncmp(words, "tail:", 5) == 0)
+        snprintf(own, sizeof own, "the input:%s", words + 5), words = own;
     if (c->json) {
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "type", "error");
         cJSON_AddStringToObject(o, "status", status);
         cJSON_AddStringToObject(o, "slug", slug);
         cJSON_AddStringToObject(o, "message", words);
+        if (todo)
+            cJSON_AddStringToObject(o, "hint", todo);
         for (const cJSON *m = numbers ? numbers->child : NULL; m; m = m->next)
             if (!cJSON_HasObjectItem(o, m->string))
                 cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
@@ -80,9 +90,6 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
         cJSON_Delete(o);
         return;
     }
-    const char *todo = remedy(slug);
-    if (strncmp(words, "params.", 7) == 0)
-        words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
     fprintf(stderr, "%shearth:%s %s%s%s\n", c->err_tty && c->color ? "\033[31m" : "",
             c->err_tty && c->color ? "\033[0m" : "", words,
             todo && !strstr(words, todo) ? "; " : "", todo && !strstr(words, todo) ? todo : "");
@@ -106,6 +113,15 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     say(c, c->json ? (code == CLI_USAGE ? "INVALID_ARGUMENT" : "INTERNAL") : "",
         c->json ? (code == CLI_USAGE ? "usage" : "client") : "", words, NULL);
     return code;
+}
+
+int cli_not_yet(struct cli *c, const char *verb, const char *instead)
+{
+    char words[400];
+    snprintf(words, sizeof words, "`hearth %s` is not in version %s yet; %s", verb,
+             HEARTH_VERSION, instead);
+    say(c, c->json ? "UNIMPLEMENTED" : "", c->json ? "unimplemented" : "", words, NULL);
+    return CLI_FAILED;
 }
 
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
@@ -348,5 +364,7 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     int code = a.verb->run(&c, &a);
     hearth_close(c.conn);
     int end = out_end(&c);
+    if (code == CLI_INTERRUPTED && cli_signal)
+        code = 128 + cli_signal;
     return code == CLI_OK ? end : code;
 }

@@ -29,8 +29,10 @@ struct cli {
 };
 enum { CLI_WAIT_MS = 45000 }; /* longer than a front holds a request for a missing core */
 
-extern volatile sig_atomic_t cli_interrupted; /* how often Ctrl-C was pressed */
-/* From now on Ctrl-C is counted; the second one leaves at once with 130. */
+extern volatile sig_atomic_t cli_interrupted; /* how often SIGINT, SIGTERM or SIGHUP came */
+extern volatile sig_atomic_t cli_signal;      /* the last of them, 0: none */
+/* From now on they are counted, so that a request can be cancelled first; the second one leaves
+ * at once.  The exit code is 128 and the signal's number: 130 for Ctrl-C. */
 void cli_catch_interrupt(void);
 
 /* --- calls: req is taken (NULL: {}). CLI_OK and *ret (to cJSON_Delete; ret NULL: thrown away),
@@ -46,6 +48,8 @@ __attribute__((format(printf, 3, 4))) int cli_fail(struct cli *c, int code, cons
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb); /* hearth_call's < 0 */
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply);
 int cli_exit_of(uint32_t status, const char *slug);
+/* A verb this version does not have, and what there is instead. */
+int cli_not_yet(struct cli *c, const char *verb, const char *instead);
 
 /* --- stderr, unless -q */
 __attribute__((format(printf, 2, 3))) void cli_note(struct cli *c, const char *fmt, ...);

@@ -8,6 +8,7 @@
 #include <nanomsg/nn.h>
 #include <nanomsg/reqrep.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -18,6 +19,7 @@ enum {
     CONN_MAGIC = 0x6e6e6f63,
     FRAME_BYTES_MAX = HRT_HEAD_BYTES + JSON_BYTES_MAX + TAIL_BYTES_MAX,
     PATH_BYTES_MAX = sizeof((struct sockaddr_un *)0)->sun_path,
+    SLICE_MS = 10000,  /* a reply not here by then: a new socket, the same request */
     RESEND_MS = 31000, /* the longest wait of NEXT and one second */
     RETRY_MS = 50,     /* between attempts to connect */
     FIRST_MS = 400,    /* how long a first call waits for somebody to listen */
@@ -73,10 +75,29 @@ int hearth_connect(struct hearth_conn **ret, const char *url, struct errbuf *eb)
     return 0;
 }
 
+/* libnanomsg does not bear signals: a call of it that one interrupts leaves a socket that the
+ * next call dies of.  So they are kept out of it, and of the threads it starts. */
+static void hold_signals(sigset_t *ret_old)
+{
+    sigset_t all;
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, ret_old);
+}
+static void let_signals(const sigset_t *old)
+{
+    (void)pthread_sigmask(SIG_SETMASK, old, NULL);
+}
+
 static void drop(struct hearth_conn *c)
 {
-    if (c->fd >= 0)
-        (void)(c->nn ? nn_close(c->fd) : close(c->fd));
+    sigset_t old;
+    if (c->fd >= 0 && c->nn) {
+        hold_signals(&old);
+        (void)nn_close(c->fd);
+        let_signals(&old);
+    } else if (c->fd >= 0) {
+        close(c->fd);
+    }
     c->fd = -1;
 }
 
@@ -192,13 +213,13 @@ static int nn_await_listener(struct hearth_conn *c, uint64_t until, struct errbu
     }
 }
 
-static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type, uint64_t id,
-                   uint64_t until, struct hearth_reply *ret, struct errbuf *eb)
+/* Signals are held; only the waiting lets them in, as old says.  -ETIMEDOUT without words. */
+static int nn_exchange(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type,
+                       uint64_t id, uint64_t until, const sigset_t *old,
+                       struct hearth_reply *ret, struct errbuf *eb)
 {
-    int r = nn_await_listener(c, until, eb), fd = -1;
+    int r = nn_open(c, eb), fd = -1;
     size_t len = sizeof fd;
-    if (r == 0)
-        r = nn_open(c, eb);
     if (r < 0)
         return r;
     if (nn_send(c->fd, m, n, 0) < 0 ||
@@ -206,16 +227,13 @@ static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t ty
         return err_set(eb, -EIO, "nanomsg: %s", nn_strerror(nn_errno()));
     for (;;) {
         struct pollfd p = {fd, POLLIN, 0};
-        int k = poll(&p, 1, left_ms(until));
+        int ms = left_ms(until);
+        struct timespec wait = {ms / 1000, (long)(ms % 1000) * 1000000};
+        int k = ppoll(&p, 1, &wait, old);
         if (k < 0)
             return -EINTR;
-        if (k == 0) {
-            int there = connect_path(c->path);
-            if (there < 0)
-                return nobody(c, -there, eb);
-            close(there);
-            return too_late(c, eb);
-        }
+        if (k == 0)
+            return -ETIMEDOUT;
         void *got = NULL;
         int bytes = nn_recv(c->fd, &got, NN_MSG, NN_DONTWAIT);
         if (bytes < 0 && nn_errno() == EAGAIN)
@@ -227,6 +245,37 @@ static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t ty
         if (r <= 0)
             return r;
     }
+}
+
+static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type, uint64_t id,
+                   uint64_t until, struct hearth_reply *ret, struct errbuf *eb)
+{
+    sigset_t old;
+    int r = nn_await_listener(c, until, eb);
+    if (r < 0)
+        return r;
+    hold_signals(&old);
+    /* After a front has died the library sometimes neither reconnects nor sends again (seen
+     * once in sixty long runs): a new socket now and then does.  Operations are idempotent. */
+    for (uint64_t slice = SLICE_MS;; slice *= 2) {
+        uint64_t end = now_ns() + slice * 1000000u;
+        r = nn_exchange(c, m, n, type, id, end < until ? end : until, &old, ret, eb);
+        if (r != -ETIMEDOUT || end >= until)
+            break;
+        drop(c);
+    }
+    let_signals(&old);
+    /* A request is open on it that nobody waits for, and libnanomsg may die of its late reply
+     * when the socket sends another: the next call has a socket of its own. */
+    if (r < 0)
+        drop(c);
+    if (r != -ETIMEDOUT)
+        return r;
+    int there = connect_path(c->path);
+    if (there < 0)
+        return nobody(c, -there, eb);
+    close(there);
+    return too_late(c, eb);
 }
 
 /* --- a unix stream ---------------------------------------------------------------------------- */

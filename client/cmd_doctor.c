@@ -123,8 +123,8 @@ static void models(struct doctor *d)
     if (p)
         closedir(p);
     found(d, n ? GOOD : WARN, "models",
-          "put a GGUF file there, or start hearthd with --model PATH", "%d GGUF files in %s", n,
-          dir);
+          "put a GGUF file there, or start hearthd with --model PATH", "%d GGUF file%s in %s",
+          n, words_s(n), dir);
 }
 
 /* --- the machine --------------------------------------------------------------------------- */
@@ -221,16 +221,25 @@ static void memory(struct doctor *d)
 
 static void disk(struct doctor *d)
 {
-    char dir[4096], b[2][WORDS_BYTES];
+    char dir[4096], b[2][WORDS_BYTES], *slash;
     struct statvfs v;
-    if (place_state(dir, sizeof dir) < 0 || statvfs(dir, &v) < 0)
+    if (place_store(dir, sizeof dir, strncmp(d->c->url, "unix:///run/hearth/", 19) == 0) < 0)
         return;
+    /* Before the first start it is not there: then it is on its parents' disk. */
+    char at[4096];
+    memcpy(at, dir, sizeof at);
+    while (statvfs(at, &v) < 0) {
+        slash = strrchr(at, '/');
+        if (!slash || slash == at)
+            return;
+        *slash = 0;
+    }
     double room = (double)v.f_bavail * (double)v.f_frsize,
            all = (double)v.f_blocks * (double)v.f_frsize;
     found(d, room > 2e9 ? GOOD : WARN, "disk",
           "free some space, or give hearthd a --state on another disk",
-          "%s free of %s where state is kept (%s)", words_bytes(b[0], room),
-          words_bytes(b[1], all), dir);
+          "%s free of %s where state is kept unless --state says else (%s)",
+          words_bytes(b[0], room), words_bytes(b[1], all), dir);
 }
 
 static void cpu(struct doctor *d)

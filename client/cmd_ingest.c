@@ -8,8 +8,11 @@
 #include "client/answer.h"
 #include "client/ledger.h"
 #include "client/words.h"
+#include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     DOC_BYTES_MAX = TAIL_BYTES_MAX - 1,
@@ -252,26 +255,57 @@ static int read_doc(struct ingest *g, const char *path, void **ret, size_t *ret_
     return CLI_OK;
 }
 
+/* What can be known of the files before a session is made for them: an exit code. */
+static int check_files(struct cli *c, const struct args *a)
+{
+    for (int i = 0; i < a->n; i++) {
+        struct stat st;
+        const char *path = a->pos[i];
+        if (strcmp(path, "-") == 0)
+            continue;
+        if (stat(path, &st) < 0 || access(path, R_OK) < 0)
+            return cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(errno));
+        if (S_ISDIR(st.st_mode))
+            return cli_fail(c, CLI_FAILED, "cannot read %s: it is a directory", path);
+        if (S_ISREG(st.st_mode) && st.st_size == 0)
+            return cli_fail(c, CLI_FAILED, "%s is empty", path);
+        if (S_ISREG(st.st_mode) && st.st_size > DOC_BYTES_MAX)
+            return cli_fail(c, CLI_FAILED,
+                            "%s has %lld bytes, one document may have %d; split it", path,
+                            (long long)st.st_size, DOC_BYTES_MAX);
+    }
+    return CLI_OK;
+}
+
 int cmd_ingest(struct cli *c, const struct args *a)
 {
     struct ingest g = {.c = c, .a = a, .name = args_str(a, "session")};
     cJSON *s = NULL;
+    void *first = NULL;
+    size_t first_n = 0;
     if (!g.name || !g.name[0])
         return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
+    int code = check_files(c, a);
+    if (code == CLI_OK)
+        code = read_doc(&g, a->pos[0], &first, &first_n);
+    if (code != CLI_OK)
+        return code;
     cJSON *req = j_req();
     cJSON_AddStringToObject(req, "name", g.name);
     cJSON_AddTrueToObject(req, "create");
     if (args_str(a, "model"))
         cJSON_AddStringToObject(req, "model", args_str(a, "model"));
-    int code = cli_call(c, HRT_SESSION_OPEN, req, NULL, 0, &s, NULL);
-    if (code != CLI_OK)
+    code = cli_call(c, HRT_SESSION_OPEN, req, NULL, 0, &s, NULL);
+    if (code != CLI_OK) {
+        free(first);
         return code;
+    }
     snprintf(g.session, sizeof g.session, "%s", j_str(s, "id", ""));
     cJSON_Delete(s);
     ledger_open(&g.ledger, g.session);
     for (int i = 0; i < a->n && code == CLI_OK; i++) {
-        void *tail = NULL;
-        size_t n = 0;
+        void *tail = i == 0 ? first : NULL;
+        size_t n = first_n;
         char what[200];
         const char *slash = strrchr(a->pos[i], '/');
         if (a->n > 1)
@@ -279,7 +313,8 @@ int cmd_ingest(struct cli *c, const struct args *a)
                      a->n);
         else
             snprintf(what, sizeof what, "%s", slash ? slash + 1 : a->pos[i]);
-        code = read_doc(&g, a->pos[i], &tail, &n);
+        if (i > 0)
+            code = read_doc(&g, a->pos[i], &tail, &n);
         if (code == CLI_OK)
             code = one_doc(&g, what, tail, n);
         free(tail);

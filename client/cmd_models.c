@@ -123,6 +123,8 @@ int cmd_load(struct cli *c, const struct args *a)
                                                     .tokens_per_s = -1,
                                                     .eta_ms = j_num(g, "eta_ms", -1)});
     }
+    if (code == CLI_OK && !cli_interrupted)
+        progress_done(&p);
     progress_clear(&p);
     cJSON_Delete(o);
     if (code == CLI_OK && cli_interrupted)
@@ -144,19 +146,34 @@ int cmd_load(struct cli *c, const struct args *a)
 
 int cmd_unload(struct cli *c, const struct args *a)
 {
-    cJSON *req = j_req(), *o = NULL;
+    cJSON *req = j_req(), *o = NULL, *list = NULL;
     cJSON_AddStringToObject(req, "model", a->pos[0]);
-    int code = cli_call(c, HRT_MODEL_UNLOAD, req, NULL, 0, &o, NULL);
-    if (code != CLI_OK)
-        return code;
-    if (c->json)
-        out_json(o);
+    int code = c->json ? CLI_OK : fetch(c, &list);
+    if (code == CLI_OK)
+        code = cli_call(c, HRT_MODEL_UNLOAD, req, NULL, 0, &o, NULL);
     else
-        cli_note(c, "%s is %s", j_str(o, "model", a->pos[0]),
-                 strcmp(j_str(o, "state", ""), "loaded") == 0 ? "still loaded"
-                                                              : "unloaded; its sessions stay");
+        cJSON_Delete(req);
+    if (code == CLI_OK && c->json) {
+        out_json(o);
+    } else if (code == CLI_OK) {
+        const char *name = j_str(o, "model", a->pos[0]);
+        bool was = false;
+        const cJSON *m;
+        cJSON_ArrayForEach(m, j_get(list, "models"))
+        {
+            if (strcmp(j_str(m, "name", ""), name) == 0)
+                was = strcmp(j_str(m, "state", ""), "available") != 0 &&
+                      strcmp(j_str(m, "state", ""), "failed") != 0;
+        }
+        cli_note(c, "%s %s", name,
+                 !was ? "was not loaded"
+                 : strcmp(j_str(o, "state", ""), "loaded") == 0
+                     ? "is still loaded"
+                     : "is unloaded; its sessions stay");
+    }
     cJSON_Delete(o);
-    return CLI_OK;
+    cJSON_Delete(list);
+    return code;
 }
 
 int cmd_ps(struct cli *c, const struct args *a)
@@ -235,11 +252,15 @@ int cmd_plan(struct cli *c, const struct args *a)
         return code;
     double file = j_num(o, "file_bytes", 0), per = j_num(o, "bytes_per_token", 0);
     double context = tokens > 0 ? tokens : j_num(o, "context", 0),
-           weights = j_num(o, "loaded_bytes", file) - j_num(o, "page_bytes", 0);
-    double kv = per * context, total = weights + kv;
+           pages = j_num(o, "page_bytes", 0), weights = j_num(o, "loaded_bytes", file) - pages;
+    /* The daemon sets its pages aside when the model is loaded; sessions live in them. */
+    double kv = per * context, total = weights + (pages > 0 ? pages : kv);
     double mem = meminfo("MemTotal"), free_mem = meminfo("MemAvailable");
     bool known = per > 0 && context > 0;
-    const char *fits = !known             ? "unknown until the model is loaded"
+    const char *fits = !known ? "unknown until the model is loaded"
+                       : pages > 0 && kv > pages
+                           ? "no: the session has more than hearthd's --page-memory"
+                       : pages > 0        ? "yes: the memory is set aside already"
                        : total < free_mem ? "yes"
                        : total < mem      ? "yes, when other programs give memory back"
                                           : "no: use a shorter context or a smaller model";
@@ -250,6 +271,7 @@ int cmd_plan(struct cli *c, const struct args *a)
         cJSON_AddNumberToObject(out, "bytes_per_token", per);
         cJSON_AddNumberToObject(out, "context", context);
         cJSON_AddNumberToObject(out, "session_bytes", kv);
+        cJSON_AddNumberToObject(out, "page_bytes", pages);
         cJSON_AddNumberToObject(out, "total_bytes", total);
         cJSON_AddNumberToObject(out, "memory_bytes", mem);
         cJSON_AddNumberToObject(out, "memory_available_bytes", free_mem);
@@ -258,13 +280,18 @@ int cmd_plan(struct cli *c, const struct args *a)
         cJSON_Delete(out);
     } else {
         struct table t;
-        char b[6][WORDS_BYTES], what[80];
-        snprintf(what, sizeof what, "one session of %s tokens", words_count(b[0], context));
+        char b[7][WORDS_BYTES], what[80];
+        snprintf(what, sizeof what, context > 0 ? "one session of %s tokens" : "one session",
+                 words_count(b[0], context));
         table_init(&t, head, 3);
         table_add(&t, "weights", words_bytes(b[1], weights), j_str(o, "quant", ""));
         table_add(&t, what, known ? words_bytes(b[2], kv) : "?",
                   known ? "" : "load it first: hearth load");
-        table_add(&t, "together", words_bytes(b[3], total), "");
+        if (pages > 0)
+            table_add(&t, "KV pages set aside", words_bytes(b[6], pages),
+                      "for all its sessions that run (--page-memory)");
+        table_add(&t, "together", words_bytes(b[3], total),
+                  pages > 0 ? "weights and pages" : "");
         table_add(&t, "memory", words_bytes(b[4], mem), "");
         table_add(&t, "free now", words_bytes(b[5], free_mem), "");
         table_print(&t);

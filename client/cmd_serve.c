@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { READY_MS = 120000, LOOK_MS = 50 };
+enum { READY_MS = 120000, LOOK_MS = 50, LINES_SHOWN = 3 };
 
 /* hearthd beside this program, else on PATH. */
 static void find_hearthd(char *ret, size_t cap)
@@ -49,8 +49,61 @@ static void core_url(const struct args *a, char *ret, size_t cap)
     snprintf(ret, cap, "unix://%s/core.sock", dir);
 }
 
+/* The last lines hearthd wrote since `from`, on stderr: why it ended. */
+static void show_end(const char *log, off_t from)
+{
+    char text[1500];
+    int fd = open(log, O_RDONLY | O_CLOEXEC);
+    off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    if (end - from > (off_t)sizeof text - 1)
+        from = end - (off_t)sizeof text + 1;
+    ssize_t n = fd < 0 || end <= from ? 0 : pread(fd, text, sizeof text - 1, from);
+    if (fd >= 0)
+        close(fd);
+    while (n > 0 && text[n - 1] == '\n')
+        n--;
+    if (n <= 0)
+        return;
+    text[n] = 0;
+    char *at = text + n;
+    for (int lines = 0; at > text; at--)
+        if (at[-1] == '\n' && ++lines == LINES_SHOWN)
+            break;
+    fprintf(stderr, "%s\n", at);
+}
+
+/* It ended: its own exit code, so that a script can tell a wrong flag from a failed start. */
+static int ended(struct cli *c, int st, const char *log, off_t from)
+{
+    if (!c->json)
+        show_end(log, from);
+    int code = WIFEXITED(st) && WEXITSTATUS(st) ? WEXITSTATUS(st) : CLI_FAILED;
+    return cli_fail(c, code, "hearthd ended at once (%s %d); its log: %s",
+                    WIFEXITED(st) ? "exit code" : "signal",
+                    WIFEXITED(st) ? WEXITSTATUS(st) : WTERMSIG(st), log);
+}
+
+/* It runs; are there models it could not load?  Those still being loaded are not known yet. */
+static void tell_failed(struct cli *c, struct hearth_conn *conn)
+{
+    struct hearth_reply rep = {0};
+    struct errbuf eb;
+    const cJSON *m;
+    if (hearth_call(conn, HRT_MODEL_LIST, NULL, NULL, 0, 2000, &rep, &eb) < 0)
+        return;
+    cJSON *o = rep.status == HRT_OK ? cJSON_Parse(rep.json) : NULL;
+    cJSON_ArrayForEach(m, j_get(o, "models"))
+    {
+        if (strcmp(j_str(m, "state", ""), "failed") == 0 && !c->json)
+            fprintf(stderr, "hearth: warning: model %s cannot be loaded: %s\n",
+                    j_str(m, "name", "?"), j_str(m, "error", "see the log"));
+    }
+    cJSON_Delete(o);
+    hearth_reply_fini(&rep);
+}
+
 /* Waits until the child answers or has died. */
-static int await(struct cli *c, pid_t pid, const char *url, const char *log)
+static int await(struct cli *c, pid_t pid, const char *url, const char *log, off_t from)
 {
     struct hearth_conn *conn = NULL;
     struct hearth_reply rep = {0};
@@ -60,7 +113,7 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log)
         return cli_fail(c, CLI_FAILED, "%s", eb.s);
     for (int waited = 0; code < 0; waited += LOOK_MS) {
         if (waitpid(pid, &st, WNOHANG) == pid) {
-            code = cli_fail(c, CLI_FAILED, "hearthd ended at once; its log says why: %s", log);
+            code = ended(c, st, log, from);
         } else if (hearth_call(conn, HRT_HELLO,
                                "{\"min\":1,\"max\":1,\"client\":\"hearth serve\"}", NULL, 0,
                                1000, &rep, &eb) == 0) {
@@ -78,6 +131,8 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log)
             (void)poll(NULL, 0, LOOK_MS);
         }
     }
+    if (code == CLI_OK)
+        tell_failed(c, conn);
     hearth_close(conn);
     return code;
 }
@@ -93,6 +148,10 @@ int cmd_serve(struct cli *c, const struct args *a)
     for (int i = 0; i < a->n; i++) {
         if (strcmp(a->pos[i], "--detach") == 0) {
             detach = true;
+        } else if (strcmp(a->pos[i], "-q") == 0 || strcmp(a->pos[i], "--quiet") == 0) {
+            c->quiet = true; /* ours: hearthd has no such flags */
+        } else if (strcmp(a->pos[i], "--json") == 0) {
+            c->json = true;
         } else if (strcmp(a->pos[i], "--help") == 0 || strcmp(a->pos[i], "-h") == 0) {
             help_verb(a->verb);
             return CLI_OK;
@@ -109,6 +168,7 @@ int cmd_serve(struct cli *c, const struct args *a)
     int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (out < 0)
         return cli_fail(c, CLI_FAILED, "cannot write the log %s: %s", log, strerror(errno));
+    off_t from = lseek(out, 0, SEEK_END);
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
@@ -126,7 +186,7 @@ int cmd_serve(struct cli *c, const struct args *a)
     if (pid < 0)
         return cli_fail(c, CLI_FAILED, "cannot start a process: %s", strerror(errno));
     core_url(a, url, sizeof url);
-    int code = await(c, pid, url, log);
+    int code = await(c, pid, url, log, from);
     if (code == CLI_OK && c->json)
         printf("{\"pid\":%d,\"socket\":\"%s\",\"log\":\"%s\"}\n", (int)pid, url, log);
     else if (code == CLI_OK)

@@ -2,7 +2,6 @@
 #include "client/cli.h"
 #include "client/table.h"
 #include "client/words.h"
-#include <errno.h>
 #include <stdlib.h>
 
 static double bytes_of(const cJSON *s, const char *tier)
@@ -240,36 +239,16 @@ int cmd_session_rm(struct cli *c, const struct args *a)
 
 int cmd_session_export(struct cli *c, const struct args *a)
 {
-    cJSON *req = for_session(a, false);
-    struct hearth_reply rep = {0};
-    int code = cli_call(c, HRT_SESSION_EXPORT, req, NULL, 0, NULL, &rep);
-    if (code != CLI_OK)
-        return code;
-    FILE *f = fopen(a->pos[1], "wxe"); /* never over a file that is there */
-    if (!f || fwrite(rep.tail, 1, rep.tail_bytes, f) != rep.tail_bytes || fclose(f) != 0)
-        code = cli_fail(c, CLI_FAILED, "cannot write %s: %s", a->pos[1], strerror(errno));
-    hearth_reply_fini(&rep);
-    return code;
+    (void)a;
+    return cli_not_yet(c, "sessions export",
+                       "`hearth sessions show NAME --ids` prints a session's tokens");
 }
 
 int cmd_session_import(struct cli *c, const struct args *a)
 {
-    char *p = NULL;
-    size_t n = 0;
-    int code = cli_read(c, a->pos[0], TAIL_BYTES_MAX, &p, &n);
-    if (code != CLI_OK)
-        return code;
-    cJSON *o = NULL, *req = j_req();
-    if (a->n > 1)
-        cJSON_AddStringToObject(req, "name", a->pos[1]);
-    code = cli_call(c, HRT_SESSION_IMPORT, req, p, n, &o, NULL);
-    if (code == CLI_OK && c->json)
-        out_json(o);
-    else if (code == CLI_OK)
-        puts(name_of(o));
-    cJSON_Delete(o);
-    free(p);
-    return code;
+    (void)a;
+    return cli_not_yet(c, "sessions import",
+                       "`hearth ingest -s NAME --ids FILE` puts token ids into a session");
 }
 
 int cmd_du(struct cli *c, const struct args *a)

@@ -2,7 +2,6 @@
 #include "client/cli.h"
 #include "client/table.h"
 #include "client/words.h"
-#include <stdlib.h>
 
 static void tier(struct table *t, const cJSON *tiers, const char *name, const char *words)
 {
@@ -21,19 +20,19 @@ static void print_status(const cJSON *o)
     printf("hearthd %s: %s, pid %.0f, up %s\n", j_str(o, "version", "?"),
            j_str(o, "status", "?"), j_num(o, "pid", 0),
            words_ms(b[0], j_num(o, "uptime_s", 0) * 1000));
-    printf("backend  %s, %.0f threads, I/O by %s\n", j_str(o, "backend", "?"),
-           j_num(o, "threads", 0), j_str(o, "io", "?"));
+    printf("backend  %s, %.0f thread%s, I/O by %s\n", j_str(o, "backend", "?"),
+           j_num(o, "threads", 0), words_s(j_num(o, "threads", 0)), j_str(o, "io", "?"));
     printf("http     %s\n", j_str(o, "http", "off"));
     printf("models  ");
     bool any = false;
     cJSON_ArrayForEach(m, j_get(o, "models"))
     {
-        printf(" %s%s(%s)", any ? "" : "", j_str(m, "name", "?"), j_str(m, "state", "?"));
+        printf("%s %s (%s)", any ? "," : "", j_str(m, "name", "?"), j_str(m, "state", "?"));
         any = true;
     }
     printf("%s\n", any ? "" : " none");
     printf("sessions %.0f named, %.0f anonymous, %.0f running; %.0f waiting\n",
-           j_num(s, "count", 0), j_num(s, "anonymous", 0),
+           j_num(s, "count", 0) - j_num(s, "anonymous", 0), j_num(s, "anonymous", 0),
            j_num(q, "running", j_num(s, "running", 0)), j_num(q, "waiting", 0));
     printf("written  %s", words_bytes(b[1], j_num(w, "bytes", 0)));
     if (j_num(w, "new_state_bytes", 0) > 0)
@@ -72,43 +71,18 @@ int cmd_status(struct cli *c, const struct args *a)
 
 int cmd_why(struct cli *c, const struct args *a)
 {
-    cJSON *req = cJSON_CreateObject(), *o = NULL;
-    const char *what = a->n ? a->pos[0] : NULL;
-    if (what)
-        cJSON_AddStringToObject(req,
-                                strlen(what) == 32 && strspn(what, "0123456789abcdef") == 32
-                                    ? "request"
-                                    : "session",
-                                what);
-    int code = cli_call(c, HRT_WHY, req, NULL, 0, &o, NULL);
-    if (code != CLI_OK)
-        return code;
-    if (c->json) {
-        out_json(o);
-    } else {
-        char *s = cJSON_Print(o);
-        puts(s ? s : "{}");
-        free(s);
-    }
-    cJSON_Delete(o);
-    return CLI_OK;
+    (void)a;
+    return cli_not_yet(c, "why",
+                       "what an answer reused is in its last line, and in its "
+                       "\"usage\" with --json");
 }
 
 int cmd_fsck(struct cli *c, const struct args *a)
 {
-    struct hearth_conn *conn = NULL;
-    struct hearth_reply rep = {0};
-    struct errbuf eb;
     (void)a;
-    bool up = hearth_connect(&conn, c->url, &eb) == 0 &&
-              hearth_call(conn, HRT_PING, NULL, NULL, 0, 2000, &rep, &eb) == 0;
-    hearth_reply_fini(&rep);
-    hearth_close(conn);
-    return cli_fail(
-        c, CLI_FAILED,
-        "checking a whole store is not in this version%s; hearthd checks every block "
-        "when it reads it, and rebuilds a lost index from the blocks at its next start",
-        up ? " (and would want the daemon stopped, which is running)" : "");
+    return cli_not_yet(c, "fsck",
+                       "hearthd checks every block when it reads it, and rebuilds a "
+                       "lost index from the blocks at its next start");
 }
 
 int cmd_version(struct cli *c, const struct args *a)

@@ -23,8 +23,8 @@ static int back_to_text(struct cli *c, cJSON *req, const char *text)
         out_json(o);
     } else {
         (void)fwrite(rep.tail, 1, rep.tail_bytes, stdout);
-        if (c->out_tty)
-            putchar('\n');
+        if (c->out_tty && (!rep.tail_bytes || rep.tail[rep.tail_bytes - 1] != '\n'))
+            putchar('\n'); /* into a file go the bytes as they are */
     }
     cJSON_Delete(o);
     hearth_reply_fini(&rep);

@@ -1,10 +1,12 @@
 /* help.c - help texts, from the table of verbs. */
 #include "client/cli.h"
 
-static void print_flags(const struct flag *f)
+static void print_flags(const struct flag *f, const char *hide)
 {
     for (; f->name; f++) {
         char left[64], letter[8] = "    ";
+        if (hide && strcmp(f->name, hide) == 0)
+            continue;
         bool inside = f->value && f->value[0] == '[';
         if (f->letter)
             snprintf(letter, sizeof letter, "-%c, ", f->letter);
@@ -38,7 +40,7 @@ void help_verb(const struct verb *v)
     if (v->flags) {
         puts("");
         for (const struct flag *const *f = v->flags; *f; f++)
-            print_flags(*f);
+            print_flags(*f, v->hide);
     }
 }
 
@@ -56,7 +58,7 @@ void help_all(void)
         printf("  %-46s %s\n", left, verbs[i].does);
     }
     puts("\nWith every verb:");
-    print_flags(flags_global);
+    print_flags(flags_global, NULL);
     puts("\nExit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 no such model or session,\n"
          "75 try again later, 130 interrupted.  `hearth help VERB` says more; so does man "
          "hearth.");

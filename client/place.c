@@ -72,6 +72,15 @@ int place_state(char *ret, size_t cap)
     return r < 0 ? r : place_make(ret);
 }
 
+int place_store(char *ret, size_t cap, bool system)
+{
+    const char *d = env("XDG_STATE_HOME");
+    return put(ret, cap,
+               system ? snprintf(ret, cap, "/var/lib/hearth")
+               : d    ? snprintf(ret, cap, "%s/hearth", d)
+                      : snprintf(ret, cap, "%s/.local/state/hearth", home()));
+}
+
 int hearth_default_url(char *ret, size_t cap)
 {
     static const char system_sock[] = "/run/hearth/core.sock";

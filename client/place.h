@@ -1,6 +1,7 @@
 /* place.h - where this user's things are: the only client file that reads XDG variables. */
 #ifndef CLIENT_PLACE_H
 #define CLIENT_PLACE_H
+#include <stdbool.h>
 #include <stddef.h>
 
 /* $XDG_RUNTIME_DIR/hearth; without it /run/hearth for root, /tmp/hearth-UID for others. */
@@ -12,5 +13,7 @@ int place_state(char *ret, size_t cap);
 int place_models(char *ret, size_t cap);
 /* mkdir -p, 0700. */
 int place_make(const char *dir);
+/* Where hearthd keeps its store when it is told nothing: the user's, or the system service's. */
+int place_store(char *ret, size_t cap, bool system);
 
 #endif

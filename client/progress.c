@@ -59,10 +59,12 @@ void progress_show(struct progress *p, const struct progress_at *at)
     if (!p->tty) {
         /* The line waits until it can tell when it will be over; a short stage needs none. */
         bool known = at->total <= 0 || at->tokens_per_s > 0 || at->eta_ms > 0;
-        bool due =
-            strcmp(p->stage, at->stage) != 0 || now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull;
+        bool due = fresh || now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull;
         if (!known || !due)
             return;
+        if (fresh)
+            progress_done(p);
+        p->total = at->done < at->total ? at->total : 0;
         progress_line(text, sizeof text, p->what, at);
         fprintf(stderr, "%s\n", text);
         p->drawn_ns = now;
@@ -83,4 +85,16 @@ void progress_clear(struct progress *p)
     if (p->shown)
         fputs("\r\033[K", stderr);
     p->shown = false;
+}
+
+void progress_done(struct progress *p)
+{
+    char text[300];
+    progress_clear(p);
+    if (p->total <= 0)
+        return;
+    progress_line(text, sizeof text, p->what,
+                  &(struct progress_at){p->stage, p->total, p->total, -1, -1});
+    fprintf(stderr, "%s\n", text);
+    p->total = 0;
 }

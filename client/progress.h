@@ -12,6 +12,7 @@ struct progress {
     /* progress.c's own */
     char stage[24];
     bool shown;
+    double total; /* the last line's, while it said less than all; else 0 */
     uint64_t drawn_ns;
 };
 struct progress_at {
@@ -21,6 +22,7 @@ struct progress_at {
 };
 void progress_show(struct progress *p, const struct progress_at *at);
 void progress_clear(struct progress *p); /* takes the bar off the screen; a line stays */
+void progress_done(struct progress *p);  /* the same, and closes a line's stage at 100 % */
 
 /* The texts themselves, for tests: without newline, never longer than width columns. */
 void progress_bar(char *ret, size_t cap, int width, const char *what,

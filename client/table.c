@@ -58,14 +58,16 @@ int table_width(const char *s)
     return w;
 }
 
-static void put(const char *s, int width, bool right, bool last)
+/* owed: blanks that the next cell with something in it is preceded by; a line ends in none. */
+static void put(const char *s, int width, bool right, int *owed)
 {
     int pad = width - table_width(s);
-    if (right)
-        printf("%*s", pad, "");
-    fputs(s, stdout);
-    if (!last)
-        printf("%*s", (right ? 0 : pad) + 2, "");
+    *owed += right ? pad : 0;
+    if (s[0]) {
+        printf("%*s%s", *owed, "", s);
+        *owed = 0;
+    }
+    *owed += (right ? 0 : pad) + 2;
 }
 
 void table_print(struct table *t)
@@ -80,10 +82,10 @@ void table_print(struct table *t)
         }
     }
     for (int r = -1; r < t->rows && !t->bad; r++) {
+        int owed = 0;
         for (int i = 0; i < t->cols; i++) {
             bool right = t->head[i][0] == '>';
-            put(r < 0 ? t->head[i] + right : t->cell[r * t->cols + i], width[i], right,
-                i == t->cols - 1);
+            put(r < 0 ? t->head[i] + right : t->cell[r * t->cols + i], width[i], right, &owed);
         }
         putchar('\n');
     }

@@ -73,3 +73,8 @@ const char *words_ago(char ret[WORDS_BYTES], double unix_s)
         snprintf(ret, WORDS_BYTES, "%.0f days ago", floor(s / 86400));
     return ret;
 }
+
+const char *words_s(double n)
+{
+    return n > 0.5 && n < 1.5 ? "" : "s";
+}

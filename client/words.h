@@ -11,4 +11,7 @@ const char *words_bytes(char ret[WORDS_BYTES], double n); /* 5.9 MiB */
 const char *words_ms(char ret[WORDS_BYTES], double ms);   /* 47 ms, 3.1 s, 6m12s, 2h05m */
 const char *words_ago(char ret[WORDS_BYTES], double unix_s); /* just now, 3 h ago */
 
+/* "" for one, "s" for any other number */
+const char *words_s(double n);
+
 #endif

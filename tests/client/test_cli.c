@@ -96,9 +96,13 @@ static void exit_codes_say_what_happened(void)
     CHECK_EQ(RUN("sessions", "show", "nosuch"), 4);
     CHECK_EQ(RUN("run", "fake", "busy"), 75);
     CHECK_EQ(RUN("run", "fake", "long"), 1);
-    CHECK_EQ(RUN("why", "x"), 1);
-    CHECK(strstr(err, "unimplemented"));
-    CHECK_EQ(RUN("fsck"), 1);
+    static const char *const later[] = {"why", "fsck"};
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(RUN(later[i]), 1);
+        CHECK(strstr(err, "is not in version") && !strstr(err, "unimplemented"));
+    }
+    CHECK_EQ(RUN("sessions", "export", "fake", "x"), 1);
+    CHECK(strstr(err, "is not in version"));
     CHECK_EQ(RUN("completion", "tcsh"), 2);
     char gone[200];
     snprintf(gone, sizeof gone, "unix://%s/nobody.sock", dir);
@@ -115,6 +119,7 @@ static void errors_are_json_when_asked(void)
           strstr(out, "\"slug\":\"model_not_found\""));
     CHECK_EQ(RUN("run", "fake", "long", "--json"), 1);
     CHECK(strstr(out, "\"tokens\":9000") && strstr(out, "\"context\":8192"));
+    CHECK(strstr(out, "\"hint\":\"shorten the input"));
     CHECK_EQ(RUN("--json", "frobnicate"), 2);
     CHECK(strstr(out, "\"type\":\"error\""));
     down();
@@ -214,6 +219,23 @@ static void ctrl_c_cancels_and_keeps_what_is_there(void)
     down();
 }
 
+static void a_signal_cancels_like_ctrl_c(void)
+{
+    static const int sigs[] = {SIGTERM, SIGHUP};
+    for (int i = 0; i < 2; i++) {
+        up();
+        int o, e;
+        char first[64];
+        pid_t pid = begin((const char *const[]){"run", "fake", "words=500 pace=20", NULL}, &o,
+                          &e, NULL);
+        CHECK(read(o, first, sizeof first) > 0);
+        kill(pid, sigs[i]);
+        CHECK_EQ(finish(pid, o, e), 128 + sigs[i]);
+        CHECK_EQ(fakecore_count(core, "52 {\"stream\""), 1);
+        down();
+    }
+}
+
 static void an_answer_outlives_its_daemon(void)
 {
     up();
@@ -250,6 +272,7 @@ static void a_reader_that_goes_away_is_no_drama(void)
     int code = finish(pid, o, e);
     CHECK(code == 0 || code == 1);
     CHECK(strcmp(err, "") == 0);
+    CHECK_EQ(fakecore_count(core, "52 {\"stream\""), 1); /* the rest is not computed */
     down();
 }
 
@@ -269,8 +292,13 @@ static void documents_are_put_in_once(void)
     CHECK(strstr(err, "already"));
     CHECK_EQ(RUN("ingest", "-s", "fake", doc, "--json"), 0);
     CHECK(strstr(out, "\"type\":\"done\""));
-    CHECK_EQ(RUN("ingest", "-s", "fake", "/nonexistent"), 1);
+    int opened = fakecore_count(core, "\"create\":true");
+    CHECK_EQ(RUN("ingest", "-s", "new", "/nonexistent"), 1);
     CHECK(strstr(err, "/nonexistent"));
+    CHECK_EQ(RUN("ingest", "-s", "new", doc, "/nonexistent"), 1);
+    CHECK_EQ(RUN_IN("", "ingest", "-s", "new", "-"), 1);
+    CHECK_EQ(RUN_IN("/quit\n", "chat", "-s", "new"), 0);
+    CHECK_EQ(fakecore_count(core, "\"create\":true"), opened); /* nothing empty is left */
     CHECK_EQ(RUN("ingest", doc), 2);
     down();
 }
@@ -382,6 +410,11 @@ static void lists_print_tables_and_json(void)
     CHECK_EQ(RUN("tokenize", "hello", "--json"), 0);
     CHECK(strstr(out, "\"tokens\":[5,6,7]"));
     CHECK_EQ(RUN("status", "--json"), 0);
+    CHECK_EQ(RUN("status"), 0);
+    CHECK(strstr(out, "sessions 3 named, 2 anonymous"));
+    CHECK(!strstr(out, " \n"));
+    CHECK_EQ(RUN("models"), 0);
+    CHECK(!strstr(out, " \n"));
     CHECK_EQ(RUN("du"), 0);
     CHECK_EQ(RUN("version"), 0);
     CHECK(strstr(out, "fakecore"));
@@ -405,6 +438,8 @@ static void help_lists_every_verb(void)
     CHECK(strstr(out, "--fork"));
     CHECK_EQ(RUN("help", "sessions", "rewind"), 0);
     CHECK(strstr(out, "--tokens"));
+    CHECK_EQ(RUN("help", "chat"), 0);
+    CHECK(!strstr(out, "--ids") && strstr(out, "--temp"));
     CHECK_EQ(RUN("help", "akk"), 2);
     down();
 }
@@ -436,6 +471,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"text_lines_never_split_a_code_point", text_lines_never_split_a_code_point},
        {"flags_reach_start", flags_reach_start},
        {"ctrl_c_cancels_and_keeps_what_is_there", ctrl_c_cancels_and_keeps_what_is_there},
+       {"a_signal_cancels_like_ctrl_c", a_signal_cancels_like_ctrl_c},
        {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
        {"a_reader_that_goes_away_is_no_drama", a_reader_that_goes_away_is_no_drama},
        {"documents_are_put_in_once", documents_are_put_in_once},

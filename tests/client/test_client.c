@@ -186,6 +186,8 @@ static void a_signal_brings_a_call_back(void)
         alarm(1);
         const char *slow = "{\"id\":\"00000000000000000000000000000002\",\"input\":\"prompt\"}";
         CHECK_EQ(hearth_call(c, HRT_START, slow, "slow", 4, 20000, &r, &eb), -EINTR);
+        alarm(1); /* twice on one connection */
+        CHECK_EQ(hearth_call(c, HRT_START, slow, "slow", 4, 20000, &r, &eb), -EINTR);
         CHECK_EQ(hearth_call(c, HRT_PING, NULL, NULL, 0, 5000, &r, &eb), 0);
         hearth_reply_fini(&r);
         hearth_close(c);

@@ -237,7 +237,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     case HRT_STATUS:
         fc_send(c, conn, f, HRT_OK,
                 "{\"status\":\"ok\",\"pid\":1,\"version\":\"0\",\"models\":[],\"sessions\":{"
-                "\"count\":1},\"tiers\":{},\"written\":{},\"queue\":{},\"warnings\":[]}",
+                "\"count\":5,\"anonymous\":2},\"tiers\":{},\"written\":{},\"queue\":{},"
+                "\"warnings\":[]}",
                 NULL, 0);
         break;
     case HRT_METRICS: fc_send(c, conn, f, HRT_OK, "{}", "fake_total 1\n", 13); break;
