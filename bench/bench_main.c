@@ -1,5 +1,6 @@
 /* bench_main.c - hearth-bench: kernels, a model or the store, against this machine's ceilings. */
 #include "bench/bench.h"
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,8 +19,11 @@ int main(int argc, char **argv)
     for (size_t i = 0; argc > 1 && i < sizeof subs / sizeof *subs; i++)
         if (strcmp(argv[1], subs[i].name) == 0)
             return subs[i].run(argc - 1, argv + 1);
-    fprintf(stderr, "usage: hearth-bench SUBCOMMAND ... [--json]\n");
+    bool help = argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    FILE *f = help ? stdout : stderr;
+
+    fprintf(f, "usage: hearth-bench SUBCOMMAND ... [--json]\n");
     for (size_t i = 0; i < sizeof subs / sizeof *subs; i++)
-        fprintf(stderr, "  %-8s %s\n", subs[i].name, subs[i].what);
-    return 2;
+        fprintf(f, "  %-8s %s\n", subs[i].name, subs[i].what);
+    return help ? 0 : 2;
 }

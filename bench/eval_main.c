@@ -19,14 +19,14 @@ struct args {
     struct eng_opts eng;
 };
 
+static const char usage_text[] =
+    "usage: hearth-eval MODEL (--ids FILE | --text FILE) [--logits OUT] [--chunk N]\n"
+    "         [--threads N] [--device auto|cpu|cuda:N] [--backend ref|cpu|cpu-c]\n"
+    "         [--rows f16|f32] [--act f32|q8] [--from SNAPSHOT] [--save SNAPSHOT]\n";
+
 static int usage(const char *why, const char *what)
 {
-    fprintf(stderr,
-            "hearth-eval: %s%s\n"
-            "usage: hearth-eval MODEL (--ids FILE | --text FILE) [--logits OUT] [--chunk N]\n"
-            "         [--threads N] [--device auto|cpu|cuda:N] [--backend ref|cpu|cpu-c]\n"
-            "         [--rows f16|f32] [--act f32|q8] [--from SNAPSHOT] [--save SNAPSHOT]\n",
-            why, what ? what : "");
+    fprintf(stderr, "hearth-eval: %s%s\n%s", why, what ? what : "", usage_text);
     return EXIT_USAGE_;
 }
 static int failed(const char *what)
@@ -289,8 +289,12 @@ int main(int argc, char **argv)
     struct engine *e = NULL;
     struct snap s = {0};
     struct errbuf eb = {""};
-    int r = parse(&a, argc, argv);
 
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        fputs(usage_text, stdout);
+        return 0;
+    }
+    int r = parse(&a, argc, argv);
     if (r)
         return r;
     if (access(a.model, F_OK) < 0 && errno == ENOENT) {

@@ -649,27 +649,101 @@ void conf_help(void)
     }
 }
 
+/* In the largest unit that does not hide much: whole, or of four digits at least. */
+static void print_size(const char *name, uint64_t bytes, const char *zero)
+{
+    static const char *const unit[] = {"", "KiB", "MiB", "GiB", "TiB"};
+    int u = 0;
+
+    if (!bytes) {
+        printf("%s = %s\n", name, zero);
+        return;
+    }
+    while (u < 4 && bytes >= 1024 && (bytes % 1024 == 0 || bytes >= 10000)) {
+        bytes /= 1024;
+        u++;
+    }
+    printf("%s = %llu%s\n", name, (unsigned long long)bytes, unit[u]);
+}
+
+static void print_duration(const char *name, double s)
+{
+    static const struct {
+        double s;
+        char c;
+    } unit[] = {{86400, 'd'}, {3600, 'h'}, {60, 'm'}, {1, 's'}};
+
+    for (size_t i = 0; s > 0 && i < sizeof unit / sizeof *unit; i++)
+        if (fmod(s, unit[i].s) == 0) {
+            printf("%s = %.0f%c\n", name, s / unit[i].s, unit[i].c);
+            return;
+        }
+    printf("%s = %g\n", name, s);
+}
+
+static void print_model(const struct conf_model *m)
+{
+    const struct {
+        const char *name;
+        double v;
+    } num[] = {{"temperature", m->temperature},
+               {"top-k", m->top_k},
+               {"top-p", m->top_p},
+               {"min-p", m->min_p},
+               {"repeat-penalty", m->repeat_penalty}};
+
+    print_size("page-memory", m->page_bytes, "auto");
+    printf("threads = %u\ncontext = %u\n", m->threads, m->context);
+    print_duration("keep-alive", m->keep_alive_s);
+    for (size_t i = 0; i < sizeof num / sizeof *num; i++)
+        if (!isnan(num[i].v))
+            printf("%s = %g\n", num[i].name, num[i].v);
+}
+
 void conf_print(const struct conf *c)
 {
     static const char *const io[] = {"auto", "uring", "threads"};
+    static const char *const level[] = {"error", "warn", "info", "debug"};
+    const char *word = "info";
 
+    switch (c->log_level) {
+    case LOG_ERROR_: word = level[0]; break;
+    case LOG_WARN_: word = level[1]; break;
+    case LOG_DEBUG_: word = level[3]; break;
+    default: break;
+    }
     printf("# %s\n", c->file ? c->file : "no configuration file");
     printf("state = %s\nruntime = %s\nmodels = %s\n", c->state, c->runtime, c->models);
-    printf("host-memory = %llu\ndisk = %llu\nwrite-budget = ",
-           (unsigned long long)c->host_bytes, (unsigned long long)c->disk_bytes);
-    if (c->day_bytes)
-        printf("%llu\n", (unsigned long long)c->day_bytes);
-    else
-        puts("none");
-    printf("device = %s\nio = %s\nsocket-mode = 0%o\nno-front = %s\n", c->device, io[c->io],
-           c->socket_mode, c->no_front ? "true" : "false");
+    print_size("host-memory", c->host_bytes, "0");
+    print_size("disk", c->disk_bytes, "0");
+    print_size("write-budget", c->day_bytes, "none");
+    printf("device = %s\nio = %s\nlog-level = %s\n", c->device, io[c->io], word);
     if (c->http)
-        printf("http = %s:%u\n", c->http_addr, c->http_port);
+        printf(strchr(c->http_addr, ':') ? "http = [%s]:%u\n" : "http = %s:%u\n", c->http_addr,
+               c->http_port);
     else
         puts("http = off");
-    printf("keep-alive = %g\nthreads = %u\n", c->any.keep_alive_s, c->threads);
+    printf(c->api_key_file ? "api-key-file = %s\n" : "# no api-key-file\n",
+           c->api_key_file ? c->api_key_file : "");
+    printf("no-front = %s\nsystem = %s\nsocket-mode = 0%o\n", c->no_front ? "true" : "false",
+           c->system ? "true" : "false", c->socket_mode);
+    print_duration("anonymous-expire", c->anonymous_expire_s);
+    printf("step-tokens = %u\nstep-goal = %u\nstop-timeout = %u\n", c->step_tokens,
+           c->step_goal_ms, c->stop_timeout_s);
+    print_model(&c->any);
+    for (uint32_t i = 0; i < c->n_models; i++) {
+        printf("[model %s]\n", c->model[i].name);
+        if (c->model[i].path)
+            printf("path = %s\n", c->model[i].path);
+        print_model(&c->model[i]);
+    }
+}
+
+int conf_files(const struct conf *c, struct errbuf *eb)
+{
     for (uint32_t i = 0; i < c->n_models; i++)
-        printf("[model %s]\n%s%s%skeep-alive = %g\n", c->model[i].name,
-               c->model[i].path ? "path = " : "", c->model[i].path ? c->model[i].path : "",
-               c->model[i].path ? "\n" : "", c->model[i].keep_alive_s);
+        if (c->model[i].path && access(c->model[i].path, R_OK) < 0)
+            return err_set(eb, -errno, "model %s: %s: %s", c->model[i].name, c->model[i].path,
+                           strerror(errno));
+    return 0;
 }

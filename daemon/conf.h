@@ -82,6 +82,8 @@ void conf_help(void);            /* to stdout, from the table */
 int conf_parse_check(const char *text, uint64_t bytes, struct errbuf *eb);
 /* What the settings came to, "name = value" lines, to stdout (--check-config). */
 void conf_print(const struct conf *c);
+/* Are the models that it names there, and can they be read?  0, or words about the first. */
+int conf_files(const struct conf *c, struct errbuf *eb);
 
 /* Memory of this machine, or of the container or unit it runs in. */
 uint64_t conf_ram_bytes(void);

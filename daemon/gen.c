@@ -63,11 +63,22 @@ bool req_active(const struct req *r)
     return r->state != REQ_DONE;
 }
 
-/* It ended, or never began: the session and the model are free again. */
+void gen_session_gone(struct daemon *d, const struct sess *s)
+{
+    for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next)
+        if (r->s == s)
+            r->s = NULL;
+}
+
+/* It ended, or never began: the session, its branch and the model are free again. */
 static void let_go(struct req *r)
 {
     struct sess *s = r->s;
 
+    branch_disown(r->br, &r->id);
+    /* Refused, or not resumed after all: what a crash left open is open still. */
+    if (s && s->has_open)
+        sess_open_set(s, &s->open_req);
     if (s && s->running == r) {
         s->running = NULL;
         if (s->unborn) {
@@ -168,8 +179,8 @@ void req_finish(struct req *r, enum finish fin)
 
 void req_done(struct req *r)
 {
-    if (r->s)
-        r->s->has_open = false;
+    if (r->s && sess_open_is(r->s, &r->id))
+        sess_open_clear(r->s);
     let_go(r);
     r->d->gen->n_active--;
     r->state = REQ_DONE;
@@ -401,6 +412,10 @@ static void gen_tick(struct loop_timer *t)
                 turn_end(r);
             continue;
         }
+        if (r->state == REQ_LOADING && r->back && r->m->state == MODEL_LOADED) {
+            recover_ready(r);
+            continue;
+        }
         if (r->state < REQ_QUEUED)
             continue;
         if (now - r->sent_ns > COMMIT_NS)
@@ -533,10 +548,34 @@ void gen_counts(struct daemon *d, struct gen_counts *ret)
     }
 }
 
-bool gen_uses(struct daemon *d, const struct model *m)
+static struct req *user_of(struct daemon *d, const struct model *m)
 {
     for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next)
         if (r->m == m && req_active(r))
-            return true;
-    return false;
+            return r;
+    return NULL;
+}
+
+bool gen_uses(struct daemon *d, const struct model *m)
+{
+    return user_of(d, m) != NULL;
+}
+
+bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap)
+{
+    const struct req *r = user_of(d, m);
+    char hex[33], own[33];
+
+    if (!r)
+        return false;
+    hex_put(hex, r->id.b, sizeof r->id.b);
+    if (r->s && !(r->s->rec.flags & KVS_SESS_ANONYMOUS)) {
+        snprintf(ret, cap, "request %s of session \"%s\"", hex, r->s->rec.name);
+    } else if (r->s) {
+        hex_put(own, r->s->rec.id.b, sizeof r->s->rec.id.b);
+        snprintf(ret, cap, "request %s of session %s", hex, own);
+    } else {
+        snprintf(ret, cap, "request %s", hex);
+    }
+    return true;
 }

@@ -15,6 +15,7 @@
 struct call;
 struct daemon;
 struct model;
+struct sess;
 
 /* After sess_open and models_open. */
 int gen_open(struct daemon *d, struct errbuf *eb);
@@ -34,6 +35,12 @@ struct gen_counts {
 void gen_counts(struct daemon *d, struct gen_counts *ret);
 /* Does a request use the model now? */
 bool gen_uses(struct daemon *d, const struct model *m);
+/* One request that does, in words for an error: by its session's name, else by ids.  False:
+ * none. */
+bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap);
+
+/* The session goes out of the table: ended requests forget it. */
+void gen_session_gone(struct daemon *d, const struct sess *s);
 
 /* MODEL_LOAD's stream: NEXT on id tells the model's progress until it is loaded or failed. */
 int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct model *m);

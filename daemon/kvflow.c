@@ -397,23 +397,23 @@ uint32_t kvf_pages_free(const struct model *m)
 }
 
 void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
-                 uint64_t n, uint32_t *ret_device, uint32_t *ret_stored)
+                 uint64_t n, struct kvflow_places *ret)
 {
     struct kvf *f = m->kv;
-    uint32_t blocks = (uint32_t)(n / BLOCK_TOKENS), device = 0;
-    struct kvs_key *key = f ? calloc(blocks + 1, sizeof *key) : NULL;
+    uint32_t blocks = (uint32_t)(n / BLOCK_TOKENS);
+    bool stored = f ? f->keyed : m->known_block_bytes != 0;
+    struct kvs_key *key = f || stored ? calloc(blocks + 1, sizeof *key) : NULL;
 
-    *ret_device = *ret_stored = 0;
+    *ret = (struct kvflow_places){0};
     if (!key)
         return;
-    kvs_key_root(f->fingerprint, uid, &key[0]);
+    kvs_key_root(f ? f->fingerprint : m->fingerprint, uid, &key[0]);
     for (uint32_t b = 0; b < blocks; b++) {
         kvs_key_next(&key[b], ids + (uint64_t)b * BLOCK_TOKENS, BLOCK_TOKENS, &key[b + 1]);
-        device += book_whole(f, &key[b], ids + (uint64_t)b * BLOCK_TOKENS) != NULL;
+        ret->device += f && book_whole(f, &key[b], ids + (uint64_t)b * BLOCK_TOKENS) != NULL;
     }
-    *ret_device = device;
-    if (f->keyed)
-        *ret_stored = kvs_match(d->store, key + 1, blocks, m->variant);
+    if (stored)
+        kvs_where(d->store, key + 1, blocks, m->variant, &ret->host, &ret->file);
     free(key);
 }
 

@@ -51,9 +51,13 @@ struct kvflow_usage {
 int kvflow_fault(const struct model *m);
 /* Of one model, or of all (m NULL). */
 void kvflow_usage(struct daemon *d, const struct model *m, struct kvflow_usage *ret);
-/* Blocks of this path on the device and known to the store; keys need m loaded. */
+/* How many blocks of this path are where; a block may be in several places.  Of a model that
+ * is not loaded: by what its last load was (known_block_bytes is 0: nothing is known). */
+struct kvflow_places {
+    uint32_t device, host, file;
+};
 void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
-                 uint64_t n, uint32_t *ret_device, uint32_t *ret_stored);
+                 uint64_t n, struct kvflow_places *ret);
 uint64_t kvflow_block_bytes(const struct model *m); /* one block's payload */
 
 /* --- one running sequence ------------------------------------------------------------------- */

@@ -63,8 +63,11 @@ static void on_signal(struct loop_watch *w, uint32_t events)
             break;
         case SIGUSR1: dump(d); break;
         default:
-            log_at(LOG_INFO_, "%s from pid %u, stopping", strsignal((int)si.ssi_signo),
-                   si.ssi_pid);
+            if (si.ssi_pid) /* a terminal's Ctrl-C comes from the kernel */
+                log_at(LOG_INFO_, "%s from pid %u, stopping", strsignal((int)si.ssi_signo),
+                       si.ssi_pid);
+            else
+                log_at(LOG_INFO_, "%s, stopping", strsignal((int)si.ssi_signo));
             d->stopping = true;
             loop_stop(d->loop);
         }
@@ -254,10 +257,14 @@ int main(int argc, char **argv)
             conf_help();
         else if (c->does == CONF_VERSION)
             printf("hearthd %s\n", HEARTH_VERSION);
-        else
+        else {
             conf_print(c);
+            (void)fflush(stdout);
+            if (conf_files(c, &eb) < 0)
+                fprintf(stderr, "hearthd: %s\n", eb.s);
+        }
         conf_close(c);
-        return 0;
+        return eb.s[0] ? EXIT_USAGE : 0;
     }
     log_setup(c->log_level, c->journal);
     umask(077);
@@ -270,6 +277,8 @@ int main(int argc, char **argv)
     if (r == 0) {
         log_at(LOG_INFO_, "hearthd %s ready on %s, pid %d", HEARTH_VERSION, c->core_path,
                (int)getpid());
+        if (isatty(STDERR_FILENO) && tcgetpgrp(STDERR_FILENO) == getpgrp())
+            log_at(LOG_INFO_, "stop with Ctrl-C");
         notify_status(&d, "ready");
         notify_ready(&d);
         models_start(&d);

@@ -137,6 +137,7 @@ static bool identify(struct slot *s)
     }
     eng_fingerprint(s->m.eng, s->m.weights_id, s->m.fingerprint);
     s->m.variant = kvs_variant(eng_info(s->m.eng)->epoch, 0);
+    s->m.known_block_bytes = kl.hot_bytes + kl.cold_bytes;
     s->m.keyed = true;
     return true;
 }
@@ -225,6 +226,11 @@ static void unload_poll(struct loop_timer *t)
         unload_done(s);
     else
         loop_timer_set(s->d->loop, t, now_ns() + UNLOAD_POLL_NS);
+}
+
+bool model_hashing(const struct model *m)
+{
+    return slot_of(m)->hashing;
 }
 
 int model_unload(struct daemon *d, struct model *m)
@@ -404,6 +410,7 @@ static int slot_add(struct daemon *d, const char *name, const char *path)
     s->m.index = t->n;
     snprintf(s->m.name, sizeof s->m.name, "%s", name);
     s->m.keep_alive_s = o->keep_alive_s;
+    s->m.sampling = modelfile_sampling(NULL, o); /* for requests that come before the load */
     s->idle = (struct loop_timer){.fire = idle_fire, .user = s};
     s->unload = (struct loop_timer){.fire = unload_poll, .user = s};
     t->slot[t->n++] = s;
@@ -511,23 +518,35 @@ struct model *model_at(struct daemon *d, uint32_t index)
     return index < d->models->n ? &d->models->slot[index]->m : NULL;
 }
 
+/* By name; by name in another case, with or without ".gguf"; by the beginning of one name
+ * only, in any case; by path. */
 static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_near)
 {
-    struct model *near = NULL;
+    struct model *near = NULL, *same = NULL;
     size_t n = strlen(name);
+    uint32_t n_same = 0;
     char real[PATH_MAX], theirs[PATH_MAX];
 
     *ret_near = 0;
+    for (uint32_t i = 0; i < d->models->n; i++)
+        if (strcmp(d->models->slot[i]->m.name, name) == 0)
+            return &d->models->slot[i]->m;
+    if (n > 5 && strcasecmp(name + n - 5, ".gguf") == 0)
+        n -= 5;
     for (uint32_t i = 0; i < d->models->n; i++) {
         struct model *m = &d->models->slot[i]->m;
 
-        if (strcmp(m->name, name) == 0)
-            return m;
-        if (strncmp(m->name, name, n) == 0) {
-            near = m;
-            ++*ret_near;
+        if (strncasecmp(m->name, name, n) != 0)
+            continue;
+        near = m;
+        ++*ret_near;
+        if (!m->name[n]) {
+            same = m;
+            n_same++;
         }
     }
+    if (n_same == 1)
+        return same;
     if (*ret_near == 1)
         return near;
     if (name[0] == '/' && realpath(name, real))

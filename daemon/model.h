@@ -36,8 +36,9 @@ struct model {
     bool keyed;         /* weights_id, fingerprint, variant are known */
     uint8_t weights_id[16], fingerprint[32];
     uint64_t variant;
-    uint32_t kvs_layout; /* number from kvs_layout_add, valid while loaded */
-    uint32_t users;      /* requests running or queued: never unloaded while > 0 */
+    uint64_t known_block_bytes; /* 0: never keyed since start; stays when it is unloaded */
+    uint32_t kvs_layout;        /* number from kvs_layout_add, valid while loaded */
+    uint32_t users;             /* requests running or queued: never unloaded while > 0 */
     uint64_t used_ns;
     double keep_alive_s; /* -1: for ever */
     double load_done;    /* 0..1 while loading */
@@ -58,6 +59,8 @@ struct model *model_at(struct daemon *d, uint32_t index); /* NULL past the end *
 /* Starts loading when needed.  0: loaded now; -EAGAIN: under way, models_on_change callbacks
  * will say; other: failed, eb says (a failure is kept for ten seconds before the next try). */
 int model_want(struct daemon *d, struct model *m, struct errbuf *eb);
+/* keyed will become true, or is not going to be. */
+bool model_hashing(const struct model *m);
 void model_forgive(struct model *m);                 /* the next model_want tries at once */
 void model_use(struct model *m);                     /* users++ */
 void model_unuse(struct model *m);                   /* users--, used_ns = now */

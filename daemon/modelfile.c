@@ -15,6 +15,31 @@ static bool arch_u64(const struct gguf *g, const char *arch, const char *key, ui
     return gguf_u64(g, name, ret);
 }
 
+/* Any file is named .gguf easily: a half download, a page of HTML, a pointer of git's. */
+static int begins_right(const char *path, struct errbuf *eb)
+{
+    unsigned char b[4] = {0};
+    char hex[24] = "", text[8] = "";
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(b, 1, sizeof b, f) : 0;
+
+    if (!f)
+        return err_set(eb, -errno, "%s: %s", path, strerror(errno));
+    fclose(f);
+    if (n == sizeof b && memcmp(b, "GGUF", 4) == 0)
+        return 0;
+    for (size_t i = 0; i < n; i++) {
+        snprintf(hex + 3 * i, 4, "%02x ", b[i]);
+        text[i] = b[i] >= ' ' && b[i] < 127 ? (char)b[i] : '.';
+    }
+    if (n == 0)
+        return err_set(eb, E_CORRUPT, "%s: not a GGUF file (it is empty); get it again", path);
+    return err_set(eb, E_CORRUPT,
+                   "%s: not a GGUF file (it begins with \"%s\", %.*s); get it again, or "
+                   "convert it to GGUF",
+                   path, text, (int)strlen(hex) - 1, hex);
+}
+
 int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb)
 {
     struct modelfile f = {0};
@@ -22,8 +47,10 @@ int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb)
     struct gguf_str s;
     char arch[64];
     uint64_t layers, heads, kv_heads, embd, k, v, n;
-    int r = gguf_open(&g, path, eb);
+    int r = begins_right(path, eb);
 
+    if (r == 0)
+        r = gguf_open(&g, path, eb);
     if (r < 0)
         return r;
     (void)gguf_data(g, &f.file_bytes);
@@ -115,12 +142,12 @@ cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o)
 {
     const struct {
         const char *name, *key;
-        double set;
-    } m[] = {{"temperature", "general.sampling.temp", o->temperature},
-             {"top_k", "general.sampling.top_k", o->top_k},
-             {"top_p", "general.sampling.top_p", o->top_p},
-             {"min_p", "general.sampling.min_p", o->min_p},
-             {"repeat_penalty", "general.sampling.penalty_repeat", o->repeat_penalty}};
+        double set, otherwise; /* what llama.cpp's users expect */
+    } m[] = {{"temperature", "general.sampling.temp", o->temperature, 0.8},
+             {"top_k", "general.sampling.top_k", o->top_k, 40},
+             {"top_p", "general.sampling.top_p", o->top_p, 0.95},
+             {"min_p", "general.sampling.min_p", o->min_p, 0.05},
+             {"repeat_penalty", "general.sampling.penalty_repeat", o->repeat_penalty, 1}};
     cJSON *j = cJSON_CreateObject();
 
     for (size_t i = 0; j && i < sizeof m / sizeof *m; i++) {
@@ -129,12 +156,7 @@ cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o)
 
         if (isnan(v) && g && !gguf_f64(g, m[i].key, &v) && gguf_u64(g, m[i].key, &u))
             v = (double)u;
-        if (isfinite(v))
-            cJSON_AddNumberToObject(j, m[i].name, v);
-    }
-    if (j && !j->child) {
-        cJSON_Delete(j);
-        j = NULL;
+        cJSON_AddNumberToObject(j, m[i].name, isfinite(v) ? v : m[i].otherwise);
     }
     return j;
 }

@@ -25,8 +25,8 @@ int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64
                    uint64_t *pages, struct errbuf *eb);
 uint64_t modelfile_available(void); /* MemAvailable, or 0 */
 
-/* The model's default sampling: the file's general.sampling.*, over them the options.  An
- * object with temperature, top_k, top_p, min_p, repeat_penalty where declared; NULL: none. */
+/* The model's default sampling: the options, else the file's general.sampling.*, else
+ * temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1.  NULL: no memory. */
 cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o);
 
 #endif

@@ -143,13 +143,18 @@ void op_model_unload(struct call *c)
     if (!m)
         return;
     if (model_unload(c->d, m) == -EBUSY) {
+        char who[NAME_BYTES_MAX + 96] = "a request";
+
         o = cJSON_CreateObject();
         cJSON_AddNumberToObject(o, "requests", m->users);
-        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
-                  m->state == MODEL_LOADING ? "%s is being loaded"
-                                            : "a request runs on %s; cancel "
-                                              "it or wait for its end",
-                  m->name);
+        if (m->state == MODEL_LOADING)
+            call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o, "%s is being loaded",
+                      m->name);
+        else {
+            (void)gen_user(c->d, m, who, sizeof who);
+            call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
+                      "%s runs on %s; cancel it or wait for its end", who, m->name);
+        }
         return;
     }
     o = cJSON_CreateObject();

@@ -86,24 +86,33 @@ static cJSON *turns_json(const struct sess *s)
     return a;
 }
 
-/* How many bytes of the session's KV lie where; zeros while its model is not loaded. */
+/* How many bytes of the session's KV lie where; what cannot be told is null: host and file of
+ * a model that was not loaded since start. */
 static cJSON *bytes_json(struct daemon *d, struct sess *s)
 {
     struct model *m = model_find(d, s->rec.model, NULL);
-    uint32_t device = 0, stored = 0;
+    struct kvflow_places at = {0};
     uint64_t page = 0;
     struct toks *t;
     cJSON *o = cJSON_CreateObject();
+    bool loaded = m && m->state == MODEL_LOADED && m->kv;
+    bool known = m && (loaded ? m->keyed : m->known_block_bytes != 0);
 
-    if (m && m->state == MODEL_LOADED && m->kv && s->head >= BLOCK_TOKENS &&
-        sess_tokens(d, s, &t) == 0) {
-        kvflow_path(d, m, s->rec.owner, t->p, s->head, &device, &stored);
-        page = kvflow_block_bytes(m);
+    if (s->head < BLOCK_TOKENS) {
+        known = true;
+    } else if ((loaded || known) && sess_tokens(d, s, &t) == 0) {
+        kvflow_path(d, m, s->rec.owner, t->p, s->head, &at);
+        page = loaded ? kvflow_block_bytes(m) : m->known_block_bytes;
         toks_drop(t);
     }
-    cJSON_AddNumberToObject(o, "device", (double)(device * page));
-    cJSON_AddNumberToObject(o, "host", 0);
-    cJSON_AddNumberToObject(o, "file", (double)(stored * page));
+    cJSON_AddNumberToObject(o, "device", (double)(at.device * page));
+    if (known) {
+        cJSON_AddNumberToObject(o, "host", (double)(at.host * page));
+        cJSON_AddNumberToObject(o, "file", (double)(at.file * page));
+    } else {
+        cJSON_AddNullToObject(o, "host");
+        cJSON_AddNullToObject(o, "file");
+    }
     return o;
 }
 

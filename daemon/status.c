@@ -66,6 +66,14 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
+    const struct model *m;
+    for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
+        if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path) {
+            char words[sizeof m->error + NAME_BYTES_MAX + 64];
+
+            snprintf(words, sizeof words, "model %s cannot be loaded: %s", m->name, m->error);
+            cJSON_AddItemToArray(w, cJSON_CreateString(words));
+        }
     for (uint32_t i = 0; i < d->n_warnings; i++)
         cJSON_AddItemToArray(w, cJSON_CreateString(d->warnings[i]));
 }
@@ -81,6 +89,10 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)
             return "starting";
+    /* One that was named at start is what this daemon is for. */
+    for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
+        if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path)
+            return "degraded";
     return "ok";
 }
 
@@ -121,6 +133,7 @@ cJSON *status_json(struct daemon *d)
         cJSON_AddItemToArray(o, model_json(d, m));
     o = cJSON_AddObjectToObject(j, "sessions");
     cJSON_AddNumberToObject(o, "count", sessions);
+    cJSON_AddNumberToObject(o, "named", sessions - anonymous);
     cJSON_AddNumberToObject(o, "anonymous", anonymous);
     cJSON_AddNumberToObject(o, "running", g.running);
     o = cJSON_AddObjectToObject(j, "tiers");

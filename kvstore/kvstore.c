@@ -448,6 +448,21 @@ uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, ui
     return i;
 }
 
+void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant,
+               uint32_t *ret_host, uint32_t *ret_file)
+{
+    must_be(s, STORE_MAGIC);
+    *ret_host = *ret_file = 0;
+    pthread_mutex_lock(&s->table.lock);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct blk *b = table_find(&s->table, &keys[i], variant);
+
+        *ret_host += b && b->page && b->whole;
+        *ret_file += b && b->on_file;
+    }
+    pthread_mutex_unlock(&s->table.lock);
+}
+
 /* --- sessions and turns ------------------------------------------------------------------------ */
 
 int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b)

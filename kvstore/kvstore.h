@@ -97,6 +97,9 @@ struct kvs_block_req {
 int kvs_block_submit(struct kvstore *s, struct kvs_block_req *r);
 /* How many leading keys have a copy in host or file (a claim, checked again by get). */
 uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant);
+/* How many of the keys, wherever they stand, have a copy in host and how many in file. */
+void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant,
+               uint32_t *ret_host, uint32_t *ret_file);
 
 /* --- sessions, branches, turns, requests ---------------------------------------------------- */
 struct kvs_batch {

@@ -166,6 +166,9 @@ static void version_help_and_check_config_end_with_0(void)
     refuses("--version", 0, "hearthd 0.1.0");
     refuses("--help", 0, "--host-memory");
     refuses("--check-config --state @/x", 0, "/x\n");
+    refuses("--check-config --step-goal 70", 0, "step-goal = 70\n");
+    refuses("--check-config --host-memory 2GiB", 0, "host-memory = 2GiB\n");
+    refuses("--check-config --model a=@/none.gguf", 2, "none.gguf: No such file");
     CHECK(access(core, F_OK) < 0);
 }
 static void without_models_it_serves_and_stops_cleanly(void)
@@ -592,8 +595,15 @@ static void a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up(void)
         CHECK(wire_str(&r, "error")[0]);
         wire_reply_fini(&r);
     }
-    struct wire_reply r = ask(fd, HRT_STATUS, "{}", NULL, 0);
+    struct wire_reply r = ask(fd, HRT_MODEL_SHOW, "{\"model\":\"noise\"}", NULL, 0);
+    CHECK(strstr(wire_str(&r, "error"), "not a GGUF file (it begins with \"this\"") != NULL);
+    wire_reply_fini(&r);
+    r = ask(fd, HRT_STATUS, "{}", NULL, 0);
     CHECK_EQ(r.f.status, 0);
+    CHECK_STR(wire_str(&r, "status"), "degraded");
+    const cJSON *w = cJSON_GetObjectItem(r.json, "warnings");
+    const char *words = cJSON_GetStringValue(cJSON_GetArrayItem(w, 0));
+    CHECK(words && strstr(words, "nothing.gguf") != NULL);
     wire_reply_fini(&r);
     close(fd);
     stop();
@@ -617,6 +627,17 @@ static void a_model_file_copied_there_later_is_found(void)
     r = ask(fd, HRT_MODEL_SHOW, "{\"model\":\"late\"}", NULL, 0); /* by the begin of its name */
     CHECK_EQ(r.f.status, 0);
     CHECK_STR(wire_str(&r, "name"), "later-on");
+    wire_reply_fini(&r);
+    r = ask(fd, HRT_MODEL_SHOW, "{\"model\":\"LATER-ON.gguf\"}", NULL, 0);
+    CHECK_STR(wire_str(&r, "name"), "later-on");
+    wire_reply_fini(&r);
+    r = ask(fd, HRT_TOKENIZE, "{\"model\":\"Later\"}", "x", 1); /* waits for the load */
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    r = ask(fd, HRT_MODEL_SHOW, "{\"model\":\"late\"}", NULL, 0);
+    const cJSON *s = cJSON_GetObjectItem(r.json, "sampling");
+    CHECK(cJSON_GetNumberValue(cJSON_GetObjectItem(s, "temperature")) == 0.8);
+    CHECK(cJSON_GetNumberValue(cJSON_GetObjectItem(s, "top_k")) == 40);
     wire_reply_fini(&r);
     close(fd);
     stop();
