@@ -401,6 +401,13 @@ void admit_model_ready(struct req *r)
     int res;
 
     r->load_ns = now_ns() - r->arrived_ns;
+    for (uint32_t i = 0; i < r->ask.smp.n_bias; i++)
+        if ((uint32_t)r->ask.bias[i].id >= info->n_vocab) {
+            req_fail(r, HRT_INVALID_ARGUMENT, "bad_field",
+                     "params.logit_bias.%d: want a token of 0 to %u", r->ask.bias[i].id,
+                     info->n_vocab - 1);
+            return;
+        }
     if (smp_check(&r->ask.smp, info->n_vocab, &eb) < 0) {
         req_fail(r, HRT_INVALID_ARGUMENT, "bad_field", "params.%s", eb.s);
         return;
@@ -522,21 +529,27 @@ static int place_tokens(struct req *r, struct prepared *p)
     return res;
 }
 
-/* The branch its tokens go to: the session's own when it stands at that branch's end. */
+/* The branch its tokens go to: the session's own when it stands at that branch's end and
+ * nobody else appends to it.  It owns the branch until it ends. */
 static int place_branch(struct req *r, struct prepared *p)
 {
     struct sess *s = r->s;
     bool follows = s->head == p->base;
+    int res;
 
     r->base = follows ? p->base : 0; /* not on a known path: all of it goes to a new root */
     r->sent = r->base;
     r->turn_first = p->again ? p->last.first : r->base;
     if (follows && sess_at_end(s)) {
         r->br = branch_take(s->branch);
+        branch_own(r->br, &r->id);
         return 0;
     }
     r->new_branch = true;
-    return branch_new(r->d, r->uid, follows ? s->branch : NULL, r->base, &r->br);
+    res = branch_new(r->d, r->uid, follows ? s->branch : NULL, r->base, &r->br);
+    if (res == 0)
+        branch_own(r->br, &r->id);
+    return res;
 }
 
 static void admit(struct req *r, struct prepared *p)
@@ -596,7 +609,7 @@ static void admit(struct req *r, struct prepared *p)
         return;
     }
     s->unborn = false;
-    s->has_open = false;
+    sess_open_clear(s);
     sess_place(r->d, s, branch_take(r->br), n);
     r->admitted_ns = now_ns();
     r->reused = kvf_probe(&r->q, n);

@@ -64,10 +64,10 @@ static int read_bias(struct call *c, const cJSON *o, struct ask *a)
         char *end = NULL;
         long id = strtol(v->string, &end, 10);
 
-        if (!v->string[0] || *end || id < 0 || id > INT32_MAX || !cJSON_IsNumber(v) ||
-            !(fabs(v->valuedouble) <= 1e4)) {
+        if (v->string[0] < '0' || v->string[0] > '9' || *end || id < 0 || id > INT32_MAX ||
+            !cJSON_IsNumber(v) || !(fabs(v->valuedouble) <= 100)) {
             call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
-                      "params.logit_bias.%s: want \"token id\": number in [-10000,10000]",
+                      "params.logit_bias.%s: want \"token id\": number in [-100,100]",
                       v->string);
             return -EINVAL;
         }

@@ -36,6 +36,11 @@ struct change {
     struct kvs_session old;
     struct branch *old_branch;
     uint64_t old_head;
+    bool old_open;
+    struct kvs_id old_open_req;
+    struct toks *old_toks; /* of a rewind: what it cuts off */
+    struct turn *old_turns;
+    uint32_t n_old_turns;
     struct change *next;
 };
 /* Changes under way; the loop thread's own. */
@@ -44,6 +49,8 @@ static struct change *changes;
 static void change_free(struct change *w)
 {
     branch_drop(w->d, w->old_branch);
+    toks_drop(w->old_toks);
+    free(w->old_turns);
     free(w->reply);
     free(w->open_text);
     free(w);
@@ -144,14 +151,38 @@ static bool idle(struct call *c, const struct sess *s)
 }
 
 /* --- ends ------------------------------------------------------------------------------------------ */
+static void take_back_rewind(struct change *w, struct sess *s)
+{
+    s->rec.used_ns = w->old.used_ns;
+    if (!w->old_branch)
+        return;
+    sess_place(w->d, s, branch_take(w->old_branch), w->old_head);
+    s->rec.head = w->old.head;
+    if (w->old_toks) {
+        toks_drop(s->toks);
+        s->toks = toks_take(w->old_toks);
+    }
+    /* What is ahead of the disk cannot be read again. */
+    free(s->turns);
+    s->turns = w->old_turns;
+    s->n_turns = s->turns_cap = w->n_old_turns;
+    s->turns_known = w->old_turns != NULL || s->changed;
+    w->old_turns = NULL;
+    if (w->old_open)
+        sess_open_set(s, &w->old_open_req);
+}
+
+/* Only what this change changed: others may have gone through since. */
 static void take_back(struct change *w)
 {
+    const uint32_t pin = KVS_SESS_PINNED, anonymous = KVS_SESS_ANONYMOUS;
+
     struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
 
     if (!s)
         return;
     s->removing = false;
-    if (s->running)
+    if (s->running && (w->made || w->req.type == HRT_SESSION_REWIND))
         return;
     if (w->made) {
         sess_forget(w->d, s);
@@ -159,11 +190,13 @@ static void take_back(struct change *w)
     }
     if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
         return;
-    s->rec = w->old;
-    if (w->old_branch) {
-        sess_place(w->d, s, branch_take(w->old_branch), w->old_head);
-        s->rec.head = w->old.head;
-        s->turns_known = false;
+    if (w->req.type == HRT_SESSION_RENAME) {
+        memcpy(s->rec.name, w->old.name, sizeof s->rec.name);
+        s->rec.flags = (s->rec.flags & ~anonymous) | (w->old.flags & anonymous);
+    } else if (w->req.type == HRT_SESSION_PIN) {
+        s->rec.flags = (s->rec.flags & ~pin) | (w->old.flags & pin);
+    } else {
+        take_back_rewind(w, s);
     }
 }
 
@@ -225,6 +258,18 @@ static struct change *change_new(struct call *c, const struct kvs_id *id, struct
         w->old_branch = s->branch ? branch_take(s->branch) : NULL;
     }
     return w;
+}
+
+/* Without memory for it the turns are read again, should they be wanted. */
+static void keep_old(struct change *w, const struct sess *s)
+{
+    w->old_toks = s->toks ? toks_take(s->toks) : NULL;
+    w->old_turns =
+        s->turns_known && s->n_turns ? malloc(s->n_turns * sizeof *w->old_turns) : NULL;
+    if (!w->old_turns)
+        return;
+    memcpy(w->old_turns, s->turns, s->n_turns * sizeof *w->old_turns);
+    w->n_old_turns = s->n_turns;
 }
 
 /* Submits the session's record (kind: put or removal) with the reply; takes reply. */
@@ -433,6 +478,7 @@ void op_session_show(struct call *c)
 /* Where turn n ends; -1: there is none such, and the call has been failed. */
 static int64_t turn_end_at(struct call *c, struct sess *s, uint64_t n, const char *field)
 {
+    const struct turn *t;
     cJSON *extra;
 
     if (sess_turns(c->d, s) < 0) {
@@ -440,8 +486,11 @@ static int64_t turn_end_at(struct call *c, struct sess *s, uint64_t n, const cha
                   "session \"%s\": its turns cannot be read", s->rec.name);
         return -1;
     }
-    if (n <= s->n_turns)
-        return n ? (int64_t)(s->turns[n - 1].first + s->turns[n - 1].n_tokens) : 0;
+    t = n && n <= s->n_turns ? &s->turns[n - 1] : NULL;
+    if (n == 0)
+        return 0;
+    if (t && t->first <= s->head && t->n_tokens <= s->head - t->first)
+        return (int64_t)(t->first + t->n_tokens);
     extra = cJSON_CreateObject();
     cJSON_AddNumberToObject(extra, "turns", s->n_turns);
     cJSON_AddNumberToObject(extra, "want", (double)n);
@@ -533,8 +582,11 @@ void op_session_rewind(struct call *c)
         w->rec[w->n_rec].kind = KVS_REC_REQ;
         w->rec[w->n_rec++].req = &w->open;
     }
-    s->has_open = false;
+    w->old_open = s->has_open;
+    w->old_open_req = s->open_req;
+    sess_open_clear(s);
     (void)sess_turns(c->d, s);
+    keep_old(w, s);
     sess_move(c->d, s, (uint64_t)at);
     s->rec.used_ns = wall_ns();
     change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));

@@ -362,6 +362,9 @@ void waits_progress(struct gen *g, struct model *m)
 
 void waits_fail(struct req *r)
 {
+    if (r->asker)
+        call_fail(r->asker, r->err_status, r->err_slug, NULL, "%s", r->err_words);
+    r->asker = NULL;
     while (r->waits) {
         struct wait *w = r->waits;
         struct call *c = w->call;
@@ -392,15 +395,17 @@ void load_failed(struct req *r)
  * unless there is simply none). */
 static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, bool *ret_none)
 {
-    struct req *r = req_find(c->d, c->uid, id);
+    struct daemon *d = c->d;
+    uint32_t uid = c->uid;
+    struct req *r = req_find(d, uid, id);
     int res = 0;
 
     *ret_none = false;
     if (r)
         return r;
-    res = recover(c->d, c->uid, id, &r);
+    res = recover(c, id);
     if (res == 0)
-        return req_find(c->d, c->uid, id);
+        return req_find(d, uid, id); /* NULL: c has heard why not, and is gone */
     if (res == -ENOENT && quiet)
         *ret_none = true;
     else if (res == -ENOENT)
@@ -412,6 +417,13 @@ static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, boo
     else if (res == -EEXIST)
         call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
                   "id: it was used by another operation");
+    else if (res == -EBUSY)
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+                  "its session has another request now; when that is admitted, this one ends "
+                  "as interrupted");
+    else if (res == E_CORRUPT)
+        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
+                  "the stored tokens are not those of this request: it cannot go on");
     else
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the request cannot be read back: %s",
                   err_str(res));

@@ -34,7 +34,8 @@ static bool flag(const cJSON *o, const char *name)
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, name));
 }
 
-/* The tokens of the request's path: all that is durable of them. */
+/* The tokens of the request's path: all that is durable of them.  Its record went with each
+ * batch of them, so it knows their number; what else lies behind an open one's is not its. */
 static int read_tokens(struct req *r, const struct kvs_req *q, bool ended)
 {
     uint64_t n = q->pos + num(r->back, "generated"), end = 0;
@@ -44,8 +45,8 @@ static int read_tokens(struct req *r, const struct kvs_req *q, bool ended)
         res = kvs_branch_end(r->d->store, &q->branch, &end);
     if (res < 0)
         return res;
-    if (!ended)
-        n = end;
+    if (!ended && (n != end || n != r->br->end))
+        return E_CORRUPT;
     if (n > end || n < q->pos)
         return -ENOENT;
     r->toks = toks_new(n + 256);
@@ -68,6 +69,8 @@ static int fill(struct req *r, const struct kvs_req *q, bool ended)
     r->ingest = flag(r->back, "ingest");
     r->keep = flag(r->back, "keep");
     r->user_open = flag(r->back, "user_open");
+    r->opened = flag(r->back, "opened");
+    r->raw_turn = flag(r->back, "raw");
     r->base = num(r->back, "base");
     r->turn_first = num(r->back, "turn_first");
     r->turn_no = (uint32_t)num(r->back, "turn");
@@ -84,8 +87,10 @@ static int fill(struct req *r, const struct kvs_req *q, bool ended)
     return 0;
 }
 
-int recover(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct req **ret)
+int recover(struct call *c, const struct kvs_id *id)
 {
+    struct daemon *d = c->d;
+    uint32_t uid = c->uid;
     struct kvs_req q;
     struct errbuf eb = {{0}};
     char *reply = NULL;
@@ -102,8 +107,10 @@ int recover(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct req 
         res = -EEXIST;
     else if (ended && wall_ns() > q.time_ns + KEPT_NS)
         res = -ESTALE;
-    else if (!ended && (!s || !s->has_open || memcmp(&s->open_req, id, sizeof *id) != 0))
+    else if (!ended && (!s || !sess_open_is(s, id) || s->removing))
         res = -ESTALE;
+    else if (!ended && s->running)
+        res = -EBUSY; /* another START came first: when it is admitted, this one has expired */
     r = res == 0 ? req_new(d, uid, id) : NULL;
     if (res == 0 && !r)
         res = -ENOMEM;
@@ -115,27 +122,27 @@ int recover(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct req 
     free(reply);
     res = r->back ? fill(r, &q, ended) : E_CORRUPT;
     if (res < 0) {
-        log_at(LOG_WARN_, "a request cannot be read back (%s); it counts as expired",
-               err_str(res));
+        log_at(LOG_WARN_, "a request cannot be read back (%s)", err_str(res));
         req_free(r);
-        return res == -ENOMEM ? res : -ESTALE;
+        return res == -ENOENT ? -ESTALE : res;
     }
     r->s = s;
     if (!ended) {
         s->running = r;
-        r->raw_turn = false;
+        branch_own(r->br, id);
     }
     model_use(r->m);
     r->using_model = true;
-    *ret = r;
+    r->asker = c;
     res = model_want(d, r->m, &eb);
     if (res == 0)
         recover_ready(r);
-    else if (res != -EAGAIN) {
+    else if (res != -EAGAIN)
         req_fail(r, HRT_FAILED_PRECONDITION, "model_load_failed", "model %s: %s", r->m->name,
                  eb.s[0] ? eb.s : err_str(res));
-        return -EIO;
-    }
+    r = req_find(d, uid, id);
+    if (r)
+        r->asker = NULL;
     return 0;
 }
 
@@ -195,13 +202,69 @@ static bool recover_end(struct req *r)
     return false;
 }
 
-void recover_ready(struct req *r)
+/* Do its tokens mean the same to the model as it is now? */
+static bool same_tokenizer(struct req *r)
+{
+    const struct eng_info *info = eng_info(r->m->eng);
+    static const uint8_t none[sizeof r->s->rec.tokenizer_id];
+
+    for (uint64_t i = 0; i < r->toks->n; i++)
+        if (r->toks->p[i] < 0 || (uint32_t)r->toks->p[i] >= info->n_vocab)
+            return false;
+    return !r->s || memcmp(r->s->rec.tokenizer_id, none, sizeof none) == 0 ||
+           memcmp(r->s->rec.tokenizer_id, info->tokenizer_id, sizeof none) == 0;
+}
+
+/* 0: an answer that has begun goes on with the same arithmetic; -EAGAIN: that is not known
+ * yet; else the request has been refused, and stays open. */
+static int same_numbers(struct req *r)
 {
     const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(r->back, "epoch");
+    const cJSON *print = cJSON_GetObjectItemCaseSensitive(r->back, "fingerprint");
+    char now[2 * sizeof r->m->fingerprint + 1];
+
+    if (num(r->back, "generated") == 0)
+        return 0;
+    snprintf(now, sizeof now, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
+    if (cJSON_IsString(epoch) && strcmp(epoch->valuestring, now) != 0) {
+        req_fail(r, HRT_FAILED_PRECONDITION, "epoch_changed",
+                 "the arithmetic of this machine or build has changed since the answer began "
+                 "(%s, now %s): it would not go on with the same tokens",
+                 epoch->valuestring, now);
+        return -EINVAL;
+    }
+    if (!cJSON_IsString(print))
+        return 0;
+    if (!r->m->keyed && model_hashing(r->m))
+        return -EAGAIN;
+    if (!r->m->keyed) {
+        req_warn(r, "model %s: its file could not be compared with the one the answer began on",
+                 r->m->name);
+        return 0;
+    }
+    hex_put(now, r->m->fingerprint, sizeof r->m->fingerprint);
+    if (strcmp(print->valuestring, now) == 0)
+        return 0;
+    req_fail(r, HRT_FAILED_PRECONDITION, "epoch_changed",
+             "model %s: its file has changed since the answer began: it would not go on with "
+             "the same tokens; put the old file back, or go on with another request",
+             r->m->name);
+    return -EINVAL;
+}
+
+void recover_ready(struct req *r)
+{
     bool ended = cJSON_HasObjectItem(r->back, "done");
-    char now[20];
 
     r->load_ns = now_ns() - r->arrived_ns;
+    if (!same_tokenizer(r)) {
+        req_fail(r, HRT_FAILED_PRECONDITION, "session_read_only",
+                 "the request was made with another tokenizer than model %s has now",
+                 r->m->name);
+        return;
+    }
+    if (!ended && same_numbers(r) < 0)
+        return;
     if (!ended && sess_turns(r->d, r->s) < 0) {
         req_fail(r, HRT_DATA_LOSS, "data_loss", "the session's turns cannot be read");
         return;
@@ -218,14 +281,6 @@ void recover_ready(struct req *r)
     r->state = REQ_QUEUED;
     if (recover_end(r))
         return;
-    snprintf(now, sizeof now, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
-    if (r->n_gen && cJSON_IsString(epoch) && strcmp(epoch->valuestring, now) != 0) {
-        req_fail(r, HRT_DATA_LOSS, "epoch_changed",
-                 "the arithmetic of this machine or build has changed since the answer began "
-                 "(%s, now %s): it would not go on with the same tokens",
-                 epoch->valuestring, now);
-        return;
-    }
     if (kvf_open(&r->q, r->m, r->uid, r->toks) < 0) {
         req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
         return;

@@ -165,6 +165,7 @@ struct req {
     uint32_t acked;
     uint64_t read_ns; /* somebody last asked for news */
     struct wait *waits;
+    struct call *asker; /* who had it read back, until recover returns: hears why not */
     char warn[4][200];
     uint32_t n_warn, warn_said;
     uint64_t news_ns, told_done; /* progress last told */
@@ -244,10 +245,12 @@ int turn_interrupted(struct daemon *d, struct sess *s, struct kvs_req *ret, char
 void turn_end(struct req *r); /* the last batch; req_done follows */
 
 /* recover.c */
-/* From the store: a request that ended lately or is open.  0 and *ret; -ENOENT; -ESTALE: it
- * ended too long ago; -EEXIST: the id was another operation's. */
-int recover(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct req **ret);
-void recover_ready(struct req *r); /* its model is loaded */
+/* From the store: a request of c's user that ended lately or is open.  0: req_find finds it,
+ * or it could not be and c has been failed; -ENOENT; -ESTALE: it ended too long ago, or its
+ * session has gone on; -EBUSY: its session is about to; -EEXIST: the id was another
+ * operation's; E_CORRUPT: what is stored is not what it left. */
+int recover(struct call *c, const struct kvs_id *id);
+void recover_ready(struct req *r); /* its model is loaded; frees r if it cannot go on */
 
 /* ops_stream.c */
 void wait_start(struct req *r, struct call *c);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
+#include "daemon/gen.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
 #include <errno.h>
@@ -27,9 +28,30 @@ static int sess_new(struct daemon *d, struct sess **ret)
     return 0;
 }
 
+bool sess_open_is(const struct sess *s, const struct kvs_id *req)
+{
+    return s->has_open && memcmp(&s->open_req, req, sizeof *req) == 0;
+}
+
+void sess_open_set(struct sess *s, const struct kvs_id *req)
+{
+    s->has_open = true;
+    s->open_req = *req;
+    if (s->branch && !s->branch->owned)
+        branch_own(s->branch, req);
+}
+
+void sess_open_clear(struct sess *s)
+{
+    if (s->has_open)
+        branch_disown(s->branch, &s->open_req);
+    s->has_open = false;
+}
+
 static void sess_free(struct daemon *d, struct sess *s)
 {
     s->magic = 0;
+    sess_open_clear(s);
     toks_drop(s->toks);
     branch_drop(d, s->branch);
     free(s->turns);
@@ -54,14 +76,29 @@ static int load_each(void *ctx, const struct kvs_session *x)
 
 struct open_reqs {
     struct kvs_req r[REQ_MAX];
+    uint64_t end[REQ_MAX]; /* of its own tokens */
     uint32_t n;
 };
+
+/* Where the tokens of a request end: its record goes with each batch of them. */
+static uint64_t req_tokens(const struct kvs_req *r)
+{
+    cJSON *o = cJSON_ParseWithLength(r->reply ? r->reply : "{}", r->reply ? r->reply_bytes : 2);
+    const cJSON *n = cJSON_GetObjectItemCaseSensitive(o, "generated");
+    uint64_t end = r->pos;
+
+    if (cJSON_IsNumber(n) && n->valuedouble > 0 && n->valuedouble <= CTX_TOKENS_MAX)
+        end += (uint64_t)n->valuedouble;
+    cJSON_Delete(o);
+    return end;
+}
 
 static int load_req(void *ctx, const struct kvs_req *r)
 {
     struct open_reqs *o = ctx;
 
     if (r->state == SESS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
+        o->end[o->n] = req_tokens(r);
         o->r[o->n] = *r;
         o->r[o->n].reply = NULL;
         o->r[o->n++].reply_bytes = 0;
@@ -102,15 +139,14 @@ int sess_open(struct daemon *d, struct errbuf *eb)
         r = kvs_reqs(d->store, load_req, o);
     for (uint32_t i = 0; r == 0 && i < t->n; i++)
         load_place(d, t->s[i]);
-    /* An open turn's tokens are the session's: it stands at the end of its branch. */
+    /* An open turn's tokens are the session's: it stands at the end of them. */
     for (uint32_t i = 0; r == 0 && i < o->n; i++) {
         struct sess *s = sess_by_id(d, o->r[i].owner, &o->r[i].session);
 
         if (!s || !s->branch || memcmp(&s->branch->rec.id, &o->r[i].branch, 16) != 0)
             continue;
-        s->has_open = true;
-        s->open_req = o->r[i].id;
-        s->head = s->branch->end;
+        s->head = o->end[i] < s->branch->end ? o->end[i] : s->branch->end;
+        sess_open_set(s, &o->r[i].id);
     }
     free(o);
     if (r < 0) {
@@ -293,6 +329,7 @@ void sess_forget(struct daemon *d, struct sess *s)
     must(!s->running);
     for (uint32_t i = 0; i < t->n; i++)
         if (t->s[i] == s) {
+            gen_session_gone(d, s);
             t->s[i] = t->s[--t->n];
             sess_free(d, s);
             return;
@@ -336,5 +373,7 @@ void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t hea
 
 bool sess_at_end(const struct sess *s)
 {
-    return s->branch && s->branch->end == s->head;
+    const struct branch *b = s->branch;
+
+    return b && b->end == s->head && (!b->owned || sess_open_is(s, &b->owner));
 }

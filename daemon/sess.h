@@ -44,7 +44,11 @@ void toks_cut(struct toks **t, uint64_t n);
 /* --- branches: shared by the sessions that stand in them ------------------------------------ */
 struct branch {
     struct kvs_branch rec;
-    uint64_t end;  /* tokens in the path that ends here, those on their way to the disk too */
+    uint64_t end; /* tokens in the path that ends here, those on their way to the disk too */
+    /* Whose tokens come next: a request from its admission to its end, or one that a crash
+     * left open.  Everybody else goes on in a branch of his own. */
+    bool owned;
+    struct kvs_id owner;
     uint32_t refs; /* sessions and requests */
     struct branch *next;
 };
@@ -87,6 +91,11 @@ struct sess {
     uint64_t touched; /* order of use of the token cache */
 };
 
+/* The answer s was left open in is over, or is not: so is its hold on s's branch. */
+void sess_open_set(struct sess *s, const struct kvs_id *req);
+void sess_open_clear(struct sess *s);
+bool sess_open_is(const struct sess *s, const struct kvs_id *req);
+
 /* Loads every session; remembers which have an open turn. */
 int sess_open(struct daemon *d, struct errbuf *eb);
 void sess_close(struct daemon *d);
@@ -120,7 +129,8 @@ int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that be
 void sess_turns_clamp(struct sess *s);                   /* forgets what lies above head */
 const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: none */
 
-/* May s append to its branch as it stands?  Otherwise branch_new. */
+/* May s append to its branch as it stands: at the end of it, and nobody else owns it?
+ * Otherwise branch_new. */
 bool sess_at_end(const struct sess *s);
 /* A new branch for appending after `at` tokens of from's path (from NULL or at 0: a root). */
 int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64_t at,
@@ -128,6 +138,8 @@ int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64
 int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret); /* takes */
 struct branch *branch_take(struct branch *b);
 void branch_drop(struct daemon *d, struct branch *b); /* NULL ok */
+void branch_own(struct branch *b, const struct kvs_id *req);
+void branch_disown(struct branch *b, const struct kvs_id *req); /* NULL, or not the owner: ok */
 void sess_place(struct daemon *d, struct sess *s, struct branch *b,
                 uint64_t head); /* takes b */
 

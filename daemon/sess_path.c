@@ -116,6 +116,18 @@ void branch_drop(struct daemon *d, struct branch *b)
     free(b);
 }
 
+void branch_own(struct branch *b, const struct kvs_id *req)
+{
+    b->owned = true;
+    b->owner = *req;
+}
+
+void branch_disown(struct branch *b, const struct kvs_id *req)
+{
+    if (b && b->owned && memcmp(&b->owner, req, sizeof *req) == 0)
+        b->owned = false;
+}
+
 int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret)
 {
     struct branch **slot = branch_slot(d, id), *b;
@@ -264,6 +276,19 @@ int sess_turn_add(struct sess *s, const struct turn *t)
     return 0;
 }
 
+/* t ends at `end`, earlier than it did. */
+static void turn_cut(struct turn *t, uint64_t end)
+{
+    t->n_tokens = end - t->first;
+    t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
+    t->finish = FIN_NONE;
+    /* Half a question is a question that is still being asked. */
+    if (t->role == KVS_ROLE_USER) {
+        t->user_open = true;
+        t->opened = false;
+    }
+}
+
 void sess_turns_clamp(struct sess *s)
 {
     struct turn *t;
@@ -275,18 +300,12 @@ void sess_turns_clamp(struct sess *s)
     if (!s->n_turns)
         return;
     t = &s->turns[s->n_turns - 1];
-    if (t->first + t->n_tokens > s->head) {
-        t->n_tokens = s->head - t->first;
-        t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
-        t->finish = FIN_NONE;
-        /* Half a question is a question that is still being asked. */
-        if (t->role == KVS_ROLE_USER) {
-            t->user_open = true;
-            t->opened = false;
-        }
-    }
+    if (t->n_tokens > s->head - t->first)
+        turn_cut(t, s->head);
 }
 
+/* A turn that a rewind cut keeps its length on the disk: the next one's beginning says where
+ * it ends. */
 static int turn_each(void *ctx, const struct kvs_turn *k)
 {
     struct sess *s = ctx;
@@ -302,6 +321,14 @@ static int turn_each(void *ctx, const struct kvs_turn *k)
     t.opened = strstr(k->params, "\"opened\":true") != NULL;
     t.ingest_cut = strstr(k->params, "\"ingest\":true") != NULL && k->finish != FIN_LENGTH &&
                    k->finish != FIN_STOP;
+    if (s->n_turns) {
+        struct turn *last = &s->turns[s->n_turns - 1];
+
+        if (last->first < k->first && last->n_tokens > k->first - last->first)
+            turn_cut(last, k->first);
+        else if (last->first < k->first && (last->flags & KVS_TURN_OPEN))
+            last->n_tokens = k->first - last->first; /* a crash left it without a length */
+    }
     return sess_turn_add(s, &t);
 }
 
@@ -321,7 +348,8 @@ int sess_turns(struct daemon *d, struct sess *s)
         return r;
     }
     /* An answer that was cut short has no length on disk yet: it reaches to the end. */
-    if (s->has_open && s->n_turns && (s->turns[s->n_turns - 1].flags & KVS_TURN_OPEN))
+    if (s->n_turns && (s->turns[s->n_turns - 1].flags & KVS_TURN_OPEN) &&
+        s->turns[s->n_turns - 1].first <= s->head)
         s->turns[s->n_turns - 1].n_tokens = s->head - s->turns[s->n_turns - 1].first;
     sess_turns_clamp(s);
     return 0;

@@ -79,10 +79,18 @@ cJSON *req_save(struct req *r, bool done)
     cJSON_AddNumberToObject(o, "v", 1);
     cJSON_AddStringToObject(o, "epoch", epoch);
     cJSON_AddStringToObject(o, "model", r->m->name);
+    if (r->m->keyed) {
+        char hex[2 * sizeof r->m->fingerprint + 1];
+
+        hex_put(hex, r->m->fingerprint, sizeof r->m->fingerprint);
+        cJSON_AddStringToObject(o, "fingerprint", hex);
+    }
     cJSON_AddItemToObject(o, "ask", ask_save(&r->ask));
     cJSON_AddBoolToObject(o, "ingest", r->ingest);
     cJSON_AddBoolToObject(o, "keep", r->keep);
     cJSON_AddBoolToObject(o, "user_open", r->user_open);
+    cJSON_AddBoolToObject(o, "opened", r->opened);
+    cJSON_AddBoolToObject(o, "raw", r->raw_turn);
     cJSON_AddNumberToObject(o, "base", (double)r->base);
     cJSON_AddNumberToObject(o, "turn_first", (double)r->turn_first);
     cJSON_AddNumberToObject(o, "reused", (double)r->reused);
@@ -291,7 +299,7 @@ static int add_interrupted(struct tbatch *t, struct req *r)
     struct find_turn f = {.ret = &t->turn[t->n_turn]};
     int res;
 
-    if (!s->has_open || memcmp(&s->open_req, &r->id, sizeof r->id) == 0)
+    if (!s->has_open || sess_open_is(s, &r->id))
         return 0;
     res = turn_interrupted(r->d, s, q, &t->text[t->n_req], &f.first);
     if (res < 0)
@@ -423,6 +431,7 @@ void turn_commit(struct req *r)
 
     if (r->batches || r->toks->n == r->sent || !r->begun)
         return;
+    must(r->br->end == r->sent); /* nobody else appends here */
     t = calloc(1, sizeof *t);
     if (!t || add_tokens(t, r) < 0 || add_req(t, r, false) < 0) {
         tbatch_free(t);

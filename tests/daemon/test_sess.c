@@ -331,6 +331,57 @@ static void any_history_reads_back_as_it_was_said(void)
     down();
 }
 
+static void a_branch_has_one_owner(void)
+{
+    struct kvs_id id, other;
+    struct sess *s, *f;
+
+    up(true);
+    kvs_id_new(&id);
+    kvs_id_new(&other);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 100);
+    CHECK_EQ(sess_fork(&d, s, 10, "f", &f), 0);
+    CHECK(sess_at_end(s) && sess_at_end(f));
+    branch_own(s->branch, &id);
+    CHECK(!sess_at_end(s) && !sess_at_end(f));
+    branch_disown(s->branch, &other);
+    CHECK(!sess_at_end(f));
+    branch_disown(s->branch, &id);
+    CHECK(sess_at_end(f));
+    /* What a crash left open owns it too: only its session may go on there. */
+    sess_open_set(s, &id);
+    CHECK(sess_at_end(s) && !sess_at_end(f));
+    sess_forget(&d, s);
+    CHECK(sess_at_end(f));
+    down();
+}
+
+static void a_turn_that_a_rewind_cut_is_as_short_after_a_restart(void)
+{
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 100);
+    say(s, 20, 500);
+    sess_move(&d, s, 15);
+    say(s, 4, 900);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(sess_turns(&d, s), 0);
+        CHECK_EQ(s->n_turns, 3);
+        CHECK_EQ(s->turns[1].n_tokens, 5);
+        CHECK(s->turns[1].user_open);
+        CHECK_EQ(s->turns[2].first, 15);
+        CHECK_EQ(s->turns[2].n_tokens, 4);
+        down();
+        up(false);
+        s = sess_find(&d, 1, "s");
+        CHECK(s != NULL);
+    }
+    down();
+}
+
 static void settings_are_kept_and_bounded(void)
 {
     char buf[64], lng[3000];
@@ -358,4 +409,6 @@ T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(the_first_token_that_differs_starts_a_branch),
        CASE(a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere),
        CASE(a_branch_hangs_on_the_one_that_holds_its_last_token),
-       CASE(any_history_reads_back_as_it_was_said), CASE(settings_are_kept_and_bounded))
+       CASE(any_history_reads_back_as_it_was_said), CASE(a_branch_has_one_owner),
+       CASE(a_turn_that_a_rewind_cut_is_as_short_after_a_restart),
+       CASE(settings_are_kept_and_bounded))

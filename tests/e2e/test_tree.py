@@ -1,0 +1,109 @@
+"""test_tree.py - sessions that share a beginning: nobody's tokens get into another's answer."""
+import threading, time
+from hearthlib import *
+
+
+def ask(text, n, **kw):
+    p = dict(max_tokens=n, ignore_eos=True, seed=kw.pop("seed", 5), temperature=0.9)
+    return dict({"input": "prompt", "prompt": text, "params": p}, **kw)
+
+
+def ids_of(link, session):
+    st, j, tail = link.raw(SESSION_SHOW, {"session": session, "ids": True})
+    check_eq(st, 0, "SESSION_SHOW")
+    return j, list(struct.unpack("<%di" % (len(tail) // 4), tail))
+
+
+def turns_of(link, session):
+    return [(t["role"], t["position"], t["tokens"], t.get("finish"))
+            for t in ids_of(link, session)[0]["turns"]]
+
+
+def a_fork_of_a_running_session_appends_elsewhere():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    alone = generate(l, ask("Tell me a story about a dog.", 60, session="alone"))
+    a, f, A, F = new_id(), new_id(), Answer(), Answer()
+    l.raw(START, ask("Tell me a story about a dog.", 60, session="A", id=a))
+    st, j, _ = l.raw(START, ask("And now about a cat.", 40, session="A", fork=True, id=f))
+    check_eq(st, 0, "the fork's START")
+    other = threading.Thread(target=follow, args=(d.link(), f, F))
+    other.start()
+    follow(l, a, A)
+    other.join()
+    check_eq(A.tokens, alone.tokens, "the answer beside a fork")
+    check(A.last["durable"] and F.last["durable"], "both are durable")
+    fork = F.last["session"]["id"]
+    before = ids_of(l, "A")[1], ids_of(l, fork)[1]
+    d.restart(clean=False)
+    d.load()
+    l = d.link()
+    check_eq((ids_of(l, "A")[1], ids_of(l, fork)[1]), before, "the tokens after a kill")
+
+
+def an_open_answer_goes_on_beside_a_fork_of_it():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    alone = generate(l, ask("Tell me a long story about a dog.", 500, session="alone"))
+    a, A, again = new_id(), Answer(), Answer()
+    l.raw(START, ask("Tell me a long story about a dog.", 500, session="A", id=a))
+    follow(l, a, A, stop_after=40)
+    d.restart(clean=False)
+    d.load()
+    l = d.link()
+    l.call(SESSION_FORK, {"id": new_id(), "session": "A", "name": "F"})
+    generate(l, ask("And now about a cat.", 20, session="F"))
+    follow(l, a, again)
+    check_eq(again.tokens, alone.tokens, "the answer that went on")
+    check(again.last["durable"], "it is durable")
+
+
+def turns_cut_by_a_rewind_are_the_same_after_a_restart():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    for i in range(2):
+        generate(l, ask("Tell me about number %d." % i, 40, session="A"))
+    at = turns_of(l, "A")[3][1] + 5
+    l.call(SESSION_REWIND, {"id": new_id(), "session": "A", "to_tokens": at})
+    generate(l, ask("Go on.", 10, session="A"))
+    before = turns_of(l, "A")
+    d.restart()
+    d.load()
+    l = d.link()
+    check_eq(turns_of(l, "A"), before, "the turns after a restart")
+    st, j, _ = l.raw(SESSION_FORK, {"id": new_id(), "session": "A", "name": "F", "turn": 4})
+    check_eq((st, j.get("tokens")), (0, at), "a fork at the turn that was cut")
+    st, j, _ = l.raw(SESSION_REWIND, {"id": new_id(), "session": "A", "to_turn": 4})
+    check_eq((st, j.get("tokens")), (0, at), "a rewind to the turn that was cut")
+
+
+def a_new_request_after_a_crash_closes_the_old_one():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    a, b, A, B = new_id(), new_id(), Answer(), Answer()
+    l.raw(START, ask("Tell me a long story about a dog.", 500, session="A", id=a))
+    follow(l, a, A, stop_after=20)
+    d.restart(clean=False)
+    l, l2 = d.link(), d.link()
+    l.send(START, ask("And now about a cat.", 20, session="A", id=b))
+    time.sleep(0.05)
+    st, j, _ = l2.raw(NEXT, {"stream": a, "cursor": 0, "max_wait_ms": 100})
+    check(st == 0 or j.get("slug") in ("session_busy", "stream_expired"),
+          lambda: "NEXT beside a new START: %r" % (j,))
+    st = l.reply()[2]
+    if st == 0:
+        follow(l, b, B)
+        check(B.last["durable"], "the new answer is durable")
+        st, j, _ = l2.raw(NEXT, {"stream": a, "cursor": 0, "max_wait_ms": 0})
+        check_eq(j.get("finish"), "error", "the old answer's end")
+    check(d.alive(), "the daemon lives")
+
+
+main(a_fork_of_a_running_session_appends_elsewhere,
+     an_open_answer_goes_on_beside_a_fork_of_it,
+     turns_cut_by_a_rewind_are_the_same_after_a_restart,
+     a_new_request_after_a_crash_closes_the_old_one)
