@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 struct daemon;
+struct model;
 struct call {
     struct daemon *d;
     uint32_t uid; /* who asks: SO_PEERCRED of the link */
@@ -68,6 +69,8 @@ void op_ping(struct call *c);
 void op_status(struct call *c);
 void op_metrics(struct call *c);
 void op_unimplemented(struct call *c);
+/* The model that the request's member `model` names; NULL: the call has been failed. */
+struct model *op_model(struct call *c);
 void op_model_list(struct call *c);
 void op_model_show(struct call *c);
 void op_model_load(struct call *c);

@@ -21,8 +21,7 @@ void op_model_list(struct call *c)
     call_ok(c, o, NULL, 0);
 }
 
-/* The model named in the request; NULL: the call has been failed. */
-static struct model *model_of(struct call *c)
+struct model *op_model(struct call *c)
 {
     const char *name = NULL;
     struct errbuf eb = {""};
@@ -50,7 +49,7 @@ static void add_hex(cJSON *o, const char *name, const uint8_t *b, size_t n, bool
 
 void op_model_show(struct call *c)
 {
-    struct model *m = model_of(c);
+    struct model *m = op_model(c);
     const struct eng_info *i = m ? model_info(m) : NULL;
     struct gguf_str s;
     cJSON *o;
@@ -111,7 +110,7 @@ void op_model_load(struct call *c)
                   "id: is missing; want 32 lower-case hexadecimal digits made by the client");
         return;
     }
-    m = model_of(c);
+    m = op_model(c);
     if (!m)
         return;
     model_forgive(m); /* asked for by name: try again even if it failed a moment ago */
@@ -137,7 +136,7 @@ void op_model_load(struct call *c)
 
 void op_model_unload(struct call *c)
 {
-    struct model *m = model_of(c);
+    struct model *m = op_model(c);
     cJSON *o;
 
     if (!m)

@@ -245,20 +245,6 @@ static void text_submit(struct call *c, struct model *m, struct text_job *t)
     }
 }
 
-static struct model *text_model(struct call *c)
-{
-    const char *name = NULL;
-    struct errbuf eb = {""};
-    struct model *m;
-
-    if (want_str(c, c->json, "model", 4096, &name) < 0)
-        return NULL;
-    m = model_find(c->d, name, &eb);
-    if (!m)
-        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s", eb.s);
-    return m;
-}
-
 static struct text_job *text_new(struct call *c)
 {
     struct text_job *t = calloc(1, sizeof *t);
@@ -276,7 +262,7 @@ void op_tokenize(struct call *c)
     struct text_job *t;
 
     if (want_bool(c, c->json, "special", &special) < 0 ||
-        want_bool(c, c->json, "bos", &bos) < 0 || !(m = text_model(c)) || !(t = text_new(c)))
+        want_bool(c, c->json, "bos", &bos) < 0 || !(m = op_model(c)) || !(t = text_new(c)))
         return;
     t->special = special;
     t->bos = bos;
@@ -296,7 +282,7 @@ void op_detokenize(struct call *c)
                   "tail: want int32 ids, so a multiple of 4 bytes, got %u", c->tail_bytes);
         return;
     }
-    if (!(m = text_model(c)) || !(t = text_new(c)))
+    if (!(m = op_model(c)) || !(t = text_new(c)))
         return;
     t->special = special;
     text_submit(c, m, t);
@@ -432,7 +418,7 @@ static bool count_input(struct call *c, struct prepared *p)
 
 void op_count(struct call *c)
 {
-    struct model *m = text_model(c);
+    struct model *m = op_model(c);
     struct text_job *t = m ? text_new(c) : NULL;
     time_t now = time(NULL);
     struct tm tm;
