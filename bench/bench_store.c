@@ -1,8 +1,8 @@
 /* bench_store.c - hearth-bench store: a session's blocks down and up again, beside the disk.
  *
  * Writes the blocks of a session, opens the store anew, restores them once (memory that no
- * one has touched: "first"), and then in turns: restores them, reads the same slots plainly
- * with O_DIRECT at the same size and depth, and lets fio do so when it is installed.  Medians
+ * one has touched: "first"), and then in turns: restores them, reads a written file of the same
+ * size with O_DIRECT in the same pieces and depth, and lets fio do so when it is installed.  Medians
  * of the rounds; the ratio is restore to fio, to the plain reads without one.  A restore
  * verifies every byte and copies it out, as the daemon does; nothing comes from memory. */
 #include "base/bounds.h"
@@ -10,7 +10,6 @@
 #include "bench/bench.h"
 #include "kvstore/kvstore.h"
 #include "kvstore/ring.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -23,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { ROUNDS_MAX = 9, DEPTH = 8, CHUNK = 4 << 20, FILES = 64, PAGES = 4 };
+enum { ROUNDS_MAX = 9, DEPTH = 8, CHUNK = 4 << 20, PAGES = 4 };
 
 static const struct {
     const char *name;
@@ -35,7 +34,8 @@ static const struct {
 };
 
 struct bench {
-    char dir[3000];
+    char dir[3000], flat[3100];
+    uint64_t flat_bytes;
     struct kvs_opts o;
     struct kvs_layout l;
     struct kvstore *s;
@@ -143,19 +143,28 @@ static double all_blocks(struct bench *b, bool put)
 
 /* --- the disk alone ------------------------------------------------------------------------- */
 
-static int segs_of(const struct bench *b, char path[FILES][4096])
+/* A file of as many bytes as the blocks take, every one of them written: preallocated space
+ * that was never written answers reads without the disk, so the store's own segments would
+ * flatter whoever reads them whole. */
+static int flat_make(struct bench *b, uint32_t chunk)
 {
-    char dir[4000];
-    int n = 0;
+    uint64_t bytes = b->n_blocks * (b->payload + 4096) / chunk * chunk;
+    uint8_t *buf = NULL;
 
-    snprintf(dir, sizeof dir, "%s/kv/%s", b->dir, b->l.id);
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && n < FILES && (e = readdir(d));)
-        if (strncmp(e->d_name, "seg-", 4) == 0)
-            snprintf(path[n++], 4096, "%.3700s/%.300s", dir, e->d_name);
-    if (d)
-        closedir(d);
-    return n;
+    snprintf(b->flat, sizeof b->flat, "%s/flat", b->dir);
+    int fd = open(b->flat, O_WRONLY | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+    if (fd < 0 && errno == EINVAL) /* a file system in memory */
+        fd = open(b->flat, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || posix_fallocate(fd, 0, (off_t)bytes) != 0 ||
+        posix_memalign((void **)&buf, 2 << 20, chunk))
+        return fail("flat file", strerror(errno));
+    for (uint32_t i = 0; i + 8 <= chunk; i += 8)
+        memcpy(buf + i, b->src + i % (b->payload / 8 * 8), 8);
+    for (b->flat_bytes = 0; b->flat_bytes < bytes; b->flat_bytes += chunk)
+        if (pwrite(fd, buf, chunk, (off_t)b->flat_bytes) != (ssize_t)chunk)
+            return fail("flat file", strerror(errno));
+    free(buf);
+    return fsync(fd) < 0 || close(fd) < 0 ? fail("flat file", strerror(errno)) : 0;
 }
 
 static uint32_t plain_out;
@@ -171,76 +180,63 @@ static void plain_done(struct io_req *q)
 static double plain_reads(const struct bench *b, const struct io_ops *ops, uint32_t chunk,
                           uint32_t depth)
 {
-    static char path[FILES][4096];
-    struct io_ring *ring;
-    struct io_opts o = {.depth = depth};
     static struct io_req q[IO_INFLIGHT_MAX];
-    uint64_t left = b->n_blocks * (b->payload + 4096), t0;
-    int fd[FILES], n = segs_of(b, path);
+    struct io_opts o = {.depth = depth};
+    struct io_ring *ring;
     uint8_t *buf;
+    uint64_t t0;
 
-    if (ops->open(&ring, &o) < 0 ||
+    int fd = open(b->flat, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0 || ops->open(&ring, &o) < 0 ||
         posix_memalign((void **)&buf, 2 << 20, (size_t)depth * chunk))
         return -1;
     (void)madvise(buf, (size_t)depth * chunk, MADV_HUGEPAGE); /* as the store's own memory */
     memset(buf, 1, (size_t)depth * chunk);
     memset(q, 0, sizeof q);
     t0 = now_ns();
-    for (int f = 0; f < n && left; f++) {
-        fd[f] = open(path[f], O_RDONLY | O_DIRECT | O_CLOEXEC);
-        int file = fd[f] < 0 ? -1 : ops->add_file(ring, fd[f]);
-        uint64_t size = fd[f] < 0 ? 0 : (uint64_t)lseek(fd[f], 0, SEEK_END);
-        for (uint64_t at = 0; file >= 0 && at + chunk <= size && left; at += chunk) {
-            uint32_t i = 0;
-            while (plain_out == depth)
-                (void)ops->poll(ring, 100000000);
-            while (q[i].state != IO_IDLE)
-                i++;
-            q[i] = (struct io_req){.op = IO_READ,
-                                   .file = (uint16_t)file,
-                                   .len = chunk,
-                                   .off = at,
-                                   .buf = buf + (size_t)i * chunk,
-                                   .done = plain_done};
-            plain_out++;
-            if (ops->submit(ring, &q[i]) < 0)
-                plain_out--, plain_bad = -EIO;
-            left -= left < chunk ? left : chunk;
-        }
-        while (plain_out)
+    int file = ops->add_file(ring, fd);
+    for (uint64_t at = 0; file >= 0 && at < b->flat_bytes; at += chunk) {
+        uint32_t i = 0;
+        while (plain_out == depth)
             (void)ops->poll(ring, 100000000);
-        if (file >= 0)
-            ops->del_file(ring, file);
-        if (fd[f] >= 0)
-            close(fd[f]);
+        while (q[i].state != IO_IDLE)
+            i++;
+        q[i] = (struct io_req){.op = IO_READ,
+                               .file = (uint16_t)file,
+                               .len = chunk,
+                               .off = at,
+                               .buf = buf + (size_t)i * chunk,
+                               .done = plain_done};
+        plain_out++;
+        if (ops->submit(ring, &q[i]) < 0)
+            plain_out--, plain_bad = -EIO;
     }
+    while (plain_out)
+        (void)ops->poll(ring, 100000000);
     double s = (double)(now_ns() - t0) / 1e9;
+    if (file >= 0)
+        ops->del_file(ring, file);
     ops->close(ring);
+    close(fd);
     free(buf);
-    return plain_bad ? -1 : s;
+    return file < 0 || plain_bad ? -1 : s;
 }
 
 /* Bytes a second as fio sees it, or 0 when there is none. */
 static double fio_rate(const struct bench *b, bool uring, uint32_t chunk, uint32_t depth)
 {
-    static char path[FILES][4096], cmd[65536];
+    char cmd[4096];
     double rate = 0;
 
-    int n_seg = segs_of(b, path);
-    size_t at = (size_t)snprintf(
+    if (strpbrk(b->flat, "':\\")) /* fio splits names there, the shell ends them */
+        return 0;
+    snprintf(
         cmd, sizeof cmd,
         "command -v fio >/dev/null && fio --name=r --readonly --rw=read --direct=1 --bs=%u "
-        "--iodepth=%u --ioengine=%s --numjobs=%u --time_based --runtime=2 --group_reporting "
-        "--file_service_type=sequential --output-format=terse --terse-version=3 --filename='",
-        chunk, uring ? depth : 1, uring ? "io_uring" : "psync", uring ? 1 : 4);
-    for (int i = 0; i < n_seg && at < sizeof cmd; i++) {
-        if (strpbrk(path[i], "':\\")) /* fio splits names there, the shell ends them */
-            return 0;
-        at += (size_t)snprintf(cmd + at, sizeof cmd - at, "%s%s", i ? ":" : "", path[i]);
-    }
-    if (n_seg == 0 || at + 16 > sizeof cmd)
-        return 0;
-    memcpy(cmd + at, "' 2>/dev/null", 14);
+        "--iodepth=%u --ioengine=%s --numjobs=%u --time_based --runtime=2 "
+        "--group_reporting --output-format=terse --terse-version=3 --filename='%s' "
+        "2>/dev/null",
+        chunk, uring ? depth : 1, uring ? "io_uring" : "psync", uring ? 1 : 4, b->flat);
     FILE *p = popen(cmd, "r");
     if (!p)
         return 0;
@@ -331,7 +327,7 @@ static int measure(struct bench *b, int rounds, bool json)
     struct kvs_stats st;
     int n_fio = 0;
 
-    if (store_open(b))
+    if (flat_make(b, chunk) || store_open(b))
         return 1;
     bool uring = strcmp(b->rep.io, "uring") == 0;
     uint64_t w0 = storage_written();
@@ -352,7 +348,7 @@ static int measure(struct bench *b, int rounds, bool json)
     for (int i = 0; i < rounds; i++) {
         restore[i] = gib / all_blocks(b, false);
         double s = plain_reads(b, uring ? &ring_uring : &ring_pool, chunk, depth);
-        plain[i] = s > 0 ? gib * (double)slot / (double)b->payload / s : 0;
+        plain[i] = s > 0 ? (double)b->flat_bytes / (1 << 30) / s : 0;
         double f = fio_rate(b, uring, chunk, depth);
         if (f > 0)
             fio[n_fio++] = f / (1 << 30);
