@@ -301,34 +301,44 @@ static int bench_mm(struct bench *b, enum k_type t, const struct case_mm *c, uin
 }
 
 /* --- attention ----------------------------------------------------------------------------------- */
+enum { LAYERS_MAX = 64 };
 struct attn_bench {
     struct kern *k;
     struct k_attn a;
+    struct case_cache layer[LAYERS_MAX]; /* more than the last cache holds, as in a model */
+    uint32_t n_layers, next;
     int r;
 };
 static void attn_call(void *ctx)
 {
     struct attn_bench *a = ctx;
+    const struct case_cache *c = &a->layer[a->next++ % a->n_layers];
+
+    a->a.src[0].k = c->k;
+    a->a.src[0].v = c->v;
     a->r |= kern_cpu.attn(a->k, &a->a);
 }
 
 static int bench_attn(struct bench *b, const struct case_attn *c)
 {
     struct attn_bench a = {.k = b->k};
-    struct case_cache cc;
-    uint64_t s = 1;
+    uint64_t s = 1, layer_bytes = case_page_bytes(c) * (c->past + c->n) / BLOCK_TOKENS;
     char param[96];
     double spread;
     size_t hq = (size_t)c->n_head * c->dim;
 
-    case_cache_init(&cc, &kern_cpu, b->k, c, &s);
-    uint16_t *rows = cc.pool;
-    for (uint64_t i = 0; i < cc.page_bytes * (cc.n_pages + 1) / 2; i++)
-        rows[i] = (uint16_t)(0x2c00 + (case_next(&s) >> 52) + (i & 1 ? 0x8000 : 0));
+    for (; a.n_layers < LAYERS_MAX && a.n_layers * layer_bytes < 96u << 20; a.n_layers++) {
+        struct case_cache *cc = &a.layer[a.n_layers];
+        uint64_t same = 2; /* every layer has its pages at the same places */
+        case_cache_init(cc, &kern_cpu, b->k, c, &same);
+        uint16_t *rows = cc->pool;
+        for (uint64_t i = 0; i < cc->page_bytes * (cc->n_pages + 1) / 2; i++)
+            rows[i] = (uint16_t)(0x2c00 + (case_next(&s) >> 52) + (i & 1 ? 0x8000 : 0));
+    }
     float *q = kern_cpu.alloc(b->k, c->n * hq * 4), *y = kern_cpu.alloc(b->k, c->n * hq * 4);
     int r = q && y ? 0 : -ENOMEM;
     if (r == 0) {
-        struct k_seq seq = {0, c->n, c->past, 0, cc.pages, cc.n_pages};
+        struct k_seq seq = {0, c->n, c->past, 0, a.layer[0].pages, a.layer[0].n_pages};
         for (size_t i = 0; i < c->n * hq; i++)
             q[i] = case_unit(&s);
         a.a = (struct k_attn){.q = q,
@@ -337,7 +347,7 @@ static int bench_attn(struct bench *b, const struct case_attn *c)
                               .n_kv_head = c->n_kv_head,
                               .head_dim = c->dim,
                               .scale = .125f,
-                              .src = {{.k = cc.k, .v = cc.v, .window = c->window}},
+                              .src = {{.window = c->window}},
                               .n_src = 1,
                               .seq = &seq,
                               .n_seqs = 1};
@@ -351,7 +361,8 @@ static int bench_attn(struct bench *b, const struct case_attn *c)
     }
     kern_cpu.free(b->k, q);
     kern_cpu.free(b->k, y);
-    case_cache_fini(&cc, &kern_cpu, b->k);
+    for (uint32_t i = 0; i < a.n_layers; i++)
+        case_cache_fini(&a.layer[i], &kern_cpu, b->k);
     return r;
 }
 

@@ -218,19 +218,35 @@ static float *record_at(const struct attn_job *j, const struct attn_seq *as, uin
     return j->k->part + (as->part + ((size_t)h * as->blocks + block) * nq + i) * j->record;
 }
 
-static void narrow(struct attn_job *j, const struct cpu_worker *me, const struct k_seq *s,
-                   const struct attn_seq *as, uint32_t item)
+/* The head, source and block of a narrow item: heads outside, blocks of all sources within. */
+static uint32_t narrow_at(const struct attn_seq *as, uint32_t item, uint32_t *ret_h,
+                          uint32_t *ret_src)
 {
-    uint32_t h = item / as->blocks, block = item % as->blocks, x = 0, at = block;
-    uint32_t nq = s->n * j->group, dim = j->a->head_dim;
-    struct cpu_attn_block b = {.m = me->bm, .l = me->bl, .o = me->bo};
+    uint32_t x = 0, at = item % as->blocks;
 
     while (at >= as->n_block[x])
         at -= as->n_block[x++];
-    setup(j, me, x, s, h, as->block0[x] + at, 0, nq, &b);
+    *ret_h = item / as->blocks;
+    *ret_src = x;
+    return as->block0[x] + at;
+}
+
+static void narrow(struct attn_job *j, const struct cpu_worker *me, const struct k_seq *s,
+                   const struct attn_seq *as, uint32_t item)
+{
+    uint32_t h, x, block = narrow_at(as, item, &h, &x);
+    uint32_t nq = s->n * j->group, dim = j->a->head_dim;
+    struct cpu_attn_block b = {.m = me->bm, .l = me->bl, .o = me->bo};
+
+    setup(j, me, x, s, h, block, 0, nq, &b);
+    if (item + 1 < as->blocks * j->a->n_kv_head) {
+        uint32_t next_h, next_x, next = narrow_at(as, item + 1, &next_h, &next_x);
+        b.ahead_k = rows_at(&j->a->src[next_x].k, s, (uint64_t)next * BLOCK_TOKENS, next_h);
+        b.ahead_v = rows_at(&j->a->src[next_x].v, s, (uint64_t)next * BLOCK_TOKENS, next_h);
+    }
     j->k->vec->attn_block(&b);
     for (uint32_t i = 0; i < nq; i++) {
-        float *r = record_at(j, as, nq, h, block, i);
+        float *r = record_at(j, as, nq, h, item % as->blocks, i);
         r[0] = b.m[i];
         r[1] = b.l[i];
         memcpy(r + 2, b.o + (size_t)i * dim, (size_t)dim * 4);

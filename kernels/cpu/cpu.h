@@ -117,6 +117,9 @@ struct cpu_attn_block {
     float scale;
     float *m, *l, *o;   /* results per query: maximum, sum, unnormalised rows [dim] */
     float *kt, *vf, *p; /* scratch: 256 * dim, 256 * dim, CPU_TILE * 256 */
+    /* What this thread will likely read next, or NULL: asked for while this block is computed
+     * (32 KiB extents end before a stream detector trusts them).  Never seen in the bits. */
+    const uint8_t *ahead_k, *ahead_v;
 };
 
 /* Kernels of one instruction set; all sets give the same bits. */
