@@ -31,17 +31,33 @@ uint64_t cpu_lay_group_bytes(enum k_type t, uint32_t cols)
     return (uint64_t)(cols / 32 / l->per) * (l->head + (uint64_t)l->per * l->unit);
 }
 
-static void put_code(const struct cpu_lay *l, uint8_t *u, uint32_t r, uint32_t k, uint8_t q)
+/* The 32 codes of one row's unit, four at a time: no part of a layout is finer than that. */
+static void put_codes(const struct cpu_lay *l, uint8_t *u, uint32_t r, const uint8_t q[32])
 {
-    uint32_t g = k / 4, at = 4 * r + k % 4;
+    uint8_t *p = u + 4 * r;
+    uint32_t w[8]; /* w[g]: codes 4 g + j, a byte each */
+    memcpy(w, q, sizeof w);
+    if (l->nib == CPU_NO && l->two == CPU_NO) { /* signed again */
+        for (uint32_t g = 0; g < 8; g++)
+            st32(p + 32 * g, w[g] ^ 0x80808080u);
+        return;
+    }
     if (l->nib != CPU_NO)
-        u[l->nib + 32 * (g % 4) + at] |= (q & 15) << 4 * (g / 4);
+        for (uint32_t i = 0; i < 4; i++)
+            st32(p + l->nib + 32 * i, (w[i] & 0x0f0f0f0fu) | (w[i + 4] & 0x0f0f0f0fu) << 4);
     if (l->two != CPU_NO)
-        u[l->two + 32 * (g / 4) + at] |= (l->nib != CPU_NO ? q >> 4 : q & 3) << 2 * (g % 4);
-    if (l->qh != CPU_NO)
-        u[l->qh + at] |= (l->nib != CPU_NO ? q >> 4 : q >> 2) << g;
-    if (l->nib == CPU_NO && l->two == CPU_NO)
-        u[32 * g + at] = q ^ 0x80; /* signed again */
+        for (uint32_t h = 0; h < 2; h++) {
+            uint32_t v = 0;
+            for (uint32_t i = 0; i < 4; i++)
+                v |= (w[4 * h + i] >> (l->nib != CPU_NO ? 4 : 0) & 0x03030303u) << 2 * i;
+            st32(p + l->two + 32 * h, v);
+        }
+    if (l->qh != CPU_NO) {
+        uint32_t v = 0;
+        for (uint32_t g = 0; g < 8; g++)
+            v |= (w[g] >> (l->nib != CPU_NO ? 4 : 2) & 0x01010101u) << g;
+        st32(p + l->qh, v);
+    }
 }
 
 static uint8_t get_code(const struct cpu_lay *l, const uint8_t *u, uint32_t r, uint32_t k)
@@ -58,40 +74,53 @@ static uint8_t get_code(const struct cpu_lay *l, const uint8_t *u, uint32_t r, u
     return (uint8_t)q;
 }
 
+/* One row of floats of `width` bytes, a constant where it is called: moves, not calls. */
+static inline void lay_floats(uint8_t *dst, const uint8_t *row, uint32_t cols, uint32_t width)
+{
+    for (uint32_t c = 0; c < cols; c++)
+        memcpy(dst + (uint64_t)c * CPU_ROWS * width, row + (uint64_t)c * width, width);
+}
+
+static void lay_units(const struct k_weight_src *src, const struct cpu_lay *l,
+                      const uint8_t *row, uint32_t r, uint8_t *dst)
+{
+    const struct k_unit_info *ui = k_unit_info(src->type);
+
+    for (uint32_t b = 0; b < src->cols / 32; b++) {
+        struct k_unit u;
+        const uint8_t *head;
+        uint8_t *p = (uint8_t *)cpu_lay_at(l, dst, b, &head);
+        k_unit(src->type, row, b, &u);
+        st16((uint8_t *)head + 2 * r, u.d);
+        if (ui->min)
+            st16((uint8_t *)head + 16 + 2 * r, u.m);
+        for (uint32_t h = 0; h < (ui->halves ? 2 : 1); h++) {
+            if (l->sc != CPU_NO)
+                p[l->sc + 8 * h + r] = (uint8_t)u.sc[h];
+            if (l->mn != CPU_NO)
+                p[l->mn + 8 * h + r] = u.mn[h];
+        }
+        put_codes(l, p, r, u.q);
+    }
+}
+
 static void lay_group(const struct k_weight_src *src, uint64_t row_bytes, uint32_t g,
                       uint8_t *dst)
 {
     const struct cpu_lay *l = cpu_lay(src->type);
-    const struct k_unit_info *ui = k_unit_info(src->type);
-    uint32_t width = k_type_info(src->type)->block_bytes;
+    uint32_t width = k_type_info(src->type)->block_bytes, rows = src->rows - g * CPU_ROWS;
 
-    memset(dst, 0, cpu_lay_group_bytes(src->type, src->cols));
-    for (uint32_t r = 0; r < CPU_ROWS && g * CPU_ROWS + r < src->rows; r++) {
+    if (rows < CPU_ROWS) /* eight rows write every byte */
+        memset(dst, 0, cpu_lay_group_bytes(src->type, src->cols));
+    for (uint32_t r = 0; r < CPU_ROWS && r < rows; r++) {
         const uint8_t *row =
             (const uint8_t *)src->data + (uint64_t)(g * CPU_ROWS + r) * row_bytes;
-        if (!l) {
-            for (uint32_t c = 0; c < src->cols; c++)
-                memcpy(dst + ((uint64_t)c * CPU_ROWS + r) * width, row + (uint64_t)c * width,
-                       width);
-            continue;
-        }
-        for (uint32_t b = 0; b < src->cols / 32; b++) {
-            struct k_unit u;
-            const uint8_t *head;
-            uint8_t *p = (uint8_t *)cpu_lay_at(l, dst, b, &head);
-            k_unit(src->type, row, b, &u);
-            st16((uint8_t *)head + 2 * r, u.d);
-            if (ui->min)
-                st16((uint8_t *)head + 16 + 2 * r, u.m);
-            for (uint32_t h = 0; h < (ui->halves ? 2 : 1); h++) {
-                if (l->sc != CPU_NO)
-                    p[l->sc + 8 * h + r] = (uint8_t)u.sc[h];
-                if (l->mn != CPU_NO)
-                    p[l->mn + 8 * h + r] = u.mn[h];
-            }
-            for (uint32_t k = 0; k < 32; k++)
-                put_code(l, p, r, k, u.q[k]);
-        }
+        if (l)
+            lay_units(src, l, row, r, dst);
+        else if (width == 4)
+            lay_floats(dst + r * 4, row, src->cols, 4);
+        else
+            lay_floats(dst + r * 2, row, src->cols, 2);
     }
 }
 
