@@ -271,7 +271,8 @@ static int bench_mm(struct bench *b, enum k_type t, const struct case_mm *c, uin
     if (c->cols % k_type_info(t)->block || (uint64_t)c->rows * c->cols * n > 4000000000u)
         return 0;
     void *data = case_weight(&s, t, c->rows, c->cols);
-    struct k_weight_src src = {"bench", data, t, c->rows, c->cols};
+    struct k_weight_src src = {
+        .name = "bench", .data = data, .type = t, .rows = c->rows, .cols = c->cols};
     uint64_t bytes = case_row_bytes(t, c->cols) * c->rows;
     m.n_w = n > 8 ? 1 : (uint32_t)((96u << 20) / bytes + 1);
     m.n_w = m.n_w > 400 ? 400 : m.n_w;

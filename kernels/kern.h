@@ -76,9 +76,14 @@ enum k_residency {
 struct k_weight; /* opaque: belongs to the backend that made it */
 struct k_weight_src {
     const char *name; /* for errors */
-    const void *data; /* rows * row bytes, row-major as in a GGUF */
+    const void *data; /* rows * row bytes, row-major as in a GGUF; NULL: read() brings them */
     enum k_type type;
     uint32_t rows, cols;
+    /* Copies bytes [off, off + bytes) of what data would be to `to`.  Called only while weight()
+     * runs, from several threads at once, mostly ascending, a few hundred KiB at a time; what it
+     * returns (< 0) ends weight(), with its words.  K_RES_MAPPED has no use for it. */
+    int (*read)(void *ctx, uint64_t off, void *to, uint64_t bytes, struct errbuf *eb);
+    void *ctx;
 };
 
 /* --- operations: x, y, q, k, v are dev, float, row-major; n rows = tokens ------------- */

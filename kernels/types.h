@@ -8,6 +8,7 @@
 #ifndef KERNELS_TYPES_H
 #define KERNELS_TYPES_H
 #include "kernels/kern.h"
+#include <string.h>
 
 struct k_unit {
     uint16_t d, m; /* halves */
@@ -29,5 +30,15 @@ const struct k_unit_info *k_unit_info(enum k_type t);
 void k_unit(enum k_type t, const void *row, uint32_t b, struct k_unit *ret);
 /* The 32 values of a unit. */
 void k_unit_values(enum k_type t, const struct k_unit *u, float *dst);
+
+/* Bytes [off, off + bytes) of a source: from memory, or as it reads them. */
+static inline int k_src_read(const struct k_weight_src *s, uint64_t off, void *to,
+                             uint64_t bytes, struct errbuf *eb)
+{
+    if (!s->data)
+        return s->read(s->ctx, off, to, bytes, eb);
+    memcpy(to, (const uint8_t *)s->data + off, bytes);
+    return 0;
+}
 
 #endif

@@ -70,7 +70,8 @@ static struct k_weight *weight(struct battery *t, enum k_type type, uint32_t row
         if (k_unit_info(type)->min)
             memcpy(q + at + 2, &d, 2);
     }
-    struct k_weight_src src = {"epoch", p, type, rows, COLS};
+    struct k_weight_src src = {
+        .name = "epoch", .data = p, .type = type, .rows = rows, .cols = COLS};
     t->r = kern_cpu.weight(t->k, &w, &src, use, K_RES_RELAID, NULL);
     free(p);
     return w;

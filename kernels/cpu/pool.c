@@ -278,3 +278,9 @@ bool cpu_share_take(struct cpu_share *s, uint32_t worker, uint32_t *ret_from, ui
     }
     return false;
 }
+
+void cpu_share_stop(struct cpu_share *s)
+{
+    for (uint32_t i = 0; i < s->workers; i++)
+        __atomic_store_n(&s->run[i].next, s->run[i].end, __ATOMIC_RELAXED);
+}

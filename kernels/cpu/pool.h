@@ -36,5 +36,7 @@ struct cpu_share {
 };
 void cpu_share_init(struct cpu_share *s, uint32_t n, uint32_t chunk, uint32_t workers);
 bool cpu_share_take(struct cpu_share *s, uint32_t worker, uint32_t *ret_from, uint32_t *ret_to);
+/* Nobody takes any more of it: for a worker that failed.  Chunks taken are still worked on. */
+void cpu_share_stop(struct cpu_share *s);
 
 #endif

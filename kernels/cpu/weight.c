@@ -22,9 +22,20 @@ void cpu_weight_free(struct kern *kern, struct k_weight *w)
     free(w);
 }
 
+/* A source that must be read comes in pieces that stay in a core's cache until they are laid
+ * out, so that the copy costs little.  All workers take the next piece of one run: the file is
+ * read in its order, and while one waits for the disk another lays out. */
+enum { PIECE_BYTES = 256 << 10 };
+struct lay_result {
+    int r;
+    struct errbuf eb;
+};
 struct lay_job {
     struct kern_cpu *k;
     struct k_weight *w;
+    uint8_t *piece; /* one a worker, NULL: the source is in memory */
+    uint64_t piece_bytes;
+    struct lay_result *result; /* by worker */
 };
 
 static void lay_some(void *ctx, uint32_t worker)
@@ -36,6 +47,54 @@ static void lay_some(void *ctx, uint32_t worker)
                        j->w->lay + from * j->w->group_bytes);
 }
 
+static void read_some(void *ctx, uint32_t worker)
+{
+    struct lay_job *j = ctx;
+    const struct k_weight *w = j->w;
+    struct k_weight_src part = w->src;
+    struct lay_result *res = &j->result[worker];
+    uint32_t from, to;
+
+    part.data = j->piece + worker * j->piece_bytes;
+    while (cpu_share_take(&j->k->share, 0, &from, &to)) {
+        uint64_t first = (uint64_t)from * CPU_ROWS, end = (uint64_t)to * CPU_ROWS;
+        part.rows = (uint32_t)((end < w->src.rows ? end : w->src.rows) - first);
+        res->r = part.read(part.ctx, first * w->row_bytes, (void *)(uintptr_t)part.data,
+                           part.rows * w->row_bytes, &res->eb);
+        if (res->r < 0) {
+            cpu_share_stop(&j->k->share);
+            return;
+        }
+        cpu_lay_groups(&part, w->row_bytes, 0, to - from, w->lay + from * w->group_bytes);
+    }
+}
+
+static int read_matrix(struct lay_job *j, struct errbuf *eb)
+{
+    struct kern_cpu *k = j->k;
+    uint64_t each = CPU_ROWS * j->w->row_bytes;
+    uint32_t chunk = each < PIECE_BYTES ? (uint32_t)(PIECE_BYTES / each) : 1;
+    int r = 0;
+
+    chunk = chunk < j->w->groups ? chunk : j->w->groups;
+    j->piece_bytes = chunk * each;
+    j->piece = malloc(j->piece_bytes * k->threads);
+    j->result = calloc(k->threads, sizeof *j->result);
+    if (!j->piece || !j->result)
+        r = err_set(eb, -ENOMEM, "%s: no memory for %u pieces of %llu bytes", j->w->src.name,
+                    k->threads, (unsigned long long)j->piece_bytes);
+    if (r == 0) {
+        cpu_share_init(&k->share, j->w->groups, chunk, 1);
+        cpu_pool_run(k->pool, read_some, j);
+    }
+    for (uint32_t i = 0; r == 0 && i < k->threads; i++)
+        if (j->result[i].r < 0)
+            r = err_set(eb, j->result[i].r, "%s", j->result[i].eb.s);
+    free(j->piece);
+    free(j->result);
+    return r;
+}
+
 static int lay_matrix(struct kern_cpu *k, struct k_weight *w, struct errbuf *eb)
 {
     struct lay_job j = {.k = k, .w = w};
@@ -45,9 +104,42 @@ static int lay_matrix(struct kern_cpu *k, struct k_weight *w, struct errbuf *eb)
         return err_set(eb, -ENOMEM, "%s: no memory for %llu bytes of weights", w->src.name,
                        (unsigned long long)bytes);
     w->bytes += bytes;
+    if (!w->src.data)
+        return read_matrix(&j, eb);
     cpu_share_init(&k->share, w->groups, 8, k->threads);
     cpu_pool_run(k->pool, lay_some, &j);
     return 0;
+}
+
+/* Norms: floats of the only row. */
+static int take_vector(struct k_weight *w, struct errbuf *eb)
+{
+    void *row = malloc(w->row_bytes);
+    int r = 0;
+
+    w->vec = malloc((size_t)w->src.cols * 4);
+    if (!row || !w->vec)
+        r = err_set(eb, -ENOMEM, "%s: no memory for %u floats", w->src.name, w->src.cols);
+    if (r == 0)
+        r = k_src_read(&w->src, 0, row, w->row_bytes, eb);
+    if (r == 0)
+        k_dequant_row(w->src.type, row, w->vec, w->src.cols);
+    w->bytes += (uint64_t)w->src.cols * 4;
+    free(row);
+    return r;
+}
+
+/* Rows for look-ups only: a plain copy serves them best. */
+static int take_rows(struct k_weight *w, struct errbuf *eb)
+{
+    uint64_t bytes = w->src.rows * w->row_bytes;
+
+    if (!(w->raw = malloc(bytes)))
+        return err_set(eb, -ENOMEM, "%s: no memory for %llu bytes", w->src.name,
+                       (unsigned long long)bytes);
+    w->own_raw = true;
+    w->bytes += bytes;
+    return k_src_read(&w->src, 0, w->raw, bytes, eb);
 }
 
 int cpu_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_src *src,
@@ -65,6 +157,9 @@ int cpu_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_s
                        src->name, src->rows, src->cols, ti->name, ti->block);
     if ((use & K_USE_VECTOR) && src->rows != 1)
         return err_set(eb, E_SHAPE, "%s: a vector of %u rows, want 1", src->name, src->rows);
+    if (!src->data && (res == K_RES_MAPPED || !src->read))
+        return err_set(eb, -EINVAL, "%s: weights used as they lie must lie in memory",
+                       src->name);
     if (!(w = calloc(1, sizeof *w)))
         return err_set(eb, -ENOMEM, "%s: no memory", src->name);
     k->n_weight++;
@@ -73,32 +168,21 @@ int cpu_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_s
     w->groups = (src->rows + CPU_ROWS - 1) / CPU_ROWS;
     w->group_bytes = cpu_lay_group_bytes(src->type, src->cols);
 
-    if (use & K_USE_VECTOR) {
-        if ((w->vec = malloc((size_t)src->cols * 4)))
-            k_dequant_row(src->type, src->data, w->vec, src->cols);
-        else
-            r = err_set(eb, -ENOMEM, "%s: no memory for %u floats", src->name, src->cols);
-        w->bytes += (uint64_t)src->cols * 4;
-    }
-    if (r == 0 && res == K_RES_RELAID && (use & K_USE_MATMUL))
-        r = lay_matrix(k, w, eb);
-    if (r == 0 && (res == K_RES_MAPPED || !(use & (K_USE_MATMUL | K_USE_VECTOR)))) {
+    if (use & K_USE_VECTOR)
+        r = take_vector(w, eb);
+    if (r == 0 && res == K_RES_MAPPED)
         w->raw = (uint8_t *)(uintptr_t)src->data;
-        if (res == K_RES_RELAID) { /* rows for look-ups only: a plain copy serves them best */
-            w->bytes += src->rows * w->row_bytes;
-            w->own_raw = (w->raw = malloc(src->rows * w->row_bytes)) != NULL;
-            if (w->own_raw)
-                memcpy(w->raw, src->data, src->rows * w->row_bytes);
-            else
-                r = err_set(eb, -ENOMEM, "%s: no memory for %llu bytes", src->name,
-                            (unsigned long long)(src->rows * w->row_bytes));
-        }
-    }
+    else if (r == 0 && (use & K_USE_MATMUL))
+        r = lay_matrix(k, w, eb);
+    else if (r == 0 && !(use & K_USE_VECTOR))
+        r = take_rows(w, eb);
     if (r < 0) {
         cpu_weight_free(kern, w);
         return r;
     }
     w->src.name = NULL;
+    w->src.read = NULL;
+    w->src.ctx = NULL;
     if (res == K_RES_RELAID)
         w->src.data = NULL;
     *ret = w;

@@ -80,6 +80,24 @@ static void ref_weight_free(struct kern *kern, struct k_weight *w)
     free(w);
 }
 
+static int take_floats(struct k_weight *w, const struct k_weight_src *src, struct errbuf *eb)
+{
+    void *row = malloc(w->row_bytes);
+    int r = 0;
+
+    w->f = malloc((size_t)w->rows * w->cols * 4);
+    if (!row || !w->f)
+        r = err_set(eb, -ENOMEM, "%s: no memory for %u x %u floats", src->name, w->rows,
+                    w->cols);
+    for (uint32_t i = 0; r == 0 && i < w->rows; i++) {
+        r = k_src_read(src, i * w->row_bytes, row, w->row_bytes, eb);
+        if (r == 0)
+            k_dequant_row(w->type, row, w->f + (size_t)i * w->cols, w->cols);
+    }
+    free(row);
+    return r;
+}
+
 static int ref_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_src *src,
                       uint32_t use, enum k_residency res, struct errbuf *eb)
 {
@@ -93,6 +111,9 @@ static int ref_weight(struct kern *kern, struct k_weight **ret, const struct k_w
     if (!src->rows || !src->cols || src->cols % ti->block)
         return err_set(eb, E_SHAPE, "%s: %u rows of %u columns; %s needs a multiple of %u",
                        src->name, src->rows, src->cols, ti->name, ti->block);
+    if (!src->data && (res == K_RES_MAPPED || !src->read))
+        return err_set(eb, -EINVAL, "%s: weights used as they lie must lie in memory",
+                       src->name);
     if (!(w = calloc(1, sizeof *w)))
         return err_set(eb, -ENOMEM, "%s: no memory", src->name);
     w->type = src->type;
@@ -101,15 +122,10 @@ static int ref_weight(struct kern *kern, struct k_weight **ret, const struct k_w
     w->row_bytes = (uint64_t)src->cols / ti->block * ti->block_bytes;
     w->raw = src->data;
     k->n_weight++;
-    if (res == K_RES_RELAID || (use & K_USE_VECTOR)) {
-        if (!(w->f = malloc((size_t)w->rows * w->cols * 4))) {
-            ref_weight_free(kern, w);
-            return err_set(eb, -ENOMEM, "%s: no memory for %u x %u floats", src->name,
-                           src->rows, src->cols);
-        }
-        for (uint32_t r = 0; r < w->rows; r++)
-            k_dequant_row(w->type, (const uint8_t *)src->data + r * w->row_bytes,
-                          w->f + (size_t)r * w->cols, w->cols);
+    int r = res == K_RES_RELAID || (use & K_USE_VECTOR) ? take_floats(w, src, eb) : 0;
+    if (r < 0) {
+        ref_weight_free(kern, w);
+        return r;
     }
     *ret = w;
     return 0;

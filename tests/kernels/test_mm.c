@@ -63,7 +63,11 @@ static void each_type_and_shape_is_near_ref(void)
             if (!fits(case_types[t], c) || c->rows > 2000)
                 continue;
             void *d = case_weight(&s, case_types[t], c->rows, c->cols);
-            struct k_weight_src src = {"w", d, case_types[t], c->rows, c->cols};
+            struct k_weight_src src = {.name = "w",
+                                       .data = d,
+                                       .type = case_types[t],
+                                       .rows = c->rows,
+                                       .cols = c->cols};
             float *x = malloc((size_t)n * c->cols * 4), *a = malloc((size_t)n * c->rows * 4),
                   *b = malloc((size_t)n * c->rows * 4);
             case_floats(&s, x, (size_t)n * c->cols);
@@ -96,7 +100,8 @@ static void same_bits(const struct cpu_vec *vec, uint32_t threads, enum k_reside
             if (cols % k_type_info(case_types[t])->block)
                 continue;
             void *d = case_weight(&s, case_types[t], rows, cols);
-            struct k_weight_src src = {"w", d, case_types[t], rows, cols};
+            struct k_weight_src src = {
+                .name = "w", .data = d, .type = case_types[t], .rows = rows, .cols = cols};
             float *x = malloc((size_t)n * cols * 4), *a = calloc((size_t)n * rows, 4),
                   *b = calloc((size_t)n * rows, 4);
             case_floats(&s, x, (size_t)n * cols);
@@ -157,12 +162,13 @@ static void qkv_at_once_equals_one_by_one(void)
     case_floats(&s, nv, COLS);
     struct k_weight *w[3] = {0}, *norm = NULL;
     void *d[3];
-    struct k_weight_src ns = {"n", nv, K_F32, 1, COLS};
+    struct k_weight_src ns = {.name = "n", .data = nv, .type = K_F32, .rows = 1, .cols = COLS};
     kern_cpu.weight(k, &norm, &ns, K_USE_VECTOR, K_RES_RELAID, NULL);
     struct k_matmul m = {.n_w = 3, .x = x, .norm = norm, .eps = 1e-5f, .rows = pick, .n = N};
     for (int i = 0; i < 3; i++) {
         d[i] = case_weight(&s, types[i], rows[i], COLS);
-        struct k_weight_src src = {"w", d[i], types[i], rows[i], COLS};
+        struct k_weight_src src = {
+            .name = "w", .data = d[i], .type = types[i], .rows = rows[i], .cols = COLS};
         kern_cpu.weight(k, &w[i], &src, K_USE_MATMUL, K_RES_RELAID, NULL);
         m.w[i] = w[i];
         m.y[i] = all + (i ? rows[0] + (i - 1) * rows[1] : 0);
@@ -197,12 +203,13 @@ static void ffn_once(struct kern *k, const enum k_type t[3], uint32_t cols, uint
     void *d[3];
     float *nv = malloc(cols * 4);
     case_floats(&s, nv, cols);
-    struct k_weight_src ns = {"n", nv, K_F32, 1, cols};
+    struct k_weight_src ns = {.name = "n", .data = nv, .type = K_F32, .rows = 1, .cols = cols};
     ops_of(k)->weight(k, &norm, &ns, K_USE_VECTOR, K_RES_RELAID, NULL);
     for (int i = 0; i < 3; i++) {
         uint32_t r = i == 2 ? cols : hidden, c = i == 2 ? hidden : cols;
         d[i] = case_weight(&s, t[i], r, c);
-        struct k_weight_src src = {"w", d[i], t[i], r, c};
+        struct k_weight_src src = {
+            .name = "w", .data = d[i], .type = t[i], .rows = r, .cols = c};
         CHECK_EQ(ops_of(k)->weight(k, &w[i], &src, K_USE_MATMUL, K_RES_RELAID, NULL), 0);
     }
     struct k_ffn f = {.gate = w[0],
@@ -268,7 +275,8 @@ static void one_bad_number_stays_in_its_row(void)
     struct kern *k = open_with(cpu_vec_list()[0], 2), *twin = open_with(&cpu_vec_c, 1);
     float *x = malloc(N * COLS * 4), *a = malloc(N * ROWS * 4), *b = malloc(N * ROWS * 4);
     void *d = case_weight(&s, K_Q4_1, ROWS, COLS);
-    struct k_weight_src src = {"w", d, K_Q4_1, ROWS, COLS};
+    struct k_weight_src src = {
+        .name = "w", .data = d, .type = K_Q4_1, .rows = ROWS, .cols = COLS};
     case_floats(&s, x, N * COLS);
     mm_once(k, &src, K_RES_RELAID, x, a, N, false);
     x[4 * COLS + 3] = __builtin_inff();
@@ -295,9 +303,12 @@ static void shapes_that_disagree_are_refused(void)
     struct errbuf eb = {""};
     struct k_weight *w = NULL, *v = NULL;
     void *d = case_weight(&s, K_Q4_0, 8, 64);
-    struct k_weight_src bad = {"blk.0.x", d, K_Q4_0, 8, 40}, a = {"a", d, K_Q4_0, 8, 64},
-                        b = {"b", d, K_Q4_0, 8, 32}, unk = {"u", d, (enum k_type)4, 8, 32},
-                        none = {"z", d, K_F32, 0, 32};
+    struct k_weight_src
+        bad = {.name = "blk.0.x", .data = d, .type = K_Q4_0, .rows = 8, .cols = 40},
+        a = {.name = "a", .data = d, .type = K_Q4_0, .rows = 8, .cols = 64},
+        b = {.name = "b", .data = d, .type = K_Q4_0, .rows = 8, .cols = 32},
+        unk = {.name = "u", .data = d, .type = (enum k_type)4, .rows = 8, .cols = 32},
+        none = {.name = "z", .data = d, .type = K_F32, .rows = 0, .cols = 32};
     CHECK_EQ(kern_cpu.weight(k, &w, &bad, K_USE_MATMUL, K_RES_RELAID, &eb), E_SHAPE);
     CHECK(strstr(eb.s, "blk.0.x") && strstr(eb.s, "40") && strstr(eb.s, "32"));
     CHECK_EQ(kern_cpu.weight(k, &w, &unk, K_USE_MATMUL, K_RES_RELAID, &eb), E_UNSUPP);

@@ -24,7 +24,8 @@ static void tied_and_plain_embeddings_give_the_stored_row(void)
             for (int u = 0; u < 4; u++) {
                 struct kern *k = open_with(b ? cpu_vec_list()[0] : NULL, 2);
                 void *d = case_weight(&s, case_types[t], ROWS, COLS);
-                struct k_weight_src src = {"w", d, case_types[t], ROWS, COLS};
+                struct k_weight_src src = {
+                    .name = "w", .data = d, .type = case_types[t], .rows = ROWS, .cols = COLS};
                 struct k_weight *w;
                 float y[N * COLS], want[COLS];
                 struct k_embed e = {.ids = ids, .y = y, .n = N};
@@ -50,6 +51,93 @@ static void tied_and_plain_embeddings_give_the_stored_row(void)
             }
 }
 
+/* A source that is read instead of lying in memory; its n-th read fails, -1: none does. */
+struct reader {
+    const uint8_t *data;
+    uint64_t bytes;
+    int fail_at, calls; /* calls: atomic, workers read at once */
+};
+static int read_some(void *ctx, uint64_t off, void *to, uint64_t bytes, struct errbuf *eb)
+{
+    struct reader *d = ctx;
+    int n = __atomic_fetch_add(&d->calls, 1, __ATOMIC_RELAXED);
+
+    if (n == d->fail_at)
+        return err_set(eb, -EIO, "read %d failed", n);
+    CHECK(off <= d->bytes && bytes <= d->bytes - off);
+    memcpy(to, d->data + off, bytes);
+    return 0;
+}
+
+/* Rows of a weight as looked up, or y of a vector's norm: what a handle holds, as floats. */
+static void shown(const struct kern_ops *ops, struct kern *k, struct k_weight *w, uint32_t use,
+                  uint32_t rows, uint32_t cols, float *y)
+{
+    if (use & K_USE_VECTOR) {
+        for (uint32_t i = 0; i < cols; i++)
+            y[i] = (float)(i % 7) - 3;
+        struct k_norm n = {.w = w, .x = y, .y = y + cols, .eps = 1, .n = 1, .cols = cols};
+        CHECK_EQ(ops->norm(k, &n), 0);
+        return;
+    }
+    for (int32_t i = 0; i < (int32_t)rows; i++) {
+        struct k_embed e = {.w = w, .ids = &i, .y = y + (size_t)i * cols, .n = 1};
+        CHECK_EQ(ops->embed(k, &e), 0);
+    }
+}
+
+/* Each read of a source fails once, and ends weight() with its words; when none does, the
+ * weight holds what it would have from memory. */
+static void a_source_may_be_read_and_may_fail_at_any_read(void)
+{
+    static const struct {
+        uint32_t use, rows, cols;
+    } t[] = {{K_USE_MATMUL | K_USE_EMBED, 1003, 512},
+             {K_USE_EMBED, 37, 512},
+             {K_USE_VECTOR, 1, 512}};
+    enum { FLOATS = 1003 * 512 };
+    float *a = calloc(FLOATS, 4), *b = calloc(FLOATS, 4);
+    uint64_t s = 11;
+
+    for (int i = 0; i < 2 * CASE_TYPES * 3; i++) {
+        const struct kern_ops *ops = i % 2 ? &kern_cpu : &kern_ref;
+        uint32_t ty = case_types[i / 2 % CASE_TYPES], u = i / 2 / CASE_TYPES;
+        struct kern *k = open_with(i % 2 ? cpu_vec_list()[0] : NULL, 2);
+        void *d = case_weight(&s, ty, t[u].rows, t[u].cols);
+        struct reader rd = {d, t[u].rows * case_row_bytes(ty, t[u].cols), 0, 0};
+        struct k_weight_src mem = {.name = "w",
+                                   .data = d,
+                                   .type = ty,
+                                   .rows = t[u].rows,
+                                   .cols = t[u].cols},
+                            src = mem;
+        struct k_weight *w = NULL;
+        struct errbuf eb;
+
+        src.data = NULL, src.read = read_some, src.ctx = &rd;
+        CHECK_EQ(ops->weight(k, &w, &mem, t[u].use, K_RES_RELAID, NULL), 0);
+        shown(ops, k, w, t[u].use, t[u].rows, t[u].cols, a);
+        ops->weight_free(k, w);
+        CHECK_EQ(ops->weight(k, &w, &src, t[u].use, K_RES_MAPPED, &eb), -EINVAL);
+        /* The oracle reads row by row: some of its thousand reads do. */
+        for (int n = 0, r = -EIO; r < 0; n += ops == &kern_ref ? 1 + n / 2 : 1) {
+            char words[32];
+            eb.s[0] = 0, w = NULL, rd.calls = 0, rd.fail_at = n;
+            r = ops->weight(k, &w, &src, t[u].use, K_RES_RELAID, &eb);
+            snprintf(words, sizeof words, "read %d failed", n);
+            if (r < 0 ? r != -EIO || w || strcmp(eb.s, words) : rd.calls > n)
+                t_fail(__FILE__, __LINE__, "case %d, read %d: %d '%s'", i, n, r, eb.s);
+        }
+        shown(ops, k, w, t[u].use, t[u].rows, t[u].cols, b);
+        CHECK(memcmp(a, b, FLOATS * 4) == 0);
+        ops->weight_free(k, w);
+        ops->close(k);
+        free(d);
+    }
+    free(a);
+    free(b);
+}
+
 static void norms_of_any_width_are_near_ref_with_the_twins_bits(void)
 {
     static const uint32_t widths[] = {1, 7, 8, 31, 32, 64, 100, 576, 2048};
@@ -69,7 +157,8 @@ static void norms_of_any_width_are_near_ref_with_the_twins_bits(void)
             struct kern *ks[3] = {ref, twin, open_with(*set, 3)};
             for (int b = 0; b < 3; b++) {
                 const struct kern_ops *ops = b ? &kern_cpu : &kern_ref;
-                struct k_weight_src src = {"n", v, K_F32, 1, c};
+                struct k_weight_src src = {
+                    .name = "n", .data = v, .type = K_F32, .rows = 1, .cols = c};
                 struct k_weight *w;
                 CHECK_EQ(ops->weight(ks[b], &w, &src, K_USE_VECTOR, K_RES_RELAID, NULL), 0);
                 struct k_norm a = {w, x, y[b], 1e-5f, n, c};
@@ -142,7 +231,8 @@ static void steps_above_the_reserve_still_run(void)
     struct kern *k = open_with(cpu_vec_list()[0], 2);
     void *d = case_weight(&s, K_Q8_0, ROWS, COLS);
     float x[N * COLS], y[N * ROWS], z[ROWS];
-    struct k_weight_src src = {"w", d, K_Q8_0, ROWS, COLS};
+    struct k_weight_src src = {
+        .name = "w", .data = d, .type = K_Q8_0, .rows = ROWS, .cols = COLS};
     struct k_weight *w;
     case_floats(&s, x, N * COLS);
     CHECK_EQ(kern_cpu.reserve(k, 1, 32, 100), 0);
@@ -216,6 +306,8 @@ static void shares_give_every_index_once(void)
 
 T_MAIN({"tied_and_plain_embeddings_give_the_stored_row",
         tied_and_plain_embeddings_give_the_stored_row},
+       {"a_source_may_be_read_and_may_fail_at_any_read",
+        a_source_may_be_read_and_may_fail_at_any_read},
        {"norms_of_any_width_are_near_ref_with_the_twins_bits",
         norms_of_any_width_are_near_ref_with_the_twins_bits},
        {"every_set_and_thread_count_shares_one_epoch",

@@ -64,7 +64,8 @@ static void laid_out_rows_come_back_whole(void)
         enum { ROWS = 11, COLS = 768 };
         void *d = case_weight(&s, case_types[t], ROWS, COLS);
         size_t row = case_row_bytes(case_types[t], COLS);
-        struct k_weight_src src = {"w", d, case_types[t], ROWS, COLS};
+        struct k_weight_src src = {
+            .name = "w", .data = d, .type = case_types[t], .rows = ROWS, .cols = COLS};
         uint8_t *lay = malloc(2 * cpu_lay_group_bytes(case_types[t], COLS));
         float a[COLS], b[COLS];
         memset(lay, 0xa5, 2 * cpu_lay_group_bytes(case_types[t], COLS));
