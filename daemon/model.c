@@ -39,7 +39,7 @@ struct slot {
     struct prep_job peek;
     bool peeking;
     struct modelfile file;
-    struct weightsid_file stamp; /* of the file that was loaded */
+    struct file_stamp stamp; /* of the file that was loaded */
     int peek_res;
     struct errbuf peek_words;
     uint64_t page_bytes;
@@ -82,11 +82,11 @@ static void failed(struct slot *s, const char *words)
 /* One fact per file, by device and inode, with all that tells a changed file apart: a file
  * that was written again replaces what was remembered of it. */
 struct remembered {
-    struct weightsid_file file;
+    struct file_stamp file;
     uint8_t id[16];
 };
 
-static void remembered_name(const struct weightsid_file *f, char ret[64])
+static void remembered_name(const struct file_stamp *f, char ret[64])
 {
     snprintf(ret, 64, "weights/%llx/%llx", (unsigned long long)f->dev,
              (unsigned long long)f->ino);
@@ -113,7 +113,7 @@ static bool recall(struct slot *s)
 
     remembered_name(&s->stamp, name);
     if (kvs_meta_get(s->d->store, name, &v, sizeof v) != (int)sizeof v ||
-        !weightsid_same(&v.file, &s->stamp))
+        !stamp_same(&v.file, &s->stamp))
         return false;
     memcpy(s->m.weights_id, v.id, sizeof v.id);
     return true;
@@ -145,7 +145,7 @@ static bool identify(struct slot *s)
 static void hashed(void *user, int res, const uint8_t id[16], const char *words)
 {
     struct slot *s = user;
-    struct weightsid_file now;
+    struct file_stamp now = {0};
 
     s->hashing = false;
     if (res == -ECANCELED)
@@ -162,8 +162,8 @@ static void hashed(void *user, int res, const uint8_t id[16], const char *words)
     memcpy(s->m.weights_id, id, 16);
     /* Unloaded meanwhile, or loaded again from another file: the id stays remembered for the
      * file it belongs to, and that is all. */
-    if (s->m.state != MODEL_LOADED || s->m.keyed || weightsid_stat(s->m.path, &now) < 0 ||
-        !weightsid_same(&now, &s->stamp))
+    if (s->m.state != MODEL_LOADED || s->m.keyed || stamp_read(s->m.path, &now) < 0 ||
+        !stamp_same(&now, &s->stamp))
         return;
     if (identify(s)) {
         log_at(LOG_INFO_, "model %s: weights hashed, its KV is kept from now on", s->m.name);
@@ -318,7 +318,7 @@ static void peek_run(struct prep_job *j) /* prep's thread */
     struct slot *s = j->user;
 
     s->peek_words.s[0] = 0;
-    s->peek_res = weightsid_stat(s->m.path, &s->stamp);
+    s->peek_res = stamp_read(s->m.path, &s->stamp);
     if (s->peek_res < 0)
         err_set(&s->peek_words, 0, "%s: %s", s->m.path, strerror(-s->peek_res));
     else
@@ -612,7 +612,7 @@ cJSON *model_json(struct daemon *d, const struct model *m)
     static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
     const struct slot *s = slot_of(m);
     cJSON *j = cJSON_CreateObject();
-    struct weightsid_file f;
+    struct file_stamp f = {0};
     uint32_t sessions = 0;
 
     if (!j)
@@ -631,7 +631,7 @@ cJSON *model_json(struct daemon *d, const struct model *m)
         cJSON_AddNumberToObject(j, "params", (double)s->info.n_params);
     }
     cJSON_AddNumberToObject(j, "file_bytes",
-                            weightsid_stat(m->path, &f) == 0 ? (double)f.bytes : 0);
+                            stamp_read(m->path, &f) == 0 ? (double)f.bytes : 0);
     if (m->state == MODEL_LOADED) {
         cJSON_AddNumberToObject(j, "loaded_bytes",
                                 (double)(s->info.weight_bytes + s->info.page_memory));

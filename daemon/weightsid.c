@@ -15,7 +15,7 @@ struct job {
     struct job *next;
     struct weightsid *w;
     char *path;
-    struct weightsid_file file;
+    struct file_stamp file;
     void (*done)(void *user, int res, const uint8_t id[16], const char *words);
     void *user;
     int res;
@@ -33,27 +33,6 @@ struct weightsid {
     /* Polled by eng_weights_id between pieces; a stale read costs one piece. */
     volatile bool stop;
 };
-
-int weightsid_stat(const char *path, struct weightsid_file *ret)
-{
-    struct stat st;
-
-    if (stat(path, &st) < 0)
-        return -errno;
-    *ret = (struct weightsid_file){
-        .dev = st.st_dev,
-        .ino = st.st_ino,
-        .bytes = (uint64_t)st.st_size,
-        .mtime_ns = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec,
-        .ctime_ns = (uint64_t)st.st_ctim.tv_sec * 1000000000u + (uint64_t)st.st_ctim.tv_nsec};
-    return 0;
-}
-
-bool weightsid_same(const struct weightsid_file *a, const struct weightsid_file *b)
-{
-    return a->dev == b->dev && a->ino == b->ino && a->bytes == b->bytes &&
-           a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
-}
 
 static void job_free(struct job *j)
 {
@@ -78,14 +57,14 @@ static void job_back(struct post_msg *m)
 
 static void job_run(struct job *j)
 {
-    struct weightsid_file now = {0};
-    int r = weightsid_stat(j->path, &now);
+    struct file_stamp now = {0};
+    int r = stamp_read(j->path, &now);
 
-    if (r == 0 && weightsid_same(&now, &j->file))
+    if (r == 0 && stamp_same(&now, &j->file))
         j->res = eng_weights_id(j->path, &j->w->stop, j->id, &j->eb);
     else
         j->res = r < 0 ? r : -ESTALE;
-    if (j->res == 0 && (weightsid_stat(j->path, &now) < 0 || !weightsid_same(&now, &j->file)))
+    if (j->res == 0 && (stamp_read(j->path, &now) < 0 || !stamp_same(&now, &j->file)))
         j->res = -ESTALE;
     if (j->res < 0 && !j->eb.s[0])
         err_set(&j->eb, 0, "%s: %s", j->path,
@@ -170,7 +149,7 @@ void weightsid_close(struct weightsid *w)
     free(w);
 }
 
-int weightsid_submit(struct weightsid *w, const char *path, const struct weightsid_file *file,
+int weightsid_submit(struct weightsid *w, const char *path, const struct file_stamp *file,
                      void (*done)(void *user, int res, const uint8_t id[16], const char *words),
                      void *user)
 {

@@ -6,25 +6,17 @@
 #ifndef DAEMON_WEIGHTSID_H
 #define DAEMON_WEIGHTSID_H
 #include "base/err.h"
-#include <stdbool.h>
+#include "base/stamp.h"
 #include <stdint.h>
-#include <sys/stat.h>
 
 struct loop;
 struct weightsid;
-
-/* What a file is known by without reading it. */
-struct weightsid_file {
-    uint64_t dev, ino, bytes, mtime_ns, ctime_ns;
-};
-int weightsid_stat(const char *path, struct weightsid_file *ret); /* -errno */
-bool weightsid_same(const struct weightsid_file *a, const struct weightsid_file *b);
 
 int weightsid_open(struct weightsid **ret, struct loop *l);
 void weightsid_close(struct weightsid *w); /* stops in the middle; no done after. NULL ok */
 /* Queues path; file is what the caller saw.  res: 0, -ESTALE (it changed), or why it cannot be
  * read, in words.  -ENOMEM. */
-int weightsid_submit(struct weightsid *w, const char *path, const struct weightsid_file *file,
+int weightsid_submit(struct weightsid *w, const char *path, const struct file_stamp *file,
                      void (*done)(void *user, int res, const uint8_t id[16], const char *words),
                      void *user);
 
