@@ -2,6 +2,7 @@
 #include "daemon/modelfile.h"
 #include "base/bytes.h"
 #include "engine/gguf.h"
+#include "engine/source.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,12 +21,17 @@ static int begins_right(const char *path, struct errbuf *eb)
 {
     unsigned char b[4] = {0};
     char hex[24] = "", text[8] = "";
-    FILE *f = fopen(path, "re");
-    size_t n = f ? fread(b, 1, sizeof b, f) : 0;
+    struct source *s = NULL;
+    struct errbuf why = {""};
+    int r = source_open(&s, path, eb);
 
-    if (!f)
-        return err_set(eb, -errno, "%s: %s", path, strerror(errno));
-    fclose(f);
+    if (r < 0)
+        return r;
+    size_t n = source_bytes(s) < sizeof b ? (size_t)source_bytes(s) : sizeof b;
+    r = source_read(s, 0, b, n, &why);
+    source_close(s);
+    if (r < 0)
+        return err_set(eb, r, "%s: %s", path, why.s);
     if (n == sizeof b && memcmp(b, "GGUF", 4) == 0)
         return 0;
     for (size_t i = 0; i < n; i++) {
@@ -53,7 +59,7 @@ int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb)
         r = gguf_open(&g, path, eb);
     if (r < 0)
         return r;
-    (void)gguf_data(g, &f.file_bytes);
+    f.file_bytes = gguf_bytes(g);
     if (gguf_str(g, "general.architecture", &s) && s.bytes < sizeof arch) {
         memcpy(arch, s.p, s.bytes);
         arch[s.bytes] = 0;

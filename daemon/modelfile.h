@@ -1,6 +1,6 @@
 /* modelfile.h - what a model file says about itself before it is loaded.
  *
- * Reads the GGUF's header only: enough to choose how much memory its KV pages get and to
+ * Reads the GGUF's head only: enough to choose how much memory its KV pages get and to
  * refuse at once what cannot be loaded.  Any thread; no state. */
 #ifndef DAEMON_MODELFILE_H
 #define DAEMON_MODELFILE_H

@@ -85,7 +85,8 @@ static void describe(struct engine *e)
     uint64_t by_type[K_TYPE_] = {0}, best = 0;
     struct gguf_str name = {"", 0};
 
-    (void)gguf_data(e->gguf, &e->info.file_bytes);
+    e->info.file_bytes = gguf_bytes(e->gguf);
+    e->info.file = *gguf_stamp(e->gguf);
     (void)gguf_str(e->gguf, "general.name", &name);
     size_t n =
         name.bytes < sizeof e->info.name - 1 ? (size_t)name.bytes : sizeof e->info.name - 1;
@@ -124,7 +125,6 @@ static int open_model(struct engine *e, const struct eng_opts *o, struct errbuf 
 
 static int load_weights(struct engine *e, const struct eng_opts *o, struct errbuf *eb)
 {
-    gguf_advise(e->gguf, true);
     e->weights.progress = o->progress;
     e->weights.progress_ctx = o->progress_ctx;
     int r = weights_init(&e->weights, e->gguf, e->k, e->ops);
@@ -136,8 +136,7 @@ static int load_weights(struct engine *e, const struct eng_opts *o, struct errbu
         return r;
     e->info.weight_bytes = e->weights.bytes;
     e->info.token_bytes = e->weights.bytes - e->weights.lookup_bytes;
-    /* Every weight is re-laid: whoever downloads the file anew must not reach into us. */
-    return gguf_detach(e->gguf);
+    return gguf_detach(e->gguf, eb);
 }
 
 static int open_scratch(struct engine *e, struct errbuf *eb)

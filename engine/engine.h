@@ -14,6 +14,7 @@
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 #include "base/err.h"
+#include "base/stamp.h"
 #include "engine/kvlayout.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -49,8 +50,12 @@ struct eng_info {
     bool exact;
     uint64_t epoch; /* numerics epoch of the backend */
     uint8_t tokenizer_id[32];
+    struct file_stamp file; /* what was loaded: from open to the last byte it did not change */
 };
 
+/* Reads the whole model; the file is closed again when it returns.  A file that is truncated,
+ * replaced or written to meanwhile, or a disk that fails, is an error whose words name file,
+ * tensor and bytes (E_CORRUPT, -ESTALE, -EIO). */
 int eng_open(struct engine **ret, const struct eng_opts *o, struct errbuf *eb);
 void eng_close(struct engine *e); /* NULL ok */
 const struct eng_info *eng_info(const struct engine *e);
@@ -63,7 +68,8 @@ const struct gguf *eng_gguf(const struct engine *e);
 /* Fingerprint = BLAKE2b-256 over: weights id, architecture and hyper-parameters, layout id
  * and record format, tokenizer id, LoRA ids (none yet), rope overrides. */
 void eng_fingerprint(const struct engine *e, const uint8_t weights_id[16], uint8_t ret[32]);
-/* XXH3-128 over all bytes of a model file, streamed; stops with -ECANCELED when *stop. */
+/* XXH3-128 over all bytes of a model file, streamed; stops with -ECANCELED when *stop.
+ * -ESTALE when the file changed meanwhile. */
 int eng_weights_id(const char *path, const volatile bool *stop, uint8_t ret[16],
                    struct errbuf *eb);
 

@@ -1,20 +1,19 @@
 /* gguf.c - see gguf.h.
  *
- * One pass over the file with a cursor that cannot leave it.  The two counts in the header
- * are bounded by what the file could hold before anything is allocated, so a hostile file
- * costs at most memory in proportion to its own size.  Keys and tensor names are found by
+ * One pass over the head of the file with a cursor that cannot leave it; the head is read as
+ * the cursor comes to it, and kept.  The two counts in it are bounded by what it could hold
+ * before anything is allocated, and its own size is bounded too: a hostile file, sparse and
+ * huge or not, costs a few hundred MiB at most.  Keys and tensor names are found by
  * binary search in sorted tables: no input makes that slow, and equal names come to lie side
  * by side, which is how duplicates are found. */
 #include "engine/gguf.h"
 #include "base/bytes.h"
 #include "base/check.h"
+#include "engine/source.h"
 #include "kernels/kern.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum {
     GGUF_MAGIC = 0x46554747, /* "GGUF" */
@@ -27,6 +26,8 @@ enum {
     DIMS_MAX = 4,
     KV_BYTES_MIN = 14,     /* key length, one byte of key, type, one byte of value */
     TENSOR_BYTES_MIN = 33, /* name length, one byte of name, n_dims, one dim, type, offset */
+    HEAD_BYTES_MAX = 128 << 20, /* metadata and directory; large vocabularies take 20 MiB */
+    HEAD_PIECE = 1 << 20,
     OBJ_MAGIC = 0x66756767,
 };
 
@@ -39,9 +40,13 @@ struct pair {
 };
 struct gguf {
     uint32_t magic;
-    const uint8_t *base;
+    struct source *src; /* NULL after gguf_detach */
     uint64_t bytes;
-    void *map; /* what to unmap, NULL for gguf_parse */
+    struct file_stamp stamp;
+    const uint8_t *base; /* the head: of it, `have` bytes are there */
+    uint64_t have;
+    uint8_t *head; /* base, of a file: address space for all it may become, filled as needed */
+    uint64_t head_bytes;
     uint64_t data_at;
     uint32_t n_kv, n_tensors;
     struct pair *kv;
@@ -51,6 +56,7 @@ struct gguf {
 
 /* The cursor: `what` names the thing being read, for errors. */
 struct cur {
+    struct gguf *g;
     const uint8_t *base;
     uint64_t at, end;
     struct errbuf *eb;
@@ -80,16 +86,38 @@ static const char *show(struct shown *b, struct gguf_str s)
 
 static int cut(const struct cur *c, const char *what, uint64_t want)
 {
+    if (c->end < c->g->bytes)
+        return err_set(c->eb, E_LIMIT,
+                       "%s at byte %llu needs %llu bytes; metadata and directory may take %d",
+                       what, (unsigned long long)c->at, (unsigned long long)want,
+                       HEAD_BYTES_MAX);
     return err_set(c->eb, E_CORRUPT,
                    "%s at byte %llu needs %llu bytes, the file ends after %llu", what,
                    (unsigned long long)c->at, (unsigned long long)want,
                    (unsigned long long)(c->end - c->at));
 }
 
+/* Reads on until the head holds `upto` bytes. */
+static int fill(struct gguf *g, const char *what, uint64_t upto, struct errbuf *eb)
+{
+    struct errbuf why;
+    uint64_t n = round_up(upto, HEAD_PIECE) - g->have;
+
+    n = n < g->head_bytes - g->have ? n : g->head_bytes - g->have;
+    int r = source_read(g->src, g->have, g->head + g->have, n, &why);
+    if (r < 0)
+        return err_set(eb, r, "%s: %s", what, why.s);
+    g->have += n;
+    return 0;
+}
+
 static int take(struct cur *c, const char *what, uint64_t n, const uint8_t **ret)
 {
     if (n > c->end - c->at)
         return cut(c, what, n);
+    int r = c->at + n > c->g->have ? fill(c->g, what, c->at + n, c->eb) : 0;
+    if (r < 0)
+        return r;
     *ret = c->base + c->at;
     c->at += n;
     return 0;
@@ -182,8 +210,8 @@ static int read_array(struct cur *c, struct pair *p)
                        show(&b, p->key), (unsigned long long)p->n,
                        (unsigned long long)((c->end - c->at) / each));
     if (elem != GGUF_STR) {
-        c->at += p->n * each;
-        return elem == GGUF_BOOL ? read_bool(c, p, p->val, p->n) : 0;
+        r = take(c, "array", p->n * each, &p->val);
+        return r == 0 && elem == GGUF_BOOL ? read_bool(c, p, p->val, p->n) : r;
     }
     p->str_at = calloc((size_t)p->n + 1, sizeof *p->str_at);
     if (!p->str_at)
@@ -300,8 +328,7 @@ static int by_name(const void *a, const void *b, void *ctx)
 static int by_data(const void *a, const void *b, void *ctx)
 {
     const struct gguf *g = ctx;
-    const void *x = g->tensor[*(const uint32_t *)a].data,
-               *y = g->tensor[*(const uint32_t *)b].data;
+    uint64_t x = g->tensor[*(const uint32_t *)a].at, y = g->tensor[*(const uint32_t *)b].at;
 
     return (x > y) - (x < y);
 }
@@ -350,7 +377,7 @@ static int place_tensors(struct gguf *g, const uint64_t *off, uint64_t align, st
                 "it is truncated or damaged",
                 show(&b, t->name), (unsigned long long)off[i], (unsigned long long)t->bytes,
                 (unsigned long long)room);
-        t->data = g->base + g->data_at + off[i];
+        t->at = g->data_at + off[i];
     }
     uint32_t *at = order(g, g->n_tensors, by_data);
     if (!at)
@@ -358,7 +385,7 @@ static int place_tensors(struct gguf *g, const uint64_t *off, uint64_t align, st
     int r = 0;
     for (uint32_t i = 1; r == 0 && i < g->n_tensors; i++) {
         const struct gguf_tensor *lo = &g->tensor[at[i - 1]], *hi = &g->tensor[at[i]];
-        if ((const uint8_t *)lo->data + lo->bytes > (const uint8_t *)hi->data)
+        if (lo->at + lo->bytes > hi->at)
             r = err_set(eb, E_CORRUPT, "tensors %s and %s overlap at offset %llu",
                         show(&b, lo->name), show(&b2, hi->name),
                         (unsigned long long)off[at[i]]);
@@ -434,7 +461,7 @@ static int read_header(struct gguf *g, struct cur *c)
 
 static int read_all(struct gguf *g, struct errbuf *eb)
 {
-    struct cur c = {g->base, 0, g->bytes, eb};
+    struct cur c = {g, g->base, 0, g->bytes < HEAD_BYTES_MAX ? g->bytes : HEAD_BYTES_MAX, eb};
     struct shown b;
     uint64_t align = 0, *off = NULL;
     int r = read_header(g, &c);
@@ -473,70 +500,90 @@ static int read_all(struct gguf *g, struct errbuf *eb)
     return r;
 }
 
-static int gguf_build(struct gguf **ret, void *map, const void *data, uint64_t bytes,
-                      struct errbuf *eb)
+/* The head of a file: address space now, memory as it is read; a pointer into it stays good. */
+static int head_open(struct gguf *g)
+{
+    uint64_t n = g->bytes < HEAD_BYTES_MAX ? g->bytes : HEAD_BYTES_MAX;
+
+    if (n == 0)
+        return 0;
+    void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    if (p == MAP_FAILED)
+        return -errno;
+    g->base = g->head = p;
+    g->head_bytes = n;
+    return 0;
+}
+
+/* Read as far as it goes: the rest of the addresses is given back, and nobody writes to it. */
+static void head_close(struct gguf *g)
+{
+    uint64_t n = round_up(g->have, IO_ALIGN);
+
+    if (n < g->head_bytes) {
+        munmap(g->head + n, (size_t)(g->head_bytes - n));
+        g->head_bytes = n;
+    }
+    (void)mprotect(g->head, (size_t)g->head_bytes, PROT_READ);
+}
+
+static int gguf_build(struct gguf **ret, struct source *src, const void *mem, struct errbuf *eb)
 {
     struct gguf *g = calloc(1, sizeof *g);
     int r = g ? 0 : -ENOMEM;
 
     if (r == 0) {
-        g->base = data;
-        g->bytes = bytes;
-        r = read_all(g, eb);
+        g->src = src;
+        g->bytes = source_bytes(src);
+        g->stamp = *source_stamp(src);
+        g->base = mem;
+        g->have = mem ? g->bytes : 0;
+        g->magic = OBJ_MAGIC;
+        r = mem ? 0 : head_open(g);
     }
+    if (r == 0)
+        r = read_all(g, eb);
     if (r == -ENOMEM)
         err_set(eb, r, "no memory for the directory of a file of %llu bytes",
-                (unsigned long long)bytes);
-    if (g) {
-        g->magic = OBJ_MAGIC;
-        g->map = r == 0 ? map : NULL; /* on failure the caller still owns the map */
-    }
+                (unsigned long long)source_bytes(src));
     if (r < 0) {
+        if (g)
+            g->src = NULL; /* on failure the caller still owns it */
         gguf_close(g);
         return r;
     }
+    if (g->head)
+        head_close(g);
     *ret = g;
     return 0;
 }
 
 int gguf_parse(struct gguf **ret, const void *data, size_t bytes, struct errbuf *eb)
 {
-    return gguf_build(ret, NULL, data, bytes, eb);
+    struct source *src = NULL;
+    const void *mem = data ? data : "";
+    int r = source_memory(&src, mem, bytes);
+
+    if (r < 0)
+        return err_set(eb, r, "no memory");
+    r = gguf_build(ret, src, mem, eb);
+    if (r < 0)
+        source_close(src);
+    return r;
 }
 
 int gguf_open(struct gguf **ret, const char *path, struct errbuf *eb)
 {
     struct errbuf why = {""};
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct source *src = NULL;
+    int r = source_open(&src, path, eb);
 
-    if (fd < 0) {
-        int e = errno;
-        return err_set(eb, -e, "%s: %s", path, strerror(e));
-    }
-    int r = fstat(fd, &st) < 0 ? -errno : 0;
-    if (r == 0 && S_ISDIR(st.st_mode))
-        r = -EISDIR;
-    if (r == 0 && !S_ISREG(st.st_mode))
-        r = -EINVAL;
-    if (r < 0) {
-        close(fd);
-        return err_set(eb, r, "%s: %s", path,
-                       r == -EINVAL ? "not a regular file" : strerror(-r));
-    }
-    void *map = NULL;
-    if (st.st_size > 0) {
-        map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        r = map == MAP_FAILED ? -errno : 0;
-    }
-    close(fd);
     if (r < 0)
-        return err_set(eb, r, "%s: cannot map %lld bytes: %s", path, (long long)st.st_size,
-                       strerror(-r));
-    r = gguf_build(ret, map, map, (uint64_t)st.st_size, &why);
+        return r;
+    r = gguf_build(ret, src, NULL, &why);
     if (r < 0) {
-        if (map)
-            munmap(map, (size_t)st.st_size);
+        source_close(src);
         return err_set(eb, r, "%s: %s", path, why.s[0] ? why.s : err_str(r));
     }
     return 0;
@@ -554,51 +601,41 @@ void gguf_close(struct gguf *g)
     free(g->tensor);
     free(g->kv_sorted);
     free(g->tensor_sorted);
-    if (g->map)
-        munmap(g->map, (size_t)g->bytes);
+    if (g->head)
+        munmap(g->head, (size_t)g->head_bytes);
+    source_close(g->src);
     free(g);
 }
 
-void gguf_advise(const struct gguf *g, bool soon)
+int gguf_detach(struct gguf *g, struct errbuf *eb)
 {
     must_be(g, OBJ_MAGIC);
-    if (g->map)
-        (void)madvise(g->map, (size_t)g->bytes, soon ? MADV_WILLNEED : MADV_DONTNEED);
-}
-
-int gguf_detach(struct gguf *g)
-{
-    size_t head = (size_t)g->data_at;
-    void *copy;
-
-    must_be(g, OBJ_MAGIC);
-    if (!g->map)
-        return 0;
-    copy = malloc(head);
-    if (!copy)
-        return -ENOMEM;
-    memcpy(copy, g->map, head);
-    /* The same addresses, so that every string and array found by parsing stays where it is. */
-    if (mmap(g->map, (size_t)g->bytes, PROT_READ | PROT_WRITE,
-             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
-        int r = -errno;
-
-        free(copy);
-        return r;
-    }
-    memcpy(g->map, copy, head);
-    free(copy);
-    (void)mprotect(g->map, (size_t)g->bytes, PROT_READ);
-    return 0;
+    int r = g->src ? source_same(g->src, eb) : 0;
+    source_close(g->src);
+    g->src = NULL;
+    return r;
 }
 
 /* --- reading ------------------------------------------------------------------------------- */
 
-const void *gguf_data(const struct gguf *g, uint64_t *ret_bytes)
+int gguf_read(const struct gguf *g, const struct gguf_tensor *t, uint64_t off, void *to,
+              uint64_t bytes, struct errbuf *eb)
 {
     must_be(g, OBJ_MAGIC);
-    *ret_bytes = g->bytes;
-    return g->base;
+    must(g->src && off <= t->bytes && bytes <= t->bytes - off);
+    return source_read(g->src, t->at + off, to, bytes, eb);
+}
+
+uint64_t gguf_bytes(const struct gguf *g)
+{
+    must_be(g, OBJ_MAGIC);
+    return g->bytes;
+}
+
+const struct file_stamp *gguf_stamp(const struct gguf *g)
+{
+    must_be(g, OBJ_MAGIC);
+    return &g->stamp;
 }
 
 uint32_t gguf_n_tensors(const struct gguf *g)

@@ -1,13 +1,15 @@
-/* gguf.h - a GGUF v3 file, mapped and checked field by field.
+/* gguf.h - a GGUF v3 file: its head read and checked field by field, its tensors on demand.
  *
  * Nothing in the file is believed: counts, offsets, overlaps, shapes, string lengths and
  * array sizes are checked before use, and an error names the field, the value found and
  * the limit.  After gguf_open() every accessor is safe.  Immutable: any thread.
+ * Metadata and directory are kept in memory; the file is never mapped (source.h says why).
  * Layout of the format: magic, version, n_tensors, n_kv, the pairs, the tensor directory,
  * padding to general.alignment, data. */
 #ifndef ENGINE_GGUF_H
 #define ENGINE_GGUF_H
 #include "base/err.h"
+#include "base/stamp.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,29 +40,29 @@ struct gguf_tensor {
     struct gguf_str name;
     uint32_t type; /* enum k_type, known */
     uint32_t n_dims;
-    uint64_t dims[4]; /* dims[0] is the fastest: columns */
-    const void *data;
-    uint64_t bytes;
+    uint64_t dims[4];   /* dims[0] is the fastest: columns */
+    uint64_t at, bytes; /* where its data lies in the file */
 };
 
-/* Maps path, private and read-only.  -ENOENT, -EACCES..., -EISDIR, -EINVAL (not a regular
- * file), E_CORRUPT, E_VERSION, E_UNSUPP (a tensor type we lack, arrays of arrays).  A file
- * that someone truncates while it is mapped kills the process (SIGBUS): replace model files
- * by rename, never in place. */
+/* -ENOENT, -EACCES..., -EISDIR, -EINVAL (not a regular file), E_CORRUPT, E_VERSION, E_LIMIT
+ * (metadata and directory of more than 128 MiB), E_UNSUPP (a tensor type we lack, arrays of
+ * arrays), -EIO.  The words begin with path. */
 int gguf_open(struct gguf **ret, const char *path, struct errbuf *eb);
 /* The same over memory the caller keeps (fuzzing, tests). */
 int gguf_parse(struct gguf **ret, const void *data, size_t bytes, struct errbuf *eb);
 void gguf_close(struct gguf *g); /* NULL ok */
-/* soon: start reading the mapped file ahead; else: let its pages go, they come back from the
- * file when touched.  A hint; no effect after gguf_parse. */
-void gguf_advise(const struct gguf *g, bool soon);
 
-/* Lets go of the file: the metadata is kept in memory, tensor data reads as zeros.  After this
- * a file that is truncated or rewritten in place can no longer fault or change what was read.
- * For models whose weights the backend has copied.  0, -ENOMEM (then nothing changed). */
-int gguf_detach(struct gguf *g);
+/* Copies bytes [off, off + bytes) of a tensor, which must lie inside it.  E_CORRUPT when the
+ * file was truncated since, -EIO...; the words say where in the file, the caller knows which
+ * tensor.  Any thread, several at once; not after gguf_detach. */
+int gguf_read(const struct gguf *g, const struct gguf_tensor *t, uint64_t off, void *to,
+              uint64_t bytes, struct errbuf *eb);
+/* Closes the file: all that is wanted of it was read.  -ESTALE, with words, when it is not the
+ * file any more that was opened: then what was read may be of two files.  Metadata stays. */
+int gguf_detach(struct gguf *g, struct errbuf *eb);
 
-const void *gguf_data(const struct gguf *g, uint64_t *ret_bytes); /* the whole file */
+uint64_t gguf_bytes(const struct gguf *g);                 /* the whole file */
+const struct file_stamp *gguf_stamp(const struct gguf *g); /* when it was opened */
 
 uint32_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint32_t i);

@@ -2,12 +2,11 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "engine/eng.h"
+#include "engine/source.h"
 #include "engine/tokenizer.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdlib.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 enum { ID_CHUNK = 4 << 20, RECORD_FORMAT = 1 };
@@ -15,39 +14,37 @@ enum { ID_CHUNK = 4 << 20, RECORD_FORMAT = 1 };
 int eng_weights_id(const char *path, const volatile bool *stop, uint8_t ret[16],
                    struct errbuf *eb)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    void *buf = fd < 0 ? NULL : malloc(ID_CHUNK);
-    XXH3_state_t *st = fd < 0 ? NULL : XXH3_createState();
-    int r = fd < 0 ? -errno : buf && st ? 0 : -ENOMEM;
-    ssize_t n = 1;
+    struct source *s = NULL;
+    struct errbuf why = {""};
+    int r = source_open(&s, path, eb);
 
+    if (r < 0)
+        return r;
+    void *buf = malloc(ID_CHUNK);
+    XXH3_state_t *st = XXH3_createState();
+    uint64_t all = source_bytes(s);
+    r = buf && st ? 0 : -ENOMEM;
     if (r == 0)
         (void)XXH3_128bits_reset(st);
-    while (r == 0 && n > 0) {
-        if (stop && *stop) {
-            r = -ECANCELED;
-            break;
-        }
-        n = read(fd, buf, ID_CHUNK);
-        if (n > 0)
+    for (uint64_t at = 0; r == 0 && at < all; at += ID_CHUNK) {
+        uint64_t n = all - at < ID_CHUNK ? all - at : ID_CHUNK;
+        r = stop && *stop ? -ECANCELED : source_read(s, at, buf, n, &why);
+        if (r == 0)
             (void)XXH3_128bits_update(st, buf, (size_t)n);
-        else if (n < 0 && errno == EINTR)
-            n = 1;
-        else if (n < 0)
-            r = -errno;
     }
+    if (r == 0)
+        r = source_same(s, &why);
     if (r == 0) {
         XXH128_canonical_t c;
         XXH128_canonicalFromHash(&c, XXH3_128bits_digest(st));
         memcpy(ret, c.digest, 16);
     } else if (r != -ECANCELED) {
-        err_set(eb, r, "%s: %s", path, strerror(-r));
+        err_set(eb, r, "%s: %s", path, why.s[0] ? why.s : err_str(r));
     }
     if (st)
         (void)XXH3_freeState(st);
     free(buf);
-    if (fd >= 0)
-        close(fd);
+    source_close(s);
     return r;
 }
 

@@ -63,6 +63,18 @@ static int find(const struct weights *w, const char *name, uint32_t rows, uint32
     return 0;
 }
 
+/* A tensor as its backend reads it. */
+struct tensor_of {
+    const struct gguf *g;
+    const struct gguf_tensor *t;
+};
+static int read_tensor(void *ctx, uint64_t off, void *to, uint64_t bytes, struct errbuf *eb)
+{
+    const struct tensor_of *of = ctx;
+
+    return gguf_read(of->g, of->t, off, to, bytes, eb);
+}
+
 static int make(struct weights *w, const struct k_weight_src *src, uint32_t use,
                 struct k_weight **ret, struct errbuf *eb)
 {
@@ -87,8 +99,13 @@ int weights_take(struct weights *w, const char *name, uint32_t rows, uint32_t co
 
     if (r < 0)
         return r;
-    struct k_weight_src src = {
-        .name = name, .data = t->data, .type = t->type, .rows = rows, .cols = cols};
+    struct tensor_of of = {w->g, t};
+    struct k_weight_src src = {.name = name,
+                               .type = t->type,
+                               .rows = rows,
+                               .cols = cols,
+                               .read = read_tensor,
+                               .ctx = &of};
     r = make(w, &src, use, ret, eb);
     if (r == 0)
         mark(w, t);
@@ -103,9 +120,17 @@ int weights_take_floats(struct weights *w, const char *name, uint32_t n, float *
 
     if (r < 0)
         return r;
-    k_dequant_row(t->type, t->data, dst, n);
-    mark(w, t);
-    return 0;
+    struct errbuf why = {""};
+    void *row = malloc(t->bytes);
+    r = row ? gguf_read(w->g, t, 0, row, t->bytes, &why) : -ENOMEM;
+    if (r == 0) {
+        k_dequant_row(t->type, row, dst, n);
+        mark(w, t);
+    } else {
+        err_set(eb, r, "tensor %s: %s", name, why.s[0] ? why.s : err_str(r));
+    }
+    free(row);
+    return r;
 }
 
 int weights_take_bias(struct weights *w, const char *name, uint32_t rows, struct k_weight **ret,

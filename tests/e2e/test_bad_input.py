@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """test_bad_input.py - every bad input gets a clear message with what to do, and the daemon stays up."""
 from hearthlib import *
-import ctypes, platform
+import collections, ctypes, platform, random, threading
 
 
 def refused(link, typ, js, status, slug, *words, tail=b""):
@@ -139,6 +139,103 @@ def broken_models_say_what_is_wrong_with_them():
                                    "params": {"max_tokens": 1}},
                         "FAILED_PRECONDITION", "model_load_failed", *words)
             print("    %-12s %s" % (name, r["message"]))
+        a = generate(l, {"id": new_id(), "model": "m", "input": "prompt", "prompt": "Hi", "params": {"max_tokens": 2}})
+        check(len(a.tokens) >= 1, "the good model answers after the bad ones")
+    still_up(d)
+    d.stop()
+
+
+def a_model_that_is_written_to_while_it_loads_ends_nothing():
+    """Truncated, filled again, replaced, in a loop while it is being loaded: each load ends well or
+    with words, and the other model goes on answering."""
+    good = model()
+    with open(good, "rb") as f:
+        whole = f.read()
+    d = Daemon()
+    victim = os.path.join(d.models, "victim.gguf")
+    shutil.copyfile(good, victim)
+    d.start()
+    d.load()
+    done = threading.Event()
+
+    def vandal():
+        r = random.Random(SEED)
+        while not done.is_set():
+            what = r.randrange(4)
+            if what == 0:  # a download that starts again
+                with open(victim, "r+b") as f:
+                    f.truncate(r.randrange(len(whole)))
+                    time.sleep(r.random() * 0.05)
+                    f.seek(0)
+                    f.write(whole)
+            elif what == 1:  # a copy by rename, as it should be
+                with open(victim + ".new", "wb") as f:
+                    f.write(whole)
+                os.rename(victim + ".new", victim)
+            elif what == 2:
+                with open(victim, "r+b") as f:
+                    f.seek(r.randrange(4 << 20, len(whole)))
+                    f.write(b"x")
+                time.sleep(r.random() * 0.2)
+                with open(victim, "r+b") as f:
+                    f.write(whole)
+            else:
+                time.sleep(r.random() * 0.5)
+
+    t = threading.Thread(target=vandal)
+    t.start()
+    ends = collections.Counter()
+    words = set()
+    try:
+        with d.link() as l:
+            for i in range(25):
+                s = l.call(MODEL_LOAD, {"id": new_id(), "model": "victim"})
+                a = Answer()
+                follow(l, s["stream"], a)
+                e = a.last.get("error") or {}
+                ends[a.last.get("finish")] += 1
+                if e:
+                    check(e.get("slug") == "model_load_failed" and "victim" in e["message"], lambda: "load ended with %r" % e)
+                    words.add(e["message"].split(": ", 2)[-1][:150])
+                else:
+                    while l.raw(MODEL_UNLOAD, {"model": "victim"})[0] != 0:
+                        time.sleep(0.02)
+                    while l.call(MODEL_SHOW, {"model": "victim"})["state"] != "available":
+                        time.sleep(0.02)
+                b = generate(l, {"id": new_id(), "model": "m", "input": "prompt", "prompt": "Hi", "params": {"max_tokens": 1}})
+                check_eq(len(b.tokens), 1, "tokens of the model that was left alone")
+    finally:
+        done.set()
+        t.join()
+    print("    %s" % dict(ends))
+    for w in sorted(words):
+        print("    %s" % w)
+    check(ends["error"] > 0, "no load was ever disturbed")
+    with open(victim, "wb") as f:
+        f.write(whole)
+    d.load("victim")
+    still_up(d)
+    d.stop()
+
+
+def a_model_that_became_a_pipe_is_refused_at_once():
+    """Known as a file, and then it is none: nobody waits for somebody to write into it."""
+    d = Daemon()
+    path = lambda n: os.path.join(d.models, n + ".gguf")
+    for name in ("pipe", "zero", "folder"):
+        shutil.copyfile(model(), path(name))
+    d.start()
+    with d.link() as l:
+        l.call(MODEL_LIST)
+        for name in ("pipe", "zero", "folder"):
+            os.unlink(path(name))
+        os.mkfifo(path("pipe"))
+        os.symlink("/dev/zero", path("zero"))
+        os.mkdir(path("folder"))
+        for name, words in (("pipe", "regular file"), ("zero", "regular file"), ("folder", "directory")):
+            r = refused(l, START, {"id": new_id(), "model": name, "input": "prompt", "prompt": "x", "raw": True,
+                                   "params": {"max_tokens": 1}}, "FAILED_PRECONDITION", "model_load_failed", path(name), words)
+            print("    %-8s %s" % (name, r["message"]))
         a = generate(l, {"id": new_id(), "model": "m", "input": "prompt", "prompt": "Hi", "params": {"max_tokens": 2}})
         check(len(a.tokens) >= 1, "the good model answers after the bad ones")
     still_up(d)
@@ -347,6 +444,8 @@ def malformed_frames_are_answered_or_cut():
     d.stop()
 
 
-main(requests_are_refused_by_name, broken_models_say_what_is_wrong_with_them, two_daemons_on_one_store_or_socket_are_refused,
+main(requests_are_refused_by_name, broken_models_say_what_is_wrong_with_them,
+     a_model_that_is_written_to_while_it_loads_ends_nothing, a_model_that_became_a_pipe_is_refused_at_once,
+     two_daemons_on_one_store_or_socket_are_refused,
      directories_that_cannot_be_used_are_named, configuration_errors_name_file_line_and_nearest_key,
      without_io_uring_threads_take_over, a_full_disk_degrades_says_so_and_recovers, malformed_frames_are_answered_or_cut)

@@ -34,7 +34,7 @@ __attribute__((unused)) static struct engine *tiny_open(const struct mk_llama *m
     free(file.p);
     opts.path = path;
     int r = eng_open(&e, &opts, &eb);
-    unlink(path); /* the mapping keeps it */
+    unlink(path);
     if (r < 0)
         t_fail(__FILE__, __LINE__, "eng_open: %s", eb.s);
     return r < 0 ? NULL : e;
