@@ -39,7 +39,8 @@ struct slot {
     struct prep_job peek;
     bool peeking;
     struct modelfile file;
-    struct file_stamp stamp; /* of the file that was loaded */
+    struct file_stamp stamp;      /* of the file that was loaded ... */
+    struct file_stamp hash_stamp; /* ... and of the one that is being hashed */
     int peek_res;
     struct errbuf peek_words;
     uint64_t page_bytes;
@@ -92,13 +93,13 @@ static void remembered_name(const struct file_stamp *f, char ret[64])
              (unsigned long long)f->ino);
 }
 
-static void remember(struct slot *s, const uint8_t id[16])
+static void remember(struct slot *s, const struct file_stamp *f, const uint8_t id[16])
 {
-    struct remembered v = {.file = s->stamp};
+    struct remembered v = {.file = *f};
     char name[64];
 
     memcpy(v.id, id, sizeof v.id);
-    remembered_name(&s->stamp, name);
+    remembered_name(f, name);
     int r = kvs_meta_put(s->d->store, name, &v, sizeof v);
     if (r < 0)
         log_at(LOG_WARN_,
@@ -142,6 +143,8 @@ static bool identify(struct slot *s)
     return true;
 }
 
+static void want_id(struct slot *s);
+
 static void hashed(void *user, int res, const uint8_t id[16], const char *words)
 {
     struct slot *s = user;
@@ -150,6 +153,16 @@ static void hashed(void *user, int res, const uint8_t id[16], const char *words)
     s->hashing = false;
     if (res == -ECANCELED)
         return;
+    if (res == 0)
+        remember(s, &s->hash_stamp, id);
+    /* Loaded again from another file meanwhile: it is that one's turn. */
+    if (s->m.state == MODEL_LOADED && !s->m.keyed && !stamp_same(&s->hash_stamp, &s->stamp)) {
+        want_id(s);
+        if (s->m.keyed)
+            kvflow_model_keyed(s->d, &s->m);
+        tell(s);
+        return;
+    }
     if (res < 0) {
         daemon_warn(s->d,
                     "model %s: its file was not hashed (%s); its KV is not kept until it "
@@ -158,10 +171,9 @@ static void hashed(void *user, int res, const uint8_t id[16], const char *words)
         tell(s);
         return;
     }
-    remember(s, id);
     memcpy(s->m.weights_id, id, 16);
-    /* Unloaded meanwhile, or loaded again from another file: the id stays remembered for the
-     * file it belongs to, and that is all. */
+    /* Unloaded meanwhile, or the file is another by now: the id stays remembered for the file
+     * it belongs to, and that is all. */
     if (s->m.state != MODEL_LOADED || s->m.keyed || stamp_read(s->m.path, &now) < 0 ||
         !stamp_same(&now, &s->stamp))
         return;
@@ -181,6 +193,7 @@ static void want_id(struct slot *s)
     }
     if (s->hashing)
         return;
+    s->hash_stamp = s->stamp;
     s->hashing = weightsid_submit(s->d->wid, s->m.path, &s->stamp, hashed, s) == 0;
 }
 
@@ -291,6 +304,9 @@ static void load_done(void *user, int res, struct engine *e, const char *words)
     m->error[0] = 0;
     s->info = *eng_info(e);
     s->info_known = true;
+    /* Of what the engine read, not of what lay there when it was peeked at: the id remembered
+     * for a file must never be taken for the weights of another. */
+    s->stamp = s->info.file;
     s->d->epoch = s->info.epoch;
     snprintf(s->d->backend, sizeof s->d->backend, "%s", s->info.backend);
     cJSON_Delete(m->sampling);
@@ -318,11 +334,7 @@ static void peek_run(struct prep_job *j) /* prep's thread */
     struct slot *s = j->user;
 
     s->peek_words.s[0] = 0;
-    s->peek_res = stamp_read(s->m.path, &s->stamp);
-    if (s->peek_res < 0)
-        err_set(&s->peek_words, 0, "%s: %s", s->m.path, strerror(-s->peek_res));
-    else
-        s->peek_res = modelfile_read(s->m.path, &s->file, &s->peek_words);
+    s->peek_res = modelfile_read(s->m.path, &s->file, &s->peek_words);
     if (s->peek_res < 0)
         return;
     const struct conf_model *o = conf_model(s->d->conf, s->m.name);

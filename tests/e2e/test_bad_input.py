@@ -188,7 +188,7 @@ def a_model_that_is_written_to_while_it_loads_ends_nothing():
     words = set()
     try:
         with d.link() as l:
-            for i in range(25):
+            for i in range(12):
                 s = l.call(MODEL_LOAD, {"id": new_id(), "model": "victim"})
                 a = Answer()
                 follow(l, s["stream"], a)
