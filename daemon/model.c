@@ -16,6 +16,7 @@
 #include "daemon/loop.h"
 #include "daemon/modelfile.h"
 #include "daemon/prep.h"
+#include "daemon/ram.h"
 #include "daemon/sdnotify.h"
 #include "daemon/sess.h"
 #include "daemon/weightsid.h"
@@ -339,8 +340,7 @@ static void peek_run(struct prep_job *j) /* prep's thread */
         return;
     const struct conf_model *o = conf_model(s->d->conf, s->m.name);
     s->page_bytes = modelfile_pages(&s->file, o, conf_ram_bytes());
-    s->peek_res =
-        modelfile_fits(&s->file, o, modelfile_available(), &s->page_bytes, &s->peek_words);
+    s->peek_res = modelfile_fits(&s->file, o, ram_available(), &s->page_bytes, &s->peek_words);
 }
 
 static void peek_done(struct prep_job *j)

@@ -110,20 +110,6 @@ uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, 
     return n;
 }
 
-uint64_t modelfile_available(void)
-{
-    char line[128];
-    unsigned long long kib = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return kib * 1024;
-}
-
 int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
                    uint64_t *pages, struct errbuf *eb)
 {

@@ -23,7 +23,6 @@ uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, 
  * one context first. */
 int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
                    uint64_t *pages, struct errbuf *eb);
-uint64_t modelfile_available(void); /* MemAvailable, or 0 */
 
 /* The model's default sampling: the options, else the file's general.sampling.*, else
  * temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1.  NULL: no memory. */
