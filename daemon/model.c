@@ -44,7 +44,7 @@ struct slot {
     struct file_stamp hash_stamp; /* ... and of the one that is being hashed */
     int peek_res;
     struct errbuf peek_words;
-    uint64_t page_bytes;
+    uint64_t page_bytes, available; /* the latter when it was peeked at */
     bool hashing, wanted_again;
     uint64_t failed_ns;
     struct eng_info info; /* of the last load; info_known */
@@ -340,7 +340,27 @@ static void peek_run(struct prep_job *j) /* prep's thread */
         return;
     const struct conf_model *o = conf_model(s->d->conf, s->m.name);
     s->page_bytes = modelfile_pages(&s->file, o, conf_ram_bytes());
-    s->peek_res = modelfile_fits(&s->file, o, ram_available(), &s->page_bytes, &s->peek_words);
+    s->available = ram_available();
+}
+
+/* Memory that others were promised and have not taken yet, so that the machine still counts it
+ * as available: what is left of loads under way, and KV pages that nobody has used. */
+static uint64_t promised(const struct slot *but)
+{
+    const struct model_table *t = but->d->models;
+    uint64_t all = 0;
+
+    for (uint32_t i = 0; i < t->n; i++) {
+        const struct slot *s = t->slot[i];
+
+        if (s->m.state == MODEL_LOADING && s->m.engd)
+            all += s->page_bytes +
+                   (uint64_t)((double)modelfile_need(&s->file) * (1 - s->m.load_done));
+        else if (s->m.eng)
+            for (int p = 0; p < KV_PART_; p++)
+                all += eng_pages_new(s->m.eng, p) * eng_layout(s->m.eng)->page_bytes[p];
+    }
+    return all;
 }
 
 static void peek_done(struct prep_job *j)
@@ -350,7 +370,6 @@ static void peek_done(struct prep_job *j)
     const struct conf_model *o = conf_model(c, s->m.name);
     struct engd_load load = {.opts = {.path = s->m.path,
                                       .threads = o->threads,
-                                      .page_memory = s->page_bytes,
                                       .ctx_max = o->context,
                                       .plain_c = c->plain_c},
                              .progress = load_progress,
@@ -361,6 +380,10 @@ static void peek_done(struct prep_job *j)
     if (s->d->stopping)
         return;
     int r = s->peek_res;
+    if (r == 0)
+        r = modelfile_fits(&s->file, o, s->available, promised(s), &s->page_bytes,
+                           &s->peek_words);
+    load.opts.page_memory = s->page_bytes;
     if (r == 0) {
         r = engd_open(&s->m.engd, s->d->loop, &load);
         if (r < 0)

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "engine/gguf.h"
 #include "engine/source.h"
+#include "engine/weights.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -60,6 +61,7 @@ int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb)
     if (r < 0)
         return r;
     f.file_bytes = gguf_bytes(g);
+    f.weight_bytes = weights_need(g, &kern_cpu);
     if (gguf_str(g, "general.architecture", &s) && s.bytes < sizeof arch) {
         memcpy(arch, s.p, s.bytes);
         arch[s.bytes] = 0;
@@ -110,24 +112,38 @@ uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, 
     return n;
 }
 
-int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
-                   uint64_t *pages, struct errbuf *eb)
+uint64_t modelfile_need(const struct modelfile *f)
 {
-    /* Weights are re-laid: the copy is about as large, and the file's own pages can go. */
-    uint64_t weights = f->file_bytes + f->file_bytes / 8, one = context_bytes(f, o);
+    uint64_t n;
 
-    if (!available || weights + *pages <= available)
+    /* Scratch, head and tokenizer are small beside the weights of any large model. */
+    return add_ok(f->weight_bytes, f->weight_bytes / 16, &n) && add_ok(n, 32 << 20, &n)
+               ? n
+               : UINT64_MAX;
+}
+
+int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
+                   uint64_t promised, uint64_t *pages, struct errbuf *eb)
+{
+    uint64_t weights = modelfile_need(f), one = context_bytes(f, o), all;
+    uint64_t room = available > promised ? available - promised : 0;
+    uint64_t least = !o->page_bytes && one && one < *pages ? one : *pages;
+    char others[96] = "";
+
+    if (!available || (add_ok(weights, *pages, &all) && all <= room))
         return 0;
-    if (!o->page_bytes && one && one < *pages && weights + one <= available) {
-        *pages = one;
+    if (add_ok(weights, least, &all) && all <= room) {
+        *pages = least;
         return 0;
     }
+    if (promised)
+        snprintf(others, sizeof others, ", of which %.1f GiB are promised to other models",
+                 (double)promised / 0x1p30);
     return err_set(eb, -ENOMEM,
                    "needs about %.1f GiB for weights and %.1f GiB for KV pages, %.1f GiB are "
-                   "available; unload another model, or lower context or page-memory",
-                   (double)weights / 0x1p30,
-                   (double)(one && one < *pages ? one : *pages) / 0x1p30,
-                   (double)available / 0x1p30);
+                   "available%s; unload another model, or lower context or page-memory",
+                   (double)weights / 0x1p30, (double)least / 0x1p30, (double)available / 0x1p30,
+                   others);
 }
 
 cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o)

@@ -12,17 +12,20 @@
 struct gguf;
 struct modelfile {
     uint64_t file_bytes, context;
-    uint64_t token_bytes; /* KV of one token, f16 rows; 0: not a family that says */
+    uint64_t weight_bytes; /* once laid out */
+    uint64_t token_bytes;  /* KV of one token, f16 rows; 0: not a family that says */
 };
 int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb);
 
 /* Bytes for KV pages: what the options say, else four contexts within a quarter of ram, but
  * one whole context whenever that is at most half of it. */
 uint64_t modelfile_pages(const struct modelfile *f, const struct conf_model *o, uint64_t ram);
-/* Refuses a load that would not fit into `available` bytes (0: not known); *pages shrinks to
- * one context first. */
+/* Refuses (-ENOMEM, the words have all numbers) a load that would not fit into `available`
+ * bytes (0: not known) less those that are promised to others; *pages shrinks to one context
+ * first. */
 int modelfile_fits(const struct modelfile *f, const struct conf_model *o, uint64_t available,
-                   uint64_t *pages, struct errbuf *eb);
+                   uint64_t promised, uint64_t *pages, struct errbuf *eb);
+uint64_t modelfile_need(const struct modelfile *f); /* bytes beside the pages */
 
 /* The model's default sampling: the options, else the file's general.sampling.*, else
  * temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, repeat_penalty 1.  NULL: no memory. */

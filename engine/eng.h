@@ -20,6 +20,7 @@ struct eng_pool {
     void *mem; /* dev */
     uint64_t page_bytes;
     uint32_t n, n_free;
+    uint32_t n_new; /* never taken: they are taken last */
     uint32_t *free;
     uint8_t *taken; /* by page */
 };

@@ -81,6 +81,8 @@ enum { ENG_PAGE_NONE = 0xffffffffu };
 int eng_page_take(struct engine *e, enum kv_part part, uint32_t *ret);
 void eng_page_drop(struct engine *e, enum kv_part part, uint32_t page);
 uint32_t eng_pages_free(const struct engine *e, enum kv_part part);
+/* Of them, those never taken: memory that is ours and that the machine still thinks it has. */
+uint32_t eng_pages_new(const struct engine *e, enum kv_part part);
 /* Whole pages, exactly page_bytes[part], to and from host memory. */
 int eng_page_save(struct engine *e, enum kv_part part, uint32_t page, void *host);
 int eng_page_load(struct engine *e, enum kv_part part, uint32_t page, const void *host);

@@ -19,7 +19,7 @@ static int part_open(struct engine *e, enum kv_part part, uint32_t n, struct err
     if (!p->mem || !p->free || !p->taken)
         return err_set(eb, -ENOMEM, "no memory for %u KV pages of %llu bytes", n,
                        (unsigned long long)p->page_bytes);
-    p->n = p->n_free = n;
+    p->n = p->n_free = p->n_new = n;
     /* Taken from the end: low pages first, so that a lightly used pool stays compact. */
     for (uint32_t i = 0; i < n; i++)
         p->free[i] = n - 1 - i;
@@ -74,6 +74,7 @@ int eng_page_take(struct engine *e, enum kv_part part, uint32_t *ret)
     if (p->n_free == 0)
         return -EAGAIN;
     uint32_t page = p->free[--p->n_free];
+    p->n_new = p->n_free < p->n_new ? p->n_free : p->n_new;
     must(!p->taken[page]);
     p->taken[page] = 1;
     *ret = page;
@@ -92,6 +93,11 @@ void eng_page_drop(struct engine *e, enum kv_part part, uint32_t page)
 uint32_t eng_pages_free(const struct engine *e, enum kv_part part)
 {
     return pool_of(e, part)->n_free;
+}
+
+uint32_t eng_pages_new(const struct engine *e, enum kv_part part)
+{
+    return pool_of(e, part)->n_new;
 }
 
 int eng_page_save(struct engine *e, enum kv_part part, uint32_t page, void *host)

@@ -1,5 +1,6 @@
 /* weights.c - see weights.h. */
 #include "engine/weights.h"
+#include "base/bytes.h"
 #include "base/check.h"
 #include "engine/gguf.h"
 #include <errno.h>
@@ -23,6 +24,22 @@ int weights_init(struct weights *w, const struct gguf *g, struct kern *k,
     for (uint32_t i = 0; i < n; i++)
         w->total += gguf_tensor_at(g, i)->bytes;
     return 0;
+}
+
+uint64_t weights_need(const struct gguf *g, const struct kern_ops *ops)
+{
+    uint64_t all = 0;
+
+    for (uint32_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        /* The product of the dimensions was checked when the file was opened. */
+        uint64_t rows = t->dims[1] * t->dims[2] * t->dims[3];
+        uint64_t n = ops->weight_need(t->type, rows, t->dims[0],
+                                      t->n_dims == 1 ? K_USE_VECTOR : K_USE_MATMUL);
+        if (!add_ok(all, n, &all))
+            return UINT64_MAX;
+    }
+    return all;
 }
 
 void weights_fini(struct weights *w)

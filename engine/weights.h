@@ -28,6 +28,8 @@ struct weights {
 /* Zero-initialised caller's memory; g and k outlive it. */
 int weights_init(struct weights *w, const struct gguf *g, struct kern *k,
                  const struct kern_ops *ops);
+/* Bytes that all tensors of a file take, laid out: an upper bound, before anything is read. */
+uint64_t weights_need(const struct gguf *g, const struct kern_ops *ops);
 void weights_fini(struct weights *w); /* also half-built or zeroed */
 
 bool weights_has(const struct weights *w, const char *name);

@@ -221,6 +221,9 @@ struct kern_ops {
                   uint32_t use, enum k_residency res, struct errbuf *eb);
     void (*weight_free)(struct kern *k, struct k_weight *w); /* NULL ok */
     uint64_t (*weight_bytes)(const struct k_weight *w);      /* as laid out here */
+    /* What weight_bytes() will be of a re-laid weight, for whoever decides before anything is
+     * read; UINT64_MAX when no number holds it.  Any thread, without a backend open. */
+    uint64_t (*weight_need)(enum k_type t, uint64_t rows, uint64_t cols, uint32_t use);
 
     /* Scratch for steps of up to this size; called once before the first operation and
      * again when a model with larger rows opens. */

@@ -274,6 +274,7 @@ const struct kern_ops kern_cpu = {
     .weight = cpu_weight,
     .weight_free = cpu_weight_free,
     .weight_bytes = cpu_weight_bytes,
+    .weight_need = cpu_weight_need,
     .reserve = cpu_reserve_op,
     .embed = cpu_embed,
     .matmul = cpu_matmul,

@@ -200,6 +200,7 @@ int cpu_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_s
                uint32_t use, enum k_residency res, struct errbuf *eb);
 void cpu_weight_free(struct kern *kern, struct k_weight *w);
 uint64_t cpu_weight_bytes(const struct k_weight *w);
+uint64_t cpu_weight_need(enum k_type t, uint64_t rows, uint64_t cols, uint32_t use);
 
 int cpu_embed(struct kern *kern, const struct k_embed *a);
 int cpu_matmul(struct kern *kern, const struct k_matmul *a);

@@ -2,6 +2,7 @@
  *
  * A re-laid matrix is a copy in huge pages; a mapped one stays where it lies and is laid out
  * strip by strip each time it is used: slow for one row, but the same bits. */
+#include "base/bytes.h"
 #include "base/check.h"
 #include "kernels/cpu/cpu.h"
 #include <errno.h>
@@ -192,6 +193,25 @@ int cpu_weight(struct kern *kern, struct k_weight **ret, const struct k_weight_s
 uint64_t cpu_weight_bytes(const struct k_weight *w)
 {
     return w->bytes;
+}
+
+uint64_t cpu_weight_need(enum k_type t, uint64_t rows, uint64_t cols, uint32_t use)
+{
+    const struct k_type_info *ti = k_type_info(t);
+    const struct cpu_lay *l = cpu_lay(t);
+    uint64_t vec = 0, n = 0;
+    bool ok = true;
+
+    if (use & K_USE_VECTOR)
+        ok = mul_ok(cols, 4, &vec);
+    if (use & K_USE_MATMUL) {
+        uint64_t groups = rows / CPU_ROWS + (rows % CPU_ROWS != 0);
+        uint64_t part = l ? l->head + (uint64_t)l->per * l->unit : CPU_ROWS * ti->block_bytes;
+        ok = ok && mul_ok(l ? cols / 32 / l->per : cols, part, &n) && mul_ok(n, groups, &n);
+    } else if (!(use & K_USE_VECTOR)) {
+        ok = ok && mul_ok(cols / ti->block, ti->block_bytes, &n) && mul_ok(n, rows, &n);
+    }
+    return ok && add_ok(n, vec, &n) ? n : UINT64_MAX;
 }
 
 /* --- look-ups -------------------------------------------------------------------------------- */

@@ -4,6 +4,7 @@
  * int8 blocks as the cpu backend does (unless act_f32), so that the two differ only by the
  * order and width of sums: NMSE <= 5e-6 is then a test of code, not of formats. */
 #include "kernels/ref/ref.h"
+#include "base/bytes.h"
 #include "base/check.h"
 #include "kernels/num.h"
 #include "kernels/types.h"
@@ -136,6 +137,14 @@ static uint64_t ref_weight_bytes(const struct k_weight *w)
     return w->f ? (uint64_t)w->rows * w->cols * 4 : 0;
 }
 
+static uint64_t ref_weight_need(enum k_type t, uint64_t rows, uint64_t cols, uint32_t use)
+{
+    uint64_t n;
+
+    (void)t, (void)use;
+    return mul_ok(rows, cols, &n) && mul_ok(n, 4, &n) ? n : UINT64_MAX;
+}
+
 /* Nothing to size: scratch is taken per call. */
 static int ref_reserve(struct kern *kern, uint32_t tokens, uint32_t cols_max, uint64_t ctx)
 {
@@ -173,6 +182,7 @@ const struct kern_ops kern_ref = {
     .weight = ref_weight,
     .weight_free = ref_weight_free,
     .weight_bytes = ref_weight_bytes,
+    .weight_need = ref_weight_need,
     .reserve = ref_reserve,
     .embed = ref_embed,
     .matmul = ref_matmul,

@@ -242,6 +242,61 @@ def a_model_that_became_a_pipe_is_refused_at_once():
     d.stop()
 
 
+def a_model_larger_than_memory_is_refused_before_anything_is_taken():
+    """Sparse, twice the machine's memory, and right in every field that is looked at first."""
+    d = Daemon()
+    s = lambda x: struct.pack("<Q", len(x)) + x
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cols = 1 << 16
+    rows = 2 * ram // (cols * 2)
+    u32 = {"context_length": 4096, "block_count": 32, "embedding_length": 4096, "attention.head_count": 32}
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1 + len(u32)) + s(b"general.architecture") + struct.pack("<I", 8) + s(b"llama")
+    for k, v in u32.items():
+        head += s(b"llama." + k.encode()) + struct.pack("<II", 4, v)
+    head += s(b"token_embd.weight") + struct.pack("<IQQIQ", 2, cols, rows, 1, 0)
+    head += b"\0" * (-len(head) % 32)
+    with open(os.path.join(d.models, "huge.gguf"), "wb") as f:
+        f.write(head)
+        try:
+            f.truncate(len(head) + rows * cols * 2)
+        except OSError as e:
+            skip("no sparse file of %d GiB here: %s" % (2 * ram >> 30, e))
+    d.start()
+    d.load()
+    rss = lambda: int(next(x for x in open("/proc/%d/status" % d.proc.pid) if x.startswith("VmHWM")).split()[1]) >> 10
+    before = rss()
+    with d.link() as l:
+        r = refused(l, START, {"id": new_id(), "model": "huge", "input": "prompt", "prompt": "x", "raw": True,
+                               "params": {"max_tokens": 1}},
+                    "FAILED_PRECONDITION", "model_load_failed", "GiB for weights", "GiB for KV pages", "GiB are available")
+        print("    %s" % r["message"])
+        check(rss() - before < 16, lambda: "%d MiB were taken for it" % (rss() - before))
+        a = generate(l, {"id": new_id(), "model": "m", "input": "prompt", "prompt": "Hi", "params": {"max_tokens": 2}})
+        check(len(a.tokens) >= 1, "the good model answers after it")
+    still_up(d)
+    d.stop()
+
+
+def memory_that_a_model_has_not_touched_yet_is_not_given_to_another():
+    """KV pages take memory when they are used: until then the machine counts them as available."""
+    avail = int(next(x for x in open("/proc/meminfo") if x.startswith("MemAvailable")).split()[1]) << 10
+    d = Daemon("--page-memory", "%dMiB" % (avail * 6 // 10 >> 20))
+    os.symlink(model(), os.path.join(d.models, "second.gguf"))
+    d.start()
+    d.load()
+    with d.link() as l:
+        r = refused(l, START, {"id": new_id(), "model": "second", "input": "prompt", "prompt": "x", "params": {"max_tokens": 1}},
+                    "FAILED_PRECONDITION", "model_load_failed", "promised to other models", "GiB for KV pages")
+        print("    %s" % r["message"])
+        while l.raw(MODEL_UNLOAD, {"model": "m"})[0] != 0:
+            time.sleep(0.02)
+        while l.call(MODEL_SHOW, {"model": "m"})["state"] != "available":
+            time.sleep(0.02)
+    d.load("second")
+    still_up(d)
+    d.stop()
+
+
 def run_once(*argv, timeout=20, **kw):
     p = subprocess.run([prog("hearthd")] + list(argv), capture_output=True, text=True, timeout=timeout, **kw)
     return p.returncode, p.stdout + p.stderr
@@ -446,6 +501,8 @@ def malformed_frames_are_answered_or_cut():
 
 main(requests_are_refused_by_name, broken_models_say_what_is_wrong_with_them,
      a_model_that_is_written_to_while_it_loads_ends_nothing, a_model_that_became_a_pipe_is_refused_at_once,
+     a_model_larger_than_memory_is_refused_before_anything_is_taken,
+     memory_that_a_model_has_not_touched_yet_is_not_given_to_another,
      two_daemons_on_one_store_or_socket_are_refused,
      directories_that_cannot_be_used_are_named, configuration_errors_name_file_line_and_nearest_key,
      without_io_uring_threads_take_over, a_full_disk_degrades_says_so_and_recovers, malformed_frames_are_answered_or_cut)

@@ -405,12 +405,18 @@ static void the_page_pool_gives_every_page_once(void)
         return;
     CHECK_EQ(eng_info(e)->pages, TINY_BLOCKS);
     CHECK_EQ(eng_pages_free(e, KV_HOT), TINY_BLOCKS);
+    /* A page that was taken once holds memory, whoever has it now. */
+    CHECK_EQ(eng_page_take(e, KV_HOT, &page), 0);
+    CHECK_EQ(eng_pages_new(e, KV_HOT), TINY_BLOCKS - 1);
+    eng_page_drop(e, KV_HOT, page);
+    CHECK_EQ(eng_pages_new(e, KV_HOT), TINY_BLOCKS - 1);
     while (eng_page_take(e, KV_HOT, &page) == 0 && n < 64) {
         CHECK(page < 64 && !seen[page]);
         seen[page & 63] = 1;
         n++;
     }
     CHECK_EQ(n, TINY_BLOCKS);
+    CHECK_EQ(eng_pages_new(e, KV_HOT), 0);
     CHECK_EQ(eng_page_take(e, KV_HOT, &page), -EAGAIN);
     CHECK_EQ(eng_page_take(e, KV_COLD, &page), -EAGAIN);
     eng_page_drop(e, KV_HOT, 3);

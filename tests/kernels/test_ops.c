@@ -130,6 +130,9 @@ static void a_source_may_be_read_and_may_fail_at_any_read(void)
         }
         shown(ops, k, w, t[u].use, t[u].rows, t[u].cols, b);
         CHECK(memcmp(a, b, FLOATS * 4) == 0);
+        CHECK_EQ(ops->weight_need(ty, t[u].rows, t[u].cols, t[u].use), ops->weight_bytes(w));
+        CHECK(ops->weight_need(ty, 1ull << 60, 1ull << 40, t[u].use) == UINT64_MAX ||
+              (t[u].use & K_USE_VECTOR));
         ops->weight_free(k, w);
         ops->close(k);
         free(d);
