@@ -271,7 +271,7 @@ static int take_system(struct call *c, struct sess *s, struct prepared *p)
     return 0;
 }
 
-void admit_start(struct call *c, const struct kvs_id *id)
+void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[ASKED_BYTES])
 {
     struct daemon *d = c->d;
     struct gen *g = d->gen;
@@ -328,6 +328,8 @@ void admit_start(struct call *c, const struct kvs_id *id)
     }
     r->prep = p;
     r->ask = ask;
+    memcpy(r->asked, asked, ASKED_BYTES);
+    r->asked_known = true;
     r->ingest = ask.max_tokens == 0;
     r->fork = fork;
     r->keep = keep;

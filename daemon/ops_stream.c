@@ -391,9 +391,17 @@ void load_failed(struct req *r)
 }
 
 /* --- operations --------------------------------------------------------------------------------------- */
-/* The stream of this id: in memory, or read back.  NULL: the call has been failed (quiet:
- * unless there is simply none). */
-static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, bool *ret_none)
+static void refuse_reused(struct call *c)
+{
+    call_fail(c, HRT_ALREADY_EXISTS, "id_reused", NULL,
+              "id: it was used for something else; make a new one for each request, and send "
+              "one again only as it was");
+}
+
+/* The stream of this id: in memory, or read back.  asked: of a START, NULL otherwise.  NULL:
+ * the call has been failed (a START's: unless there is simply none). */
+static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *asked,
+                        bool *ret_none)
 {
     struct daemon *d = c->d;
     uint32_t uid = c->uid;
@@ -401,12 +409,17 @@ static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, boo
     int res = 0;
 
     *ret_none = false;
+    if (r && asked &&
+        (r->load_only || (r->asked_known && memcmp(r->asked, asked, ASKED_BYTES) != 0))) {
+        refuse_reused(c);
+        return NULL;
+    }
     if (r)
         return r;
-    res = recover(c, id);
+    res = recover(c, id, asked);
     if (res == 0)
         return req_find(d, uid, id); /* NULL: c has heard why not, and is gone */
-    if (res == -ENOENT && quiet)
+    if (res == -ENOENT && asked)
         *ret_none = true;
     else if (res == -ENOENT)
         call_fail(c, HRT_NOT_FOUND, "stream_not_found", NULL,
@@ -415,8 +428,7 @@ static struct req *find(struct call *c, const struct kvs_id *id, bool quiet, boo
         call_fail(c, HRT_FAILED_PRECONDITION, "stream_expired", NULL,
                   "this request ended more than ten minutes ago, or its session has gone on");
     else if (res == -EEXIST)
-        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
-                  "id: it was used by another operation");
+        refuse_reused(c);
     else if (res == -EBUSY)
         call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
                   "its session has another request now; when that is admitted, this one ends "
@@ -451,21 +463,24 @@ static bool stopping(struct call *c)
 
 void op_start(struct call *c)
 {
+    uint8_t asked[ASKED_BYTES];
     struct kvs_id id;
     struct req *r;
     bool none;
 
     if (want_id(c, "id", &id) < 0 || stopping(c))
         return;
-    r = find(c, &id, true, &none);
-    if (r && r->load_only) {
-        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
-                  "id: it was used by another operation");
-    } else if (r) {
+    if (asked_hash(c, asked) < 0) {
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL,
+                  "no memory for the request");
+        return;
+    }
+    r = find(c, &id, asked, &none);
+    if (r) {
         r->read_ns = now_ns();
         wait_start(r, c);
     } else if (none) {
-        admit_start(c, &id);
+        admit_start(c, &id, asked);
     }
 }
 
@@ -482,7 +497,7 @@ void op_next(struct call *c)
         want_u64(c, c->json, "max_wait_ms", 0, WAIT_MS_MAX, &wait_ms) < 0 ||
         want_u64(c, c->json, "max_bytes", 1, TAIL_BYTES_MAX, &bytes) < 0 || stopping(c))
         return;
-    r = find(c, &id, false, &none);
+    r = find(c, &id, NULL, &none);
     if (!r)
         return;
     r->read_ns = now;
@@ -510,7 +525,7 @@ void op_cancel(struct call *c)
 
     if (want_id(c, "stream", &id) < 0 || stopping(c))
         return;
-    r = find(c, &id, false, &none);
+    r = find(c, &id, NULL, &none);
     if (!r)
         return;
     o = cJSON_CreateObject();

@@ -87,24 +87,43 @@ static int fill(struct req *r, const struct kvs_req *q, bool ended)
     return 0;
 }
 
-int recover(struct call *c, const struct kvs_id *id)
+/* What its START asked for, where that was kept. */
+static bool read_asked(const cJSON *back, uint8_t ret[ASKED_BYTES])
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(back, "asked");
+    size_t n = 0;
+
+    return cJSON_IsString(v) &&
+           sodium_hex2bin(ret, ASKED_BYTES, v->valuestring, strlen(v->valuestring), NULL, &n,
+                          NULL) == 0 &&
+           n == ASKED_BYTES;
+}
+
+int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked)
 {
     struct daemon *d = c->d;
     uint32_t uid = c->uid;
+    uint8_t before[ASKED_BYTES];
     struct kvs_req q;
     struct errbuf eb = {{0}};
     char *reply = NULL;
+    cJSON *back;
     struct sess *s;
     struct req *r;
-    bool ended;
+    bool ended, known;
     int res = kvs_req_get(d->store, uid, id, &q, &reply);
 
     if (res < 0)
         return res == -ENOENT ? -ENOENT : res;
+    back = cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2);
+    free(reply);
+    known = read_asked(back, before);
     ended = q.state == SESS_REQ_ENDED;
     s = sess_by_id(d, uid, &q.session);
-    if (q.type != HRT_START)
+    if (q.type != HRT_START || (asked && known && memcmp(asked, before, sizeof before) != 0))
         res = -EEXIST;
+    else if (!back)
+        res = E_CORRUPT;
     else if (ended && wall_ns() > q.time_ns + KEPT_NS)
         res = -ESTALE;
     else if (!ended && (!s || !sess_open_is(s, id) || s->removing))
@@ -115,12 +134,14 @@ int recover(struct call *c, const struct kvs_id *id)
     if (res == 0 && !r)
         res = -ENOMEM;
     if (res < 0) {
-        free(reply);
+        cJSON_Delete(back);
         return res;
     }
-    r->back = cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2);
-    free(reply);
-    res = r->back ? fill(r, &q, ended) : E_CORRUPT;
+    r->back = back;
+    r->asked_known = known;
+    if (known)
+        memcpy(r->asked, before, sizeof before);
+    res = fill(r, &q, ended);
     if (res < 0) {
         log_at(LOG_WARN_, "a request cannot be read back (%s)", err_str(res));
         req_free(r);

@@ -12,6 +12,7 @@
  * alone. */
 #ifndef DAEMON_REQ_H
 #define DAEMON_REQ_H
+#include "daemon/asked.h"
 #include "daemon/gen.h"
 #include "daemon/kvflow.h"
 #include "daemon/loop.h"
@@ -131,6 +132,8 @@ struct req {
     struct branch *br;
     struct ask ask;
     bool ingest, fork, keep, prefix;
+    uint8_t asked[ASKED_BYTES]; /* what its START said */
+    bool asked_known;           /* false: written before that was kept */
     struct prepared *prep;
     struct cJSON *back; /* read back after a restart: what was saved with the request */
 
@@ -231,7 +234,8 @@ struct gmodel *gen_model(struct gen *g, struct model *m);
 void gen_kick(struct daemon *d); /* something changed outside the loop's events */
 
 /* admit.c */
-void admit_start(struct call *c, const struct kvs_id *id); /* a new request; answers c */
+/* A new request; answers c.  asked: asked_hash of c. */
+void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[ASKED_BYTES]);
 void admit_model_ready(struct req *r);
 
 /* turn.c */
@@ -245,11 +249,12 @@ int turn_interrupted(struct daemon *d, struct sess *s, struct kvs_req *ret, char
 void turn_end(struct req *r); /* the last batch; req_done follows */
 
 /* recover.c */
-/* From the store: a request of c's user that ended lately or is open.  0: req_find finds it,
- * or it could not be and c has been failed; -ENOENT; -ESTALE: it ended too long ago, or its
- * session has gone on; -EBUSY: its session is about to; -EEXIST: the id was another
- * operation's; E_CORRUPT: what is stored is not what it left. */
-int recover(struct call *c, const struct kvs_id *id);
+/* From the store: a request of c's user that ended lately or is open.  asked: what c asks for
+ * with the id (NULL: c only names it).  0: req_find finds it, or it could not be and c has been
+ * failed; -ENOENT; -ESTALE: it ended too long ago, or its session has gone on; -EBUSY: its
+ * session is about to; -EEXIST: the id was another operation's, or asked for something else;
+ * E_CORRUPT: what is stored is not what it left. */
+int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked);
 void recover_ready(struct req *r); /* its model is loaded; frees r if it cannot go on */
 
 /* ops_stream.c */

@@ -73,17 +73,20 @@ static char *logprobs_save(const struct stream *st)
 cJSON *req_save(struct req *r, bool done)
 {
     cJSON *o = cJSON_CreateObject();
-    char epoch[20], *lp = r->n_gen ? logprobs_save(&r->st) : NULL;
+    char epoch[20], hex[2 * sizeof r->m->fingerprint + 1];
+    char *lp = r->n_gen ? logprobs_save(&r->st) : NULL;
 
     snprintf(epoch, sizeof epoch, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
     cJSON_AddNumberToObject(o, "v", 1);
     cJSON_AddStringToObject(o, "epoch", epoch);
     cJSON_AddStringToObject(o, "model", r->m->name);
     if (r->m->keyed) {
-        char hex[2 * sizeof r->m->fingerprint + 1];
-
         hex_put(hex, r->m->fingerprint, sizeof r->m->fingerprint);
         cJSON_AddStringToObject(o, "fingerprint", hex);
+    }
+    if (r->asked_known) {
+        hex_put(hex, r->asked, sizeof r->asked);
+        cJSON_AddStringToObject(o, "asked", hex);
     }
     cJSON_AddItemToObject(o, "ask", ask_save(&r->ask));
     cJSON_AddBoolToObject(o, "ingest", r->ingest);

@@ -1,5 +1,6 @@
 /* test_gen.c - sessions and answers on the real daemon with a tiny model: what comes out is
  * the same whatever happens in between. */
+#include "kvstore/kvstore.h"
 #include "tests/daemon/genrig.h"
 
 #define CASE(f)                                                                                \
@@ -11,6 +12,76 @@
 
 static int32_t ids[2048];
 static struct answer a, b;
+
+/* --- a store as another program left it -------------------------------------------------------- */
+struct edited {
+    struct kvstore *store;
+    void (*edit)(cJSON *o);
+    struct kvs_rec rec[8];
+    struct kvs_req req[8];
+    char *text[8];
+    uint32_t n;
+};
+
+static int edit_each(void *ctx, const struct kvs_req *q)
+{
+    struct edited *e = ctx;
+    cJSON *o = cJSON_ParseWithLength(q->reply, q->reply_bytes);
+
+    if (q->type != HRT_START || e->n == 8) {
+        cJSON_Delete(o);
+        return 0;
+    }
+    e->edit(o);
+    e->text[e->n] = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    e->req[e->n] = *q;
+    e->req[e->n].reply = e->text[e->n];
+    e->req[e->n].reply_bytes = (uint32_t)strlen(e->text[e->n]);
+    e->rec[e->n].kind = KVS_REC_REQ;
+    e->rec[e->n].req = &e->req[e->n];
+    e->n++;
+    return 0;
+}
+
+static void edited_done(struct kvs_batch *b_)
+{
+    (void)b_;
+}
+
+/* The store of a daemon that is down, its requests' JSON changed by edit. */
+static void edit_requests(struct rig *g, void (*edit)(cJSON *o))
+{
+    struct edited e = {.edit = edit};
+    struct kvs_opts o = {.disk_bytes = 1 << 30, .host_bytes = 64 << 20};
+    char dir[200];
+    struct errbuf eb = {{0}};
+    struct kvs_batch batch = {.rec = e.rec, .done = edited_done};
+
+    snprintf(dir, sizeof dir, "%s/state", g->base);
+    o.dir = dir;
+    if (kvs_open(&e.store, &o, NULL, &eb) < 0) {
+        t_fail(__FILE__, __LINE__, "%s", eb.s);
+        return;
+    }
+    CHECK_EQ(kvs_reqs(e.store, edit_each, &e), 0);
+    CHECK(e.n > 0);
+    batch.n_rec = e.n;
+    CHECK_EQ(kvs_batch_submit(e.store, &batch), 0);
+    while (kvs_in_flight(e.store)) {
+        kvs_commit_turn(e.store, 1000000);
+        kvs_loop_turn(e.store);
+    }
+    CHECK_EQ(batch.res, 0);
+    kvs_close(e.store);
+    for (uint32_t i = 0; i < e.n; i++)
+        free(e.text[i]);
+}
+
+static void forget_asked(cJSON *o)
+{
+    cJSON_DeleteItemFromObjectCaseSensitive(o, "asked");
+}
 
 static void a_cut_anywhere_does_not_show_after_a_restart(void)
 {
@@ -84,6 +155,99 @@ static void killed_in_the_middle_the_same_id_goes_on(void)
     rig_down(&g, SIGTERM);
     answer_clear(&a);
     answer_clear(&b);
+}
+
+static void start_says(struct rig *g, const char *id, const int32_t *in, uint32_t n,
+                       const char *more, uint32_t status, int line)
+{
+    struct wire_reply r = rig_call(g, HRT_START, in, n * 4u, "{\"id\":\"%s\"%s}", id, more);
+
+    if (r.f.status != status)
+        t_fail(__FILE__, line, "%s: status %u, want %u: %s", more, r.f.status, status,
+               wire_str(&r, "message"));
+    if (status)
+        CHECK_STR(wire_str(&r, "slug"), "id_reused");
+    wire_reply_fini(&r);
+}
+
+static void an_id_means_what_it_was_first_sent_with(void)
+{
+#define BASE  ",\"model\":\"m\",\"input\":\"tokens\",\"session\":\"x\""
+#define ASKED "\"temperature\":0.9,\"seed\":5,\"max_tokens\":600,\"ignore_eos\":true"
+    static const char first[] =
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2}}";
+    static const char *const same_thing[] = {
+        first,
+        ",\"params\":{\"ignore_eos\":true,\"logit_bias\":{\"8\":-2.0,\"7\":1e0},"
+        "\"max_tokens\":6e2,\"seed\":\"5\",\"temperature\":0.90,\"top_k\":null}" BASE,
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2},\"stop\":[]},"
+             "\"create\":true,\"raw\":false,\"hints\":{\"prefix\":false},\"mark\":3",
+    };
+    static const char *const other[] = {
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-3}}",
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1}}",
+        BASE ",\"params\":{" ASKED "}",
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2},\"logprobs\":1}",
+        BASE ",\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2},\"stop\":[\"a\"]}",
+        BASE ",\"raw\":true,\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2}}",
+        BASE ",\"keep\":false,\"params\":{" ASKED ",\"logit_bias\":{\"7\":1,\"8\":-2}}",
+        ",\"model\":\"m\",\"input\":\"tokens\",\"session\":\"y\",\"params\":{" ASKED
+        ",\"logit_bias\":{\"7\":1,\"8\":-2}}",
+        ",\"model\":\"m2\",\"input\":\"tokens\",\"session\":\"x\",\"params\":{" ASKED
+        ",\"logit_bias\":{\"7\":1,\"8\":-2}}",
+        ",\"model\":\"m\",\"input\":\"prompt\",\"prompt\":\"?\",\"session\":\"x\"",
+        "",
+    };
+    enum {
+        SAME = sizeof same_thing / sizeof *same_thing,
+        OTHER = sizeof other / sizeof *other
+    };
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 300, 4);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    start_says(&g, id, ids, 300, first, HRT_OK, __LINE__);
+    /* While it runs, after a kill in the middle, at its end, and after another kill. */
+    for (int when = 0; when < 4; when++) {
+        if (when == 1)
+            rig_read(&g, id, &a, 300);
+        if (when == 2)
+            CHECK(rig_read(&g, id, &a, UINT32_MAX));
+        if (when % 2) {
+            rig_down(&g, SIGKILL);
+            rig_up(&g);
+        }
+        for (int i = 0; i < OTHER; i++)
+            start_says(&g, id, ids, 300, other[i], HRT_ALREADY_EXISTS, __LINE__);
+        start_says(&g, id, ids + 1, 299, first, HRT_ALREADY_EXISTS, __LINE__);
+        for (int i = 0; i < SAME; i++)
+            start_says(&g, id, ids, 300, same_thing[i], HRT_OK, __LINE__);
+    }
+    CHECK_EQ(a.n, 600);
+    answer_clear(&b);
+    CHECK(rig_read(&g, id, &b, UINT32_MAX));
+    CHECK(same(&a, &b));
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"x\"}");
+    CHECK_EQ(wire_num(&r, "tokens"), 900);
+    wire_reply_fini(&r);
+    /* A record that does not say what was asked for attaches as it always did. */
+    rig_down(&g, SIGTERM);
+    edit_requests(&g, forget_asked);
+    rig_up(&g);
+    start_says(&g, id, ids, 300, other[0], HRT_OK, __LINE__);
+    answer_clear(&b);
+    CHECK(rig_read(&g, id, &b, UINT32_MAX));
+    CHECK(same(&a, &b));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+#undef BASE
+#undef ASKED
 }
 
 static void many_at_once_say_what_each_says_alone(void)
@@ -388,6 +552,7 @@ static void sessions_change_once_per_id_and_say_why_not(void)
 
 T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(killed_in_the_middle_the_same_id_goes_on),
+       CASE(an_id_means_what_it_was_first_sent_with),
        CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
        CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
        CASE(without_a_session_the_longest_stored_beginning_is_found),
