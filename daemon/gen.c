@@ -277,9 +277,16 @@ static void model_changed(struct daemon *d, struct model *m)
 int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct model *m)
 {
     struct req *r = req_find(d, uid, id);
+    struct kvs_req q;
+    char *reply = NULL;
 
     if (r)
         return r->load_only && r->m == m ? 0 : -EEXIST;
+    /* A load leaves no record: what is there is another operation's. */
+    if (kvs_req_get(d->store, uid, id, &q, &reply) == 0) {
+        free(reply);
+        return -EEXIST;
+    }
     if (d->gen->n_active >= REQ_MAX)
         return -EAGAIN;
     r = req_new(d, uid, id);

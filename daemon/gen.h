@@ -42,7 +42,8 @@ bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap);
 /* The session goes out of the table: ended requests forget it. */
 void gen_session_gone(struct daemon *d, const struct sess *s);
 
-/* MODEL_LOAD's stream: NEXT on id tells the model's progress until it is loaded or failed. */
+/* MODEL_LOAD's stream: NEXT on id tells the model's progress until it is loaded or failed.
+ * -EEXIST: the id is another operation's, or another model's load. */
 int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, struct model *m);
 
 #endif

@@ -121,6 +121,11 @@ void op_model_load(struct call *c)
         return;
     }
     r = gen_load_stream(c->d, c->uid, &id, m);
+    if (r == -EEXIST) {
+        call_fail(c, HRT_ALREADY_EXISTS, "id_reused", NULL,
+                  "id: it was used for something else; make a new one for each load");
+        return;
+    }
     if (r < 0) {
         call_fail(c, HRT_RESOURCE_EXHAUSTED, r == -ENOMEM ? "out_of_memory" : "queue_full",
                   NULL, "the load runs, but there is no room for its stream: %s", err_str(r));

@@ -85,6 +85,7 @@ static bool begin(struct call *c, struct kvs_id *id)
 {
     struct kvs_req q;
     char *reply = NULL;
+    bool other;
     int r = want_hex(c, c->json, "id", id->b, sizeof id->b);
 
     if (r < 0)
@@ -105,15 +106,17 @@ static bool begin(struct call *c, struct kvs_id *id)
                           "this change is under way and asked for too often");
             return false;
         }
-    r = kvs_req_get(c->d->store, c->uid, id, &q, &reply);
+    /* A stream's record is written when it is admitted, and a load has none. */
+    other = req_find(c->d, c->uid, id) != NULL;
+    r = other ? 0 : kvs_req_get(c->d->store, c->uid, id, &q, &reply);
     if (r == -ENOENT)
         return true;
     if (r < 0)
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the id cannot be looked up: %s",
                   err_str(r));
-    else if (q.type != c->type)
-        call_fail(c, HRT_ALREADY_EXISTS, "bad_field", NULL,
-                  "id: it was used by another operation");
+    else if (other || q.type != c->type)
+        call_fail(c, HRT_ALREADY_EXISTS, "id_reused", NULL,
+                  "id: it was used by another operation; make a new one for each");
     else
         call_ok(c, cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2), NULL,
                 0);

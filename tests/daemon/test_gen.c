@@ -232,6 +232,18 @@ static void an_id_means_what_it_was_first_sent_with(void)
     answer_clear(&b);
     CHECK(rig_read(&g, id, &b, UINT32_MAX));
     CHECK(same(&a, &b));
+    /* Nor is it another operation's, in memory or in the store. */
+    for (int when = 0; when < 2; when++) {
+        r = rig_call(&g, HRT_SESSION_PIN, NULL, 0, "{\"id\":\"%s\",\"session\":\"x\"}", id);
+        CHECK_EQ(r.f.status, HRT_ALREADY_EXISTS);
+        CHECK_STR(wire_str(&r, "slug"), "id_reused");
+        wire_reply_fini(&r);
+        r = rig_call(&g, HRT_MODEL_LOAD, NULL, 0, "{\"id\":\"%s\",\"model\":\"m\"}", id);
+        CHECK_EQ(r.f.status, HRT_ALREADY_EXISTS);
+        wire_reply_fini(&r);
+        rig_down(&g, SIGKILL);
+        rig_up(&g);
+    }
     r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"x\"}");
     CHECK_EQ(wire_num(&r, "tokens"), 900);
     wire_reply_fini(&r);
