@@ -10,21 +10,19 @@
 #include "base/check.h"
 #include "base/crc32c.h"
 #include "kvstore/codec.h"
+#include "kvstore/index_env.h"
 #include "kvstore/sys.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <lmdb.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
-static const uint64_t MAP_BYTES = 16ull << 30;
 
-enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
-static const char *const DB_NAMES[DB_] = {"meta", "session", "name", "branch",
-                                          "log",  "req",     "block"};
+const char *const index_db_names[DB_] = {"meta", "session", "name", "branch",
+                                         "log",  "req",     "block"};
 
 struct index {
     uint32_t magic;
@@ -36,7 +34,7 @@ struct index {
     char path[PATH_MAX];
 };
 
-static int err_of(int rc)
+int index_err(int rc)
 {
     switch (rc) {
     case 0: return 0;
@@ -60,7 +58,7 @@ static uint32_t value_crc(const MDB_val *k, const void *v, size_t n)
     return crc32c(crc32c(0, k->mv_data, k->mv_size), v, n);
 }
 
-static int value_ok(const MDB_val *k, MDB_val *v)
+int index_value_ok(const MDB_val *k, MDB_val *v)
 {
     if (v->mv_size < 4)
         return E_CORRUPT;
@@ -74,16 +72,16 @@ static int get(struct index *i, enum index_who w, enum db db, const void *key, s
                MDB_val *ret)
 {
     MDB_val k = {n, (void *)key};
-    int r = err_of(mdb_get(i->txn[w], i->db[db], &k, ret));
+    int r = index_err(mdb_get(i->txn[w], i->db[db], &k, ret));
 
-    return r < 0 ? r : value_ok(&k, ret);
+    return r < 0 ? r : index_value_ok(&k, ret);
 }
 
 static int put(struct index *i, enum db db, const void *key, size_t n, const void *v,
                size_t bytes)
 {
     MDB_val k = {n, (void *)key}, d = {bytes + 4, NULL};
-    int r = err_of(mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
+    int r = index_err(mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
 
     if (r < 0)
         return r;
@@ -97,7 +95,7 @@ static int del(struct index *i, enum db db, const void *key, size_t n)
 {
     MDB_val k = {n, (void *)key};
 
-    return err_of(mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
+    return index_err(mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
 }
 
 /* A view is held only between these two: a reader that stays keeps every page freed since
@@ -110,8 +108,8 @@ static int view(struct index *i, enum index_who w)
         return 0;
     }
     if (!i->txn[w])
-        return err_of(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]));
-    return err_of(mdb_txn_renew(i->txn[w]));
+        return index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]));
+    return index_err(mdb_txn_renew(i->txn[w]));
 }
 
 static void unview(struct index *i, enum index_who w)
@@ -146,25 +144,25 @@ static size_t key_log(uint8_t *k, const struct kvs_id *branch, uint8_t kind, uin
 
 /* --- open and close --------------------------------------------------------------------------- */
 
-static int env_open(MDB_env **ret, const char *path, unsigned flags)
+int index_env_open(MDB_env **ret, const char *path, unsigned flags)
 {
     MDB_env *env = NULL;
     int rc = mdb_env_create(&env);
 
-    if (rc == 0 && (rc = mdb_env_set_mapsize(env, MAP_BYTES)) == 0 &&
+    if (rc == 0 && (rc = mdb_env_set_mapsize(env, INDEX_MAP_BYTES)) == 0 &&
         (rc = mdb_env_set_maxdbs(env, DB_ + 4)) == 0 &&
         (rc = mdb_env_set_maxreaders(env, 64)) == 0)
         rc = mdb_env_open(env, path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOSUBDIR | flags, 0600);
     if (rc) {
         if (env)
             mdb_env_close(env);
-        return err_of(rc);
+        return index_err(rc);
     }
     *ret = env;
     return 0;
 }
 
-static int path_of(char *ret, const char *dir, const char *name)
+int index_path(char *ret, const char *dir, const char *name)
 {
     return snprintf(ret, PATH_MAX, "%s/%s", dir, name) < PATH_MAX ? 0 : -ENAMETOOLONG;
 }
@@ -173,7 +171,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
 {
     struct index *i = calloc(1, sizeof *i);
     char lock[PATH_MAX + 8];
-    int r = i ? path_of(i->path, o->dir, "index.mdb") : -ENOMEM;
+    int r = i ? index_path(i->path, o->dir, "index.mdb") : -ENOMEM;
 
     if (r == 0) {
         i->magic = INDEX_MAGIC;
@@ -186,11 +184,12 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         r = sys_take(lock, 8192); /* 64 readers and the file's head */
     }
     if (r == 0)
-        r = env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
+        r = index_env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
     if (r == 0)
         r = index_begin(i);
     for (int d = 0; d < DB_ && r == 0; d++)
-        r = err_of(mdb_dbi_open(i->txn[INDEX_WRITE], DB_NAMES[d], MDB_CREATE, &i->db[d]));
+        r = index_err(
+            mdb_dbi_open(i->txn[INDEX_WRITE], index_db_names[d], MDB_CREATE, &i->db[d]));
     if (r == 0)
         r = index_commit(i);
     if (r < 0) {
@@ -219,12 +218,12 @@ void index_close(struct index *i)
 int index_remove(struct sys *y, const char *dir)
 {
     char path[PATH_MAX];
-    int r = path_of(path, dir, "index.mdb");
+    int r = index_path(path, dir, "index.mdb");
 
     if (r == 0)
         r = sys_unlink(y, path);
     if (r == 0)
-        r = path_of(path, dir, "index.mdb-lock");
+        r = index_path(path, dir, "index.mdb-lock");
     return r < 0 ? r : sys_unlink(y, path);
 }
 
@@ -238,7 +237,7 @@ bool index_near_full(const struct index *i)
     MDB_envinfo info;
 
     mdb_env_info(i->env, &info);
-    return (uint64_t)info.me_last_pgno * 4096 > MAP_BYTES / 10 * 7;
+    return (uint64_t)info.me_last_pgno * 4096 > INDEX_MAP_BYTES / 10 * 7;
 }
 
 void index_reader_check(struct index *i)
@@ -252,7 +251,7 @@ int index_begin(struct index *i)
 {
     must_be(i, INDEX_MAGIC);
     must(!i->txn[INDEX_WRITE]);
-    return err_of(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+    return index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
 }
 
 void index_abort(struct index *i)
@@ -287,7 +286,7 @@ int index_commit(struct index *i)
         index_abort(i);
         return r;
     }
-    r = err_of(mdb_txn_commit(i->txn[INDEX_WRITE]));
+    r = index_err(mdb_txn_commit(i->txn[INDEX_WRITE]));
     i->txn[INDEX_WRITE] = NULL;
     if (r == -EIO && sys_free_bytes(i->path) < 1 << 20)
         r = -ENOSPC; /* how LMDB reports a short write */
@@ -440,14 +439,14 @@ static int next(struct index *i, enum index_who w, enum db db, struct index_at *
                 MDB_val *v)
 {
     MDB_cursor *c;
-    int r = err_of(mdb_cursor_open(i->txn[w], i->db[db], &c));
+    int r = index_err(mdb_cursor_open(i->txn[w], i->db[db], &c));
 
     if (r < 0)
         return r;
     *k = (MDB_val){at->bytes, at->key};
-    r = err_of(mdb_cursor_get(c, k, v, at->bytes ? MDB_SET_RANGE : MDB_FIRST));
+    r = index_err(mdb_cursor_get(c, k, v, at->bytes ? MDB_SET_RANGE : MDB_FIRST));
     if (r == 0 && k->mv_size == at->bytes && memcmp(k->mv_data, at->key, at->bytes) == 0)
-        r = err_of(mdb_cursor_get(c, k, v, MDB_NEXT));
+        r = index_err(mdb_cursor_get(c, k, v, MDB_NEXT));
     mdb_cursor_close(c);
     if (r == 0) {
         if (k->mv_size > sizeof at->key)
@@ -466,7 +465,7 @@ static int next(struct index *i, enum index_who w, enum db db, struct index_at *
     if (r < 0)                                                                                 \
         return r;                                                                              \
     while (got < n && (r = next(i, w, db, at, &k, &v)) == 0) {                                 \
-        r = value_ok(&k, &v);                                                                  \
+        r = index_value_ok(&k, &v);                                                            \
         if (r == 0)                                                                            \
             r = (decode);                                                                      \
         if (r == -ENOENT)                                                                      \
@@ -675,10 +674,10 @@ static int rows_del(struct index *i, const struct kvs_id *branch, uint8_t kind, 
         MDB_cursor *c;
         at.bytes = (uint32_t)key_log(at.key, branch, kind, first);
         k = (MDB_val){at.bytes, at.key};
-        int r = err_of(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[DB_LOG], &c));
+        int r = index_err(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[DB_LOG], &c));
         if (r < 0)
             return r;
-        r = err_of(mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
+        r = index_err(mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
         mdb_cursor_close(c);
         if (r == -ENOENT || (r == 0 && (k.mv_size != 25 || memcmp(k.mv_data, at.key, 17))))
             return 0;
@@ -758,142 +757,4 @@ int index_apply(struct index *i, const struct kvs_rec *r)
     case KVS_REC_CUT: return apply_cut(i, &r->tokens.branch, r->tokens.first);
     default: return -EINVAL;
     }
-}
-
-/* --- verify: in a child process, on a file that may be anything -------------------------------- */
-
-struct walk {
-    MDB_txn *txn;
-    const uint8_t *map;
-    uint8_t *used; /* one bit a page */
-    uint64_t pages, counted;
-};
-
-static bool mark(struct walk *x, const void *at, size_t bytes)
-{
-    uint64_t off = (uint64_t)((const uint8_t *)at - x->map);
-
-    if ((const uint8_t *)at < x->map || off + bytes > x->pages * 4096)
-        return false;
-    for (uint64_t p = off / 4096; p <= (off + (bytes ? bytes - 1 : 0)) / 4096; p++)
-        x->used[p / 8] |= (uint8_t)(1 << p % 8);
-    return true;
-}
-
-/* A key's page begins with its own number: that tells where the map begins, and afterwards
- * whether a page is the one its place says. */
-static bool mark_key(struct walk *x, const MDB_val *k)
-{
-    const uint8_t *page = (const uint8_t *)((uintptr_t)k->mv_data & ~(uintptr_t)4095);
-
-    if (!x->map)
-        x->map = page - ld64(page) * 4096;
-    return mark(x, k->mv_data, k->mv_size) && x->map + ld64(page) * 4096 == page;
-}
-
-static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
-{
-    MDB_cursor *c;
-    MDB_stat st;
-    MDB_val k, v, again;
-    uint8_t last[512];
-    size_t n_last = 0;
-    uint64_t n = 0;
-
-    if (mdb_stat(x->txn, dbi, &st) || mdb_cursor_open(x->txn, dbi, &c))
-        return E_CORRUPT;
-    x->counted += st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages;
-    while (mdb_cursor_get(c, &k, &v, n ? MDB_NEXT : MDB_FIRST) == 0) {
-        if (++n > st.ms_entries || k.mv_size > sizeof last)
-            return E_CORRUPT;
-        if (!mark_key(x, &k) || !mark(x, v.mv_data, v.mv_size))
-            return E_CORRUPT;
-        size_t m = n_last < k.mv_size ? n_last : k.mv_size;
-        int order = memcmp(last, k.mv_data, m);
-        if (n > 1 && dbi > 0 && (order > 0 || (order == 0 && n_last >= k.mv_size)))
-            return E_CORRUPT;
-        memcpy(last, k.mv_data, k.mv_size);
-        n_last = k.mv_size;
-        /* What the walk finds, a look-up must find at the same place. */
-        if (dbi > 0 && (mdb_get(x->txn, dbi, &k, &again) || again.mv_data != v.mv_data))
-            return E_CORRUPT;
-        if (ours && value_ok(&k, &v) < 0)
-            return E_CORRUPT;
-    }
-    mdb_cursor_close(c);
-    return n == st.ms_entries ? 0 : E_CORRUPT;
-}
-
-/* A free page that is also in use would be overwritten by the next transaction. */
-static int walk_free(struct walk *x)
-{
-    MDB_cursor *c;
-    MDB_val k, v;
-    uint64_t n_free = 0;
-
-    if (walk_db(x, 0, false) < 0 || mdb_cursor_open(x->txn, 0, &c))
-        return E_CORRUPT;
-    for (bool first = true; mdb_cursor_get(c, &k, &v, first ? MDB_FIRST : MDB_NEXT) == 0;
-         first = false) {
-        uint64_t n = v.mv_size >= 8 ? ld64(v.mv_data) : UINT64_MAX, last = UINT64_MAX;
-        if (n > v.mv_size / 8 - 1)
-            return E_CORRUPT;
-        for (uint64_t j = 1; j <= n; j++) {
-            uint64_t p = ld64((uint8_t *)v.mv_data + 8 * j);
-            if (p < 2 || p >= x->pages || p >= last || (x->used[p / 8] >> p % 8 & 1))
-                return E_CORRUPT;
-            last = p;
-        }
-        n_free += n;
-    }
-    mdb_cursor_close(c);
-    return x->counted + n_free + 2 == x->pages ? 0 : E_CORRUPT;
-}
-
-int index_verify(const char *dir, uint64_t quick_bytes)
-{
-    char path[PATH_MAX];
-    struct stat st;
-    struct walk x = {0};
-    MDB_env *env;
-    MDB_envinfo info;
-    MDB_dbi dbi;
-    MDB_stat ds;
-    uint64_t clean = 0;
-    int r = path_of(path, dir, "index.mdb");
-
-    if (r < 0)
-        return r;
-    if (stat(path, &st) < 0 || st.st_size == 0)
-        return -ENOENT;
-    r = env_open(&env, path, MDB_RDONLY | MDB_NOLOCK);
-    if (r == 0)
-        r = err_of(mdb_txn_begin(env, NULL, MDB_RDONLY, &x.txn));
-    if (r < 0)
-        return r == -ENOENT ? E_CORRUPT : r;
-    mdb_env_info(env, &info);
-    mdb_env_stat(env, &ds);
-    x.pages = (uint64_t)info.me_last_pgno + 1;
-    /* LMDB writes whole pages: a file that ends before the last one has lost some. */
-    if (ds.ms_psize != 4096 || x.pages * 4096 > (uint64_t)st.st_size + 4096 * 64 ||
-        x.pages * 4096 > MAP_BYTES || info.me_mapsize != MAP_BYTES)
-        return E_CORRUPT;
-    MDB_val k = {5, (void *)"clean"}, v;
-    if (mdb_dbi_open(x.txn, DB_NAMES[DB_META], 0, &dbi) == 0 &&
-        mdb_get(x.txn, dbi, &k, &v) == 0 && value_ok(&k, &v) == 0 && v.mv_size == 8)
-        clean = ld64(v.mv_data);
-    if (clean == 1 && (uint64_t)st.st_size > quick_bytes)
-        return 0;
-    x.used = calloc(1, x.pages / 8 + 1);
-    if (!x.used)
-        return -ENOMEM;
-    r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
-    for (int d = 0; d < DB_ && r == 0; d++) {
-        r = err_of(mdb_dbi_open(x.txn, DB_NAMES[d], 0, &dbi));
-        if (r == 0)
-            r = walk_db(&x, dbi, true);
-    }
-    if (r == 0)
-        r = walk_free(&x);
-    return r == 0 ? 0 : E_CORRUPT; /* the process ends here: nothing is closed */
 }

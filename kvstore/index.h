@@ -1,6 +1,6 @@
 /* index.h - what is where: sessions, branches, tokens, turns, requests, blocks, in LMDB.
  *
- * The only file that knows LMDB is index.c.  One writer (the commit thread, or whoever opens
+ * Only index.c and index_walk.c know LMDB.  One writer (the commit thread, or whoever opens
  * the store before threads run); each reading thread has its own view.  Reads copy out and
  * end their transaction before they return; nothing calls back, waits or does other I/O
  * inside one.  Every value ends in a CRC32C over key and value: a wrong one is E_CORRUPT.

@@ -1,0 +1,17 @@
+/* index_env.h - what the two halves of the index share of LMDB.  Not for anyone else. */
+#ifndef KVSTORE_INDEX_ENV_H
+#define KVSTORE_INDEX_ENV_H
+#include <lmdb.h>
+#include <stdint.h>
+
+enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
+extern const char *const index_db_names[DB_];
+#define INDEX_MAP_BYTES (16ull << 30)
+
+int index_err(int rc);                                        /* LMDB's code as one of ours */
+int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */
+int index_env_open(MDB_env **ret, const char *path, unsigned flags);
+/* Takes the check off a value; E_CORRUPT when it does not fit. */
+int index_value_ok(const MDB_val *k, MDB_val *v);
+
+#endif

@@ -1,0 +1,147 @@
+/* index_walk.c - index_verify(): in a child process, on a file that may be anything.
+ *
+ * Every row's CRC, the order of keys, look-ups that find what the walk found, and that no page
+ * is both used and free. */
+#include "base/bytes.h"
+#include "kvstore/index.h"
+#include "kvstore/index_env.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+struct walk {
+    MDB_txn *txn;
+    const uint8_t *map;
+    uint8_t *used; /* one bit a page */
+    uint64_t pages, counted;
+};
+
+static bool mark(struct walk *x, const void *at, size_t bytes)
+{
+    uint64_t off = (uint64_t)((const uint8_t *)at - x->map);
+
+    if ((const uint8_t *)at < x->map || off + bytes > x->pages * 4096)
+        return false;
+    for (uint64_t p = off / 4096; p <= (off + (bytes ? bytes - 1 : 0)) / 4096; p++)
+        x->used[p / 8] |= (uint8_t)(1 << p % 8);
+    return true;
+}
+
+/* A key's page begins with its own number: that tells where the map begins, and afterwards
+ * whether a page is the one its place says. */
+static bool mark_key(struct walk *x, const MDB_val *k)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)k->mv_data & ~(uintptr_t)4095);
+
+    if (!x->map)
+        x->map = page - ld64(page) * 4096;
+    return mark(x, k->mv_data, k->mv_size) && x->map + ld64(page) * 4096 == page;
+}
+
+static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
+{
+    MDB_cursor *c;
+    MDB_stat st;
+    MDB_val k, v, again;
+    uint8_t last[512];
+    size_t n_last = 0;
+    uint64_t n = 0;
+
+    if (mdb_stat(x->txn, dbi, &st) || mdb_cursor_open(x->txn, dbi, &c))
+        return E_CORRUPT;
+    x->counted += st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages;
+    while (mdb_cursor_get(c, &k, &v, n ? MDB_NEXT : MDB_FIRST) == 0) {
+        if (++n > st.ms_entries || k.mv_size > sizeof last)
+            return E_CORRUPT;
+        if (!mark_key(x, &k) || !mark(x, v.mv_data, v.mv_size))
+            return E_CORRUPT;
+        size_t m = n_last < k.mv_size ? n_last : k.mv_size;
+        int order = memcmp(last, k.mv_data, m);
+        if (n > 1 && dbi > 0 && (order > 0 || (order == 0 && n_last >= k.mv_size)))
+            return E_CORRUPT;
+        memcpy(last, k.mv_data, k.mv_size);
+        n_last = k.mv_size;
+        /* What the walk finds, a look-up must find at the same place. */
+        if (dbi > 0 && (mdb_get(x->txn, dbi, &k, &again) || again.mv_data != v.mv_data))
+            return E_CORRUPT;
+        if (ours && index_value_ok(&k, &v) < 0)
+            return E_CORRUPT;
+    }
+    mdb_cursor_close(c);
+    return n == st.ms_entries ? 0 : E_CORRUPT;
+}
+
+/* A free page that is also in use would be overwritten by the next transaction. */
+static int walk_free(struct walk *x)
+{
+    MDB_cursor *c;
+    MDB_val k, v;
+    uint64_t n_free = 0;
+
+    if (walk_db(x, 0, false) < 0 || mdb_cursor_open(x->txn, 0, &c))
+        return E_CORRUPT;
+    for (bool first = true; mdb_cursor_get(c, &k, &v, first ? MDB_FIRST : MDB_NEXT) == 0;
+         first = false) {
+        uint64_t n = v.mv_size >= 8 ? ld64(v.mv_data) : UINT64_MAX, last = UINT64_MAX;
+        if (n > v.mv_size / 8 - 1)
+            return E_CORRUPT;
+        for (uint64_t j = 1; j <= n; j++) {
+            uint64_t p = ld64((uint8_t *)v.mv_data + 8 * j);
+            if (p < 2 || p >= x->pages || p >= last || (x->used[p / 8] >> p % 8 & 1))
+                return E_CORRUPT;
+            last = p;
+        }
+        n_free += n;
+    }
+    mdb_cursor_close(c);
+    return x->counted + n_free + 2 == x->pages ? 0 : E_CORRUPT;
+}
+
+int index_verify(const char *dir, uint64_t quick_bytes)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    struct walk x = {0};
+    MDB_env *env;
+    MDB_envinfo info;
+    MDB_dbi dbi;
+    MDB_stat ds;
+    uint64_t clean = 0;
+    int r = index_path(path, dir, "index.mdb");
+
+    if (r < 0)
+        return r;
+    if (stat(path, &st) < 0 || st.st_size == 0)
+        return -ENOENT;
+    r = index_env_open(&env, path, MDB_RDONLY | MDB_NOLOCK);
+    if (r == 0)
+        r = index_err(mdb_txn_begin(env, NULL, MDB_RDONLY, &x.txn));
+    if (r < 0)
+        return r == -ENOENT ? E_CORRUPT : r;
+    mdb_env_info(env, &info);
+    mdb_env_stat(env, &ds);
+    x.pages = (uint64_t)info.me_last_pgno + 1;
+    /* LMDB writes whole pages: a file that ends before the last one has lost some. */
+    if (ds.ms_psize != 4096 || x.pages * 4096 > (uint64_t)st.st_size + 4096 * 64 ||
+        x.pages * 4096 > INDEX_MAP_BYTES || info.me_mapsize != INDEX_MAP_BYTES)
+        return E_CORRUPT;
+    MDB_val k = {5, (void *)"clean"}, v;
+    if (mdb_dbi_open(x.txn, index_db_names[DB_META], 0, &dbi) == 0 &&
+        mdb_get(x.txn, dbi, &k, &v) == 0 && index_value_ok(&k, &v) == 0 && v.mv_size == 8)
+        clean = ld64(v.mv_data);
+    if (clean == 1 && (uint64_t)st.st_size > quick_bytes)
+        return 0;
+    x.used = calloc(1, x.pages / 8 + 1);
+    if (!x.used)
+        return -ENOMEM;
+    r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
+    for (int d = 0; d < DB_ && r == 0; d++) {
+        r = index_err(mdb_dbi_open(x.txn, index_db_names[d], 0, &dbi));
+        if (r == 0)
+            r = walk_db(&x, dbi, true);
+    }
+    if (r == 0)
+        r = walk_free(&x);
+    return r == 0 ? 0 : E_CORRUPT; /* the process ends here: nothing is closed */
+}
