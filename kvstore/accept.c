@@ -139,7 +139,8 @@ static int check_one(struct accept *a, const struct kvs_rec *r)
             return -EINVAL;
         return branch_note(a, &r->tokens.branch, begin, end + r->tokens.n);
     case KVS_REC_TURN: return branch_find(a, &r->turn->branch, &begin, &end);
-    case KVS_REC_REQ: return 0;
+    case KVS_REC_REQ:
+    case KVS_REC_PART: return 0;
     default: return -EINVAL;
     }
 }

@@ -211,6 +211,31 @@ int codec_req_get(const uint8_t *b, size_t n, struct kvs_req *ret)
     return 0;
 }
 
+enum { PART_FIXED = 4 + 16 + 8 + 4 };
+
+static size_t part_put(uint8_t *ret, const struct kvs_part *a)
+{
+    uint8_t *p = wr_bytes(wr32(ret, a->owner), a->id.b, 16);
+
+    p = wr32(wr64(p, a->first), a->bytes);
+    must(p - ret == PART_FIXED);
+    return (size_t)(wr_bytes(p, a->data, a->bytes) - ret);
+}
+
+static int part_get(const uint8_t *b, size_t n, struct kvs_part *ret)
+{
+    struct rd d = {b, b + n, false};
+
+    ret->owner = rd32(&d);
+    rd_bytes(&d, ret->id.b, 16);
+    ret->first = rd64(&d);
+    ret->bytes = rd32(&d);
+    ret->data = rd_take(&d, ret->bytes);
+    return d.bad || d.p != d.end || ret->first == UINT64_MAX || ret->bytes > TAIL_BYTES_MAX
+               ? E_CORRUPT
+               : 0;
+}
+
 static bool str_ok(const char *s, size_t cap)
 {
     return memchr(s, 0, cap) != NULL;
@@ -238,6 +263,10 @@ static size_t body_size(const struct kvs_rec *r)
         return n <= TAIL_BYTES_MAX ? REQ_FIXED + n : 0;
     }
     case KVS_REC_CUT: return 24;
+    case KVS_REC_PART:
+        return r->part->bytes <= TAIL_BYTES_MAX && r->part->first != UINT64_MAX
+                   ? PART_FIXED + (size_t)r->part->bytes
+                   : 0;
     default: return 0;
     }
 }
@@ -268,6 +297,7 @@ void codec_put(uint8_t *ret, const struct kvs_rec *r)
     case KVS_REC_TURN: wrote = codec_turn_put(p, r->turn); break;
     case KVS_REC_REQ: wrote = codec_req_put(p, r->req); break;
     case KVS_REC_CUT: wr64(wr_bytes(p, r->tokens.branch.b, 16), r->tokens.first); break;
+    case KVS_REC_PART: wrote = part_put(p, r->part); break;
     default: must(!"a record that codec_size accepted");
     }
     must(wrote == n);
@@ -324,6 +354,10 @@ int codec_get(const uint8_t *b, size_t n, struct codec_rec *ret, size_t *ret_byt
         rd_bytes(&d, ret->rec.tokens.branch.b, 16);
         ret->rec.tokens.first = rd64(&d);
         r = d.bad || d.p != d.end ? E_CORRUPT : 0;
+        break;
+    case KVS_REC_PART:
+        r = part_get(d.p, bytes, &ret->u.part);
+        ret->rec.part = &ret->u.part;
         break;
     default: return E_CORRUPT;
     }

@@ -9,7 +9,7 @@
 #include "kvstore/record.h"
 #include <stddef.h>
 
-/* Room for any decoded record; tokens and replies point into the bytes decoded. */
+/* Room for any decoded record; tokens, replies and parts point into the bytes decoded. */
 struct codec_rec {
     struct kvs_rec rec;
     union {
@@ -17,13 +17,14 @@ struct codec_rec {
         struct kvs_branch branch;
         struct kvs_turn turn;
         struct kvs_req req;
+        struct kvs_part part;
     } u;
 };
 
 enum { CODEC_BRANCH_BYTES = 52, CODEC_FIXED_MAX = 4096 };
 
 /* Bytes of the record in the log, padding included.  0: the record is not one we accept
- * (kind unknown, a string without its end, a reply or ids too long). */
+ * (kind unknown, a string without its end, a reply, part or ids too long). */
 size_t codec_size(const struct kvs_rec *r);
 /* Writes codec_size() bytes. */
 void codec_put(uint8_t *ret, const struct kvs_rec *r);

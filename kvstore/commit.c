@@ -360,6 +360,22 @@ static int ckpt_branch(struct kvstore *s, const struct kvs_branch *b, uint64_t e
     return r < 0 ? r : bad ? E_CORRUPT : 0;
 }
 
+static int ckpt_req(struct kvstore *s, const struct kvs_req *q)
+{
+    struct index_at at;
+    struct kvs_part a;
+    uint8_t *data;
+    uint64_t bad = 0;
+    int n = 1, r = ckpt_rec(s, KVS_REC_REQ, q);
+
+    index_at_parts(&at, q->owner, &q->id);
+    while (r == 0 && (n = index_parts(s->idx, INDEX_COMMIT, &at, &a, &data, &bad)) == 1) {
+        r = ckpt_rec(s, KVS_REC_PART, &a);
+        free(data);
+    }
+    return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;
+}
+
 static int ckpt_all(struct kvstore *s)
 {
     struct kvs_session *ses = malloc(sizeof *ses);
@@ -390,7 +406,7 @@ static int ckpt_all(struct kvstore *s)
         if (n != 1)
             break;
         if (q.time_ns >= old)
-            r = ckpt_rec(s, KVS_REC_REQ, &q);
+            r = ckpt_req(s, &q);
         free(reply);
     }
     return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;

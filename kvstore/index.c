@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
+enum { REQ_KEY = 20, PART_KEY = 28, LOG_KEY = 25 };
 
 const char *const index_db_names[DB_] = {"meta", "session", "name", "branch",
                                          "log",  "req",     "block"};
@@ -132,14 +133,20 @@ static size_t key_req(uint8_t *k, uint32_t owner, const struct kvs_id *id)
 {
     st32be(k, owner);
     memcpy(k + 4, id->b, 16);
-    return 20;
+    return REQ_KEY;
+}
+static size_t key_part(uint8_t *k, uint32_t owner, const struct kvs_id *id, uint64_t first)
+{
+    (void)key_req(k, owner, id);
+    st64be(k + REQ_KEY, first);
+    return PART_KEY;
 }
 static size_t key_log(uint8_t *k, const struct kvs_id *branch, uint8_t kind, uint64_t first)
 {
     memcpy(k, branch->b, 16);
     k[16] = kind;
     st64be(k + 17, first);
-    return 25;
+    return LOG_KEY;
 }
 
 /* --- open and close --------------------------------------------------------------------------- */
@@ -501,7 +508,7 @@ static int turn_item(const MDB_val *k, const MDB_val *v, const struct kvs_id *br
 {
     const uint8_t *b = k->mv_data;
 
-    if (k->mv_size != 25 || memcmp(b, branch->b, 16) || b[16] != TURN_KIND)
+    if (k->mv_size != LOG_KEY || memcmp(b, branch->b, 16) || b[16] != TURN_KIND)
         return -ENOENT;
     return codec_turn_get(v->mv_data, v->mv_size, ret);
 }
@@ -554,7 +561,45 @@ int index_reqs(struct index *i, enum index_who w, struct index_at *at, struct kv
                char **ret_reply, uint64_t *ret_bad)
 {
     const uint32_t n = 1;
+
+    if (at->bytes == REQ_KEY) { /* past the parts of the one before */
+        memset(at->key + REQ_KEY, 0xff, PART_KEY - REQ_KEY);
+        at->bytes = PART_KEY;
+    }
     LISTING(DB_REQ, req_item(&v, ret, ret_reply));
+}
+
+void index_at_parts(struct index_at *at, uint32_t owner, const struct kvs_id *id)
+{
+    at->bytes = (uint32_t)key_req(at->key, owner, id); /* comes just before its parts */
+}
+
+static int part_item(const MDB_val *k, const MDB_val *v, const struct index_at *of,
+                     struct kvs_part *ret, uint8_t **ret_data)
+{
+    const uint8_t *b = k->mv_data;
+
+    if (k->mv_size != PART_KEY || memcmp(b, of->key, REQ_KEY))
+        return -ENOENT;
+    *ret_data = malloc(v->mv_size + 1);
+    if (!*ret_data)
+        return -ENOMEM;
+    memcpy(*ret_data, v->mv_data, v->mv_size);
+    ret->owner = ld32be(b);
+    memcpy(ret->id.b, b + 4, 16);
+    ret->first = ld64be(b + REQ_KEY);
+    ret->data = *ret_data;
+    ret->bytes = (uint32_t)v->mv_size;
+    return 0;
+}
+
+int index_parts(struct index *i, enum index_who w, struct index_at *at, struct kvs_part *ret,
+                uint8_t **ret_data, uint64_t *ret_bad)
+{
+    const struct index_at of = *at; /* its first REQ_KEY bytes name the request */
+    const uint32_t n = 1;
+
+    LISTING(DB_REQ, part_item(&k, &v, &of, ret, ret_data));
 }
 
 int index_blocks(struct index *i, enum index_who w, struct index_at *at,
@@ -584,14 +629,6 @@ int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant
 
     codec_block_key(k, key, variant);
     int r = del(i, DB_BLOCK, k, sizeof k);
-
-    return r == -ENOENT ? 0 : r;
-}
-
-int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id)
-{
-    uint8_t k[32];
-    int r = del(i, DB_REQ, k, key_req(k, owner, id));
 
     return r == -ENOENT ? 0 : r;
 }
@@ -662,33 +699,43 @@ static int apply_tokens(struct index *i, const struct kvs_id *branch, uint64_t f
     return r < 0 ? r : branch_put(i, &b, first + n);
 }
 
-/* Deletes up to rows_max rows of the branch's kind at or after first.  1: more may be left. */
-static int rows_del(struct index *i, const struct kvs_id *branch, uint8_t kind, uint64_t first,
+/* Deletes up to rows_max rows whose keys are as long as from, do not come before it and share
+ * its beginning: all but the last 8 bytes.  1: more may be left. */
+static int rows_del(struct index *i, enum db db, const uint8_t *from, size_t bytes,
                     uint32_t rows_max)
 {
-    struct index_at at;
-    uint8_t key[512];
+    uint8_t key[32];
     MDB_val k, v;
 
+    must(bytes <= sizeof key);
     for (uint32_t n = 0; n < rows_max; n++) {
         MDB_cursor *c;
-        at.bytes = (uint32_t)key_log(at.key, branch, kind, first);
-        k = (MDB_val){at.bytes, at.key};
-        int r = index_err(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[DB_LOG], &c));
+        k = (MDB_val){bytes, (void *)(uintptr_t)from};
+        int r = index_err(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[db], &c));
         if (r < 0)
             return r;
         r = index_err(mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
         mdb_cursor_close(c);
-        if (r == -ENOENT || (r == 0 && (k.mv_size != 25 || memcmp(k.mv_data, at.key, 17))))
+        if (r == -ENOENT ||
+            (r == 0 && (k.mv_size != bytes || memcmp(k.mv_data, from, bytes - 8))))
             return 0;
         if (r < 0)
             return r;
-        memcpy(key, k.mv_data, 25); /* the page under it changes in the delete */
-        r = del(i, DB_LOG, key, 25);
+        memcpy(key, k.mv_data, bytes); /* the page under it changes in the delete */
+        r = del(i, db, key, bytes);
         if (r < 0)
             return r;
     }
     return 1;
+}
+
+static int log_del(struct index *i, const struct kvs_id *branch, uint8_t kind, uint64_t first,
+                   uint32_t rows_max)
+{
+    uint8_t k[32];
+    size_t n = key_log(k, branch, kind, first);
+
+    return rows_del(i, DB_LOG, k, n, rows_max);
 }
 
 static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t first)
@@ -712,21 +759,44 @@ static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t firs
     uint64_t from = first % CHUNK && first > b.parent_pos ? first - first % CHUNK + CHUNK
                                                           : first - first % CHUNK;
     if (r == 0)
-        r = rows_del(i, branch, TOKENS_KIND, from, UINT32_MAX);
+        r = log_del(i, branch, TOKENS_KIND, from, UINT32_MAX);
     if (r == 0)
-        r = rows_del(i, branch, TURN_KIND, first, UINT32_MAX);
+        r = log_del(i, branch, TURN_KIND, first, UINT32_MAX);
     return r < 0 ? r : branch_put(i, &b, first);
 }
 
 int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max)
 {
-    int r = rows_del(i, id, TOKENS_KIND, 0, rows_max);
+    int r = log_del(i, id, TOKENS_KIND, 0, rows_max);
 
     if (r == 0)
-        r = rows_del(i, id, TURN_KIND, 0, rows_max);
+        r = log_del(i, id, TURN_KIND, 0, rows_max);
     if (r == 0)
         r = del(i, DB_BRANCH, id->b, 16);
     return r == -ENOENT ? 0 : r;
+}
+
+/* Parts first: none is ever without its request. */
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t rows_max)
+{
+    uint8_t k[32];
+    size_t n = key_part(k, owner, id, 0);
+    int r = rows_del(i, DB_REQ, k, n, rows_max);
+
+    if (r == 0)
+        r = del(i, DB_REQ, k, REQ_KEY);
+    return r == -ENOENT ? 0 : r;
+}
+
+static int apply_part(struct index *i, const struct kvs_part *a)
+{
+    uint8_t k[32];
+    MDB_val v;
+    int r = get(i, INDEX_WRITE, DB_REQ, k, key_req(k, a->owner, &a->id), &v);
+
+    if (r < 0)
+        return r == -ENOENT ? 0 : r; /* forgotten meanwhile */
+    return put(i, DB_REQ, k, key_part(k, a->owner, &a->id, a->first), a->data, a->bytes);
 }
 
 int index_apply(struct index *i, const struct kvs_rec *r)
@@ -755,6 +825,7 @@ int index_apply(struct index *i, const struct kvs_rec *r)
         return e;
     }
     case KVS_REC_CUT: return apply_cut(i, &r->tokens.branch, r->tokens.first);
+    case KVS_REC_PART: return apply_part(i, r->part);
     default: return -EINVAL;
     }
 }

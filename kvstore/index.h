@@ -68,6 +68,11 @@ int index_req_get(struct index *i, enum index_who w, uint32_t owner, const struc
                   struct kvs_req *ret, char **ret_reply);
 int index_reqs(struct index *i, enum index_who w, struct index_at *at, struct kvs_req *ret,
                char **ret_reply, uint64_t *ret_bad); /* one at a time */
+/* Parts of one request, ascending by first, one at a time; at is set up by index_at_parts.
+ * data: malloc'ed in *ret_data, the caller's. */
+void index_at_parts(struct index_at *at, uint32_t owner, const struct kvs_id *id);
+int index_parts(struct index *i, enum index_who w, struct index_at *at, struct kvs_part *ret,
+                uint8_t **ret_data, uint64_t *ret_bad);
 
 struct index_block {
     struct kvs_key key, parent;
@@ -89,6 +94,7 @@ int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant
 int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes);
 /* One step of dropping a branch with all it holds: 1 more to do, 0 gone. */
 int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max);
-int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id);
+/* The same of a request and its parts. */
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t rows_max);
 
 #endif

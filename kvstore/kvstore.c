@@ -652,6 +652,25 @@ int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r),
     return r;
 }
 
+int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
+              int (*each)(void *ctx, const struct kvs_part *p), void *ctx)
+{
+    struct index_at at;
+    struct kvs_part a;
+    uint8_t *data;
+    uint64_t bad = 0;
+    int n = 0, r = 0;
+
+    must_be(s, STORE_MAGIC);
+    index_at_parts(&at, owner, id);
+    while (r == 0 && (n = index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)) == 1) {
+        r = each(ctx, &a);
+        free(data);
+    }
+    s->n.corrupt += bad;
+    return n < 0 ? n : r;
+}
+
 static int meta_name(const char *name, char ret[64])
 {
     return snprintf(ret, 64, "user.%s", name) < 64 ? 0 : -ENAMETOOLONG;

@@ -129,6 +129,10 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
 int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, struct kvs_req *ret,
                 char **ret_reply);
 int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx);
+/* What was added to a request, ascending by first.  A damaged part is left out: its owner
+ * counts. */
+int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
+              int (*each)(void *ctx, const struct kvs_part *p), void *ctx);
 /* Small facts that must outlive a restart (weights ids by file identity).  put is durable by
  * the next commit, not waited for.  get: bytes copied, or -ENOENT. */
 int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap);

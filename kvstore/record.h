@@ -17,6 +17,7 @@ enum kvs_rec_kind {
     KVS_REC_TURN,        /* put: a turn of a branch, keyed by its first position */
     KVS_REC_REQ,         /* put: what a request did, for idempotency */
     KVS_REC_CUT,         /* crash repair: drop a branch's tokens and turns from a position on */
+    KVS_REC_PART, /* put: more of a request; gone with it, nothing when it is not there */
 };
 enum kvs_role {
     KVS_ROLE_SYSTEM,
@@ -70,6 +71,15 @@ struct kvs_req { /* keyed by owner and id; kept 24 h */
     const char *reply; /* JSON, not terminated; NULL while running */
     uint32_t reply_bytes;
 };
+/* What a request adds to itself as it goes on, so that its record need not be written again
+ * for it: keyed by the request and first, which is its owner's to count. */
+struct kvs_part {
+    uint32_t owner;
+    struct kvs_id id; /* the request's */
+    uint64_t first;   /* not UINT64_MAX */
+    const uint8_t *data;
+    uint32_t bytes;
+};
 struct kvs_rec {
     uint32_t kind; /* enum kvs_rec_kind: which member counts */
     union {
@@ -77,6 +87,7 @@ struct kvs_rec {
         const struct kvs_branch *branch;
         const struct kvs_turn *turn;
         const struct kvs_req *req;
+        const struct kvs_part *part;
         struct {
             struct kvs_id branch;
             uint64_t first;

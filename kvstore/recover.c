@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SCHEMA = 1, VERIFY_NEWEST = 64, FRAMES_PER_TXN = 256 };
+enum { SCHEMA_OLDEST = 1, SCHEMA = 2, VERIFY_NEWEST = 64, FRAMES_PER_TXN = 256 };
 static const uint64_t QUICK_BYTES = 64ull << 20, REQ_KEEP_NS = 86400000000000u;
 
 /* --- the index, and the log into it ---------------------------------------------------------- */
@@ -205,10 +205,10 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, struct 
         sound = false; /* made and never filled */
     if (sound) {
         (void)meta_u64(s, "schema", &schema);
-        if (schema != SCHEMA)
+        if (schema < SCHEMA_OLDEST || schema > SCHEMA)
             return err_set(eb, E_VERSION,
-                           "the store in %s has format %llu, this program knows %d", s->dir,
-                           (unsigned long long)schema, SCHEMA);
+                           "the store in %s has format %llu, this program knows %d to %d",
+                           s->dir, (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA);
         (void)meta_u64(s, "clean", &clean);
         (void)meta_u64(s, "logseq", &p.applied);
         r = log_read(s, &p, &log, eb);
@@ -660,22 +660,36 @@ static int keep_path(struct kvstore *s, struct idset *keep, struct kvs_id id)
     return r;
 }
 
+/* Ends one transaction of a drop that may take several.  r: what its step said. */
+static int drop_end(struct kvstore *s, int r)
+{
+    if (r < 0) {
+        index_abort(s->idx);
+        return r;
+    }
+    int c = index_commit(s->idx);
+    return c < 0 ? c : r;
+}
+
 static int branch_drop(struct kvstore *s, const struct kvs_id *id)
 {
-    int r = 1;
+    int r;
 
-    while (r == 1) {
+    do {
         r = index_begin(s->idx);
-        if (r == 0)
-            r = index_branch_del(s->idx, id, TXN_BLOCKS_MAX);
-        if (r < 0) {
-            index_abort(s->idx);
-            return r;
-        }
-        int c = index_commit(s->idx);
-        if (c < 0)
-            return c;
-    }
+        r = drop_end(s, r < 0 ? r : index_branch_del(s->idx, id, TXN_BLOCKS_MAX));
+    } while (r == 1);
+    return r;
+}
+
+static int req_drop(struct kvstore *s, const struct kvs_req *q)
+{
+    int r;
+
+    do {
+        r = index_begin(s->idx);
+        r = drop_end(s, r < 0 ? r : index_req_del(s->idx, q->owner, &q->id, TXN_BLOCKS_MAX));
+    } while (r == 1);
     return r;
 }
 
@@ -708,13 +722,7 @@ static int collect(struct kvstore *s, struct kvs_open_report *rep)
             r = keep_path(s, &keep, q.branch);
             continue;
         }
-        r = index_begin(s->idx);
-        if (r == 0)
-            r = index_req_del(s->idx, q.owner, &q.id);
-        if (r == 0)
-            r = index_commit(s->idx);
-        else
-            index_abort(s->idx);
+        r = req_drop(s, &q);
     }
     at.bytes = 0;
     uint64_t place;

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LOG_MAGIC = 0x746c6f67, FORMAT_VERSION = 1, SEGS_MAX = 100000 };
+enum { LOG_MAGIC = 0x746c6f67, FORMAT_OLDEST = 1, FORMAT_VERSION = 2, SEGS_MAX = 100000 };
 static const char SEG_MAGIC[8] = "HRTHLOG1";
 static const uint32_t FRAME_MAGIC = 0x4d524648; /* "HFRM" */
 
@@ -28,6 +28,7 @@ struct lseg {
 struct lhead {
     uint8_t uuid[16];
     uint32_t number;
+    uint32_t version;
     bool base;
     uint64_t seq; /* of the last frame before this file; of a checkpoint: its state's */
     uint32_t prev_crc;
@@ -42,6 +43,7 @@ struct turnlog {
     uint32_t n_seg;
     /* The file that takes the next frame. */
     int fd;
+    bool old;          /* it is of an older version: it takes none, another file is begun */
     uint64_t at, size; /* next byte; of the file */
     uint64_t seq;      /* of the last frame in it */
     uint32_t crc;
@@ -82,7 +84,8 @@ static int head_get(const uint8_t *b, struct lhead *h)
 {
     if (memcmp(b, SEG_MAGIC, 8) || ld32(b + 12) != crc32c(0, b + 16, LOG_HEAD_BYTES - 16))
         return E_CORRUPT;
-    if (ld32(b + 8) != FORMAT_VERSION)
+    h->version = ld32(b + 8);
+    if (h->version < FORMAT_OLDEST || h->version > FORMAT_VERSION)
         return E_VERSION;
     memcpy(h->uuid, b + 16, 16);
     h->number = ld32(b + 32);
@@ -375,6 +378,7 @@ int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turn
         l->fd = open(path, O_RDWR | O_CLOEXEC);
         if (l->fd < 0)
             r = -errno;
+        l->old = head[l->n_seg - 1].version < FORMAT_VERSION;
     }
     free(head);
     if (r < 0) {
@@ -401,7 +405,7 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
         l->fd = -1;
         return 0;
     }
-    if (l->fd < 0 || l->at >= l->size)
+    if (l->fd < 0 || (l->at >= l->size && !l->old))
         return 0;
     uint8_t *zero = calloc(1, 1 << 16);
     uint8_t *have = malloc(1 << 16);
@@ -420,6 +424,10 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
         r = sys_sync(l->sys, l->fd);
     free(zero);
     free(have);
+    if (r == 0 && l->old) {
+        close(l->fd);
+        l->fd = -1;
+    }
     return r;
 }
 

@@ -1,10 +1,13 @@
 /* test_turns.c - sessions, branches, tokens, turns, requests: what a batch may do and does. */
+#include "kvstore/index.h"
+#include "kvstore/sys.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct rig g;
 
@@ -303,6 +306,163 @@ static void a_request_is_found_by_owner_and_id_with_its_reply(void)
     rig_fini(&g);
 }
 
+static int part(uint64_t n, uint64_t first, const char *text)
+{
+    struct kvs_part a = {.owner = 5,
+                         .id = rig_id(1, n),
+                         .first = first,
+                         .data = (const uint8_t *)text,
+                         .bytes = (uint32_t)strlen(text)};
+    struct kvs_rec r = {.kind = KVS_REC_PART, .part = &a};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static int request(uint64_t n, uint64_t time_ns)
+{
+    struct kvs_req q = {.owner = 5, .id = rig_id(1, n), .state = 1, .time_ns = time_ns};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static int join_part(void *ctx, const struct kvs_part *a)
+{
+    char *s = ctx;
+    size_t n = strlen(s);
+
+    snprintf(s + n, 4096 - n, "%llu:%.*s ", (unsigned long long)a->first, (int)a->bytes,
+             (const char *)a->data);
+    return n > 4000;
+}
+
+static const char *parts(uint64_t n)
+{
+    static char s[4096];
+    struct kvs_id id = rig_id(1, n);
+
+    s[0] = 0;
+    CHECK_EQ(kvs_parts(g.s, 5, &id, join_part, s), 0);
+    return s;
+}
+
+static void parts_of_a_request_come_in_order_and_go_with_it(void)
+{
+    char path[512];
+    int n = 0;
+
+    start();
+    for (uint64_t i = 0; i < 3; i++) {
+        CHECK_EQ(part(i, 0, "nobody's"), 0); /* leaves nothing */
+        CHECK_EQ(request(i, 1ull << 62), 0);
+    }
+    CHECK_STR(parts(1), "");
+    CHECK_EQ(part(1, 300, "c"), 0);
+    CHECK_EQ(part(1, 0, "a"), 0);
+    CHECK_EQ(part(1, 2, "x"), 0);
+    CHECK_EQ(part(1, 2, "bb"), 0); /* replaces */
+    CHECK_EQ(part(2, 7, ""), 0);
+    CHECK_EQ(part(1, UINT64_MAX, "no"), -EINVAL);
+    CHECK_EQ(request(1, 1ull << 62), 0); /* written again, it keeps them */
+    for (int how = 0; how < 3; how++) {
+        CHECK_STR(parts(0), "");
+        CHECK_STR(parts(1), "0:a 2:bb 300:c ");
+        CHECK_STR(parts(2), "7: ");
+        n = 0;
+        CHECK_EQ(kvs_reqs(g.s, count_req, &n), 0);
+        CHECK_EQ(n, 3);
+        for (int i = 0; how == 1 && i < 8000; i++) /* the log is compacted */
+            CHECK_EQ(session(0, "busy"), 0);
+        rig_close(&g);
+        snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+        if (how == 1)
+            CHECK_EQ(remove(path), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(g.rep.rebuilt, how == 1);
+    }
+    /* A day later they go with it, and only they. */
+    for (uint64_t i = 0; i < 500; i++)
+        CHECK_EQ(part(0, i, "old"), 0);
+    CHECK_EQ(request(0, 1), 0);
+    rig_reopen(&g);
+    n = 0;
+    CHECK_EQ(kvs_reqs(g.s, count_req, &n), 0);
+    CHECK_EQ(n, 2);
+    CHECK_EQ(request(0, 1ull << 62), 0);
+    CHECK_STR(parts(0), "");
+    CHECK_STR(parts(1), "0:a 2:bb 300:c ");
+    rig_fini(&g);
+}
+
+/* The newest file of the log, and how many there are. */
+static int log_files(char ret[512])
+{
+    int n = 0;
+
+    for (int i = 1; i < 100; i++) {
+        char path[512];
+
+        snprintf(path, sizeof path, "%s/log/seg-%04d", g.dir, i);
+        if (access(path, F_OK) == 0) {
+            snprintf(ret, 512, "%s", path);
+            n++;
+        }
+    }
+    return n;
+}
+
+static void a_store_of_version_1_goes_on_in_new_files(void)
+{
+    struct sys y = {0};
+    struct index_opts o = {.dir = g.dir, .sys = &y};
+    struct index *idx;
+    char path[512] = "", newer[512] = "";
+    uint8_t one[8] = {1}, schema[8] = {0};
+    FILE *f;
+
+    start();
+    CHECK_EQ(request(1, 1ull << 62), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 1000), 0);
+    rig_close(&g);
+    CHECK_EQ(log_files(path), 1);
+    f = fopen(path, "r+b");
+    CHECK(f && fseek(f, 8, SEEK_SET) == 0 && fputc(1, f) == 1 && fclose(f) == 0);
+    CHECK_EQ(index_open(&idx, &o, &g.eb), 0);
+    CHECK_EQ(index_begin(idx), 0);
+    CHECK_EQ(index_meta_put(idx, "schema", one, 8), 0);
+    CHECK_EQ(index_commit(idx), 0);
+    index_close(idx);
+
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!g.rep.rebuilt);
+    CHECK_EQ(part(1, 0, "new"), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1500), 0);
+    rig_close(&g);
+    CHECK_EQ(log_files(newer), 2);
+    CHECK(strcmp(path, newer) != 0);
+    for (int rebuilt = 0; rebuilt < 2; rebuilt++) {
+        snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+        if (rebuilt)
+            CHECK_EQ(remove(path), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(g.rep.rebuilt, rebuilt);
+        CHECK(rig_tokens_ok(&g, 1, 1500));
+        CHECK_STR(parts(1), "0:new ");
+        rig_close(&g);
+    }
+    /* One of tomorrow is left alone. */
+    CHECK_EQ(index_open(&idx, &o, &g.eb), 0);
+    CHECK_EQ(index_meta_get(idx, INDEX_LOOP, "schema", schema, 8), 8);
+    CHECK_EQ(schema[0], 2);
+    schema[0] = 3;
+    CHECK_EQ(index_begin(idx), 0);
+    CHECK_EQ(index_meta_put(idx, "schema", schema, 8), 0);
+    CHECK_EQ(index_commit(idx), 0);
+    index_close(idx);
+    CHECK_EQ(rig_open(&g), E_VERSION);
+    rig_fini(&g);
+}
+
 static void branches_nobody_leads_to_are_collected_at_open(void)
 {
     start();
@@ -376,5 +536,7 @@ T_MAIN(ROW(a_fork_of_a_fork_reads_its_whole_path), ROW(appends_of_any_length_joi
        ROW(what_does_not_fit_is_refused_whole),
        ROW(a_name_belongs_to_one_session_and_moves_with_it),
        ROW(a_request_is_found_by_owner_and_id_with_its_reply),
+       ROW(parts_of_a_request_come_in_order_and_go_with_it),
+       ROW(a_store_of_version_1_goes_on_in_new_files),
        ROW(branches_nobody_leads_to_are_collected_at_open),
        ROW(the_log_is_compacted_and_still_holds_everything), ROW(small_facts_outlive_a_restart))
