@@ -175,8 +175,10 @@ static void add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
         cJSON *e = cJSON_CreateObject(), *top = cJSON_CreateArray();
 
         cJSON_AddNumberToObject(e, "index", i);
-        for (uint32_t k = 0; k < r->st.n_tops[i]; k++) {
-            const struct smp_top *a = &r->st.top[(size_t)i * r->st.top_want + k];
+        uint32_t n_top;
+        const struct smp_top *a = stream_tops(&r->st, i, &n_top);
+
+        for (uint32_t k = 0; k < n_top; k++, a++) {
             cJSON *x = cJSON_CreateObject();
             size_t n = 0;
             const char *piece = tok ? tok_piece(tok, a->id, true, &n) : NULL;

@@ -10,12 +10,12 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/probs.h"
 #include "daemon/req.h"
 #include "engine/engine.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
 #include <errno.h>
-#include <math.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,17 +34,34 @@ static bool flag(const cJSON *o, const char *name)
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, name));
 }
 
-/* The tokens of the request's path: all that is durable of them.  Its record went with each
- * batch of them, so it knows their number; what else lies behind an open one's is not its. */
+/* How many tokens its end said it made, where it said so. */
+static bool as_many(const struct req *r, uint64_t n)
+{
+    const cJSON *done = cJSON_GetObjectItemCaseSensitive(r->back, "done");
+    const cJSON *usage = cJSON_GetObjectItemCaseSensitive(done, "usage");
+
+    return !cJSON_HasObjectItem(usage, "generated") || num(usage, "generated") == n;
+}
+
+/* The tokens of the request's path: all that is durable of them.  A part of the request went
+ * with each batch of them, so their number is known; what else lies behind an open one's is
+ * not its. */
 static int read_tokens(struct req *r, const struct kvs_req *q, bool ended)
 {
-    uint64_t n = q->pos + num(r->back, "generated"), end = 0;
-    int res = branch_get(r->d, &q->branch, &r->br);
+    uint64_t n = 0, end = 0;
+    int res = probs_count(r->d, r->uid, &r->id, r->back, &n);
 
     if (res == 0)
+        res = branch_get(r->d, &q->branch, &r->br);
+    if (res == 0)
         res = kvs_branch_end(r->d->store, &q->branch, &end);
+    if (res == 0 && !as_many(r, n))
+        res = E_CORRUPT;
     if (res < 0)
         return res;
+    /* A record of an older version is written anew with the next tokens, and parts of all. */
+    r->probs_sent = probs_old(r->back) ? 0 : (uint32_t)n;
+    n += q->pos;
     if (!ended && (n != end || n != r->br->end))
         return E_CORRUPT;
     if (n > end || n < q->pos)
@@ -167,28 +184,17 @@ int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked)
     return 0;
 }
 
-/* Records for the tokens that are there. */
-static int make_records(struct req *r)
+/* A record for one token that is there. */
+static int make_record(void *ctx, uint64_t i, float logprob, const struct smp_top *top,
+                       uint32_t n_top)
 {
-    const struct tokenizer *tok = eng_tokenizer(r->m->eng);
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(r->back, "lp");
-    uint64_t n = r->toks->n - r->n_prompt;
-    float *lp = malloc((n + 1) * sizeof *lp);
-    size_t got = 0;
-    int res = lp ? 0 : -ENOMEM;
+    struct req *r = ctx;
 
-    if (lp && cJSON_IsString(v) &&
-        sodium_base642bin((unsigned char *)lp, n * sizeof *lp, v->valuestring,
-                          strlen(v->valuestring), NULL, &got, NULL,
-                          sodium_base64_VARIANT_ORIGINAL) != 0)
-        got = 0;
-    for (uint64_t i = 0; i < n && res == 0 && !r->st.stopped; i++) {
-        res = stream_token(&r->st, tok, r->toks->p[r->n_prompt + i],
-                           i < got / sizeof *lp ? lp[i] : NAN, NULL, 0, false);
-        r->n_gen++;
-    }
-    free(lp);
-    return res;
+    if (r->st.stopped || i >= r->toks->n - r->n_prompt)
+        return 0;
+    r->n_gen++;
+    return stream_token(&r->st, eng_tokenizer(r->m->eng), r->toks->p[r->n_prompt + i], logprob,
+                        top, n_top, false);
 }
 
 static void recover_ended(struct req *r)
@@ -244,7 +250,7 @@ static int same_numbers(struct req *r)
     const cJSON *print = cJSON_GetObjectItemCaseSensitive(r->back, "fingerprint");
     char now[2 * sizeof r->m->fingerprint + 1];
 
-    if (num(r->back, "generated") == 0)
+    if (r->toks->n == r->n_prompt)
         return 0;
     snprintf(now, sizeof now, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
     if (cJSON_IsString(epoch) && strcmp(epoch->valuestring, now) != 0) {
@@ -276,6 +282,7 @@ static int same_numbers(struct req *r)
 void recover_ready(struct req *r)
 {
     bool ended = cJSON_HasObjectItem(r->back, "done");
+    int res;
 
     r->load_ns = now_ns() - r->arrived_ns;
     if (!same_tokenizer(r)) {
@@ -290,8 +297,13 @@ void recover_ready(struct req *r)
         req_fail(r, HRT_DATA_LOSS, "data_loss", "the session's turns cannot be read");
         return;
     }
-    if (make_records(r) < 0) {
-        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
+    res = probs_each(r->d, r->uid, &r->id, r->back, make_record, r);
+    if (res < 0) {
+        if (res == -ENOMEM)
+            req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
+        else
+            req_fail(r, HRT_DATA_LOSS, "data_loss", "the answer cannot be read back: %s",
+                     err_str(res));
         return;
     }
     if (ended) {

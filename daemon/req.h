@@ -144,6 +144,9 @@ struct req {
     uint64_t turn_first; /* where the turn it adds as input begins */
     uint64_t sent;       /* tokens on their way to the log, or there */
     uint32_t n_gen;
+    uint32_t probs_sent; /* of these: what probs.h keeps of them */
+    uint8_t saved[16];   /* hash of the record as it was last written, and when */
+    uint64_t saved_ns;
     bool user_open, opened, raw_turn;
     bool new_branch;  /* br is this request's own: its record goes with the beginning */
     bool begun;       /* the record that it began is durable (or the store is off) */
@@ -239,7 +242,7 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
 void admit_model_ready(struct req *r);
 
 /* turn.c */
-cJSON *req_save(struct req *r, bool done); /* what is kept with its id */
+cJSON *req_save(struct req *r, bool done); /* its record: what is kept with its id */
 int turn_begin(struct req *r);             /* durable before the first token */
 void turn_commit(struct req *r);           /* what was generated so far */
 /* The open request of a session a crash cut short, as ended; first: of the turn it left open.

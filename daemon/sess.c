@@ -6,6 +6,7 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/gen.h"
+#include "daemon/probs.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
 #include <errno.h>
@@ -75,22 +76,23 @@ static int load_each(void *ctx, const struct kvs_session *x)
 }
 
 struct open_reqs {
+    struct daemon *d;
     struct kvs_req r[REQ_MAX];
     uint64_t end[REQ_MAX]; /* of its own tokens */
     uint32_t n;
 };
 
-/* Where the tokens of a request end: its record goes with each batch of them. */
-static uint64_t req_tokens(const struct kvs_req *r)
+/* Where the tokens of a request end.  When it cannot be read back, at its beginning. */
+static uint64_t req_tokens(struct daemon *d, const struct kvs_req *r)
 {
     cJSON *o = cJSON_ParseWithLength(r->reply ? r->reply : "{}", r->reply ? r->reply_bytes : 2);
-    const cJSON *n = cJSON_GetObjectItemCaseSensitive(o, "generated");
-    uint64_t end = r->pos;
+    uint64_t n = 0;
+    int res = probs_count(d, r->owner, &r->id, o, &n);
 
-    if (cJSON_IsNumber(n) && n->valuedouble > 0 && n->valuedouble <= CTX_TOKENS_MAX)
-        end += (uint64_t)n->valuedouble;
+    if (res < 0)
+        log_at(LOG_WARN_, "an open answer cannot be read back: %s", err_str(res));
     cJSON_Delete(o);
-    return end;
+    return r->pos + n;
 }
 
 static int load_req(void *ctx, const struct kvs_req *r)
@@ -98,7 +100,7 @@ static int load_req(void *ctx, const struct kvs_req *r)
     struct open_reqs *o = ctx;
 
     if (r->state == SESS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
-        o->end[o->n] = req_tokens(r);
+        o->end[o->n] = req_tokens(o->d, r);
         o->r[o->n] = *r;
         o->r[o->n].reply = NULL;
         o->r[o->n++].reply_bytes = 0;
@@ -133,6 +135,8 @@ int sess_open(struct daemon *d, struct errbuf *eb)
     int r = t && o ? 0 : -ENOMEM;
 
     d->sess = t;
+    if (r == 0)
+        o->d = d;
     if (r == 0)
         r = kvs_sessions(d->store, load_each, d);
     if (r == 0)

@@ -197,6 +197,13 @@ float stream_logprob(const struct stream *s, uint32_t i)
     return v;
 }
 
+const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *ret_n)
+{
+    must(i < s->n_rec);
+    *ret_n = s->top_want ? s->n_tops[i] : 0;
+    return s->top_want ? s->top + (size_t)i * s->top_want : NULL;
+}
+
 size_t stream_unread(const struct stream *s, uint32_t from)
 {
     return from < s->n_rec ? s->n - s->off[from] : 0;

@@ -44,6 +44,8 @@ int stream_end(struct stream *s);
 const uint8_t *stream_read(const struct stream *s, uint32_t from, size_t bytes_max,
                            uint32_t *ret_to, size_t *ret_bytes);
 float stream_logprob(const struct stream *s, uint32_t i);
+/* The alternatives of record i, when they were asked for. */
+const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *ret_n);
 size_t stream_unread(const struct stream *s, uint32_t from); /* bytes, visible or not */
 
 #endif

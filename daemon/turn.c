@@ -4,7 +4,7 @@
  *   begin   the input's tokens, its turn, the answer's open turn, the request with seed and
  *           parameters, the session: before anything is sampled
  *   commit  tokens since the last batch, with their log probabilities: with each finished
- *           block and every two seconds
+ *           block and every two seconds; the request only where it says something new
  *   end     the rest, the turn closed, the request with its reply, the session's new place:
  *           `done` waits for it
  * When the store cannot (a failed sync, a full disk) the session goes on in memory and every
@@ -15,6 +15,7 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/probs.h"
 #include "daemon/req.h"
 #include "engine/engine.h"
 #include "kvstore/kvstore.h"
@@ -24,8 +25,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Log probabilities kept with a request: those of so many tokens. */
-enum { LOGPROBS_KEPT_MAX = 1 << 16 };
+/* Requests are forgotten a day after they were last written. */
+#define SAVE_AGAIN_NS (3600 * 1000000000ull)
 
 struct tbatch {
     struct kvs_batch b;
@@ -41,6 +42,9 @@ struct tbatch {
     uint32_t n_req;
     char *text[2];
     int32_t *ids;
+    struct kvs_part probs;
+    bool has_req; /* this request's record, which hashes to saved */
+    uint8_t saved[16];
 };
 
 static void tbatch_free(struct tbatch *t)
@@ -50,34 +54,18 @@ static void tbatch_free(struct tbatch *t)
     free(t->text[0]);
     free(t->text[1]);
     free(t->ids);
+    free((void *)(uintptr_t)t->probs.data);
     free(t);
 }
 
 /* --- what is kept with a request ------------------------------------------------------------------ */
-static char *logprobs_save(const struct stream *st)
-{
-    uint32_t n = st->n_rec < LOGPROBS_KEPT_MAX ? st->n_rec : LOGPROBS_KEPT_MAX;
-    size_t cap = sodium_base64_encoded_len(n * sizeof(float), sodium_base64_VARIANT_ORIGINAL);
-    float *lp = malloc((n + 1) * sizeof *lp);
-    char *s = lp ? malloc(cap) : NULL;
-
-    for (uint32_t i = 0; s && i < n; i++)
-        lp[i] = stream_logprob(st, i);
-    if (s)
-        sodium_bin2base64(s, cap, (const unsigned char *)lp, n * sizeof *lp,
-                          sodium_base64_VARIANT_ORIGINAL);
-    free(lp);
-    return s;
-}
-
 cJSON *req_save(struct req *r, bool done)
 {
     cJSON *o = cJSON_CreateObject();
     char epoch[20], hex[2 * sizeof r->m->fingerprint + 1];
-    char *lp = r->n_gen ? logprobs_save(&r->st) : NULL;
 
     snprintf(epoch, sizeof epoch, "%016llx", (unsigned long long)eng_info(r->m->eng)->epoch);
-    cJSON_AddNumberToObject(o, "v", 1);
+    cJSON_AddNumberToObject(o, "v", 2);
     cJSON_AddStringToObject(o, "epoch", epoch);
     cJSON_AddStringToObject(o, "model", r->m->name);
     if (r->m->keyed) {
@@ -98,14 +86,10 @@ cJSON *req_save(struct req *r, bool done)
     cJSON_AddNumberToObject(o, "turn_first", (double)r->turn_first);
     cJSON_AddNumberToObject(o, "reused", (double)r->reused);
     cJSON_AddNumberToObject(o, "turn", r->turn_no);
-    cJSON_AddNumberToObject(o, "generated", r->n_gen);
-    if (lp)
-        cJSON_AddStringToObject(o, "lp", lp);
     if (done) {
         cJSON_AddNumberToObject(o, "finish", r->finish);
         cJSON_AddItemToObject(o, "done", cJSON_Duplicate(req_done_json(r), true));
     }
-    free(lp);
     return o;
 }
 
@@ -140,7 +124,23 @@ static int add_tokens(struct tbatch *t, struct req *r)
     return 0;
 }
 
-static int add_req(struct tbatch *t, struct req *r, bool done)
+static int add_probs(struct tbatch *t, struct req *r)
+{
+    int res;
+
+    if (r->n_gen == r->probs_sent)
+        return 0;
+    res = probs_make(&r->st, r->probs_sent, r->n_gen, &t->probs);
+    if (res < 0)
+        return res;
+    t->probs.owner = r->uid;
+    t->probs.id = r->id;
+    add(t, KVS_REC_PART, &t->probs);
+    return 0;
+}
+
+/* only_new: not when it says what it said when it was last written. */
+static int add_req(struct tbatch *t, struct req *r, bool done, bool only_new)
 {
     struct kvs_req *q = &t->req[t->n_req];
     cJSON *o = req_save(r, done);
@@ -149,6 +149,13 @@ static int add_req(struct tbatch *t, struct req *r, bool done)
     cJSON_Delete(o);
     if (!s)
         return -ENOMEM;
+    crypto_generichash(t->saved, sizeof t->saved, (const unsigned char *)s, strlen(s), NULL, 0);
+    if (only_new && memcmp(t->saved, r->saved, sizeof t->saved) == 0 &&
+        now_ns() - r->saved_ns < SAVE_AGAIN_NS) {
+        free(s);
+        return 0;
+    }
+    t->has_req = true;
     t->text[t->n_req++] = s;
     q->owner = r->uid;
     q->id = r->id;
@@ -375,7 +382,12 @@ static int submit(struct tbatch *t, struct req *r, int kind)
     res = kvs_batch_submit(r->d->store, &t->b);
     if (res == 0) {
         r->sent = r->toks->n;
+        r->probs_sent = r->n_gen;
         r->sent_ns = now_ns();
+        if (t->has_req) {
+            memcpy(r->saved, t->saved, sizeof r->saved);
+            r->saved_ns = r->sent_ns;
+        }
         if (r->br->end < r->sent)
             r->br->end = r->sent;
         r->batches++;
@@ -420,7 +432,7 @@ int turn_begin(struct req *r)
         add_turn(t, r, false, n, 0, KVS_TURN_OPEN, 0);
     r->turn_no = r->s->n_turns;
     add_session(t, r, n);
-    res = add_req(t, r, false);
+    res = add_req(t, r, false, false);
     if (res < 0) {
         tbatch_free(t);
         return res;
@@ -436,7 +448,8 @@ void turn_commit(struct req *r)
         return;
     must(r->br->end == r->sent); /* nobody else appends here */
     t = calloc(1, sizeof *t);
-    if (!t || add_tokens(t, r) < 0 || add_req(t, r, false) < 0) {
+    /* The request before its parts, should it be the first time that it is written. */
+    if (!t || add_tokens(t, r) < 0 || add_req(t, r, false, true) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);
         return; /* the next one carries it */
     }
@@ -459,7 +472,7 @@ void turn_end(struct req *r)
     if (!r->ingest)
         add_turn(t, r, false, r->n_prompt, n - r->n_prompt, flags, r->finish);
     add_session(t, r, n);
-    if (add_req(t, r, true) < 0) {
+    if (add_req(t, r, true, false) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);
         return;
     }

@@ -22,24 +22,29 @@ struct rig {
 struct answer { /* all records of a stream, and its last reply */
     int32_t id[4096];
     float lp[4096];
-    uint32_t n;
+    struct {
+        int32_t id[4];
+        double lp[4];
+        uint32_t n;
+    } top[4096];
+    uint32_t n, n_top; /* records; how many of them came with alternatives */
     char text[65536];
     size_t bytes;
     struct wire_reply last;
 };
 
-static void rig_make(struct rig *g, const char *flags)
+static void rig_make_ctx(struct rig *g, const char *flags, uint32_t ctx)
 {
-    static const struct mk_llama tiny = {.layers = 2,
-                                         .embd = 96,
-                                         .ff = 96,
-                                         .head = 4,
-                                         .kv = 2,
-                                         .dim = 16,
-                                         .ctx = 2048,
-                                         .type = K_Q4_1,
-                                         .tied = true,
-                                         .seed = 7};
+    const struct mk_llama tiny = {.layers = 2,
+                                  .embd = 96,
+                                  .ff = 96,
+                                  .head = 4,
+                                  .kv = 2,
+                                  .dim = 16,
+                                  .ctx = ctx,
+                                  .type = K_Q4_1,
+                                  .tied = true,
+                                  .seed = 7};
     static int n;
     struct mk m = {0};
 
@@ -56,6 +61,10 @@ static void rig_make(struct rig *g, const char *flags)
     if (!f || fwrite(m.p, 1, m.n, f) != m.n || fclose(f) != 0)
         t_fail(__FILE__, __LINE__, "cannot write %s", g->model);
     free(m.p);
+}
+static void rig_make(struct rig *g, const char *flags)
+{
+    rig_make_ctx(g, flags, 2048);
 }
 static void rig_up(struct rig *g)
 {
@@ -143,6 +152,24 @@ static void rig_id(char ret[33])
     for (int i = 0; i < 16; i++)
         snprintf(ret + 2 * i, 3, "%02x", id.b[i]);
 }
+static void answer_tops(struct answer *a, const cJSON *reply)
+{
+    const cJSON *e, *x;
+
+    cJSON_ArrayForEach(e, cJSON_GetObjectItemCaseSensitive(reply, "logprobs"))
+    {
+        uint32_t n = 0;
+
+        CHECK_EQ(cJSON_GetObjectItem(e, "index")->valuedouble, a->n_top);
+        cJSON_ArrayForEach(x, cJSON_GetObjectItem(e, "top"))
+        {
+            CHECK(n < 4);
+            a->top[a->n_top].id[n] = (int32_t)cJSON_GetObjectItem(x, "id")->valuedouble;
+            a->top[a->n_top].lp[n++] = cJSON_GetObjectItem(x, "logprob")->valuedouble;
+        }
+        a->top[a->n_top++].n = n;
+    }
+}
 /* Reads on from what a has; until: stops when so many records are there. */
 static bool rig_read(struct rig *g, const char *id, struct answer *a, uint32_t until)
 {
@@ -166,6 +193,7 @@ static bool rig_read(struct rig *g, const char *id, struct answer *a, uint32_t u
             a->bytes += len;
             at += HRT_REC_BYTES + len;
         }
+        answer_tops(a, r.json);
         bool done = strcmp(wire_str(&r, "state"), "done") == 0;
         wire_reply_fini(&a->last);
         a->last = r;
@@ -201,6 +229,10 @@ static void rig_run(struct rig *g, const int32_t *ids, uint32_t n, const char *m
 /* Token for token and bit for bit. */
 static bool same(const struct answer *a, const struct answer *b)
 {
+    if (a->n_top != b->n_top || memcmp(a->top, b->top, a->n_top * sizeof *a->top) != 0) {
+        printf("    other alternatives: of %u and %u tokens\n", a->n_top, b->n_top);
+        return false;
+    }
     if (a->n == b->n && memcmp(a->id, b->id, a->n * 4) == 0 &&
         memcmp(a->lp, b->lp, a->n * 4) == 0 && a->bytes == b->bytes &&
         memcmp(a->text, b->text, a->bytes) == 0)

@@ -2,6 +2,7 @@
  * the same whatever happens in between. */
 #include "kvstore/kvstore.h"
 #include "tests/daemon/genrig.h"
+#include <sodium.h>
 
 #define CASE(f)                                                                                \
     {                                                                                          \
@@ -14,73 +15,76 @@ static int32_t ids[2048];
 static struct answer a, b;
 
 /* --- a store as another program left it -------------------------------------------------------- */
+/* Changes o, the record's JSON, or q; fills ret with one more record of the same JSON. */
+typedef void edit_fn(cJSON *o, struct kvs_req *q, struct kvs_req *ret);
+static struct kvstore *edited_store;
 struct edited {
-    struct kvstore *store;
-    void (*edit)(cJSON *o);
-    struct kvs_rec rec[8];
-    struct kvs_req req[8];
-    char *text[8];
+    edit_fn *edit;
+    struct kvs_rec rec[16];
+    struct kvs_req req[16];
+    char *text[16];
     uint32_t n;
 };
 
-static int edit_each(void *ctx, const struct kvs_req *q)
+static void edited_add(struct edited *e, const struct kvs_req *q, const cJSON *o)
 {
-    struct edited *e = ctx;
-    cJSON *o = cJSON_ParseWithLength(q->reply, q->reply_bytes);
-
-    if (q->type != HRT_START || e->n == 8) {
-        cJSON_Delete(o);
-        return 0;
-    }
-    e->edit(o);
     e->text[e->n] = cJSON_PrintUnformatted(o);
-    cJSON_Delete(o);
     e->req[e->n] = *q;
     e->req[e->n].reply = e->text[e->n];
     e->req[e->n].reply_bytes = (uint32_t)strlen(e->text[e->n]);
     e->rec[e->n].kind = KVS_REC_REQ;
     e->rec[e->n].req = &e->req[e->n];
     e->n++;
+}
+
+static int edit_each(void *ctx, const struct kvs_req *q)
+{
+    struct edited *e = ctx;
+    struct kvs_req as = *q, more = {0};
+    cJSON *o = cJSON_ParseWithLength(q->reply, q->reply_bytes);
+
+    if (q->type == HRT_START && e->n < 14) {
+        e->edit(o, &as, &more);
+        edited_add(e, &as, o);
+        if (more.type)
+            edited_add(e, &more, o);
+    }
+    cJSON_Delete(o);
     return 0;
 }
 
-static void edited_done(struct kvs_batch *b_)
+static void edited_done(struct kvs_batch *x)
 {
-    (void)b_;
+    (void)x;
 }
 
-/* The store of a daemon that is down, its requests' JSON changed by edit. */
-static void edit_requests(struct rig *g, void (*edit)(cJSON *o))
+/* Every START in the store of a daemon that is down. */
+static void edit_requests(struct rig *g, edit_fn *edit)
 {
     struct edited e = {.edit = edit};
     struct kvs_opts o = {.disk_bytes = 1 << 30, .host_bytes = 64 << 20};
-    char dir[200];
-    struct errbuf eb = {{0}};
     struct kvs_batch batch = {.rec = e.rec, .done = edited_done};
+    struct errbuf eb = {{0}};
+    char dir[200];
 
     snprintf(dir, sizeof dir, "%s/state", g->base);
     o.dir = dir;
-    if (kvs_open(&e.store, &o, NULL, &eb) < 0) {
+    if (kvs_open(&edited_store, &o, NULL, &eb) < 0) {
         t_fail(__FILE__, __LINE__, "%s", eb.s);
         return;
     }
-    CHECK_EQ(kvs_reqs(e.store, edit_each, &e), 0);
+    CHECK_EQ(kvs_reqs(edited_store, edit_each, &e), 0);
     CHECK(e.n > 0);
     batch.n_rec = e.n;
-    CHECK_EQ(kvs_batch_submit(e.store, &batch), 0);
-    while (kvs_in_flight(e.store)) {
-        kvs_commit_turn(e.store, 1000000);
-        kvs_loop_turn(e.store);
+    CHECK_EQ(kvs_batch_submit(edited_store, &batch), 0);
+    while (kvs_in_flight(edited_store)) {
+        kvs_commit_turn(edited_store, 1000000);
+        kvs_loop_turn(edited_store);
     }
     CHECK_EQ(batch.res, 0);
-    kvs_close(e.store);
+    kvs_close(edited_store);
     for (uint32_t i = 0; i < e.n; i++)
         free(e.text[i]);
-}
-
-static void forget_asked(cJSON *o)
-{
-    cJSON_DeleteItemFromObjectCaseSensitive(o, "asked");
 }
 
 static void a_cut_anywhere_does_not_show_after_a_restart(void)
@@ -155,6 +159,13 @@ static void killed_in_the_middle_the_same_id_goes_on(void)
     rig_down(&g, SIGTERM);
     answer_clear(&a);
     answer_clear(&b);
+}
+
+static void forget_asked(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
+{
+    (void)q;
+    (void)ret;
+    cJSON_DeleteItemFromObjectCaseSensitive(o, "asked");
 }
 
 static void start_says(struct rig *g, const char *id, const int32_t *in, uint32_t n,
@@ -260,6 +271,158 @@ static void an_id_means_what_it_was_first_sent_with(void)
     answer_clear(&b);
 #undef BASE
 #undef ASKED
+}
+
+static void alternatives_come_back_with_the_tokens(void)
+{
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 30, 6);
+    rig_make(&g, "");
+    rig_up(&g);
+    const char *more = ",\"params\":{\"max_tokens\":600,\"temperature\":1,\"seed\":9,"
+                       "\"logprobs\":3,\"ignore_eos\":true},\"session\":\"x\"";
+    const char *ref = ",\"params\":{\"max_tokens\":600,\"temperature\":1,\"seed\":9,"
+                      "\"logprobs\":3,\"ignore_eos\":true},\"session\":\"ref\"";
+    rig_run(&g, ids, 30, ref, &a);
+    CHECK_EQ(a.n_top, 600);
+    CHECK_EQ(a.top[0].n, 3);
+    rig_id(id);
+    answer_clear(&b);
+    CHECK(rig_start(&g, id, ids, 30, more));
+    rig_read(&g, id, &b, 400);
+    for (int i = 0; i < 2; i++) { /* while it is open, and when it has ended */
+        rig_down(&g, SIGKILL);
+        rig_up(&g);
+        answer_clear(&b);
+        CHECK(rig_read(&g, id, &b, UINT32_MAX));
+        CHECK(same(&a, &b));
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+/* As version 1 of the log had it: everything in the record, under another id, because parts
+ * cannot be taken away from this one. */
+static struct kvs_id old_id;
+static const struct answer *old_answer;
+
+static void into_version_1(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
+{
+    uint64_t n = 0;
+    char text[32768];
+
+    if (q->state != 1) /* the reference has ended */
+        return;
+    CHECK_EQ(kvs_branch_end(edited_store, &q->branch, &n), 0);
+    n -= q->pos;
+    CHECK(n >= 350 && n < 4000);
+    sodium_bin2base64(text, sizeof text, (const unsigned char *)old_answer->lp, n * 4,
+                      sodium_base64_VARIANT_ORIGINAL);
+    cJSON_AddNumberToObject(o, "generated", (double)n);
+    cJSON_AddStringToObject(o, "lp", text);
+    cJSON_DeleteItemFromObjectCaseSensitive(o, "asked");
+    *ret = *q;
+    ret->id = old_id;
+    q->state = 2;
+}
+
+static void an_open_answer_of_version_1_goes_on(void)
+{
+    struct rig g;
+    char id[33], old[33];
+
+    some_ids(ids, 30, 7);
+    rig_make_ctx(&g, "", 8192);
+    rig_up(&g);
+    const char *more = ",\"params\":{\"max_tokens\":4000,\"temperature\":1,\"seed\":9,"
+                       "\"ignore_eos\":true},\"session\":\"x\"";
+    const char *ref = ",\"params\":{\"max_tokens\":4000,\"temperature\":1,\"seed\":9,"
+                      "\"ignore_eos\":true},\"session\":\"ref\"";
+    rig_run(&g, ids, 30, ref, &a);
+    rig_id(id);
+    rig_id(old);
+    for (int i = 0; i < 16; i++) {
+        unsigned v;
+
+        CHECK_EQ(sscanf(old + 2 * i, "%2x", &v), 1);
+        old_id.b[i] = (uint8_t)v;
+    }
+    old_answer = &a;
+    answer_clear(&b);
+    CHECK(rig_start(&g, id, ids, 30, more));
+    rig_read(&g, id, &b, 350);
+    rig_down(&g, SIGTERM); /* writes what there is, and leaves it open */
+    edit_requests(&g, into_version_1);
+    rig_up(&g);
+    answer_clear(&b);
+    rig_read(&g, old, &b, 2500); /* it has been written anew by now */
+    rig_down(&g, SIGKILL);
+    rig_up(&g);
+    CHECK(rig_read(&g, old, &b, UINT32_MAX));
+    CHECK(same(&a, &b));
+    rig_down(&g, SIGKILL);
+    rig_up(&g);
+    answer_clear(&b);
+    CHECK(rig_read(&g, old, &b, UINT32_MAX));
+    CHECK(same(&a, &b));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
+/* Bytes in the log's files up to the zeros behind the last frame. */
+static uint64_t log_bytes(const struct rig *g)
+{
+    static uint8_t buf[64 << 20];
+    uint64_t sum = 0;
+
+    for (int i = 1; i < 100; i++) {
+        char path[300];
+
+        snprintf(path, sizeof path, "%s/state/log/seg-%04d", g->base, i);
+        FILE *f = fopen(path, "rb");
+        size_t n = f ? fread(buf, 1, sizeof buf, f) : 0;
+
+        while (n && !buf[n - 1])
+            n--;
+        sum += n;
+        if (f)
+            fclose(f);
+    }
+    return sum;
+}
+
+static void a_long_answer_costs_the_log_what_its_tokens_cost(void)
+{
+    static const uint32_t n[] = {1000, 2000, 4000};
+    uint64_t cost[3];
+    struct rig g;
+    char more[200];
+
+    some_ids(ids, 30, 8);
+    rig_make_ctx(&g, "", 8192);
+    rig_up(&g);
+    rig_run(&g, ids, 10, ",\"params\":{\"max_tokens\":1}", &a); /* the log has a file */
+    for (int i = 0; i < 3; i++) {
+        uint64_t before = log_bytes(&g);
+
+        snprintf(more, sizeof more,
+                 ",\"params\":{\"max_tokens\":%u,\"temperature\":1,\"seed\":9,"
+                 "\"ignore_eos\":true},\"session\":\"%u\"",
+                 n[i], n[i]);
+        rig_run(&g, ids, 30, more, &a);
+        CHECK_EQ(a.n, n[i]);
+        cost[i] = log_bytes(&g) - before;
+        printf("    %u tokens: %llu bytes\n", n[i], (unsigned long long)cost[i]);
+    }
+    /* Four for the id, four for the logarithm, and a frame for each block of them. */
+    CHECK(cost[2] - cost[1] < 2000 * 12);
+    CHECK(cost[2] - cost[1] < (cost[1] - cost[0]) * 5 / 2);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
 }
 
 static void many_at_once_say_what_each_says_alone(void)
@@ -565,6 +728,8 @@ static void sessions_change_once_per_id_and_say_why_not(void)
 T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(killed_in_the_middle_the_same_id_goes_on),
        CASE(an_id_means_what_it_was_first_sent_with),
+       CASE(alternatives_come_back_with_the_tokens), CASE(an_open_answer_of_version_1_goes_on),
+       CASE(a_long_answer_costs_the_log_what_its_tokens_cost),
        CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
        CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
        CASE(without_a_session_the_longest_stored_beginning_is_found),
