@@ -33,7 +33,7 @@ static const struct row rows[] = {
     {"disk", T_SHARE, 0, W(disk), "20%", 1 << 20, 0, NULL,
      "limit of the store on disk; % is of what is free plus what it has"},
     {"write-budget", T_SHARE, 0, W(day), "none", 0, 0, NULL,
-     "bytes a day written for blocks, or none; turns are always written"},
+     "bytes the store writes a day, or none; past it no blocks, turns always"},
     {"page-memory", T_SIZE, R_MODEL, M(page_bytes), "auto", 0, 0, NULL,
      "KV pages on the device, per model; auto: four contexts, at most a quarter of RAM"},
     {"threads", T_UINT, R_MODEL, M(threads), "0", 0, 1024, NULL,

@@ -142,10 +142,19 @@ static int txn_frames(struct kvstore *s)
     return r;
 }
 
+int commit_day(struct kvstore *s)
+{
+    uint8_t v[16];
+
+    st64(v, s->day);
+    st64(v + 8, store_today(s));
+    return index_meta_put(s->idx, "day", v, 16);
+}
+
 /* One attempt at the whole transaction, with the new blocks or without. */
 static int group_txn(struct kvstore *s, struct group *g, bool blocks)
 {
-    uint8_t v[16];
+    uint8_t v[8];
     int r = index_begin(s->idx);
 
     if (r < 0)
@@ -163,12 +172,8 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
     }
     for (struct meta_job *m = g->meta; m && r == 0; m = m->next)
         r = index_meta_put(s->idx, m->name, m->v, m->bytes);
-    uint64_t today = s->today_bytes;
-    if (r == 0 && today != s->day_saved) {
-        st64(v, s->day);
-        st64(v + 8, today);
-        r = index_meta_put(s->idx, "day", v, 16);
-    }
+    if (r == 0)
+        r = commit_day(s);
     if (r == 0) {
         st64(v, turnlog_seq(s->log));
         r = index_meta_put(s->idx, "logseq", v, 8);
@@ -177,10 +182,7 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
         index_abort(s->idx);
         return r;
     }
-    r = index_commit(s->idx);
-    if (r == 0)
-        s->day_saved = today;
-    return r;
+    return index_commit(s->idx);
 }
 
 /* Log, segments, index, in this order.  A code for the batches; jobs carry their own. */
@@ -521,6 +523,11 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     struct group g;
 
     must_be(s, STORE_MAGIC);
+    uint64_t day = store_day_now();
+    if (s->day != day) {
+        s->day_mark = s->sys.bytes_written;
+        s->day = day;
+    }
     if (gather(s, &g, wait_ns))
         group_run(s, &g);
     uint64_t now = now_ns();

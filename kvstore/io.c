@@ -391,15 +391,9 @@ static void put_end(struct kvstore *s, struct io_task *t, int res)
 /* Why nothing may go down now, or 0. */
 static int put_refused(struct kvstore *s, uint64_t bytes)
 {
-    uint64_t day = wall_ns() / 86400000000000u;
-
     if (s->fault == -EROFS)
         return -EROFS;
-    if (s->day != day) {
-        s->day = day;
-        s->today_bytes = 0;
-    }
-    return s->o.day_bytes && s->today_bytes + bytes > s->o.day_bytes ? -EDQUOT : 0;
+    return s->o.day_bytes && store_today(s) + bytes > s->o.day_bytes ? -EDQUOT : 0;
 }
 
 static void image_make(struct kvstore *s, struct blk *b, const struct kvs_block_req *r)
@@ -510,7 +504,7 @@ static void slots_assign(struct kvstore *s)
         struct io_task *next = t->next;
         int r = s->fault == -EROFS ? -EROFS : slot_take(t->l, &t->seg, &t->slot);
         if (r == 0) {
-            s->today_bytes += t->slot_bytes;
+            s->sys.bytes_written += t->slot_bytes; /* before: the day's budget is kept */
             if (s->o.wrong == KVS_WRONG_INDEX_FIRST)
                 to_commit(s, t);
             else
@@ -530,7 +524,6 @@ static void slots_assign(struct kvstore *s)
 static void write_end(struct kvstore *s, struct io_task *t)
 {
     if (t->res == 0) {
-        s->sys.bytes_written += t->slot_bytes;
         if (t->indexed)
             put_end(s, t, 0);
         else

@@ -210,6 +210,8 @@ void kvs_close(struct kvstore *s)
     must(s->in_flight == 0);
     if (s->fault != -EROFS && index_begin(s->idx) == 0) {
         int r = index_meta_put(s->idx, "clean", one, 8);
+        if (r == 0)
+            r = commit_day(s);
         for (struct meta_job *m = s->to_commit.metas.head; m && r == 0; m = m->next)
             r = index_meta_put(s->idx, m->name, m->v, m->bytes);
         if (r == 0)
@@ -235,6 +237,16 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
     vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
     pthread_mutex_unlock(&s->to_loop.lock);
     va_end(ap);
+}
+
+uint64_t store_day_now(void)
+{
+    return wall_ns() / 86400000000000u;
+}
+
+uint64_t store_today(const struct kvstore *s)
+{
+    return s->sys.bytes_written - s->day_mark;
 }
 
 void store_recovered(struct kvstore *s)
@@ -725,7 +737,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->bytes_written = s->sys.bytes_written;
     ret->bytes_read = s->n.read;
     ret->new_state_bytes = s->n.state;
-    ret->today_bytes = s->today_bytes;
+    ret->today_bytes = store_today(s);
     ret->day_limit = s->o.day_bytes;
     ret->hits_host = s->n.hits_host;
     ret->hits_file = s->n.hits_file;

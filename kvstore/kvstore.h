@@ -34,7 +34,7 @@ struct kvs_opts {
     enum kvs_io io;
     uint64_t host_bytes; /* budget of the host tier's pages */
     uint64_t disk_bytes; /* limit: segments + log + index; never exceeded */
-    uint64_t day_bytes;  /* write budget per day, 0: none; blocks stop going down past it */
+    uint64_t day_bytes;  /* write budget per day, 0: none; past it blocks do not go down */
     bool no_fsync;       /* tests and benchmarks only */
     /* Deliberately wrong orders, for the tests that prove the tests see them. */
     enum { KVS_RIGHT, KVS_WRONG_INDEX_FIRST, KVS_WRONG_ACK_FIRST } wrong;

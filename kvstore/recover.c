@@ -795,10 +795,9 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         (void)commit_checkpoint(s);
     if (r < 0)
         return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
-    if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16) {
-        s->day = ld64(v);
-        s->today_bytes = s->day_saved = ld64(v + 8);
-    }
+    s->day = store_day_now();
+    if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16 && ld64(v) == s->day)
+        s->day_mark = 0 - ld64(v + 8);
     s->log_bytes = turnlog_bytes(s->log);
     s->index_bytes = index_bytes(s->idx);
     rep->blocks = s->n.blocks;

@@ -155,9 +155,11 @@ struct kvstore {
     /* Sizes in one account; written by their owner, read by all. */
     uint64_t reserve_bytes, index_budget, log_budget;
     _Atomic uint64_t file_bytes, log_bytes, index_bytes;
-    _Atomic uint64_t day, today_bytes;
-    uint64_t day_saved; /* commit: today_bytes as in the index */
-    bool reserve_held;  /* commit */
+    /* Today is what was written since sys.bytes_written was this (it may be less than
+     * nothing: what was written before the open counts too).  The commit thread sets both;
+     * a stale read counts a round of yesterday's. */
+    _Atomic uint64_t day, day_mark;
+    bool reserve_held; /* commit */
     uint64_t reserve_ns, reader_check_ns;
     _Atomic int fault; /* 0, -EROFS, -ENOSPC */
     _Atomic int space; /* enum space */
@@ -187,6 +189,7 @@ void room_turn(struct kvstore *s);
 void commit_job(struct kvstore *s, struct job *j); /* io thread */
 void commit_wake(struct kvstore *s);
 int commit_checkpoint(struct kvstore *s);
+int commit_day(struct kvstore *s); /* into the open transaction: what today has cost */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
 void reserve_make(struct kvstore *s);
 /* recover.c: everything of open that reads the disk */
@@ -196,6 +199,8 @@ void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(p
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
 void store_fault(struct kvstore *s, int code, const char *doing);
+uint64_t store_day_now(void);                  /* days since 1970, UTC */
+uint64_t store_today(const struct kvstore *s); /* bytes written today, of any kind */
 /* A write succeeded after the disk was full: no fault and no warning about it any more. */
 void store_recovered(struct kvstore *s);
 

@@ -208,22 +208,39 @@ static void past_the_day_budget_blocks_stay_in_memory(void)
     struct rig g;
     struct rig_block b;
     struct kvs_block_req q;
+    struct kvs_stats st;
+    uint64_t before;
+    uint32_t n;
+    int res = 0;
 
     rig_init(&g, KVS_IO_THREADS, true);
-    g.o.day_bytes = 10 * RIG_SLOT;
+    g.o.day_bytes = 100 * RIG_SLOT;
     CHECK_EQ(rig_open(&g), 0);
-    for (uint32_t n = 0; n < 10; n++)
-        CHECK_EQ(rig_put(&g, 1, n), 0);
-    rig_block_set(&g, &b, 1, 10);
+    for (n = 0; n < 100 && res == 0; n++) {
+        res = rig_put(&g, 1, n);
+        kvs_stats(g.s, &st);
+        /* One count: blocks, log and index are all in both. */
+        CHECK_EQ(st.today_bytes, st.bytes_written);
+        CHECK(st.today_bytes >= n * RIG_SLOT);
+    }
+    CHECK_EQ(res, -EDQUOT);
+    CHECK(n > 10 && n < 100);
+    CHECK(st.today_bytes > g.o.day_bytes - 2 * RIG_SLOT);
+    rig_block_set(&g, &b, 1, n);
     rig_submit(&g, &b, true);
     rig_wait(&g);
     CHECK_EQ(b.r.res, -EDQUOT);
     CHECK(b.r.in_host);
-    CHECK_EQ(rig_get(&g, 1, 10, &q), 0);
+    CHECK_EQ(rig_get(&g, 1, n, &q), 0);
     CHECK_EQ(q.from, KVS_FROM_HOST);
     CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+    kvs_stats(g.s, &st);
+    before = st.today_bytes;
     rig_reopen(&g);
-    CHECK_EQ(rig_put(&g, 1, 11), -EDQUOT); /* the day is remembered */
+    CHECK_EQ(rig_put(&g, 1, n + 1), -EDQUOT); /* the day is remembered */
+    kvs_stats(g.s, &st);
+    CHECK(st.bytes_written < before);
+    CHECK(st.today_bytes >= before);
     rig_fini(&g);
 }
 
