@@ -18,6 +18,8 @@
 #include <string.h>
 
 #define PROGRESS_NS 250000000ull
+/* Alternatives in one reply, and one of them but for its text. */
+enum { TOPS_JSON_BYTES = JSON_BYTES_MAX / 2, TOP_JSON_BYTES = 80 };
 enum { WAIT_MS_MAX = 30000, READ_BYTES_MAX = (1 << 20) - 65536, WAITS_MAX = 64 };
 
 static const char *state_str(uint8_t s)
@@ -162,16 +164,19 @@ static void add_progress(cJSON *o, struct req *r, uint64_t now)
     cJSON_AddNumberToObject(p, "resumed", (double)r->resumed);
 }
 
-/* Top alternatives of the records handed out. */
-static void add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
+/* Top alternatives of the records handed out: of as many as one reply holds, one at least.
+ * Returns where it stopped. */
+static uint32_t add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
 {
     const struct tokenizer *tok = r->m->state == MODEL_LOADED ? eng_tokenizer(r->m->eng) : NULL;
+    size_t bytes = 0;
     cJSON *list;
+    uint32_t i;
 
     if (!r->st.top_want || from == to)
-        return;
+        return to;
     list = cJSON_AddArrayToObject(o, "logprobs");
-    for (uint32_t i = from; i < to; i++) {
+    for (i = from; i < to && bytes < TOPS_JSON_BYTES; i++) {
         cJSON *e = cJSON_CreateObject(), *top = cJSON_CreateArray();
 
         cJSON_AddNumberToObject(e, "index", i);
@@ -191,6 +196,7 @@ static void add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
                 m += tok_stream_end(&u, text + m);
             }
             text[m] = 0;
+            bytes += TOP_JSON_BYTES + 6 * m; /* should every byte be written as \u00XX */
             cJSON_AddNumberToObject(x, "id", a->id);
             cJSON_AddNumberToObject(x, "logprob", (double)a->logprob);
             cJSON_AddStringToObject(x, "text", text);
@@ -199,6 +205,7 @@ static void add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
         cJSON_AddItemToObject(e, "top", top);
         cJSON_AddItemToArray(list, e);
     }
+    return i;
 }
 
 static void reply_next(struct wait *w)
@@ -209,15 +216,18 @@ static void reply_next(struct wait *w)
     uint64_t now = now_ns();
     size_t bytes;
     const uint8_t *tail = stream_read(&r->st, w->cursor, w->bytes_max, &to, &bytes);
-    bool done = r->state == REQ_DONE && to >= r->st.n_rec;
-    uint8_t state = r->state == REQ_DONE && !done ? REQ_COMMITTING : r->state;
     struct call *c = w->call;
+    bool done;
+    uint8_t state;
 
+    to = add_tops(o, r, w->cursor, to);
+    bytes = tail ? stream_bytes(&r->st, w->cursor, to) : 0;
+    done = r->state == REQ_DONE && to >= r->st.n_rec;
+    state = r->state == REQ_DONE && !done ? REQ_COMMITTING : r->state;
     cJSON_AddStringToObject(o, "state", state_str(state));
     cJSON_AddNumberToObject(o, "cursor", to);
     if (state < REQ_DECODE)
         add_progress(o, r, now);
-    add_tops(o, r, w->cursor, to);
     if (done) {
         const cJSON *v;
 

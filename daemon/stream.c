@@ -204,6 +204,12 @@ const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *
     return s->top_want ? s->top + (size_t)i * s->top_want : NULL;
 }
 
+size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to)
+{
+    must(from <= to && to <= s->n_rec);
+    return s->off[to] - s->off[from];
+}
+
 size_t stream_unread(const struct stream *s, uint32_t from)
 {
     return from < s->n_rec ? s->n - s->off[from] : 0;

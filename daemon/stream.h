@@ -46,6 +46,7 @@ const uint8_t *stream_read(const struct stream *s, uint32_t from, size_t bytes_m
 float stream_logprob(const struct stream *s, uint32_t i);
 /* The alternatives of record i, when they were asked for. */
 const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *ret_n);
+size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to); /* of these records */
 size_t stream_unread(const struct stream *s, uint32_t from); /* bytes, visible or not */
 
 #endif

@@ -304,6 +304,54 @@ static void alternatives_come_back_with_the_tokens(void)
     answer_clear(&b);
 }
 
+/* From the beginning of a stream to its end; how many replies that took. */
+static int read_all(struct rig *g, const char *id, uint32_t n)
+{
+    uint32_t cursor = 0;
+
+    for (int replies = 1;; replies++) {
+        struct wire_reply r =
+            rig_call(g, HRT_NEXT, NULL, 0,
+                     "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":5000}", id, cursor);
+        const cJSON *list = r.json ? cJSON_GetObjectItem(r.json, "logprobs") : NULL;
+        uint32_t to = (uint32_t)wire_num(&r, "cursor"), at = 0, in_tail = 0;
+        bool done = strcmp(wire_str(&r, "state"), "done") == 0, failed = r.f.status != HRT_OK;
+
+        if (failed)
+            t_fail(__FILE__, __LINE__, "NEXT at %u: %s", cursor, wire_str(&r, "message"));
+        for (; at + HRT_REC_BYTES <= r.f.tail_len; in_tail++)
+            at += HRT_REC_BYTES + ld16(r.tail + at + 12);
+        if (!failed) {
+            CHECK_EQ(cJSON_GetArraySize(list), to - cursor);
+            CHECK_EQ(in_tail, to - cursor);
+        }
+        wire_reply_fini(&r);
+        if (done)
+            CHECK_EQ(to, n);
+        if (done || failed)
+            return replies;
+        cursor = to;
+    }
+}
+
+static void alternatives_of_a_long_answer_come_in_several_replies(void)
+{
+    enum { N = 9000 };
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 30, 9);
+    rig_make_ctx(&g, "", 16384);
+    rig_up(&g);
+    rig_id(id);
+    CHECK(rig_start(&g, id, ids, 30,
+                    ",\"params\":{\"max_tokens\":9000,\"temperature\":1,\"seed\":9,"
+                    "\"logprobs\":20,\"ignore_eos\":true}"));
+    (void)read_all(&g, id, N);
+    CHECK(read_all(&g, id, N) > 1); /* all of it is more than the JSON of one frame */
+    rig_down(&g, SIGTERM);
+}
+
 /* As version 1 of the log had it: everything in the record, under another id, because parts
  * cannot be taken away from this one. */
 static struct kvs_id old_id;
@@ -728,7 +776,9 @@ static void sessions_change_once_per_id_and_say_why_not(void)
 T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(killed_in_the_middle_the_same_id_goes_on),
        CASE(an_id_means_what_it_was_first_sent_with),
-       CASE(alternatives_come_back_with_the_tokens), CASE(an_open_answer_of_version_1_goes_on),
+       CASE(alternatives_come_back_with_the_tokens),
+       CASE(alternatives_of_a_long_answer_come_in_several_replies),
+       CASE(an_open_answer_of_version_1_goes_on),
        CASE(a_long_answer_costs_the_log_what_its_tokens_cost),
        CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
        CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
