@@ -182,6 +182,9 @@ void req_done(struct req *r)
     if (r->s && sess_open_is(r->s, &r->id))
         sess_open_clear(r->s);
     let_go(r);
+    /* The records say the rest; a path is megabytes, and a thousand streams are kept. */
+    toks_drop(r->toks);
+    r->toks = NULL;
     r->d->gen->n_active--;
     r->state = REQ_DONE;
     waits_wake(r, true);
