@@ -43,6 +43,7 @@ struct tbatch {
     char *text[2];
     int32_t *ids;
     struct kvs_part probs;
+    bool has_sess;
     bool has_req; /* this request's record, which hashes to saved */
     uint8_t saved[16];
 };
@@ -171,15 +172,16 @@ static int add_req(struct tbatch *t, struct req *r, bool done, bool only_new)
     return 0;
 }
 
+/* What the session will be; it is when the batch is on its way (submit). */
 static void add_session(struct tbatch *t, struct req *r, uint64_t head)
 {
-    struct sess *s = r->s;
-
-    s->rec.branch = r->br->rec.id;
-    s->rec.head = head;
-    s->rec.used_ns = wall_ns();
-    memcpy(s->rec.tokenizer_id, eng_info(r->m->eng)->tokenizer_id, sizeof s->rec.tokenizer_id);
-    t->sess = s->rec;
+    t->sess = r->s->rec;
+    t->sess.branch = r->br->rec.id;
+    t->sess.head = head;
+    t->sess.used_ns = wall_ns();
+    memcpy(t->sess.tokenizer_id, eng_info(r->m->eng)->tokenizer_id,
+           sizeof t->sess.tokenizer_id);
+    t->has_sess = true;
     add(t, KVS_REC_SESSION, &t->sess);
 }
 
@@ -380,6 +382,8 @@ static int submit(struct tbatch *t, struct req *r, int kind)
     t->b.done = batch_done;
     t->b.user = t;
     res = kvs_batch_submit(r->d->store, &t->b);
+    if (res != -EAGAIN && t->has_sess)
+        r->s->rec = t->sess;
     if (res == 0) {
         r->sent = r->toks->n;
         r->probs_sent = r->n_gen;
