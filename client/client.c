@@ -1,7 +1,7 @@
 /* client.c - see client.h.  The only file of the client that knows libnanomsg.
  *
- * Two carriers behind one call: a cooked REQ socket, which resends by itself, and a unix
- * stream, for which this file does the same: connect again, send again, until the deadline. */
+ * Two carriers behind one call: a cooked REQ socket and a unix stream.  For both this file
+ * connects again and sends again until the deadline when the other side ends. */
 #include "client/client.h"
 #include "base/clock.h"
 #include <errno.h>
@@ -19,7 +19,7 @@ enum {
     CONN_MAGIC = 0x6e6e6f63,
     FRAME_BYTES_MAX = HRT_HEAD_BYTES + JSON_BYTES_MAX + TAIL_BYTES_MAX,
     PATH_BYTES_MAX = sizeof((struct sockaddr_un *)0)->sun_path,
-    SLICE_MS = 10000,  /* a reply not here by then: a new socket, the same request */
+    SLICE_MS = 2500,   /* a reply not here by then: a new socket, the same request */
     RESEND_MS = 31000, /* the longest wait of NEXT and one second */
     RETRY_MS = 50,     /* between attempts to connect */
     FIRST_MS = 400,    /* how long a first call waits for somebody to listen */
@@ -32,6 +32,7 @@ struct hearth_conn {
     char url[PATH_BYTES_MAX + 8];
     const char *path; /* within url */
     int fd;           /* nn: the socket's number; unix: -1 while not connected */
+    int watch;        /* nn: a connection that says when the front ends; -1: none */
     uint64_t next_id;
 };
 
@@ -66,7 +67,7 @@ int hearth_connect(struct hearth_conn **ret, const char *url, struct errbuf *eb)
     if (!c)
         return err_set(eb, -ENOMEM, "no memory for a connection");
     c->nn = nn;
-    c->fd = -1;
+    c->fd = c->watch = -1;
     c->next_id = 1;
     memcpy(c->url, url, strlen(url) + 1);
     c->path = c->url + (path - url);
@@ -98,7 +99,9 @@ static void drop(struct hearth_conn *c)
     } else if (c->fd >= 0) {
         close(c->fd);
     }
-    c->fd = -1;
+    if (c->watch >= 0)
+        close(c->watch);
+    c->fd = c->watch = -1;
 }
 
 void hearth_close(struct hearth_conn *c)
@@ -176,70 +179,81 @@ static int too_late(const struct hearth_conn *c, struct errbuf *eb)
 }
 
 /* --- nanomsg --------------------------------------------------------------------------------- */
+/* A peer that sends its header and ends at once is lost on libnanomsg: it neither sees the end
+ * nor connects again.  A front that is killed as we connect does just that.  So a connection
+ * of our own watches beside the library's, opened before it: when the front that it reached has
+ * ended, the library's is either of that front too, or of a younger one, and is made anew. */
+static int watch_open(struct hearth_conn *c)
+{
+    static const uint8_t hello[8] = {0, 'S', 'P', 0, NN_REQ >> 8, NN_REQ & 255, 0, 0};
+    int fd = connect_path(c->path);
+    if (fd < 0)
+        return fd;
+    /* Without it the front closes us after a second. */
+    if (send(fd, hello, sizeof hello, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof hello) {
+        close(fd);
+        return -EPIPE;
+    }
+    c->watch = fd;
+    return 0;
+}
+
+static bool watch_ended(const struct hearth_conn *c)
+{
+    struct pollfd p = {c->watch, 0, 0};
+    return poll(&p, 1, 0) > 0;
+}
+
+/* -EIO with words; another code, without: why nobody could be reached. */
 static int nn_open(struct hearth_conn *c, struct errbuf *eb)
 {
     int max = FRAME_BYTES_MAX, resend = RESEND_MS, ivl = RETRY_MS;
-    if (c->fd >= 0)
+    if (c->fd >= 0 && !watch_ended(c))
         return 0;
+    drop(c);
+    int r = watch_open(c);
+    if (r < 0)
+        return r;
     c->fd = nn_socket(AF_SP, NN_REQ);
     if (c->fd < 0 || nn_setsockopt(c->fd, NN_SOL_SOCKET, NN_RCVMAXSIZE, &max, sizeof max) < 0 ||
         nn_setsockopt(c->fd, NN_SOL_SOCKET, NN_RECONNECT_IVL, &ivl, sizeof ivl) < 0 ||
         nn_setsockopt(c->fd, NN_REQ, NN_REQ_RESEND_IVL, &resend, sizeof resend) < 0 ||
         nn_connect(c->fd, c->url) < 0) {
-        int r = err_set(eb, -EIO, "nanomsg: %s", nn_strerror(nn_errno()));
+        r = err_set(eb, -EIO, "nanomsg: %s", nn_strerror(nn_errno()));
         drop(c);
         return r;
     }
     return 0;
 }
 
-/* Whether the path has a listener; a first call waits a little for one, later ones until the
- * deadline, for then it is a restart. */
-static int nn_await_listener(struct hearth_conn *c, uint64_t until, struct errbuf *eb)
-{
-    uint64_t first = now_ns() + FIRST_MS * 1000000ull;
-    if (c->answered)
-        return 0;
-    for (;;) {
-        int fd = connect_path(c->path);
-        if (fd >= 0) {
-            close(fd);
-            return 0;
-        }
-        if (now_ns() >= first || now_ns() >= until || fd == -EACCES)
-            return nobody(c, -fd, eb);
-        if (poll(NULL, 0, RETRY_MS) < 0)
-            return -EINTR;
-    }
-}
-
-/* Signals are held; only the waiting lets them in, as old says.  -ETIMEDOUT without words. */
+/* Signals are held; only the waiting lets them in, as old says.  -ETIMEDOUT and -EPIPE (the
+ * front ended) without words. */
 static int nn_exchange(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type,
                        uint64_t id, uint64_t until, const sigset_t *old,
                        struct hearth_reply *ret, struct errbuf *eb)
 {
-    int r = nn_open(c, eb), fd = -1;
+    int r, fd = -1;
     size_t len = sizeof fd;
-    if (r < 0)
-        return r;
-    if (nn_send(c->fd, m, n, 0) < 0 ||
+    if (nn_send(c->fd, m, n, NN_DONTWAIT) < 0 ||
         nn_getsockopt(c->fd, NN_SOL_SOCKET, NN_RCVFD, &fd, &len) < 0)
         return err_set(eb, -EIO, "nanomsg: %s", nn_strerror(nn_errno()));
     for (;;) {
-        struct pollfd p = {fd, POLLIN, 0};
+        struct pollfd p[2] = {{fd, POLLIN, 0}, {c->watch, 0, 0}};
         int ms = left_ms(until);
         struct timespec wait = {ms / 1000, (long)(ms % 1000) * 1000000};
-        int k = ppoll(&p, 1, &wait, old);
+        int k = ppoll(p, 2, &wait, old);
         if (k < 0)
             return -EINTR;
         if (k == 0)
             return -ETIMEDOUT;
         void *got = NULL;
         int bytes = nn_recv(c->fd, &got, NN_MSG, NN_DONTWAIT);
-        if (bytes < 0 && nn_errno() == EAGAIN)
-            continue;
-        if (bytes < 0)
+        if (bytes < 0 && nn_errno() != EAGAIN)
             return err_set(eb, -EIO, "nanomsg: %s", nn_strerror(nn_errno()));
+        if (bytes < 0 && p[1].revents)
+            return -EPIPE;
+        if (bytes < 0)
+            continue;
         r = take_reply(got, (size_t)bytes, type, id, ret, eb);
         nn_freemsg(got);
         if (r <= 0)
@@ -247,35 +261,51 @@ static int nn_exchange(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
     }
 }
 
+/* Signals are held.  -ETIMEDOUT without words: somebody listens, and does not reply. */
+static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type,
+                       uint64_t id, uint64_t until, const sigset_t *old,
+                       struct hearth_reply *ret, struct errbuf *eb)
+{
+    static const struct timespec pause = {0, RETRY_MS * 1000000L};
+    uint64_t first = now_ns() + FIRST_MS * 1000000ull, slice = SLICE_MS * 1000000ull;
+    bool there = c->answered;
+    for (;;) {
+        int r = nn_open(c, eb);
+        if (r == 0) {
+            there = true;
+            uint64_t end = now_ns() + slice;
+            r = nn_exchange(c, m, n, type, id, end < until ? end : until, old, ret, eb);
+            if (r != -EPIPE && r != -ETIMEDOUT)
+                return r;
+            if (now_ns() >= until)
+                return -ETIMEDOUT;
+            /* A front too busy to shake hands in its second closes only the library's
+             * connection: a new one now and then.  Operations are idempotent. */
+            if (r == -ETIMEDOUT)
+                slice *= 2;
+            drop(c);
+        } else if (r == -EIO) {
+            return r;
+        } else if ((!there && now_ns() >= first) || now_ns() >= until || r == -EACCES) {
+            return nobody(c, -r, eb);
+        }
+        if (ppoll(NULL, 0, &pause, old) < 0)
+            return -EINTR;
+    }
+}
+
 static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type, uint64_t id,
                    uint64_t until, struct hearth_reply *ret, struct errbuf *eb)
 {
     sigset_t old;
-    int r = nn_await_listener(c, until, eb);
-    if (r < 0)
-        return r;
     hold_signals(&old);
-    /* After a front has died the library sometimes neither reconnects nor sends again (seen
-     * once in sixty long runs): a new socket now and then does.  Operations are idempotent. */
-    for (uint64_t slice = SLICE_MS;; slice *= 2) {
-        uint64_t end = now_ns() + slice * 1000000u;
-        r = nn_exchange(c, m, n, type, id, end < until ? end : until, &old, ret, eb);
-        if (r != -ETIMEDOUT || end >= until)
-            break;
-        drop(c);
-    }
-    let_signals(&old);
+    int r = nn_attempts(c, m, n, type, id, until, &old, ret, eb);
     /* A request is open on it that nobody waits for, and libnanomsg may die of its late reply
      * when the socket sends another: the next call has a socket of its own. */
     if (r < 0)
         drop(c);
-    if (r != -ETIMEDOUT)
-        return r;
-    int there = connect_path(c->path);
-    if (there < 0)
-        return nobody(c, -there, eb);
-    close(there);
-    return too_late(c, eb);
+    let_signals(&old);
+    return r == -ETIMEDOUT ? too_late(c, eb) : r;
 }
 
 /* --- a unix stream ---------------------------------------------------------------------------- */

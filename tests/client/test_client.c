@@ -145,6 +145,59 @@ static void a_call_outlives_a_restart(void)
     down();
 }
 
+/* Accepts for ms; each peer gets the header and the end at once, as from a front that is killed
+ * while it is reached.  libnanomsg forgets such a connection instead of making another. */
+static void greet_and_end(const char *path, int ms)
+{
+    static const uint8_t hello[8] = {0, 'S', 'P', 0, 0, 0x31, 0, 0};
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    memcpy(sa.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    unlink(path);
+    CHECK_EQ(bind(fd, (struct sockaddr *)&sa, sizeof sa), 0);
+    CHECK_EQ(listen(fd, 16), 0);
+    uint64_t until = now_ns() + (uint64_t)ms * 1000000;
+    while (now_ns() < until) {
+        struct pollfd p = {fd, POLLIN, 0};
+        if (poll(&p, 1, 10) <= 0)
+            continue;
+        int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+        (void)!send(peer, hello, sizeof hello, MSG_NOSIGNAL);
+        close(peer);
+    }
+    close(fd);
+    unlink(path);
+}
+
+static void a_call_outlives_fronts_that_end_as_they_are_reached(void)
+{
+    up(true);
+    for (int i = 0; i < 8; i++) {
+        struct hearth_conn *c = NULL;
+        struct hearth_reply r = {0};
+        struct errbuf eb;
+        CHECK_EQ(hearth_connect(&c, ipc_url, &eb), 0);
+        CHECK_EQ(hearth_call(c, HRT_PING, NULL, NULL, 0, 5000, &r, &eb), 0);
+        hearth_reply_fini(&r);
+        fakecore_kill(front_pid);
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            greet_and_end(ipc_url + 6, 200);
+            execl(built("hearth-front"), "hearth-front", "--nn", ipc_url, "--core", core,
+                  (char *)NULL);
+            _exit(127);
+        }
+        front_pid = pid;
+        uint64_t t0 = now_ns();
+        CHECK_EQ(hearth_call(c, HRT_STATUS, NULL, NULL, 0, 20000, &r, &eb), 0);
+        CHECK((now_ns() - t0) / 1000000 < 2000); /* SLICE_MS has not come to help */
+        hearth_reply_fini(&r);
+        hearth_close(c);
+    }
+    down();
+}
+
 static void a_deadline_is_kept(void)
 {
     up(true);
@@ -219,6 +272,8 @@ T_MAIN({"a_call_has_its_reply_on_both_carriers", a_call_has_its_reply_on_both_ca
        {"wrong_addresses_are_refused", wrong_addresses_are_refused},
        {"nobody_there_is_said_soon", nobody_there_is_said_soon},
        {"a_call_outlives_a_restart", a_call_outlives_a_restart},
+       {"a_call_outlives_fronts_that_end_as_they_are_reached",
+        a_call_outlives_fronts_that_end_as_they_are_reached},
        {"a_deadline_is_kept", a_deadline_is_kept},
        {"a_signal_brings_a_call_back", a_signal_brings_a_call_back},
        {"too_long_a_request_is_refused_here", too_long_a_request_is_refused_here},
