@@ -215,8 +215,8 @@ def bits_f(b):
     return struct.unpack("<f", struct.pack("<I", b))[0]
 
 
-def follow(link, stream, a=None, stop_after=None, max_wait_ms=20000):
-    """Pulls from a's cursor until done, or until stop_after records are here."""
+def follow(link, stream, a=None, stop_after=None, max_wait_ms=20000, each=None):
+    """Pulls from a's cursor until done, or until stop_after records are here; each() after every reply."""
     a = a or Answer()
     a.stream = stream
     while True:
@@ -233,6 +233,8 @@ def follow(link, stream, a=None, stop_after=None, max_wait_ms=20000):
         check_eq(r["cursor"], len(a.tokens), "NEXT's cursor")
         a.last = r
         a.replies.append({k: v for k, v in r.items() if k != "_tail"})
+        if each:
+            each()
         if r["state"] == "done" or (stop_after is not None and len(a.tokens) >= stop_after):
             return a
 
