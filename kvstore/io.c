@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stddef.h>
+#include <unistd.h>
 
 enum { DEPTH_BIG = 8, DEPTH_SMALL = 16 };
 static const uint64_t WARM_BYTES = 512 << 20; /* of unused host memory, kept ready */
@@ -543,6 +544,8 @@ static void block_committed(struct kvstore *s, struct io_task *t)
     int res = t->job.res;
 
     if (res == 0 && s->o.wrong == KVS_WRONG_INDEX_FIRST) {
+        /* As a write at leisure would be: long enough for a kill right after the commit. */
+        usleep(20000);
         t->indexed = true;
         LIST_PUSH(&s->io.writes, t);
         return;

@@ -258,6 +258,33 @@ def lost_when_killed_at_the_acknowledgement(tries, *flags, until_first=False):
     return lost, k + 1
 
 
+def damaged_when_killed_as_blocks_are_indexed(tries, *flags, until_first=False):
+    """kill -9 just after the index was written while blocks finish: (damaged blocks met, tries made)."""
+    d = Daemon(*flags).start()
+    index = os.path.join(d.state, "index.mdb")
+    bad = 0
+    for k in range(tries):
+        d.load()
+        with d.link() as l:
+            ids = [rng.randint(300, 40000) for _ in range(700)]
+            l.call(START, {"id": new_id(), "session": "k%d" % k, "create": True, "model": "m", "input": "tokens",
+                           "params": {"max_tokens": 0}}, ids_tail(ids))
+            was, until = os.stat(index).st_mtime_ns, time.monotonic() + 20
+            while os.stat(index).st_mtime_ns == was and time.monotonic() < until:
+                pass
+            time.sleep(rng.random() * 0.008)
+            d.kill9()
+        d.start()
+        d.load()
+        with d.link() as l:
+            generate(l, {"session": "k%d" % k, "fork": True, "input": "tokens", "params": {"max_tokens": 1}}, ids_tail([5]))
+            bad += l.call(STATUS)["blocks"]["corrupt"]
+        if bad and until_first:
+            break
+    d.kill9()
+    return bad, k + 1
+
+
 def a_turn_killed_at_its_acknowledgement_is_there():
     check_eq(lost_when_killed_at_the_acknowledgement(12), (0, 12), "turns lost, tries")
 
@@ -266,6 +293,19 @@ def acknowledging_before_the_commit_is_caught_by_the_same_test():
     lost, tries = lost_when_killed_at_the_acknowledgement(60, "--wrong-order", "ack-first", until_first=True)
     print("soak: acknowledged before the commit: caught by kill %d" % tries)
     check(lost > 0, "acknowledging before the commit was not caught: the test above proves nothing")
+
+
+def a_block_killed_as_it_is_indexed_is_whole():
+    n = 3 if KILLS <= 50 else 20
+    for io in ("uring", "threads"):
+        check_eq(damaged_when_killed_as_blocks_are_indexed(n, "--io", io), (0, n), "damaged blocks on %s, tries" % io)
+
+
+def index_before_payload_is_caught_by_the_same_test():
+    for io in ("uring", "threads"):
+        bad, tries = damaged_when_killed_as_blocks_are_indexed(30, "--io", io, "--wrong-order", "index-first", until_first=True)
+        print("soak: %s: index before payload: caught by kill %d" % (io, tries))
+        check(bad > 0, "indexing before the payload was not caught: the test above proves nothing")
 
 
 def nothing_acknowledged_is_lost_on_io_uring():
@@ -277,4 +317,5 @@ def nothing_acknowledged_is_lost_on_threads():
 
 
 main(a_turn_killed_at_its_acknowledgement_is_there, acknowledging_before_the_commit_is_caught_by_the_same_test,
+     a_block_killed_as_it_is_indexed_is_whole, index_before_payload_is_caught_by_the_same_test,
      nothing_acknowledged_is_lost_on_io_uring, nothing_acknowledged_is_lost_on_threads)
