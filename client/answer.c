@@ -15,6 +15,7 @@ enum {
     NEXT_SPARE_MS = 2000,  /* past it the daemon is away, and the user should know */
     START_FIRST_MS = 5000, /* a START without a reply: load, or is the daemon away? */
     PING_MS = 2000,
+    CANCEL_MS = 3000, /* who pressed Ctrl-C does not wait longer for a daemon that is away */
     START_TRIES_MAX = 40,    /* of CLI_WAIT_MS each, while the daemon answers PING */
     TROUBLE_MS_MAX = 120000, /* how long a daemon may be away in the middle of an answer */
     AGAIN_MS = 300,
@@ -201,21 +202,26 @@ static void keep_top(struct answer *a, const cJSON *reply)
 }
 
 /* --- calls on the stream ------------------------------------------------------------------- */
-static void cancel(struct run *r)
+/* false: the daemon was not reached, and nothing is to be waited for. */
+static bool cancel(struct run *r)
 {
     struct errbuf eb;
     struct hearth_reply rep = {0};
     char json[64];
     if (r->cancelled)
-        return;
+        return true;
     r->cancelled = true;
     progress_clear(&r->p);
     snprintf(json, sizeof json, "{\"stream\":\"%s\"}", r->a->request);
     /* A connection of its own: the stream's has NEXT open, and one carries one request. */
     if (!r->c->conn && cli_connect(r->c, &r->c->conn) != CLI_OK)
-        return;
-    if (hearth_call(r->c->conn, HRT_CANCEL, json, NULL, 0, 10000, &rep, &eb) == 0)
-        hearth_reply_fini(&rep);
+        return false;
+    if (hearth_call(r->c->conn, HRT_CANCEL, json, NULL, 0, CANCEL_MS, &rep, &eb) < 0) {
+        cli_note(r->c, "the daemon could not be told to stop; it may go on with the answer");
+        return false;
+    }
+    hearth_reply_fini(&rep);
+    return true;
 }
 
 static bool answers_ping(struct run *r)
@@ -255,7 +261,7 @@ static int send_start(struct run *r)
         int e = hearth_call(r->conn, HRT_START, r->start, r->tail, r->tail_bytes,
                             i == 0 ? START_FIRST_MS : CLI_WAIT_MS, &rep, &eb);
         if (e == -EINTR && cli_interrupted) {
-            cancel(r);
+            (void)cancel(r);
             return CLI_INTERRUPTED;
         }
         if (e == -EINTR)
@@ -269,7 +275,7 @@ static int send_start(struct run *r)
         if (e < 0 && r->a->start && patience(r))
             continue;
         if (e < 0)
-            return cli_fail_call(c, e, &eb);
+            return cli_interrupted ? CLI_INTERRUPTED : cli_fail_call(c, e, &eb);
         cJSON *o = cJSON_Parse(rep.json);
         uint32_t status = rep.status;
         hearth_reply_fini(&rep);
@@ -302,13 +308,12 @@ static int ask_next(struct run *r, cJSON **ret)
     *ret = NULL;
     int e =
         hearth_call(r->conn, HRT_NEXT, json, NULL, 0, NEXT_WAIT_MS + NEXT_SPARE_MS, &rep, &eb);
-    if (e == -EINTR) {
-        if (cli_interrupted)
-            cancel(r);
-        return CLI_OK;
-    }
+    if (e == -EINTR)
+        return cli_interrupted && !cancel(r) ? CLI_INTERRUPTED : CLI_OK;
     if (e < 0)
-        return patience(r) ? CLI_OK : cli_fail_call(r->c, e, &eb);
+        return patience(r)       ? CLI_OK
+               : cli_interrupted ? CLI_INTERRUPTED
+                                 : cli_fail_call(r->c, e, &eb);
     cJSON *o = cJSON_Parse(rep.json);
     int code = CLI_OK;
     if (rep.status == HRT_NOT_FOUND && !r->cancelled && r->restarts++ < 20) {
@@ -326,7 +331,7 @@ static int ask_next(struct run *r, cJSON **ret)
             r->restarts = 0;
         code = records(r, rep.tail, rep.tail_bytes);
         if (code != CLI_OK)
-            cancel(r); /* nobody reads on: the daemon need not write on */
+            (void)cancel(r); /* nobody reads on: the daemon need not write on */
         if (code == CLI_OK) {
             *ret = o;
             o = NULL;
@@ -341,8 +346,8 @@ static int read_out(struct run *r)
 {
     for (;;) {
         cJSON *o = NULL;
-        if (cli_interrupted && !r->cancelled)
-            cancel(r);
+        if (cli_interrupted && !r->cancelled && !cancel(r))
+            return CLI_INTERRUPTED;
         int code = ask_next(r, &o);
         if (code != CLI_OK)
             return code;

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""test_fronts.py - fronts die: they are back at once, clients get their answer, Ctrl-C works."""
+from hearthlib import *
+import threading
+
+PROMPT = "Describe a quiet harbour in winter."
+BACK_MAX_S = 1.0
+
+
+def front_pid(d, flag):
+    """The pid of hearthd's front with this flag; None while there is none."""
+    with open("/proc/%d/task/%d/children" % (d.proc.pid, d.proc.pid)) as f:
+        for p in f.read().split():
+            try:
+                with open("/proc/%s/cmdline" % p) as c:
+                    a = c.read().split("\0")
+                    # Not yet one that is still a copy of hearthd.
+                    if a[0].endswith("hearth-front") and flag in a:
+                        return int(p)
+            except OSError:
+                pass
+
+
+def until(what, words, wait_s=20):
+    t0 = time.monotonic()
+    while not what():
+        check(time.monotonic() - t0 < wait_s, words)
+        time.sleep(0.002)
+    return time.monotonic() - t0
+
+
+def listens(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def begin(d, verb, *more):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
+    env["HOME"] = d.dir
+    return subprocess.Popen([prog("hearth"), "--socket", "ipc://" + d.ipc, verb, "--temp", "0.8", "--seed", "21",
+                             "--ignore-eos"] + [str(m) for m in more] + [PROMPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def a_front_that_dies_is_back_at_once():
+    want = free_port()
+    d = Daemon("--http", "127.0.0.1:%d" % want, front=True).start()
+    port = http_port(d, want)
+    until(lambda: listens(d.ipc), "no nanomsg front")
+
+    def http_listens():
+        try:
+            socket.create_connection(("127.0.0.1", port), 2).close()
+        except OSError:
+            return False
+        return True
+
+    for flag, there in (("--nn", lambda: listens(d.ipc)), ("--http", http_listens)):
+        worst = 0.0
+        for _ in range(10):
+            old = front_pid(d, flag)
+            os.kill(old, signal.SIGKILL)
+            worst = max(worst, until(lambda: front_pid(d, flag) not in (None, old) and there(), "%s front is not back" % flag))
+        print("    %-6s back after at most %.2f s" % (flag, worst))
+        check(worst < BACK_MAX_S, lambda: "the %s front was away for %.2f s" % (flag, worst))
+    check_eq(d.stop(), 0, "clean stop")
+
+
+def clients_whose_front_dies_get_their_answer():
+    d = Daemon("--http", "off", front=True).start()
+    d.load()
+    until(lambda: listens(d.ipc), "no nanomsg front")
+    t0 = time.monotonic()
+    want = begin(d, "run", "-n", 60, "m").communicate(timeout=120)[0]
+    alone = time.monotonic() - t0
+    check(want.strip(), "an empty reference")
+    deaths, slowest = 0, 0.0
+    for _ in range(4):
+        t0 = time.monotonic()
+        runs = [begin(d, "run", "-n", 60, "m") for _ in range(4)]
+        # Also as they are reached: the first falls among the clients' connects.
+        while any(p.poll() is None for p in runs) and time.monotonic() - t0 < 3:
+            time.sleep(rng.choice([0.005, 0.02, 0.1, 0.3]))
+            p = front_pid(d, "--nn")
+            if p:
+                os.kill(p, signal.SIGKILL)
+                deaths += 1
+        for p in runs:
+            out, err = p.communicate(timeout=120)
+            check_eq(p.returncode, 0, "exit code of hearth run (%s)" % err[-300:])
+            check_eq(out, want, "the answer")
+        slowest = max(slowest, time.monotonic() - t0)
+    print("    16 answers beside %d deaths, slowest %.1f s, one alone %.1f s" % (deaths, slowest, alone))
+    d.stop()
+
+
+def ctrl_c_works(hurt, heal, words):
+    """While the front is hurt: one Ctrl-C ends the client soon, and what was generated is kept."""
+    d = Daemon().start()
+    d.load()
+    f = Front(d, nn=True).start()
+    until(lambda: listens(d.ipc), "no nanomsg front")
+    with d.link() as l:
+        l.call(SESSION_OPEN, {"id": new_id(), "name": "s", "model": "m", "create": True})
+    p = begin(d, "ask", "-n", 4000, "-s", "s", "-m", "m")
+    check(p.stdout.read(1), lambda: "no answer begins: " + p.stderr.read())
+    hurt(f)
+    time.sleep(0.5)
+    check(p.poll() is None, lambda: "hearth did not wait: %s" % p.stderr.read())
+    t0 = time.monotonic()
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=60)
+    took = time.monotonic() - t0
+    print("    %s: gone %.2f s after Ctrl-C" % (words, took))
+    check_eq(p.returncode, 130, "exit code after Ctrl-C, %s" % words)
+    check(took < 5, lambda: "Ctrl-C took %.1f s, %s" % (took, words))
+    heal(f)
+    with d.link() as l:
+        check(l.call(SESSION_SHOW, {"session": "s"})["tokens"] > 0, "nothing was kept")
+    d.stop()
+
+
+def kill9(f):
+    f.proc.kill()
+    f.proc.wait()
+
+
+def ctrl_c_works_while_the_front_is_gone():
+    ctrl_c_works(kill9, lambda f: None, "front gone")
+
+
+def ctrl_c_works_while_the_front_is_silent():
+    ctrl_c_works(lambda f: f.proc.send_signal(signal.SIGSTOP), lambda f: f.proc.send_signal(signal.SIGCONT), "front silent")
+
+
+main(a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
+     ctrl_c_works_while_the_front_is_silent)
