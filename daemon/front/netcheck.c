@@ -5,6 +5,9 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -54,7 +57,66 @@ static bool next_row(FILE *f, struct row *r)
     return false;
 }
 
-int net_peer_uid(int fd, uint32_t *ret_uid)
+static bool state_has_owner(unsigned state)
+{
+    return state == TCP_ESTABLISHED_ || state == TCP_FIN_WAIT1_ || state == TCP_FIN_WAIT2_;
+}
+
+/* The end that peer's socket has of a connection to us, for the kernel's own lookup. */
+static void diag_id(struct inet_diag_sockid *ret, const struct sockaddr_storage *peer,
+                    const struct sockaddr_storage *us)
+{
+    const struct sockaddr_in *p4 = (const void *)peer, *u4 = (const void *)us;
+    const struct sockaddr_in6 *p6 = (const void *)peer, *u6 = (const void *)us;
+    *ret = (struct inet_diag_sockid){.idiag_sport = p4->sin_port, .idiag_dport = u4->sin_port};
+    if (peer->ss_family == AF_INET) {
+        ret->idiag_src[0] = p4->sin_addr.s_addr;
+        ret->idiag_dst[0] = u4->sin_addr.s_addr;
+    } else {
+        memcpy(ret->idiag_src, &p6->sin6_addr, sizeof ret->idiag_src);
+        memcpy(ret->idiag_dst, &u6->sin6_addr, sizeof ret->idiag_dst);
+    }
+    ret->idiag_cookie[0] = ret->idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+}
+
+int net_peer_uid_diag(int fd, uint32_t *ret_uid)
+{
+    struct sockaddr_storage us = {0}, peer = {0};
+    socklen_t n = sizeof us, m = sizeof peer;
+    struct {
+        struct nlmsghdr h;
+        struct inet_diag_req_v2 r;
+    } q = {.h = {.nlmsg_len = sizeof q,
+                 .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                 .nlmsg_flags = NLM_F_REQUEST},
+           .r = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u}};
+    _Alignas(struct nlmsghdr) uint8_t got[1024];
+    if (getsockname(fd, (void *)&us, &n) < 0 || getpeername(fd, (void *)&peer, &m) < 0 ||
+        (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
+        return -ENOENT;
+    q.r.sdiag_family = (uint8_t)peer.ss_family;
+    diag_id(&q.r.id, &peer, &us);
+    int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    if (nl < 0)
+        return -errno;
+    /* The kernel answers within send: nothing to wait for. */
+    ssize_t k =
+        send(nl, &q, sizeof q, 0) == (ssize_t)sizeof q ? recv(nl, got, sizeof got, 0) : -1;
+    close(nl);
+    const struct nlmsghdr *h = (const void *)got;
+    const struct inet_diag_msg *d = NLMSG_DATA(h);
+    if (k < (ssize_t)NLMSG_LENGTH(sizeof *d) || h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
+        return -ENOENT; /* no such socket; a kernel without this lookup says the same */
+    /* Where there is no connection the kernel names a listener on the port; and an orphan
+     * (inode 0) belongs to nobody, whatever its uid is said to be. */
+    if (d->id.idiag_sport != q.r.id.idiag_sport || d->id.idiag_dport != q.r.id.idiag_dport ||
+        !d->idiag_inode || !state_has_owner(d->idiag_state))
+        return -ENOENT;
+    *ret_uid = d->idiag_uid;
+    return 0;
+}
+
+int net_peer_uid_proc(int fd, uint32_t *ret_uid)
 {
     struct sockaddr_storage us = {0}, peer = {0};
     socklen_t n = sizeof us, m = sizeof peer;
@@ -70,8 +132,7 @@ int net_peer_uid(int fd, uint32_t *ret_uid)
         while (f && !found && next_row(f, &r))
             /* An orphan (inode 0) belongs to nobody, whatever its uid column says. */
             found = strcmp(r.local, a) == 0 && strcmp(r.remote, b) == 0 && r.inode &&
-                    (r.state == TCP_ESTABLISHED_ || r.state == TCP_FIN_WAIT1_ ||
-                     r.state == TCP_FIN_WAIT2_);
+                    state_has_owner(r.state);
         if (f)
             fclose(f);
         if (found) {
@@ -80,6 +141,17 @@ int net_peer_uid(int fd, uint32_t *ret_uid)
         }
     }
     return -ENOENT;
+}
+
+int net_peer_uid(int fd, uint32_t *ret_uid)
+{
+    /* Once it has found somebody its word is enough; until then it may be missing or barred.
+     * One thread; elsewhere a stale read costs one reading of the table. */
+    static bool diag_works;
+    int r = net_peer_uid_diag(fd, ret_uid);
+    if (r == 0)
+        diag_works = true;
+    return r == 0 || (r == -ENOENT && diag_works) ? r : net_peer_uid_proc(fd, ret_uid);
 }
 
 /* The pid that has socket inode open; 0 when we may not see it. */

@@ -1,7 +1,8 @@
 /* netcheck.h - who is at the other end of a loopback connection, and is it a browser's trick.
  *
- * A port on 127.0.0.1 is open to every local user; the kernel's table of connections tells
- * whose socket the other end is.  Pure reading of /proc; any thread. */
+ * A port on 127.0.0.1 is open to every local user; the kernel tells whose socket the other
+ * end is: asked for that one by netlink, or from its whole table in /proc, which takes
+ * milliseconds once thousands of connections are remembered. */
 #ifndef FRONT_NETCHECK_H
 #define FRONT_NETCHECK_H
 #include "base/err.h"
@@ -13,6 +14,9 @@
 /* The uid that owns the peer's end of the connected TCP socket fd. 0; -ENOENT: the peer is
  * not on this machine, or gone. */
 int net_peer_uid(int fd, uint32_t *ret_uid);
+/* Its two ways, for tests. */
+int net_peer_uid_diag(int fd, uint32_t *ret_uid);
+int net_peer_uid_proc(int fd, uint32_t *ret_uid);
 /* "pid 71 (ollama serve) of uid 1000", as far as /proc lets us see; never fails. */
 void net_who_listens(uint16_t port, char *ret, size_t cap);
 /* A page on another site may resolve its name to 127.0.0.1 and talk to us: its Host or Origin
