@@ -391,6 +391,7 @@ static void take_cands(struct req *r, struct prepared *p)
 }
 
 static void prepared_done(struct prep_job *j);
+static void prepared_drop(struct prep_job *j);
 
 void admit_model_ready(struct req *r)
 {
@@ -455,6 +456,7 @@ void admit_model_ready(struct req *r)
     }
     p->job.run = render_run;
     p->job.done = prepared_done;
+    p->job.drop = prepared_drop;
     p->job.user = p;
     req_state(r, REQ_PREP);
     prep_submit(d->prep, &p->job);
@@ -630,4 +632,13 @@ static void prepared_done(struct prep_job *j)
         admit(r, p);
     }
     prepared_free(p);
+}
+
+/* The daemon stops: a request that is still there frees it when it is freed itself. */
+static void prepared_drop(struct prep_job *j)
+{
+    struct prepared *p = j->user;
+
+    if (!p->r)
+        prepared_free(p);
 }

@@ -159,6 +159,22 @@ static void text_done(struct prep_job *j)
 }
 
 /* ---- waiting for the model ----------------------------------------------------------------------- */
+static void text_fail_load(struct text_job *t, int r, const char *words)
+{
+    call_fail(t->c, r == -ESHUTDOWN ? HRT_UNAVAILABLE : HRT_FAILED_PRECONDITION,
+              r == -ESHUTDOWN ? "shutting_down" : "model_load_failed", NULL, "model %s: %s",
+              t->m->name, words);
+    text_free(t);
+}
+
+static void text_drop(struct prep_job *j)
+{
+    struct text_job *t = j->user;
+
+    model_unuse(t->m);
+    text_fail_load(t, -ESHUTDOWN, "the daemon is stopping");
+}
+
 static void text_start(struct text_job *t)
 {
     t->tok = eng_tokenizer(t->m->eng);
@@ -168,16 +184,9 @@ static void text_start(struct text_job *t)
         t->count->n_vocab = tok_n_vocab(t->tok);
     }
     model_use(t->m); /* the tokenizer is the engine's: no unload under the job */
-    t->job = (struct prep_job){.run = text_run, .done = text_done, .user = t};
+    t->job =
+        (struct prep_job){.run = text_run, .done = text_done, .drop = text_drop, .user = t};
     prep_submit(t->c->d->prep, &t->job);
-}
-
-static void text_fail_load(struct text_job *t, int r, const char *words)
-{
-    call_fail(t->c, r == -ESHUTDOWN ? HRT_UNAVAILABLE : HRT_FAILED_PRECONDITION,
-              r == -ESHUTDOWN ? "shutting_down" : "model_load_failed", NULL, "model %s: %s",
-              t->m->name, words);
-    text_free(t);
 }
 
 void ops_text_model_changed(struct daemon *d, struct model *m)

@@ -12,13 +12,21 @@ struct prep {
     bool started, stop;
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct prep_job *head, **tail;
+    struct prep_job *head, **tail; /* from submit until back on the loop, oldest first */
+    struct prep_job *todo;         /* the first of them that has not begun */
 };
 
 static void prep_back(struct post_msg *m)
 {
     struct prep_job *j = m->user;
+    struct prep *p = j->prep;
 
+    pthread_mutex_lock(&p->lock);
+    must(p->head == j);
+    p->head = j->next;
+    if (!p->head)
+        p->tail = &p->head;
+    pthread_mutex_unlock(&p->lock);
     j->done(j);
 }
 
@@ -30,14 +38,12 @@ static void *prep_main(void *arg)
     for (;;) {
         struct prep_job *j;
 
-        while (!p->head && !p->stop)
+        while (!p->todo && !p->stop)
             pthread_cond_wait(&p->more, &p->lock);
         if (p->stop)
             break;
-        j = p->head;
-        p->head = j->next;
-        if (!p->head)
-            p->tail = &p->head;
+        j = p->todo;
+        p->todo = j->next;
         pthread_mutex_unlock(&p->lock);
         j->run(j);
         post_send(&p->post, &j->msg);
@@ -87,6 +93,11 @@ void prep_close(struct prep *p)
     if (p->started)
         pthread_join(p->thread, NULL);
     post_fini(&p->post);
+    for (struct prep_job *j = p->head, *next; j; j = next) {
+        next = j->next;
+        if (j->drop)
+            j->drop(j);
+    }
     pthread_cond_destroy(&p->more);
     pthread_mutex_destroy(&p->lock);
     free(p);
@@ -101,6 +112,8 @@ void prep_submit(struct prep *p, struct prep_job *j)
     pthread_mutex_lock(&p->lock);
     *p->tail = j;
     p->tail = &j->next;
+    if (!p->todo)
+        p->todo = j;
     pthread_cond_signal(&p->more);
     pthread_mutex_unlock(&p->lock);
 }

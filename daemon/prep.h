@@ -9,16 +9,17 @@
 #include <stdbool.h>
 
 struct prep;
-struct prep_job { /* caller's memory from submit until done has run; zeroed before */
+struct prep_job { /* caller's memory from submit until done or drop; zeroed before */
     void (*run)(struct prep_job *j);  /* worker thread */
     void (*done)(struct prep_job *j); /* loop thread */
+    void (*drop)(struct prep_job *j); /* loop thread, instead of done: prep closes; NULL ok */
     void *user;
     struct post_msg msg;   /* prep's */
     struct prep_job *next; /* prep's */
     struct prep *prep;     /* prep's */
 };
 int prep_open(struct prep **ret, struct loop *l);
-/* Finishes the job in hand, drops the rest without calling done.  NULL ok. */
+/* Finishes the job in hand; what has not come back by then, run or not, is dropped.  NULL ok. */
 void prep_close(struct prep *p);
 void prep_submit(struct prep *p, struct prep_job *j); /* loop thread */
 

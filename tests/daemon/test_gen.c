@@ -773,6 +773,47 @@ static void sessions_change_once_per_id_and_say_why_not(void)
     answer_clear(&b);
 }
 
+/* Jobs of every kind wait for the worker, of requests that are there and that are not. */
+static void told_to_stop_with_work_at_the_worker_it_ends_well(void)
+{
+    enum { TEXT_BYTES = 1 << 20, ROUNDS = 6 };
+    char *text = malloc(TEXT_BYTES), json[256], id[33];
+    struct wire_reply r;
+    struct rig g;
+
+    for (uint32_t i = 0; i < TEXT_BYTES; i++)
+        text[i] = i % 7 == 6 ? ' ' : (char)('a' + i % 23);
+    rig_make(&g, "");
+    rig_up(&g);
+    r = rig_call(&g, HRT_COUNT, "a", 1, "{\"model\":\"m\",\"raw\":true}"); /* loads it */
+    CHECK_EQ(r.f.status, HRT_OK);
+    wire_reply_fini(&r);
+    for (uint64_t n = 1; n <= ROUNDS; n++) {
+        CHECK(wire_send(g.fd, HRT_COUNT, 100 + n, "{\"model\":\"m\",\"raw\":true}", text,
+                        TEXT_BYTES));
+        rig_id(id);
+        snprintf(json, sizeof json,
+                 "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"prompt\",\"raw\":true}", id);
+        CHECK(wire_send(g.fd, HRT_START, 200 + n, json, text, TEXT_BYTES));
+        snprintf(json, sizeof json, "{\"stream\":\"%s\"}", id);
+        if (n % 2)
+            CHECK(wire_send(g.fd, HRT_CANCEL, 300 + n, json, NULL, 0));
+        CHECK(wire_send(g.fd, HRT_TOKENIZE, 400 + n, "{\"model\":\"m\"}", text, 1000));
+    }
+    /* Its reply says that the frames before it were taken up. */
+    CHECK(wire_send(g.fd, HRT_PING, 999, "{}", NULL, 0));
+    for (uint64_t got = 0; got != 999;) {
+        if (!wire_recv(g.fd, &r)) {
+            t_fail(__FILE__, __LINE__, "no reply to PING");
+            break;
+        }
+        got = r.f.id;
+        wire_reply_fini(&r);
+    }
+    free(text);
+    rig_down(&g, SIGTERM);
+}
+
 T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(killed_in_the_middle_the_same_id_goes_on),
        CASE(an_id_means_what_it_was_first_sent_with),
@@ -786,4 +827,5 @@ T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(what_was_cut_short_can_be_closed_by_another_request),
        CASE(a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on),
        CASE(the_context_is_a_limit_that_is_said),
-       CASE(sessions_change_once_per_id_and_say_why_not))
+       CASE(sessions_change_once_per_id_and_say_why_not),
+       CASE(told_to_stop_with_work_at_the_worker_it_ends_well))

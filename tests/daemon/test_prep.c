@@ -69,22 +69,52 @@ static void never_done(struct prep_job *j)
     (void)j;
     done_n = -1;
 }
+static void job_drop(struct prep_job *j)
+{
+    (*(int *)j->user)++;
+}
 static void closing_drops_what_is_queued_and_waits_for_the_job_in_hand(void)
 {
     static struct prep_job j[3];
+    int dropped[3] = {0};
 
     atomic_store(&runs, 0);
     done_n = 0;
     CHECK_EQ(loop_open(&loop), 0);
     CHECK_EQ(prep_open(&prep, loop), 0);
     for (int i = 0; i < 3; i++) {
-        j[i] = (struct prep_job){.run = slow_run, .done = never_done};
+        j[i] = (struct prep_job){
+            .run = slow_run, .done = never_done, .drop = job_drop, .user = &dropped[i]};
         prep_submit(prep, &j[i]);
     }
     usleep(5000);
     prep_close(prep);
     CHECK(atomic_load(&runs) <= 1);
     CHECK_EQ(done_n, 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(dropped[i], 1);
+    loop_close(loop);
+}
+
+static void closing_drops_what_has_run_and_is_not_back(void)
+{
+    static struct prep_job j[2];
+    int dropped = 0;
+
+    atomic_store(&runs, 0);
+    done_n = 0;
+    CHECK_EQ(loop_open(&loop), 0);
+    CHECK_EQ(prep_open(&prep, loop), 0);
+    j[0] = (struct prep_job){
+        .run = slow_run, .done = never_done, .drop = job_drop, .user = &dropped};
+    j[1] = (struct prep_job){.run = slow_run, .done = never_done}; /* drop is optional */
+    prep_submit(prep, &j[0]);
+    prep_submit(prep, &j[1]);
+    while (atomic_load(&runs) < 2)
+        usleep(1000);
+    prep_close(prep);
+    CHECK_EQ(done_n, 0);
+    CHECK_EQ(dropped, 1);
     loop_close(loop);
 }
 
@@ -93,4 +123,5 @@ static void closing_drops_what_is_queued_and_waits_for_the_job_in_hand(void)
 #        f, f                                                                                  \
     }
 T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
-       C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand))
+       C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand),
+       C(closing_drops_what_has_run_and_is_not_back))
