@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -30,8 +31,9 @@ struct weightsid {
     pthread_cond_t more;
     struct job *head, **tail; /* waiting */
     struct job *out;          /* finished or in hand: ours to free at close */
-    /* Polled by eng_weights_id between pieces; a stale read costs one piece. */
-    volatile bool stop;
+    /* Set under the lock; eng_weights_id polls it without, between pieces: a stale read costs
+     * one piece, and nothing else is told by it. */
+    atomic_bool stop;
 };
 
 static void job_free(struct job *j)

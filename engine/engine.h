@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/stamp.h"
 #include "engine/kvlayout.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -70,7 +71,7 @@ const struct gguf *eng_gguf(const struct engine *e);
 void eng_fingerprint(const struct engine *e, const uint8_t weights_id[16], uint8_t ret[32]);
 /* XXH3-128 over all bytes of a model file, streamed; stops with -ECANCELED when *stop.
  * -ESTALE when the file changed meanwhile. */
-int eng_weights_id(const char *path, const volatile bool *stop, uint8_t ret[16],
+int eng_weights_id(const char *path, const atomic_bool *stop, uint8_t ret[16],
                    struct errbuf *eb);
 
 /* --- pages: one block of one part ------------------------------------------------------- */

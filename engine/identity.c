@@ -11,7 +11,7 @@
 
 enum { ID_CHUNK = 4 << 20, RECORD_FORMAT = 1 };
 
-int eng_weights_id(const char *path, const volatile bool *stop, uint8_t ret[16],
+int eng_weights_id(const char *path, const atomic_bool *stop, uint8_t ret[16],
                    struct errbuf *eb)
 {
     struct source *s = NULL;

@@ -197,7 +197,7 @@ static void the_weights_id_is_of_every_byte_and_stops_when_told(void)
     struct mk file = {0};
     struct errbuf eb = {""};
     uint8_t a[16], b[16];
-    volatile bool stop = true;
+    atomic_bool stop = true;
     char path[64];
 
     for (int i = 0; i < (5 << 20) + 17; i++)
