@@ -224,7 +224,7 @@ fuzz:                                           ## SECS=60 a target, needs clang
 	$(again) BUILD=fuzz fuzz-run
 .PHONY: test-run fuzz-run
 test-run: all $(TESTS) $(FUZZ)
-	@MODEL='$(MODEL)' tests/test.sh $(O) $(TESTS) $(FUZZ)
+	@$(if $(SAN),UNIT_TIMEOUT=1800 E2E_TIMEOUT=5400 )MODEL='$(MODEL)' tests/test.sh $(O) $(TESTS) $(FUZZ)
 fuzz-run: $(FUZZ)
 	@for f in $^; do n=$${f##*/fuzz_}; echo "== $$n"; mkdir -p $(BDIR)/corpus/$$n; \
 	  $$f -max_total_time=$(or $(SECS),60) -rss_limit_mb=4096 -timeout=20 -print_final_stats=1 \

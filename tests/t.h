@@ -24,6 +24,12 @@ uint64_t t_seed(void);
 const char *t_tmpdir(void);
 /* Where the programs of this build are: HEARTH_BIN, else three levels above this test. */
 const char *t_bin(void);
+/* How many times longer a wait for the programs may take: sanitizers slow them down. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { T_SLOWER = 10 };
+#else
+enum { T_SLOWER = 1 };
+#endif
 
 #define CHECK(c)                                                                               \
     do {                                                                                       \

@@ -69,7 +69,7 @@ static void rig_make(struct rig *g, const char *flags)
 static void rig_up(struct rig *g)
 {
     char program[512], buf[1024], *argv[64];
-    uint64_t until = now_ns() + 20000000000u;
+    uint64_t until = now_ns() + 20000000000u * T_SLOWER;
     int argc = 0;
 
     snprintf(program, sizeof program, "%s/hearthd", t_bin());

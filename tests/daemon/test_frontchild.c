@@ -102,7 +102,7 @@ static int calls(const char *word, pid_t *ret_pid, char *ret_line)
 }
 static void run_until(const char *word, int want)
 {
-    uint64_t until = now_ns() + 10000000000u;
+    uint64_t until = now_ns() + 10000000000u * T_SLOWER;
 
     while (calls(word, NULL, NULL) < want && now_ns() < until)
         run_for(10);
@@ -205,14 +205,14 @@ static void they_end_when_we_are_killed(void)
         run_for(60000);
         _exit(0);
     }
-    uint64_t until = now_ns() + 10000000000u;
+    uint64_t until = now_ns() + 10000000000u * T_SLOWER;
     while (calls("--nn", &pid, NULL) < 1 && now_ns() < until)
         usleep(2000);
     usleep(50000);
     CHECK_EQ(kill(pid, 0), 0);
     kill(child, SIGKILL);
     waitpid(child, &st, 0);
-    until = now_ns() + 5000000000u;
+    until = now_ns() + 5000000000u * T_SLOWER;
     /* Its new parent reaps it in its own time: a zombie counts as ended. */
     char name[64], state = 0;
     do {

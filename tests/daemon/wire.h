@@ -2,6 +2,7 @@
 #ifndef TESTS_DAEMON_WIRE_H
 #define TESTS_DAEMON_WIRE_H
 #include "proto.h"
+#include "tests/t.h"
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <poll.h>
@@ -12,7 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { WIRE_WAIT_MS = 10000 };
+enum { WIRE_WAIT_MS = 10000 * T_SLOWER };
 
 struct wire_reply {
     struct hrt_frame f;

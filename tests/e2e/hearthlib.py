@@ -16,6 +16,8 @@ STATUS_NAMES = {0: "OK", 1: "CANCELLED", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXC
                 14: "UNAVAILABLE", 15: "DATA_LOSS", 16: "UNAUTHENTICATED"}
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BIN = os.environ.get("HEARTH_BIN") or os.path.join(ROOT, "build", "release")
+# Sanitizers make the programs many times slower: how much longer they may take for anything.
+SLOWER = 10 if os.path.basename(os.path.normpath(BIN)) in ("asan", "tsan") else 1
 SEED = int(os.environ.get("SEED") or time.time_ns() % 1_000_000_007)
 rng = random.Random(SEED)
 
@@ -114,7 +116,7 @@ class Link:
 
     def __init__(self, path, timeout=60):
         self.s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.s.settimeout(timeout)
+        self.s.settimeout(timeout * SLOWER)
         self.n = 0
         try:
             self.s.connect(path)
@@ -331,7 +333,7 @@ class Daemon:
                 return time.monotonic() - t0
             except Gone:
                 pass
-            if time.monotonic() - t0 > ready_s:
+            if time.monotonic() - t0 > ready_s * SLOWER:
                 raise Failed("hearthd not ready after %s s:\n%s" % (ready_s, self.log_tail()))
             time.sleep(0.005)
 
@@ -350,7 +352,7 @@ class Daemon:
             return self.proc.returncode if self.proc else None
         self.proc.terminate()
         try:
-            return self.proc.wait(timeout)
+            return self.proc.wait(timeout * SLOWER)
         except subprocess.TimeoutExpired:
             self.proc.kill()
             self.proc.wait()
@@ -382,7 +384,7 @@ class Daemon:
                     raise Failed("model failed to load: %s" % m.get("error"))
                 if m["state"] == "loaded" and m.get("weights_id"):
                     return m
-                check(time.monotonic() - t0 < timeout, lambda: "model not loaded and hashed: %r" % m)
+                check(time.monotonic() - t0 < timeout * SLOWER, lambda: "model not loaded and hashed: %r" % m)
                 time.sleep(0.02)
         return r
 
@@ -394,7 +396,7 @@ class Daemon:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
         env["HOME"] = self.dir
         return subprocess.run([prog("hearth"), "--socket", url or "unix://" + self.sock] + [str(a) for a in args],
-                              input=inp, capture_output=True, text=True, timeout=timeout, env=env)
+                              input=inp, capture_output=True, text=True, timeout=timeout * SLOWER, env=env)
 
 
 class Front:
@@ -424,7 +426,7 @@ class Front:
         if self.alive():
             self.proc.terminate()
             try:
-                self.proc.wait(10)
+                self.proc.wait(10 * SLOWER)
             except subprocess.TimeoutExpired:
                 self.proc.kill()
                 self.proc.wait()
@@ -441,7 +443,7 @@ def free_port():
 def http_port(d, want, wait_s=30):
     """Until something listens on the port the front wrote down (or the wanted one)."""
     t0 = time.monotonic()
-    while time.monotonic() - t0 < wait_s:
+    while time.monotonic() - t0 < wait_s * SLOWER:
         port = want
         try:
             with open(os.path.join(d.runtime, "http.port")) as f:

@@ -59,7 +59,7 @@ def requests_are_refused_by_name():
         r = refused(l, START, {"id": new_id(), "model": "m", "input": "tokens", "params": {"max_tokens": 1}},
                     "OUT_OF_RANGE", "context_length_exceeded", str(ctx), str(ctx + 5), tail=ids_tail([700] * (ctx + 5)))
         check_eq((r["tokens"], r["context"]), (ctx + 5, ctx), "numbers of context_length_exceeded")
-        check(time.monotonic() - t0 < 2, "refused after work was done")
+        check(time.monotonic() - t0 < 2 * SLOWER, "refused after work was done")
         # One running request per session.
         l.call(SESSION_OPEN, {"id": new_id(), "name": "busy", "model": "m", "create": True})
         s = l.call(START, {"id": new_id(), "session": "busy", "input": "tokens",
@@ -298,7 +298,7 @@ def memory_that_a_model_has_not_touched_yet_is_not_given_to_another():
 
 
 def run_once(*argv, timeout=20, **kw):
-    p = subprocess.run([prog("hearthd")] + list(argv), capture_output=True, text=True, timeout=timeout, **kw)
+    p = subprocess.run([prog("hearthd")] + list(argv), capture_output=True, text=True, timeout=timeout * SLOWER, **kw)
     return p.returncode, p.stdout + p.stderr
 
 
@@ -343,7 +343,7 @@ def directories_that_cannot_be_used_are_named():
         shutil.copyfile(prog("hearthd"), exe)
         os.chmod(exe, 0o755)
         p = subprocess.run([exe, "--state", locked + "/state", "--runtime", run, "--models", base, "--no-front"],
-                           capture_output=True, text=True, timeout=20, preexec_fn=drop, cwd="/", env={"PATH": "/usr/bin:/bin"})
+                           capture_output=True, text=True, timeout=20 * SLOWER, preexec_fn=drop, cwd="/", env={"PATH": "/usr/bin:/bin"})
         out = p.stdout + p.stderr
         check(p.returncode not in (0, 2) and locked in out and "ermission" in out,
               lambda: "unwritable state: exit %d, %s" % (p.returncode, out))
@@ -441,7 +441,7 @@ def a_full_disk_degrades_says_so_and_recovers():
             os.unlink(os.path.join(mnt, "filler"))
             subprocess.run(["mount", "-o", "remount,size=600m", mnt], check=True)
             t0, ok = time.monotonic(), False
-            while time.monotonic() - t0 < 40 and not ok:
+            while time.monotonic() - t0 < 40 * SLOWER and not ok:
                 a = generate(l, {"session": "again", "create": True, "model": "m", "input": "tokens",
                                  "params": {"max_tokens": 4, "ignore_eos": True}}, ids_tail(doc[:300]))
                 ok = a.last.get("durable") is True and not l.call(STATUS)["warnings"]
@@ -470,7 +470,7 @@ def malformed_frames_are_answered_or_cut():
 
     def exchange(b, expect_reply):
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(10)
+        s.settimeout(10 * SLOWER)
         s.connect(d.sock)
         s.sendall(b)
         s.shutdown(socket.SHUT_WR)

@@ -10,7 +10,7 @@ from hearthlib import *
 import threading
 
 KILLS = int(os.environ.get("SOAK_KILLS") or 20)
-READY_MAX_S = 2.0
+READY_MAX_S = 2.0 * SLOWER
 # What the client waits for: a request to be admitted, a model, the input, the answer, `done`, a
 # fork; "start" is hearthd's own.  Admission, `done` and a fork are commits.
 PHASES = ("admit", "load", "ingest", "generate", "done", "fork", "idle", "start")

@@ -21,7 +21,7 @@ def serve():
     want = free_port()
     f = Front(d, http="127.0.0.1:%d" % want).start()
     port = http_port(d, want)
-    c = openai.OpenAI(base_url="http://127.0.0.1:%d/v1" % port, api_key="none", max_retries=0, timeout=120)
+    c = openai.OpenAI(base_url="http://127.0.0.1:%d/v1" % port, api_key="none", max_retries=0, timeout=120 * SLOWER)
     return d, f, c
 
 
@@ -115,7 +115,7 @@ def a_client_that_leaves_stops_its_answer():
             break
     stream.close()
     t0 = time.monotonic()
-    while d.status()["queue"]["running"] and time.monotonic() - t0 < 20:
+    while d.status()["queue"]["running"] and time.monotonic() - t0 < 20 * SLOWER:
         time.sleep(0.1)
     check_eq(d.status()["queue"]["running"], 0, "requests running 20 s after the client left")
     d.stop(), f.stop()
