@@ -290,7 +290,7 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     w->req.session = s->rec.id;
     w->req.branch = s->rec.branch;
     w->req.pos = s->rec.head;
-    w->req.state = SESS_REQ_ENDED;
+    w->req.state = KVS_REQ_ENDED;
     w->req.time_ns = wall_ns();
     w->req.reply = w->reply;
     w->req.reply_bytes = w->reply ? (uint32_t)strlen(w->reply) : 0;

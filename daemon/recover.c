@@ -135,7 +135,7 @@ int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked)
     back = cJSON_ParseWithLength(reply ? reply : "{}", reply ? q.reply_bytes : 2);
     free(reply);
     known = read_asked(back, before);
-    ended = q.state == SESS_REQ_ENDED;
+    ended = q.state == KVS_REQ_ENDED;
     s = sess_by_id(d, uid, &q.session);
     if (q.type != HRT_START || (asked && known && memcmp(asked, before, sizeof before) != 0))
         res = -EEXIST;

@@ -99,7 +99,7 @@ static int load_req(void *ctx, const struct kvs_req *r)
 {
     struct open_reqs *o = ctx;
 
-    if (r->state == SESS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
+    if (r->state == KVS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
         o->end[o->n] = req_tokens(o->d, r);
         o->r[o->n] = *r;
         o->r[o->n].reply = NULL;

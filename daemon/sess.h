@@ -21,9 +21,6 @@ struct daemon;
 struct model;
 struct req;
 
-/* kvs_req.state of what this daemon writes. */
-enum { SESS_REQ_RUNNING = 1, SESS_REQ_ENDED = 2 };
-
 /* --- token arrays --------------------------------------------------------------------------
  * Counted, and never changed while more than one holds them: a request works on its own and
  * gives it to the session when it ends. */

@@ -164,7 +164,7 @@ static int add_req(struct tbatch *t, struct req *r, bool done, bool only_new)
     q->branch = r->br->rec.id;
     q->pos = r->n_prompt;
     q->type = HRT_START;
-    q->state = done ? SESS_REQ_ENDED : SESS_REQ_RUNNING;
+    q->state = done ? KVS_REQ_ENDED : KVS_REQ_RUNNING;
     q->time_ns = wall_ns();
     q->reply = s;
     q->reply_bytes = (uint32_t)strlen(s);
@@ -294,7 +294,7 @@ int turn_interrupted(struct daemon *d, struct sess *s, struct kvs_req *ret, char
     cJSON_Delete(o);
     if (!*ret_text)
         return -ENOMEM;
-    q.state = SESS_REQ_ENDED;
+    q.state = KVS_REQ_ENDED;
     q.time_ns = wall_ns();
     q.reply = *ret_text;
     q.reply_bytes = (uint32_t)strlen(q.reply);

@@ -384,7 +384,7 @@ static int ckpt_all(struct kvstore *s)
     struct kvs_branch b;
     struct kvs_req q;
     char *reply;
-    uint64_t bad = 0, end, old = wall_ns() - 86400000000000u;
+    uint64_t bad = 0, end, now = wall_ns();
     int n = ses ? 1 : -ENOMEM, r = 0;
 
     struct index_at at = {0};
@@ -407,7 +407,7 @@ static int ckpt_all(struct kvstore *s)
         n = index_reqs(s->idx, INDEX_COMMIT, &at, &q, &reply, &bad);
         if (n != 1)
             break;
-        if (q.time_ns >= old)
+        if (!forget_due(s, INDEX_COMMIT, &q, now))
             r = ckpt_req(s, &q);
         free(reply);
     }
@@ -528,8 +528,9 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
         s->day_mark = s->sys.bytes_written;
         s->day = day;
     }
-    if (gather(s, &g, wait_ns))
+    if (gather(s, &g, forget_busy(s) ? 0 : wait_ns))
         group_run(s, &g);
+    forget_turn(s);
     uint64_t now = now_ns();
     if (!s->reserve_held && now > s->reserve_ns && s->fault != -EROFS)
         reserve_make(s);

@@ -699,16 +699,16 @@ static int apply_tokens(struct index *i, const struct kvs_id *branch, uint64_t f
     return r < 0 ? r : branch_put(i, &b, first + n);
 }
 
-/* Deletes up to rows_max rows whose keys are as long as from, do not come before it and share
- * its beginning: all but the last 8 bytes.  1: more may be left. */
+/* Deletes up to *rows rows, and counts them off, whose keys are as long as from, do not come
+ * before it and share its beginning: all but the last 8 bytes.  1: more may be left. */
 static int rows_del(struct index *i, enum db db, const uint8_t *from, size_t bytes,
-                    uint32_t rows_max)
+                    uint32_t *rows)
 {
     uint8_t key[32];
     MDB_val k, v;
 
     must(bytes <= sizeof key);
-    for (uint32_t n = 0; n < rows_max; n++) {
+    for (; *rows; (*rows)--) {
         MDB_cursor *c;
         k = (MDB_val){bytes, (void *)(uintptr_t)from};
         int r = index_err(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[db], &c));
@@ -730,12 +730,12 @@ static int rows_del(struct index *i, enum db db, const uint8_t *from, size_t byt
 }
 
 static int log_del(struct index *i, const struct kvs_id *branch, uint8_t kind, uint64_t first,
-                   uint32_t rows_max)
+                   uint32_t *rows)
 {
     uint8_t k[32];
     size_t n = key_log(k, branch, kind, first);
 
-    return rows_del(i, DB_LOG, k, n, rows_max);
+    return rows_del(i, DB_LOG, k, n, rows);
 }
 
 static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t first)
@@ -744,6 +744,7 @@ static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t firs
     uint64_t end = 0, at;
     uint32_t n;
     int32_t chunk[CHUNK];
+    uint32_t all = UINT32_MAX;
     int r = branch_get(i, INDEX_WRITE, branch, &b, &end);
 
     if (r < 0)
@@ -759,32 +760,35 @@ static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t firs
     uint64_t from = first % CHUNK && first > b.parent_pos ? first - first % CHUNK + CHUNK
                                                           : first - first % CHUNK;
     if (r == 0)
-        r = log_del(i, branch, TOKENS_KIND, from, UINT32_MAX);
+        r = log_del(i, branch, TOKENS_KIND, from, &all);
     if (r == 0)
-        r = log_del(i, branch, TURN_KIND, first, UINT32_MAX);
+        r = log_del(i, branch, TURN_KIND, first, &all);
     return r < 0 ? r : branch_put(i, &b, first);
 }
 
 int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max)
 {
-    int r = log_del(i, id, TOKENS_KIND, 0, rows_max);
+    int r = log_del(i, id, TOKENS_KIND, 0, &rows_max);
 
     if (r == 0)
-        r = log_del(i, id, TURN_KIND, 0, rows_max);
+        r = log_del(i, id, TURN_KIND, 0, &rows_max);
     if (r == 0)
         r = del(i, DB_BRANCH, id->b, 16);
     return r == -ENOENT ? 0 : r;
 }
 
 /* Parts first: none is ever without its request. */
-int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t rows_max)
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows)
 {
     uint8_t k[32];
     size_t n = key_part(k, owner, id, 0);
-    int r = rows_del(i, DB_REQ, k, n, rows_max);
+    int r = rows_del(i, DB_REQ, k, n, rows);
 
+    if (r)
+        return r;
+    r = del(i, DB_REQ, k, REQ_KEY);
     if (r == 0)
-        r = del(i, DB_REQ, k, REQ_KEY);
+        (*rows)--; /* rows_del left one */
     return r == -ENOENT ? 0 : r;
 }
 

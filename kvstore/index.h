@@ -94,7 +94,7 @@ int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant
 int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes);
 /* One step of dropping a branch with all it holds: 1 more to do, 0 gone. */
 int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max);
-/* The same of a request and its parts. */
-int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t rows_max);
+/* The same of a request and its parts; counts off *rows what it takes, at most all. */
+int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows);
 
 #endif

@@ -60,13 +60,16 @@ struct kvs_turn {
     uint32_t reused, prefilled, generated, finish; /* usage */
     char params[1024];                             /* JSON as sampled with */
 };
-struct kvs_req { /* keyed by owner and id; kept 24 h */
+enum kvs_req_state { KVS_REQ_RUNNING = 1, KVS_REQ_ENDED };
+/* Keyed by owner and id.  Forgotten 24 h after it was last written: at open, and from time to
+ * time in between, but then not while it runs and its session is there. */
+struct kvs_req {
     uint32_t owner;
     struct kvs_id id;
     struct kvs_id session, branch;
     uint64_t pos;   /* first position of what it generates */
     uint32_t type;  /* protocol operation */
-    uint32_t state; /* daemon's: running, ended */
+    uint32_t state; /* enum kvs_req_state */
     uint64_t time_ns;
     const char *reply; /* JSON, not terminated; NULL while running */
     uint32_t reply_bytes;

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 enum { SCHEMA_OLDEST = 1, SCHEMA = 2, VERIFY_NEWEST = 64, FRAMES_PER_TXN = 256 };
-static const uint64_t QUICK_BYTES = 64ull << 20, REQ_KEEP_NS = 86400000000000u;
+static const uint64_t QUICK_BYTES = 64ull << 20;
 
 /* --- the index, and the log into it ---------------------------------------------------------- */
 
@@ -687,8 +687,9 @@ static int req_drop(struct kvstore *s, const struct kvs_req *q)
     int r;
 
     do {
+        uint32_t rows = TXN_BLOCKS_MAX;
         r = index_begin(s->idx);
-        r = drop_end(s, r < 0 ? r : index_req_del(s->idx, q->owner, &q->id, TXN_BLOCKS_MAX));
+        r = drop_end(s, r < 0 ? r : index_req_del(s->idx, q->owner, &q->id, &rows));
     } while (r == 1);
     return r;
 }

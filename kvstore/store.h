@@ -33,6 +33,7 @@ enum {
     GROUP_BATCHES_MAX = 64,
     GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
 };
+static const uint64_t REQ_KEEP_NS = 86400000000000u; /* a request after it was last written */
 
 /* --- io <-> commit ------------------------------------------------------------------------ */
 enum job_kind { JOB_BLOCK, JOB_DROP, JOB_GROW, JOB_UNLINK, JOB_CHECKED };
@@ -111,6 +112,16 @@ struct io_side { /* the io thread's own */
 /* What a full disk asks of the io thread, and its answer. */
 enum space { SPACE_FINE, SPACE_WANTED, SPACE_MADE, SPACE_NONE };
 
+struct forget {         /* the commit thread's own; see forget.c */
+    uint64_t next_ns;   /* when the next round begins */
+    struct index_at at; /* how far this one has come; nothing: none is under way */
+    uint32_t n, done;
+    struct {
+        uint32_t owner;
+        struct kvs_id id;
+    } v[64]; /* found, to be dropped */
+};
+
 struct kvstore {
     uint32_t magic;
     struct kvs_opts o;
@@ -128,6 +139,7 @@ struct kvstore {
     _Atomic uint32_t n_layouts;
     struct io_side io;
     struct accept accept; /* commit */
+    struct forget forget;
 
     struct {
         pthread_mutex_t lock;
@@ -192,6 +204,10 @@ int commit_checkpoint(struct kvstore *s);
 int commit_day(struct kvstore *s); /* into the open transaction: what today has cost */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
 void reserve_make(struct kvstore *s);
+/* forget.c: requests nobody can ask for any more (commit thread) */
+bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q, uint64_t wall);
+bool forget_busy(const struct kvstore *s); /* in the middle of a round: do not sleep long */
+void forget_turn(struct kvstore *s);       /* a little of it */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 /* kvstore.c */

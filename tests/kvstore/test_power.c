@@ -30,7 +30,8 @@ struct talk {
     uint64_t to;
     struct kvs_branch br;
     struct kvs_session ses;
-    struct kvs_rec rec[4];
+    struct kvs_req req, old; /* the second is forgotten again at once */
+    struct kvs_rec rec[6];
     int32_t ids[300];
 };
 
@@ -65,6 +66,15 @@ static void talk(struct run *r, uint64_t *rnd)
     t->rec[m++] =
         (struct kvs_rec){.kind = KVS_REC_TOKENS, .tokens = {t->br.id, from, t->ids, n}};
     t->rec[m++] = (struct kvs_rec){.kind = KVS_REC_SESSION, .session = &t->ses};
+    t->req = (struct kvs_req){.owner = 1000,
+                              .id = rig_id(r->seed + i, 5000 + t->to),
+                              .state = KVS_REQ_ENDED,
+                              .time_ns = 1ull << 62};
+    t->old = t->req;
+    t->old.id = rig_id(r->seed + i, 1000000 + t->to);
+    t->old.time_ns = 1;
+    t->rec[m++] = (struct kvs_rec){.kind = KVS_REC_REQ, .req = &t->old};
+    t->rec[m++] = (struct kvs_rec){.kind = KVS_REC_REQ, .req = &t->req};
     t->b = (struct kvs_batch){.rec = t->rec, .n_rec = m, .done = talk_done, .user = t};
     r->sent[i] = t->to;
     if (kvs_batch_submit(r->g.s, &t->b) < 0)
@@ -86,6 +96,8 @@ static const char *judge(struct run *r)
     struct rig c;
     const char *bad = NULL;
     struct kvs_stats st;
+    struct kvs_req q;
+    char *reply;
 
     memset(&c, 0, sizeof c);
     snprintf(c.dir, sizeof c.dir, "%s", r->d.cut);
@@ -106,16 +118,19 @@ static const char *judge(struct run *r)
             bad = "an acknowledged turn is lost";
         else if (end > r->sent[i] || !rig_tokens_ok(&c, r->seed + i, end))
             bad = end ? "tokens are not what was said" : NULL;
+        id = rig_id(r->seed + i, 5000 + r->acked_at_cut[i]);
+        if (!bad && r->acked_at_cut[i] && kvs_req_get(c.s, 1000, &id, &q, &reply) < 0)
+            bad = "an acknowledged request is lost";
     }
     if (c.rep.blocks_dropped)
         bad = "the index named a block that is not there";
     for (uint32_t n = 0; n < r->n_blocks && !bad; n++) {
-        struct kvs_block_req q;
-        e = rig_get(&c, r->seed, n, &q);
+        struct kvs_block_req b;
+        e = rig_get(&c, r->seed, n, &b);
         kvs_stats(c.s, &st); /* it may evict, too */
         if (e == -9999)
             bad = "wrong bytes were served";
-        else if (q.corrupt)
+        else if (b.corrupt)
             bad = "the index named a block that is not whole";
         else if (e == -ENOENT && r->block_acked_at_cut[n] && r->evicted + st.evicted == 0)
             bad = "an acknowledged block is lost";
@@ -150,6 +165,7 @@ static const char *run_once(uint64_t seed, int wrong, bool small)
     r->d.before_cut = before_cut;
     r->d.user = r;
     r->g.env = disk_sim_env(&r->d);
+    r->g.env.forget_ns = 1;
     r->g.threads = false;
     r->g.o.wrong = wrong;
     r->g.o.disk_bytes = small ? 4 << 20 : 64 << 20;

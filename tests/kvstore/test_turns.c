@@ -394,6 +394,93 @@ static void parts_of_a_request_come_in_order_and_go_with_it(void)
     rig_fini(&g);
 }
 
+static int put_req(uint64_t n, uint64_t time_ns, uint32_t state, uint64_t ses)
+{
+    struct kvs_req q = {.owner = 5,
+                        .id = rig_id(1, n),
+                        .state = state,
+                        .time_ns = time_ns,
+                        .session = rig_id(1, 1000 + ses),
+                        .reply = "{}",
+                        .reply_bytes = 2};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+
+    return rig_batch(&g, &r, 1);
+}
+
+static bool has_req(uint64_t n)
+{
+    struct kvs_id id = rig_id(1, n);
+    struct kvs_req q;
+    char *reply = NULL;
+    int r = kvs_req_get(g.s, 5, &id, &q, &reply);
+
+    free(reply);
+    CHECK(r == 0 || r == -ENOENT);
+    return r == 0;
+}
+
+/* Rounds go on until n requests are there, and then some more. */
+static int reqs_settle(int want)
+{
+    int n = -1, quiet = 0;
+
+    for (int i = 0; i < 1000 && quiet < 20; i++) {
+        n = 0;
+        CHECK_EQ(kvs_reqs(g.s, count_req, &n), 0);
+        quiet = n <= want ? quiet + 1 : 0;
+        usleep(10000);
+    }
+    return n;
+}
+
+static void requests_of_yesterday_are_forgotten_while_the_store_is_open(void)
+{
+    enum { RUNS = 700, RUNS_NOWHERE, PARTS, YOUNG, LATE };
+    const uint64_t young = 1ull << 62;
+    char path[512];
+
+    start();
+    rig_close(&g);
+    g.env.forget_ns = 1;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(session(1, "here"), 0);
+    for (uint64_t i = 0; i < 600; i++)
+        CHECK_EQ(put_req(i, i % 3 ? 1 : young, KVS_REQ_ENDED, 1), 0);
+    CHECK_EQ(put_req(RUNS, 1, KVS_REQ_RUNNING, 1), 0);
+    CHECK_EQ(part(RUNS, 0, "b"), 0);
+    CHECK_EQ(put_req(RUNS_NOWHERE, 1, KVS_REQ_RUNNING, 2), 0);
+    CHECK_EQ(put_req(YOUNG, young, KVS_REQ_ENDED, 1), 0);
+    CHECK_EQ(part(YOUNG, 0, "a"), 0);
+    CHECK_EQ(put_req(PARTS, young, KVS_REQ_ENDED, 1), 0);
+    for (uint64_t i = 0; i < 450; i++)
+        CHECK_EQ(part(PARTS, i, "old"), 0);
+    CHECK_EQ(put_req(PARTS, 1, KVS_REQ_ENDED, 1), 0);
+    CHECK_EQ(reqs_settle(202), 202);
+    CHECK(has_req(RUNS) && has_req(YOUNG) && has_req(0) && has_req(597));
+    CHECK(!has_req(RUNS_NOWHERE) && !has_req(PARTS) && !has_req(1));
+    CHECK_STR(parts(YOUNG), "0:a ");
+    CHECK_STR(parts(RUNS), "0:b ");
+    CHECK_EQ(put_req(PARTS, young, KVS_REQ_ENDED, 1), 0);
+    CHECK_STR(parts(PARTS), ""); /* none outlived it */
+    CHECK_EQ(session_rm(1), 0);
+    CHECK_EQ(reqs_settle(202), 202);
+    CHECK(!has_req(RUNS));
+    /* The log knows nothing of it: what it brings back is forgotten again. */
+    g.env.forget_ns = 0;
+    rig_close(&g);
+    snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+    CHECK_EQ(remove(path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(reqs_settle(202), 202);
+    CHECK_STR(parts(YOUNG), "0:a ");
+    CHECK(has_req(PARTS) && !has_req(RUNS));
+    CHECK_EQ(put_req(LATE, 1, KVS_REQ_ENDED, 1), 0);
+    CHECK(has_req(LATE)); /* ten minutes are not over */
+    rig_fini(&g);
+}
+
 /* The newest file of the log, and how many there are. */
 static int log_files(char ret[512])
 {
@@ -537,6 +624,7 @@ T_MAIN(ROW(a_fork_of_a_fork_reads_its_whole_path), ROW(appends_of_any_length_joi
        ROW(a_name_belongs_to_one_session_and_moves_with_it),
        ROW(a_request_is_found_by_owner_and_id_with_its_reply),
        ROW(parts_of_a_request_come_in_order_and_go_with_it),
+       ROW(requests_of_yesterday_are_forgotten_while_the_store_is_open),
        ROW(a_store_of_version_1_goes_on_in_new_files),
        ROW(branches_nobody_leads_to_are_collected_at_open),
        ROW(the_log_is_compacted_and_still_holds_everything), ROW(small_facts_outlive_a_restart))
