@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/conf.h"
+#include "daemon/coresock.h"
 #include "daemon/daemon.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
@@ -18,9 +19,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define LINK_MAGIC  0x6c696e6bu
@@ -29,7 +28,6 @@ enum {
     SCRATCH_BYTES = 64 << 10,
     READ_ROUND_BYTES = 4 << 20, /* from one peer before the others get a turn */
     LINK_OUT_HARD = 64 << 20,   /* unsent bytes at which a peer counts as dead */
-    LISTEN_BACKLOG = 128,
 };
 
 struct out { /* bytes the peer has not taken yet */
@@ -62,13 +60,11 @@ struct link {
 struct links {
     uint32_t magic;
     struct daemon *d;
+    struct coresock sock;
     struct loop_watch listen;
     struct loop_timer reap, again;
     struct link *head;
     struct call *gone; /* of a link being freed, not told yet */
-    bool bound;        /* the socket's path is ours to remove */
-    dev_t dev;
-    ino_t ino;
     struct links_stats st;
     uint8_t scratch[SCRATCH_BYTES];
 };
@@ -651,6 +647,7 @@ int links_open_bare(struct daemon *d)
     if (!ls)
         return -ENOMEM;
     ls->d = d;
+    ls->sock.fd = -1;
     ls->listen =
         (struct loop_watch){.fd = -1, .events = EPOLLIN, .ready = links_accept, .user = ls};
     ls->reap = (struct loop_timer){.fire = links_reap, .user = ls};
@@ -660,101 +657,14 @@ int links_open_bare(struct daemon *d)
     return 0;
 }
 
-/* The path is free, or holds a socket nobody answers on (which is removed). */
-static int path_free(const char *path, const struct sockaddr_un *a, struct errbuf *eb)
-{
-    struct stat st;
-    struct ucred cred = {0};
-    socklen_t n = sizeof cred;
-
-    if (lstat(path, &st) < 0)
-        return errno == ENOENT ? 0 : err_set(eb, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISSOCK(st.st_mode))
-        return err_set(eb, -EEXIST, "%s is there and is not a socket; move it away", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return err_set(eb, -errno, "socket: %s", strerror(errno));
-    int r = connect(fd, (const struct sockaddr *)a, sizeof *a) < 0 ? errno : 0;
-    if (r == 0)
-        (void)getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n);
-    close(fd);
-    if (r == 0)
-        return err_set(
-            eb, -EADDRINUSE,
-            "a hearthd (pid %d) answers on %s; stop it, or give this one a --runtime "
-            "and --state of its own",
-            cred.pid, path);
-    if (r != ECONNREFUSED)
-        return err_set(eb, -r, "%s: %s", path, strerror(r));
-    if (unlink(path) < 0)
-        return err_set(eb, -errno, "%s: a dead socket cannot be removed: %s", path,
-                       strerror(errno));
-    return 0;
-}
-
-static int links_bind(struct links *ls, const struct conf *cf, struct errbuf *eb)
-{
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    size_t n = strlen(cf->core_path);
-    struct stat st;
-
-    if (n >= sizeof a.sun_path)
-        return err_set(eb, -ENAMETOOLONG,
-                       "%s: %zu bytes, a socket's path holds %zu; choose a shorter --runtime",
-                       cf->core_path, n, sizeof a.sun_path - 1);
-    memcpy(a.sun_path, cf->core_path, n + 1);
-    int r = path_free(cf->core_path, &a, eb);
-    if (r < 0)
-        return r;
-    ls->listen.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (ls->listen.fd < 0)
-        return err_set(eb, -errno, "socket: %s", strerror(errno));
-    /* Made with no more rights than it ends with: there is no moment at which a stranger
-     * could connect. */
-    mode_t old = umask((mode_t)(0777 & ~cf->socket_mode));
-    r = bind(ls->listen.fd, (struct sockaddr *)&a, sizeof a) < 0 ? -errno : 0;
-    umask(old);
-    if (r < 0)
-        return err_set(eb, r, "%s: bind: %s", cf->core_path, strerror(-r));
-    ls->bound = true;
-    if (lstat(cf->core_path, &st) == 0) {
-        ls->dev = st.st_dev;
-        ls->ino = st.st_ino;
-    }
-    if (chmod(cf->core_path, (mode_t)cf->socket_mode) < 0 ||
-        listen(ls->listen.fd, LISTEN_BACKLOG) < 0)
-        return err_set(eb, -errno, "%s: %s", cf->core_path, strerror(errno));
-    return 0;
-}
-
-/* The first descriptor of the service manager that is a listening unix stream socket. */
-static int links_inherit(struct links *ls, const struct conf *cf)
-{
-    for (int fd = 3; fd < 3 + (int)cf->listen_fds; fd++) {
-        int domain = 0, type = 0, listens = 0;
-        socklen_t n = sizeof(int), n2 = n, n3 = n;
-
-        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) == 0 &&
-            getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n2) == 0 &&
-            getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n3) == 0 &&
-            domain == AF_UNIX && type == SOCK_STREAM && listens) {
-            (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-            (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-            ls->listen.fd = fd;
-            return 1;
-        }
-    }
-    return 0;
-}
-
 int links_open(struct daemon *d, struct errbuf *eb)
 {
     int r = links_open_bare(d);
 
     if (r < 0)
         return err_set(eb, r, "links: %s", err_str(r));
-    if (!links_inherit(d->links, d->conf))
-        r = links_bind(d->links, d->conf, eb);
+    r = coresock_open(&d->links->sock, d->conf, eb);
+    d->links->listen.fd = d->links->sock.fd;
     if (r == 0 && (r = loop_add(d->loop, &d->links->listen)) < 0)
         err_set(eb, r, "%s: epoll: %s", d->conf->core_path, err_str(r));
     if (r < 0)
@@ -775,7 +685,6 @@ void links_stop(struct daemon *d)
 void links_close(struct daemon *d)
 {
     struct links *ls = d->links;
-    struct stat st;
 
     if (!ls)
         return;
@@ -784,12 +693,7 @@ void links_close(struct daemon *d)
     while (ls->head)
         link_free(ls->head);
     loop_timer_cancel(d->loop, &ls->reap);
-    if (ls->listen.fd >= 0)
-        close(ls->listen.fd);
-    /* Only if it is still the one we made. */
-    if (ls->bound && lstat(d->conf->core_path, &st) == 0 && st.st_dev == ls->dev &&
-        st.st_ino == ls->ino)
-        (void)unlink(d->conf->core_path);
+    coresock_close(&ls->sock, d->conf);
     ls->magic = 0;
     free(ls);
     d->links = NULL;

@@ -1,0 +1,25 @@
+/* coresock.h - the listening AF_UNIX stream socket of the daemon: made, or handed over.
+ *
+ * A socket at conf->core_path that nobody answers on is replaced, anything else there is left
+ * alone and refused.  Loop thread only. */
+#ifndef DAEMON_CORESOCK_H
+#define DAEMON_CORESOCK_H
+#include "base/err.h"
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct conf;
+struct coresock { /* caller's memory */
+    int fd;       /* -1: none; listens, nonblocking */
+    bool bound;   /* the path is ours to remove */
+    dev_t dev;
+    ino_t ino;
+};
+
+/* Takes the socket the service manager handed over, or binds the path.  -EADDRINUSE: another
+ * hearthd runs there, eb says its pid.  Close it after a failure, too. */
+int coresock_open(struct coresock *k, const struct conf *cf, struct errbuf *eb);
+/* Removes the path only if what lies there is still what we made. */
+void coresock_close(struct coresock *k, const struct conf *cf);
+
+#endif
