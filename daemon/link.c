@@ -2,7 +2,11 @@
  *
  * A link is a state machine over bytes: 32 of header, then the body, then again.  A link that
  * must go is only marked (link_doom) and really taken apart by a timer of the same round,
- * because the mark is often set from inside a handler that still holds the link's call. */
+ * because the mark is often set from inside a handler that still holds the link's call.
+ *
+ * A frame for which its user has no room (held.h) makes the link wait: nothing is read from it
+ * until there is, or until LINK_ROOM_S are over; then the frame is refused, its body read and
+ * thrown away, so that what comes behind it (reading other streams) gets on. */
 #include "daemon/link.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -11,6 +15,7 @@
 #include "daemon/conf.h"
 #include "daemon/coresock.h"
 #include "daemon/daemon.h"
+#include "daemon/held.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
 #include <errno.h>
@@ -41,13 +46,19 @@ struct link {
     struct link *next, *prev;
     struct loop_watch watch;
     struct loop_timer stall; /* half a frame, or a reader that stopped */
+    struct loop_timer room;  /* waits no longer for room */
     uint32_t uid;
+    struct held_user *user;
+    uint64_t charge; /* held for the frame at hand */
+    bool waiting;    /* for room for it */
+    bool no_room;    /* it is refused for that */
     uint8_t head[HRT_HEAD_BYTES];
     uint32_t head_got;
     struct hrt_frame f;
     uint8_t *body;
     size_t body_got, body_cap, body_want;
-    char skip[256]; /* "": parse the body; else the frame is refused with these words */
+    char
+        skip[256]; /* "": parse the body; else it is thrown away, the frame refused with this */
     struct out *out, **out_tail;
     size_t out_bytes;
     uint8_t *rest; /* read, but not looked at: the peer's replies are to be taken first */
@@ -62,7 +73,8 @@ struct links {
     struct daemon *d;
     struct coresock sock;
     struct loop_watch listen;
-    struct loop_timer reap, again;
+    struct loop_timer reap, again, resume;
+    struct held *held;
     struct link *head;
     struct call *gone; /* of a link being freed, not told yet */
     struct links_stats st;
@@ -70,6 +82,8 @@ struct links {
 };
 struct link_call {
     struct call c; /* first: freed through it */
+    struct held_user *user;
+    uint64_t charge;
     cJSON *json;
     uint8_t *body;
 };
@@ -104,6 +118,7 @@ static void link_free(struct link *l)
     l->magic = 0;
     loop_del(loop, &l->watch);
     loop_timer_cancel(loop, &l->stall);
+    loop_timer_cancel(loop, &l->room);
     close(l->watch.fd);
     if (l->next)
         l->next->prev = l->prev;
@@ -128,8 +143,11 @@ static void link_free(struct link *l)
     while (l->out) {
         struct out *o = l->out;
         l->out = o->next;
+        held_sub(l->user, o->bytes);
         free(o);
     }
+    held_sub(l->user, l->charge);
+    held_drop(l->user);
     free(l->body);
     free(l->rest);
     free(l);
@@ -157,7 +175,7 @@ static void link_arm(struct link *l, bool progress)
 {
     struct loop *loop = l->ls->d->loop;
     bool full = l->out_bytes > LINK_OUT_MAX;
-    uint32_t ev = (l->out ? EPOLLOUT : 0) | (full || l->closing ? 0 : EPOLLIN);
+    uint32_t ev = (l->out ? EPOLLOUT : 0) | (full || l->closing || l->waiting ? 0 : EPOLLIN);
 
     if (l->doomed)
         return;
@@ -165,7 +183,7 @@ static void link_arm(struct link *l, bool progress)
         link_doom(l);
         return;
     }
-    bool waits = l->out || (link_mid_frame(l) && !full);
+    bool waits = l->out || (link_mid_frame(l) && !full && !l->waiting);
     if (!waits)
         loop_timer_cancel(loop, &l->stall);
     else if (progress || !l->stall.index)
@@ -205,6 +223,7 @@ static void link_flush(struct link *l)
             l->out = o->next;
             if (!l->out)
                 l->out_tail = &l->out;
+            held_sub(l->user, o->bytes);
             free(o);
         }
     }
@@ -259,6 +278,7 @@ static void link_send(struct link *l, struct iovec *iov, int n_iov)
         *l->out_tail = o;
         l->out_tail = &o->next;
         l->out_bytes += o->bytes;
+        held_add_reply(l->user, o->bytes);
     }
     link_arm(l, sent > 0);
 }
@@ -269,6 +289,8 @@ static void call_free(struct call *c)
 
     cJSON_Delete(lc->json);
     free(lc->body);
+    held_sub(lc->user, lc->charge);
+    held_drop(lc->user);
     free(lc);
 }
 
@@ -313,6 +335,7 @@ static struct call *link_call_new(struct link *l, uint8_t type, uint64_t id)
 
     if (!lc)
         return NULL;
+    lc->user = held_take_same(l->user);
     *c = (struct call){.d = l->ls->d,
                        .uid = l->uid,
                        .type = type,
@@ -350,7 +373,9 @@ static void link_run(struct link *l)
 
     l->ls->st.frames++;
     if (l->skip[0]) {
-        link_refuse(l, l->f.type, l->f.id, HRT_INVALID_ARGUMENT, "bad_frame", l->skip);
+        link_refuse(l, l->f.type, l->f.id,
+                    l->no_room ? HRT_RESOURCE_EXHAUSTED : HRT_INVALID_ARGUMENT,
+                    l->no_room ? "queue_full" : "bad_frame", l->skip);
         return;
     }
     if (!op) {
@@ -382,6 +407,8 @@ static void link_run(struct link *l)
     struct link_call *lc = (struct link_call *)c;
     lc->json = json;
     lc->body = l->body;
+    lc->charge = l->charge;
+    l->charge = 0;
     c->json = json;
     c->tail = l->body ? l->body + l->f.json_len : NULL;
     c->tail_bytes = l->f.tail_len;
@@ -398,6 +425,7 @@ static bool link_head(struct link *l)
     int r = hrt_unpack(&l->f, h, &eb);
 
     l->skip[0] = 0;
+    l->no_room = false;
     if (r == 0 && l->f.flags & HRT_REPLY)
         r = err_set(&eb, -EINVAL, "frame: a reply came where requests are read");
     if (r == -EINVAL) {
@@ -428,6 +456,25 @@ static bool link_head(struct link *l)
     return true;
 }
 
+/* What the frame may come to: its JSON as text, parsed, and copied by who works on it. */
+static bool link_charge(struct link *l)
+{
+    uint64_t bytes =
+        sizeof(struct link_call) + 4 * (uint64_t)l->f.json_len + (uint64_t)l->f.tail_len;
+
+    if (l->skip[0])
+        return true;
+    if (held_add(l->user, bytes)) {
+        l->charge = bytes;
+        return true;
+    }
+    if (!l->waiting) {
+        l->waiting = true;
+        loop_timer_set(l->ls->d->loop, &l->room, now_ns() + LINK_ROOM_S * 1000000000ull);
+    }
+    return false;
+}
+
 /* Room for n more body bytes; grows with what arrived, never with what was announced. */
 static bool link_room(struct link *l, size_t n)
 {
@@ -454,6 +501,8 @@ static bool link_room(struct link *l, size_t n)
 static void link_frame_done(struct link *l)
 {
     link_run(l);
+    held_sub(l->user, l->charge); /* no call has it */
+    l->charge = 0;
     l->head_got = 0;
     l->body_got = l->body_want = 0;
     if (l->body_cap > 1u << 20) { /* refused frames leave theirs behind */
@@ -466,6 +515,8 @@ static void link_frame_done(struct link *l)
 /* One read may hold thousands of frames whose replies are large: the rest waits. */
 static void link_keep(struct link *l, const uint8_t *p, size_t n)
 {
+    if (n == 0)
+        return;
     l->rest = malloc(n);
     if (!l->rest) {
         link_doom(l);
@@ -494,13 +545,19 @@ static void link_feed(struct link *l, const uint8_t *p, size_t n)
                 return;
             if (!link_head(l))
                 return;
+            if (!link_charge(l)) {
+                link_keep(l, p, n);
+                return;
+            }
         } else {
             size_t take = l->body_want - l->body_got;
 
             take = take < n ? take : n;
-            if (!link_room(l, take))
-                return;
-            memcpy(l->body + l->body_got, p, take);
+            if (!l->skip[0]) {
+                if (!link_room(l, take))
+                    return;
+                memcpy(l->body + l->body_got, p, take);
+            }
             l->body_got += take;
             p += take;
             n -= take;
@@ -523,9 +580,10 @@ static void link_read(struct link *l)
         link_feed(l, p, l->rest_bytes);
         free(p);
     }
-    while (budget && !l->rest && !l->doomed && !l->closing && l->out_bytes <= LINK_OUT_MAX) {
+    while (budget && !l->rest && !l->waiting && !l->doomed && !l->closing &&
+           l->out_bytes <= LINK_OUT_MAX) {
         size_t want = l->head_got == HRT_HEAD_BYTES ? l->body_want - l->body_got : 0;
-        bool direct = want >= SCRATCH_BYTES; /* a large body: no second copy */
+        bool direct = want >= SCRATCH_BYTES && !l->skip[0]; /* a large body: no second copy */
 
         want = direct ? (want < 1u << 20 ? want : 1u << 20) : SCRATCH_BYTES;
         if (direct && !link_room(l, want))
@@ -556,13 +614,54 @@ static void link_read(struct link *l)
     link_arm(l, moved);
 }
 
+/* The frame that waited for room goes on: it has room now, or is refused. */
+static void link_go_on(struct link *l)
+{
+    l->waiting = false;
+    loop_timer_cancel(l->ls->d->loop, &l->room);
+    if (l->body_want == 0)
+        link_frame_done(l);
+    link_read(l);
+}
+
+static void link_no_room(struct loop_timer *t)
+{
+    struct link *l = t->user;
+
+    if (l->doomed)
+        return;
+    l->no_room = true;
+    snprintf(l->skip, sizeof l->skip,
+             "what you have sent and not been answered fills your share of memory (%d MiB); "
+             "wait for answers",
+             HELD_USER_MAX >> 20);
+    link_go_on(l);
+}
+
+static void links_resume(struct loop_timer *t)
+{
+    struct links *ls = t->user;
+
+    for (struct link *l = ls->head; l; l = l->next)
+        if (l->waiting && !l->doomed && link_charge(l))
+            link_go_on(l);
+}
+
+static void links_room(void *ctx)
+{
+    struct links *ls = ctx;
+
+    loop_timer_set(ls->d->loop, &ls->resume, now_ns());
+}
+
 static void link_ready(struct loop_watch *w, uint32_t events)
 {
     struct link *l = w->user;
 
     if (events & EPOLLOUT)
         link_flush(l);
-    if (!l->doomed && (events & EPOLLIN || (l->rest && l->out_bytes <= LINK_OUT_MAX)))
+    if (!l->doomed && !l->waiting &&
+        (events & EPOLLIN || (l->rest && l->out_bytes <= LINK_OUT_MAX)))
         link_read(l);
     /* The peer is gone for good and nothing is left to read. */
     if (!l->doomed && events & (EPOLLERR | EPOLLHUP) && !(events & EPOLLIN))
@@ -581,14 +680,21 @@ int links_add(struct daemon *d, int fd, uint32_t uid)
         free(l);
         return -EAGAIN;
     }
+    l->user = held_take(ls->held, uid);
+    if (!l->user) {
+        free(l);
+        return -ENOMEM;
+    }
     (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     l->ls = ls;
     l->uid = uid;
     l->out_tail = &l->out;
     l->watch = (struct loop_watch){.fd = fd, .events = EPOLLIN, .ready = link_ready, .user = l};
     l->stall = (struct loop_timer){.fire = link_stalled, .user = l};
+    l->room = (struct loop_timer){.fire = link_no_room, .user = l};
     int r = loop_add(d->loop, &l->watch);
     if (r < 0) {
+        held_drop(l->user);
         free(l);
         return r;
     }
@@ -652,6 +758,11 @@ int links_open_bare(struct daemon *d)
         (struct loop_watch){.fd = -1, .events = EPOLLIN, .ready = links_accept, .user = ls};
     ls->reap = (struct loop_timer){.fire = links_reap, .user = ls};
     ls->again = (struct loop_timer){.fire = links_again, .user = ls};
+    ls->resume = (struct loop_timer){.fire = links_resume, .user = ls};
+    if (held_open(&ls->held, links_room, ls) < 0) {
+        free(ls);
+        return -ENOMEM;
+    }
     ls->magic = LINKS_MAGIC;
     d->links = ls;
     return 0;
@@ -694,6 +805,8 @@ void links_close(struct daemon *d)
         link_free(ls->head);
     loop_timer_cancel(d->loop, &ls->reap);
     coresock_close(&ls->sock, d->conf);
+    held_close(ls->held); /* before the timer: links_room sets it */
+    loop_timer_cancel(d->loop, &ls->resume);
     ls->magic = 0;
     free(ls);
     d->links = NULL;
@@ -702,4 +815,5 @@ void links_close(struct daemon *d)
 void links_stats(const struct daemon *d, struct links_stats *ret)
 {
     *ret = d->links ? d->links->st : (struct links_stats){0};
+    ret->held_bytes = d->links ? held_bytes(d->links->held) : 0;
 }

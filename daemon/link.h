@@ -5,7 +5,9 @@
  * does not check closes the link after one error reply; a sound header with a bad body gets
  * an error reply by its id and the link goes on.  Bounds per link: LINK_CALLS_MAX calls
  * unanswered (more are refused with queue_full), LINK_OUT_MAX bytes unsent (then nothing more
- * is read from that peer).  A frame that stands half finished for a minute closes the link.
+ * is read from that peer).  Bounds per user, over all his links: bytes (held.h); a frame beyond
+ * them waits in its socket, LINK_ROOM_S at most, then it is refused with queue_full.  A frame
+ * that stands half finished for a minute closes the link.
  * A peer that goes away turns its calls `gone` (call.h).  Loop thread only. */
 #ifndef DAEMON_LINK_H
 #define DAEMON_LINK_H
@@ -23,6 +25,7 @@ enum {
     LINK_CALLS_MAX = 1024,  /* of one peer: a front carries all streams of its user */
     LINK_OUT_MAX = 8 << 20, /* bytes waiting for a slow reader before its input stops */
     LINK_HALF_FRAME_S = 60,
+    LINK_ROOM_S = 5, /* a frame waits for room among its user's before it is refused */
 };
 
 /* Binds conf->core_path (or takes the socket the service manager handed over); sets d->links.
@@ -46,6 +49,7 @@ void link_reply(struct call *c, uint32_t status, const char *json, size_t json_b
 struct links_stats {
     uint32_t links;
     uint64_t accepted, frames, bad_frames, calls_open, bytes_in, bytes_out;
+    uint64_t held_bytes;  /* held.h */
     uint64_t replies[17]; /* by enum hrt_status */
 };
 void links_stats(const struct daemon *d, struct links_stats *ret);

@@ -134,6 +134,8 @@ static void link_part(FILE *f, struct daemon *d)
     one(f, "bad_frames_total", true, "Frames refused before any operation.",
         (double)l.bad_frames);
     one(f, "calls_open", false, "Requests without their reply yet.", (double)l.calls_open);
+    one(f, "link_held_bytes", false, "Bytes of requests and replies that peers have here.",
+        (double)l.held_bytes);
     one(f, "link_read_bytes_total", true, "Bytes read from peers.", (double)l.bytes_in);
     one(f, "link_written_bytes_total", true, "Bytes written to peers.", (double)l.bytes_out);
     head(f, "replies_total", true, "Replies, by status.");

@@ -24,9 +24,13 @@ enum {
     JSON_BYTES_MAX = 8 << 20,    /* control part of a frame */
     TAIL_BYTES_MAX = 16 << 20,   /* bulk part of a frame */
     JSON_DEPTH_MAX = 32,
+    HELD_USER_MAX = 64 << 20,  /* bytes of one user's frames and replies in the daemon */
+    HELD_SMALL_MAX = 16 << 20, /* on top of it, for small frames alone */
+    HELD_ALL_MAX = 256 << 20,  /* of all users' frames that are not small */
 };
 
 bound(BLOCK_TOKENS % RATIO_MAX == 0, "a block holds whole compressed rows");
+bound(4 * JSON_BYTES_MAX + TAIL_BYTES_MAX < HELD_USER_MAX, "the largest frame fits its share");
 bound(CTX_TOKENS_MAX * 4 <= TAIL_BYTES_MAX, "the longest context fits one frame");
 
 #endif

@@ -6,6 +6,7 @@
 #include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "daemon/held.h"
 #include "daemon/link.h"
 #include "daemon/loop.h"
 #include "tests/daemon/wire.h"
@@ -24,9 +25,12 @@ static atomic_int gone_count, held_count, ran_count;
 static void echo(struct call *c) /* PING */
 {
     cJSON *o = cJSON_CreateObject();
+    struct links_stats st;
 
     ran_count++;
+    links_stats(c->d, &st);
     cJSON_AddNumberToObject(o, "uid", c->uid);
+    cJSON_AddNumberToObject(o, "held", (double)st.held_bytes);
     call_ok(c, o, c->tail, c->tail_bytes);
 }
 static void forget(struct call *c)
@@ -117,13 +121,17 @@ static void begin(void)
     if (loop_open(&d.loop) < 0 || links_open_bare(&d) < 0)
         t_fail(__FILE__, __LINE__, "cannot open");
 }
-static int peer(void) /* before go() */
+static int peer_of(uint32_t uid) /* before go() */
 {
     int s[2];
 
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
-    CHECK_EQ(links_add(&d, s[0], 4242), 0);
+    CHECK_EQ(links_add(&d, s[0], uid), 0);
     return s[1];
+}
+static int peer(void)
+{
+    return peer_of(4242);
 }
 static void go(void)
 {
@@ -474,6 +482,130 @@ static void a_reader_that_does_not_read_stops_its_own_input_only(void)
     close(slow);
     close(other);
 }
+struct flood {
+    int fd;
+    uint64_t n;
+    uint8_t *tail;
+    pthread_t thread;
+};
+static void *flood_run(void *arg)
+{
+    struct flood *f = arg;
+
+    for (uint64_t i = 0; i < f->n; i++)
+        CHECK(wire_send(f->fd, HRT_NEXT, i, "{}", f->tail, BIG_BYTES));
+    return NULL;
+}
+static double held_by_others(int fd) /* but for the call that asks */
+{
+    struct wire_reply r = {0};
+    double n;
+
+    CHECK(wire_send(fd, HRT_PING, 1, "{}", NULL, 0));
+    CHECK(wire_recv(fd, &r));
+    n = wire_num(&r, "held");
+    wire_reply_fini(&r);
+    return n < 1024 ? 0 : n;
+}
+static long rss_mib(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    long all = 0, rss = 0;
+
+    CHECK(f && fscanf(f, "%ld %ld", &all, &rss) == 2);
+    fclose(f);
+    return rss * (sysconf(_SC_PAGESIZE) >> 10) >> 10;
+}
+static void a_user_holds_his_share_and_the_others_are_served(void)
+{
+    enum { N = 200, SHARE = HELD_USER_MAX / BIG_BYTES };
+    struct flood f = {.n = N, .tail = calloc(1, BIG_BYTES)};
+    uint8_t *large = calloc(1, TAIL_BYTES_MAX);
+    struct wire_reply r;
+    uint64_t got = 0, ok = 0;
+
+    begin();
+    f.fd = peer();
+    int same = peer(), other = peer_of(7);
+    go();
+    long before = rss_mib();
+    pthread_create(&f.thread, NULL, flood_run, &f);
+    wait_count(&held_count, SHARE - 1);
+    uint64_t until = now_ns() + 500000000u;
+    while (now_ns() < until)
+        ping_ok(same, 1); /* small ones of the same user get by */
+    CHECK_EQ(atomic_load(&held_count), SHARE - 1);
+    double n = held_by_others(same);
+    CHECK(n < HELD_USER_MAX + HELD_SMALL_BYTES);
+    printf("    %.0f MiB held, %ld MiB more resident\n", n / (1 << 20), rss_mib() - before);
+    CHECK(T_SLOWER > 1 || rss_mib() - before < (HELD_USER_MAX >> 20) + 16);
+    CHECK(
+        wire_send(other, HRT_PING, 9, "{}", large, TAIL_BYTES_MAX)); /* large ones of another */
+    CHECK(wire_recv(other, &r));
+    CHECK_EQ(r.f.tail_len, TAIL_BYTES_MAX);
+    wire_reply_fini(&r);
+    /* When there is room again the rest goes on by itself. */
+    for (uint64_t round = 0; got < N; round++) {
+        CHECK(wire_send(same, HRT_CANCEL, round, "{}", NULL, 0));
+        if (!wire_recv(same, &r)) {
+            t_fail(__FILE__, __LINE__, "no reply to round %d", (int)round);
+            break;
+        }
+        wire_reply_fini(&r);
+        struct pollfd w = {.fd = f.fd, .events = POLLIN};
+        while (got < N && poll(&w, 1, 50) == 1 && wire_recv(f.fd, &r)) {
+            got++;
+            ok += r.f.status == 0;
+            wire_reply_fini(&r);
+        }
+    }
+    CHECK_EQ(ok, N);
+    pthread_join(f.thread, NULL);
+    CHECK_EQ(held_by_others(same), 0);
+    end();
+    close(f.fd);
+    close(same);
+    close(other);
+    free(f.tail);
+    free(large);
+}
+static void a_frame_that_finds_no_room_is_refused_and_what_follows_is_served(void)
+{
+    enum { SHARE = HELD_USER_MAX / BIG_BYTES };
+    uint8_t *tail = calloc(1, BIG_BYTES);
+    struct wire_reply r;
+
+    begin();
+    int full = peer(), late = peer();
+    go();
+    for (uint64_t i = 0; i < SHARE - 1; i++)
+        CHECK(wire_send(full, HRT_NEXT, i, "{}", tail, BIG_BYTES));
+    wait_count(&held_count, SHARE - 1);
+    uint64_t t0 = now_ns();
+    CHECK(wire_send(late, HRT_NEXT, 7, "{}", tail, BIG_BYTES));
+    CHECK(wire_send(late, HRT_PING, 8, "{}", "tail", 4));
+    CHECK(wire_recv(late, &r));
+    CHECK_EQ(r.f.id, 7);
+    CHECK_EQ(r.f.status, HRT_RESOURCE_EXHAUSTED);
+    CHECK_STR(wire_str(&r, "slug"), "queue_full");
+    CHECK(wire_num(&r, "retry_after_ms") > 0);
+    CHECK((now_ns() - t0) / 1000000000u + 1 >= LINK_ROOM_S);
+    wire_reply_fini(&r);
+    CHECK(wire_recv(late, &r));
+    CHECK_EQ(r.f.id, 8);
+    wire_reply_fini(&r);
+    /* A peer that goes gives back what it held; one that waits may go, too. */
+    struct flood f = {.fd = late, .n = 1, .tail = tail};
+    pthread_create(&f.thread, NULL, flood_run, &f);
+    usleep(100000);
+    close(full);
+    pthread_join(f.thread, NULL);
+    wait_count(&held_count, SHARE);
+    close(late);
+    wait_count(&gone_count, SHARE);
+    end();
+    free(tail);
+}
 static void a_peer_that_goes_makes_its_calls_gone_once(void)
 {
     begin();
@@ -699,6 +831,8 @@ T_MAIN(CASE(a_frame_is_answered_with_its_id_and_type),
        CASE(a_member_is_refused_by_name_with_what_was_wanted_and_got),
        CASE(calls_beyond_the_bound_are_refused_with_queue_full),
        CASE(a_reader_that_does_not_read_stops_its_own_input_only),
+       CASE(a_user_holds_his_share_and_the_others_are_served),
+       CASE(a_frame_that_finds_no_room_is_refused_and_what_follows_is_served),
        CASE(a_peer_that_goes_makes_its_calls_gone_once),
        CASE(a_peer_that_goes_with_replies_unsent_leaves_nothing_behind),
        CASE(half_a_frame_and_a_close_harm_nobody),

@@ -499,10 +499,52 @@ def malformed_frames_are_answered_or_cut():
     d.stop()
 
 
+def two_hundred_large_frames_and_no_reply_read_leave_room_for_others():
+    d = Daemon().start()
+    d.load()
+    doc = (text(0) + text(1)) * 200
+    doc = doc.encode()[:6 << 20]
+
+    def rss():
+        return int(next(x for x in open("/proc/%d/status" % d.proc.pid) if x.startswith("VmRSS")).split()[1]) >> 10
+
+    with d.link() as other:
+        want = generate(other, {"model": "m", "input": "prompt", "prompt": "Hi", "keep": False,
+                                "params": {"max_tokens": 8, "temperature": 0, "ignore_eos": True}})
+        before, most, slowest, n = rss(), 0, 0, 0
+        ends = []
+
+        def flood():
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(d.sock)
+            try:
+                for i in range(200):
+                    js = json.dumps({"id": new_id(), "model": "m", "input": "documents", "params": {"max_tokens": 0}})
+                    s.sendall(pack(START, js.encode(), doc, fid=i))
+            except OSError:
+                pass  # closed below
+            ends.append(s)
+
+        t = threading.Thread(target=flood, daemon=True)
+        t.start()
+        t0 = time.monotonic()
+        while time.monotonic() - t0 < 12 * min(SLOWER, 3):
+            t1 = time.monotonic()
+            got = generate(other, {"model": "m", "input": "prompt", "prompt": "Hi", "keep": False,
+                                   "params": {"max_tokens": 8, "temperature": 0, "ignore_eos": True}})
+            slowest, n, most = max(slowest, time.monotonic() - t1), n + 1, max(most, rss())
+            check_eq(got.tokens, want.tokens, "tokens beside the flood")
+        print("    %d answers meanwhile, the slowest %.1f s; %d MiB more resident" % (n, slowest, most - before), flush=True)
+        check(SLOWER > 1 or most - before < 400, lambda: "%d MiB more are resident" % (most - before))
+    still_up(d)
+    d.stop()
+
+
 main(requests_are_refused_by_name, broken_models_say_what_is_wrong_with_them,
      a_model_that_is_written_to_while_it_loads_ends_nothing, a_model_that_became_a_pipe_is_refused_at_once,
      a_model_larger_than_memory_is_refused_before_anything_is_taken,
      memory_that_a_model_has_not_touched_yet_is_not_given_to_another,
      two_daemons_on_one_store_or_socket_are_refused,
      directories_that_cannot_be_used_are_named, configuration_errors_name_file_line_and_nearest_key,
-     without_io_uring_threads_take_over, a_full_disk_degrades_says_so_and_recovers, malformed_frames_are_answered_or_cut)
+     without_io_uring_threads_take_over, a_full_disk_degrades_says_so_and_recovers,
+     two_hundred_large_frames_and_no_reply_read_leave_room_for_others, malformed_frames_are_answered_or_cut)
