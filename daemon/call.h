@@ -62,8 +62,8 @@ struct op {
 };
 const struct op *ops_find(uint8_t type);
 /* Handlers, by file: ops_core.c (HELLO PING STATUS METRICS EXPORT IMPORT PREFETCH WHY EVENTS),
- * ops_model.c (MODEL_*), ops_session.c (SESSION_*), ops_text.c (TOKENIZE DETOKENIZE COUNT),
- * ops_stream.c (START NEXT CANCEL). */
+ * ops_model.c (MODEL_*), ops_list.c (SESSION_LIST), ops_session.c (other SESSION_*),
+ * ops_text.c (TOKENIZE DETOKENIZE COUNT), ops_stream.c (START NEXT CANCEL). */
 void op_hello(struct call *c);
 void op_ping(struct call *c);
 void op_status(struct call *c);

@@ -1,4 +1,4 @@
-/* ops_session.c - SESSION_OPEN, LIST, SHOW, FORK, REWIND, RENAME, PIN, REMOVE.
+/* ops_session.c - SESSION_OPEN, SHOW, FORK, REWIND, RENAME, PIN, REMOVE (LIST: ops_list.c).
  *
  * A change is made in memory, submitted as one batch together with the request's id and its
  * reply, and answered when that is durable; if it cannot be, it is taken back.  The same id
@@ -420,45 +420,6 @@ void op_session_open(struct call *c)
     } else {
         call_ok(c, sess_json(c->d, s, false), NULL, 0);
     }
-}
-
-static int by_use(const void *a, const void *b)
-{
-    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
-
-    return x->rec.used_ns > y->rec.used_ns ? -1 : x->rec.used_ns < y->rec.used_ns;
-}
-
-void op_session_list(struct call *c)
-{
-    struct sess **all = calloc(SESS_MAX, sizeof *all);
-    cJSON *o, *list;
-    bool anonymous = false;
-    uint32_t n = 0;
-
-    if (!all) {
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
-        return;
-    }
-    if (want_bool(c, c->json, "all", &anonymous) < 0) {
-        free(all);
-        return;
-    }
-    for (uint32_t i = 0; sess_at(c->d, i); i++) {
-        struct sess *s = sess_at(c->d, i);
-
-        if (s->rec.owner == c->uid && !s->unborn &&
-            (anonymous || !(s->rec.flags & KVS_SESS_ANONYMOUS)))
-            all[n++] = s;
-    }
-    if (n)
-        qsort(all, n, sizeof *all, by_use);
-    o = cJSON_CreateObject();
-    list = cJSON_AddArrayToObject(o, "sessions");
-    for (uint32_t i = 0; i < n; i++)
-        cJSON_AddItemToArray(list, sess_json(c->d, all[i], false));
-    free(all);
-    call_ok(c, o, NULL, 0);
 }
 
 void op_session_show(struct call *c)

@@ -120,6 +120,8 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head); /* rewind: head
 
 /* The tokens [0, head), cached or read.  *ret is taken for the caller. */
 int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret);
+/* The same for a look at many sessions: what was not cached is not cached for it. */
+int sess_tokens_peek(struct daemon *d, struct sess *s, struct toks **ret);
 /* Turns up to head, cached or read. */
 int sess_turns(struct daemon *d, struct sess *s);
 int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that began there */

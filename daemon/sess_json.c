@@ -100,7 +100,7 @@ static cJSON *bytes_json(struct daemon *d, struct sess *s)
 
     if (s->head < BLOCK_TOKENS) {
         known = true;
-    } else if ((loaded || known) && sess_tokens(d, s, &t) == 0) {
+    } else if ((loaded || known) && sess_tokens_peek(d, s, &t) == 0) {
         kvflow_path(d, m, s->rec.owner, t->p, s->head, &at);
         page = loaded ? kvflow_block_bytes(m) : m->known_block_bytes;
         toks_drop(t);

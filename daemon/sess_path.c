@@ -212,13 +212,12 @@ static void cache_trim(struct daemon *d, const struct sess *keep)
     }
 }
 
-int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret)
+int sess_tokens_peek(struct daemon *d, struct sess *s, struct toks **ret)
 {
     struct toks *t;
     int r;
 
     must_be(s, SESS_MAGIC);
-    s->touched = ++d->sess->clock;
     if (s->toks && s->toks->n >= s->head) {
         *ret = toks_take(s->toks);
         return 0;
@@ -234,10 +233,24 @@ int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret)
         }
         t->n = s->head;
     }
-    toks_drop(s->toks);
-    s->toks = t;
-    cache_trim(d, s);
-    *ret = toks_take(t);
+    *ret = t;
+    return 0;
+}
+
+int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret)
+{
+    struct toks *t;
+    int r = sess_tokens_peek(d, s, &t);
+
+    if (r < 0)
+        return r;
+    s->touched = ++d->sess->clock;
+    if (t != s->toks) {
+        toks_drop(s->toks);
+        s->toks = toks_take(t);
+        cache_trim(d, s);
+    }
+    *ret = t;
     return 0;
 }
 
