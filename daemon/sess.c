@@ -75,11 +75,15 @@ static int load_each(void *ctx, const struct kvs_session *x)
     return 0;
 }
 
+/* Each crash may leave REQ_MAX of them, and nobody has to go on with any before the next. */
 struct open_reqs {
     struct daemon *d;
-    struct kvs_req r[REQ_MAX];
-    uint64_t end[REQ_MAX]; /* of its own tokens */
-    uint32_t n;
+    struct open_req {
+        uint32_t owner;
+        struct kvs_id id, session, branch;
+        uint64_t end; /* of its own tokens */
+    } * v;
+    uint32_t n, cap;
 };
 
 /* Where the tokens of a request end.  When it cannot be read back, at its beginning. */
@@ -99,12 +103,22 @@ static int load_req(void *ctx, const struct kvs_req *r)
 {
     struct open_reqs *o = ctx;
 
-    if (r->state == KVS_REQ_RUNNING && r->type == HRT_START && o->n < REQ_MAX) {
-        o->end[o->n] = req_tokens(o->d, r);
-        o->r[o->n] = *r;
-        o->r[o->n].reply = NULL;
-        o->r[o->n++].reply_bytes = 0;
+    if (r->state != KVS_REQ_RUNNING || r->type != HRT_START)
+        return 0;
+    if (o->n == o->cap) {
+        uint32_t cap = o->cap ? 2 * o->cap : 64;
+        struct open_req *v = realloc(o->v, cap * sizeof *v);
+
+        if (!v)
+            return -ENOMEM;
+        o->v = v;
+        o->cap = cap;
     }
+    o->v[o->n++] = (struct open_req){.owner = r->owner,
+                                     .id = r->id,
+                                     .session = r->session,
+                                     .branch = r->branch,
+                                     .end = req_tokens(o->d, r)};
     return 0;
 }
 
@@ -131,28 +145,27 @@ static void load_place(struct daemon *d, struct sess *s)
 int sess_open(struct daemon *d, struct errbuf *eb)
 {
     struct sess_table *t = calloc(1, sizeof *t);
-    struct open_reqs *o = calloc(1, sizeof *o);
-    int r = t && o ? 0 : -ENOMEM;
+    struct open_reqs o = {.d = d};
+    int r = t ? 0 : -ENOMEM;
 
     d->sess = t;
     if (r == 0)
-        o->d = d;
-    if (r == 0)
         r = kvs_sessions(d->store, load_each, d);
     if (r == 0)
-        r = kvs_reqs(d->store, load_req, o);
+        r = kvs_reqs(d->store, load_req, &o);
     for (uint32_t i = 0; r == 0 && i < t->n; i++)
         load_place(d, t->s[i]);
     /* An open turn's tokens are the session's: it stands at the end of them. */
-    for (uint32_t i = 0; r == 0 && i < o->n; i++) {
-        struct sess *s = sess_by_id(d, o->r[i].owner, &o->r[i].session);
+    for (uint32_t i = 0; r == 0 && i < o.n; i++) {
+        const struct open_req *q = &o.v[i];
+        struct sess *s = sess_by_id(d, q->owner, &q->session);
 
-        if (!s || !s->branch || memcmp(&s->branch->rec.id, &o->r[i].branch, 16) != 0)
+        if (!s || !s->branch || memcmp(&s->branch->rec.id, &q->branch, 16) != 0)
             continue;
-        s->head = o->end[i] < s->branch->end ? o->end[i] : s->branch->end;
-        sess_open_set(s, &o->r[i].id);
+        s->head = q->end < s->branch->end ? q->end : s->branch->end;
+        sess_open_set(s, &q->id);
     }
-    free(o);
+    free(o.v);
     if (r < 0) {
         sess_close(d);
         return err_set(eb, r, "sessions: %s", err_str(r));

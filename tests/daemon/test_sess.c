@@ -7,6 +7,7 @@
 #include "daemon/sess.h"
 #include "daemon/stored.h"
 #include "kvstore/kvstore.h"
+#include "proto.h"
 #include "tests/t.h"
 #include <errno.h>
 #include <stdio.h>
@@ -404,6 +405,42 @@ static void settings_are_kept_and_bounded(void)
     down();
 }
 
+/* Several crashes, and nobody came back in between. */
+static void every_open_answer_is_remembered_however_many_there_are(void)
+{
+    enum { N = 2 * REQ_MAX + 88 };
+    uint32_t found = 0;
+
+    up(true);
+    for (uint32_t i = 0; i < N; i++) {
+        struct sess *s;
+        char name[16];
+
+        snprintf(name, sizeof name, "s%u", i);
+        CHECK_EQ(sess_make(&d, 1, name, "m", &s), 0);
+        say(s, 3, (int32_t)i);
+        struct kvs_req q = {.owner = 1,
+                            .session = s->rec.id,
+                            .branch = s->branch->rec.id,
+                            .pos = s->head,
+                            .type = HRT_START,
+                            .state = KVS_REQ_RUNNING,
+                            .time_ns = wall_ns(),
+                            .reply = "{\"v\":2}",
+                            .reply_bytes = 7};
+        struct kvs_rec rec = {.kind = KVS_REC_REQ, .req = &q};
+
+        kvs_id_new(&q.id);
+        write_recs(&rec, 1);
+    }
+    down();
+    up(false);
+    for (uint32_t i = 0; sess_at(&d, i); i++)
+        found += sess_at(&d, i)->has_open && sess_at(&d, i)->head == 3;
+    CHECK_EQ(found, N);
+    down();
+}
+
 T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(the_first_token_that_differs_starts_a_branch),
@@ -411,4 +448,5 @@ T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(a_branch_hangs_on_the_one_that_holds_its_last_token),
        CASE(any_history_reads_back_as_it_was_said), CASE(a_branch_has_one_owner),
        CASE(a_turn_that_a_rewind_cut_is_as_short_after_a_restart),
-       CASE(settings_are_kept_and_bounded))
+       CASE(settings_are_kept_and_bounded),
+       CASE(every_open_answer_is_remembered_however_many_there_are))
