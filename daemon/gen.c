@@ -7,6 +7,7 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
+#include "daemon/evict.h"
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/steps.h"
@@ -345,51 +346,55 @@ struct expiry {
     struct kvs_session s;
 };
 
-static void expire(struct daemon *d, struct sess *s)
+static bool expire(struct daemon *d, struct sess *s)
 {
     struct expiry *e = calloc(1, sizeof *e);
 
     if (!e)
-        return;
+        return false;
     e->s = s->rec;
     e->rec.kind = KVS_REC_SESSION_RM;
     e->rec.session = &e->s;
     e->b.rec = &e->rec;
     e->b.n_rec = 1;
     e->b.done = expired_done;
-    if (kvs_batch_submit(d->store, &e->b) == 0)
-        sess_forget(d, s);
-    else
+    if (kvs_batch_submit(d->store, &e->b) < 0) {
         free(e);
+        return false;
+    }
+    sess_forget(d, s);
+    return true;
 }
 
 static void expire_sessions(struct daemon *d)
 {
+    struct evict_item *v = calloc(SESS_MAX, sizeof *v);
     double keep_s = d->conf->anonymous_expire_s;
     uint64_t now = wall_ns();
-    uint32_t n;
+    uint32_t n = 0, gone;
 
-    (void)sess_count(d, &n);
     for (uint32_t i = 0; sess_at(d, i);) {
         struct sess *s = sess_at(d, i);
         double age_s = now > s->rec.used_ns ? (double)(now - s->rec.used_ns) / 1e9 : 0;
-        bool brief, old;
+        bool brief, old, stays;
 
         i++;
-        if (!(s->rec.flags & KVS_SESS_ANONYMOUS) || (s->rec.flags & KVS_SESS_PINNED) ||
-            s->running || s->unborn || s->changed)
+        if (!(s->rec.flags & KVS_SESS_ANONYMOUS) || s->unborn)
             continue;
+        stays = (s->rec.flags & KVS_SESS_PINNED) || s->running || s->changed || s->removing;
         brief = strstr(s->rec.settings, "\"keep\":\"no\"") != NULL;
         old = (keep_s >= 0 && age_s > keep_s) || (brief && age_s > (double)KEPT_NS / 1e9);
-        if (!old && n <= ANONYMOUS_MAX)
-            continue;
-        /* Too many: any that is not of this minute goes; the next sweep sees the rest. */
-        if (!old && age_s < 60)
-            continue;
-        expire(d, s);
-        i--;
-        n--;
+        if (old && !stays) {
+            i -= expire(d, s); /* another stands in its place */
+        } else if (v) {
+            /* One of this minute may be about to be gone on with. */
+            v[n++] = (struct evict_item){s->rec.owner, s->rec.used_ns, stays || age_s < 60, s};
+        }
     }
+    gone = v ? evict_pick(v, n, ANONYMOUS_MAX) : 0;
+    for (uint32_t k = 0; k < gone; k++)
+        (void)expire(d, v[k].user);
+    free(v);
 }
 
 static void forget_requests(struct gen *g, uint64_t now)
