@@ -70,6 +70,8 @@ void book_free(struct kvf *f, struct kvf_page *p);  /* out of everything; refs m
 void book_pin(struct kvf *f, struct kvf_page *p);
 void book_unpin(struct kvf *f, struct kvf_page *p);
 struct kvf_page *book_whole(struct kvf *f, const struct kvs_key *prev, const int32_t *ids);
+/* Every live page gets the name it has under f->fingerprint. */
+void book_rename(struct kvf *f);
 
 void queue_init(struct kvf_queue *q);
 void queue_push(struct kvf_queue *q, struct kvf_page *p);

@@ -233,47 +233,77 @@ static int by_pos(const void *a, const void *b)
     return x->first_pos < y->first_pos ? -1 : x->first_pos > y->first_pos;
 }
 
-/* Every page gets the name it has under the real fingerprint: from the front of each chain,
- * since a name follows from the one before.  A page whose chain is broken (the one before it
- * was given away) cannot be named and goes, unless a sequence holds it. */
-static void book_rename(struct kvf *f)
+/* What book_rename works with: the live pages from the front of their chains on, the names
+ * they had, and those already renamed by these (heads by hash, then next; 0 ends, i + 1). */
+struct rename {
+    struct kvf_page **page;
+    struct kvs_key *old;
+    uint32_t *head, *next;
+};
+
+/* The page that came before p, renamed already; NULL: it was given away. */
+static struct kvf_page *renamed_before(const struct kvf *f, const struct rename *x,
+                                       const struct kvf_page *p)
 {
-    struct kvf_page **all = calloc(f->n_pages, sizeof *all);
-    struct kvs_key *old = calloc(f->n_pages, sizeof *old);
+    for (uint32_t at = x->head[hash_of(f, &p->prev)]; at; at = x->next[at - 1]) {
+        struct kvf_page *q = x->page[at - 1];
+
+        if (q->first_pos + BLOCK_TOKENS == p->first_pos &&
+            memcmp(&x->old[at - 1], &p->prev, sizeof p->prev) == 0)
+            return q;
+    }
+    return NULL;
+}
+
+static void rename_one(struct kvf *f, struct rename *x, uint32_t i)
+{
+    struct kvf_page *p = x->page[i], *before = NULL;
+
+    x->old[i] = p->key;
+    p->live = false;
+    if (p->first_pos && !(before = renamed_before(f, x, p))) {
+        if (p->refs == 0)
+            book_free(f, p);
+        return;
+    }
+    if (before)
+        p->prev = before->key;
+    else
+        kvs_key_root(f->fingerprint, p->uid, &p->prev);
+    if (p->n == BLOCK_TOKENS) {
+        uint32_t *head = &x->head[hash_of(f, &p->key)];
+
+        kvs_key_next(&p->prev, p->ids, BLOCK_TOKENS, &p->key);
+        x->next[i] = *head;
+        *head = i + 1;
+    }
+    book_enter(f, p);
+}
+
+/* From the front of each chain, since a name follows from the one before.  A page whose chain
+ * is broken (the one before it was given away) cannot be named and goes, unless a sequence
+ * holds it. */
+void book_rename(struct kvf *f)
+{
+    struct rename x = {.page = calloc(f->n_pages, sizeof *x.page),
+                       .old = calloc(f->n_pages, sizeof *x.old),
+                       .head = calloc(f->hash_mask + 1, sizeof *x.head),
+                       .next = calloc(f->n_pages, sizeof *x.next)};
+    bool room = x.page && x.old && x.head && x.next;
     uint32_t n = 0;
 
-    for (uint32_t i = 0; all && old && i < f->n_pages; i++)
+    for (uint32_t i = 0; room && i < f->n_pages; i++)
         if (f->page[i].live)
-            all[n++] = &f->page[i];
+            x.page[n++] = &f->page[i];
     if (n)
-        qsort(all, n, sizeof *all, by_pos);
+        qsort(x.page, n, sizeof *x.page, by_pos);
     memset(f->hash, 0, (f->hash_mask + 1) * sizeof *f->hash);
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvf_page *p = all[i];
-        bool found = p->first_pos == 0;
-
-        old[i] = p->key;
-        p->live = false;
-        if (found)
-            kvs_key_root(f->fingerprint, p->uid, &p->prev);
-        for (uint32_t j = 0; j < i && !found; j++)
-            if (all[j]->live && all[j]->n == BLOCK_TOKENS &&
-                all[j]->first_pos + BLOCK_TOKENS == p->first_pos &&
-                memcmp(&old[j], &p->prev, sizeof p->prev) == 0) {
-                p->prev = all[j]->key;
-                found = true;
-            }
-        if (!found) {
-            if (p->refs == 0)
-                book_free(f, p);
-            continue;
-        }
-        if (p->n == BLOCK_TOKENS)
-            kvs_key_next(&p->prev, p->ids, BLOCK_TOKENS, &p->key);
-        book_enter(f, p);
-    }
-    free(all);
-    free(old);
+    for (uint32_t i = 0; i < n; i++)
+        rename_one(f, &x, i);
+    free(x.page);
+    free(x.old);
+    free(x.head);
+    free(x.next);
 }
 
 void kvflow_model_keyed(struct daemon *d, struct model *m)
