@@ -20,7 +20,7 @@ struct rig {
     bool threads; /* false: whoever waits turns the three parts itself */
     pthread_t io, commit;
     _Atomic bool stop;
-    uint64_t since_ns, was_in_flight;
+    uint64_t since_ns; /* the wait goes on without anything done; 0: no wait */
 };
 
 /* A fresh directory under $TMPDIR or /tmp; on memory when `fast`. */
