@@ -1,8 +1,9 @@
 /* index_walk.c - index_verify(): in a child process, on a file that may be anything.
  *
- * Every row's CRC, the order of keys, look-ups that find what the walk found, and that no page
- * is both used and free. */
+ * Every row's CRC, the order of keys, look-ups that find what the walk found, and that every
+ * page is whole and has one use (dbpage.h). */
 #include "base/bytes.h"
+#include "kvstore/dbpage.h"
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include <errno.h>
@@ -12,32 +13,9 @@
 
 struct walk {
     MDB_txn *txn;
-    const uint8_t *map;
-    uint8_t *used; /* one bit a page */
-    uint64_t pages, counted;
+    struct dbpages pages;
+    uint64_t counted;
 };
-
-static bool mark(struct walk *x, const void *at, size_t bytes)
-{
-    uint64_t off = (uint64_t)((const uint8_t *)at - x->map);
-
-    if ((const uint8_t *)at < x->map || off + bytes > x->pages * 4096)
-        return false;
-    for (uint64_t p = off / 4096; p <= (off + (bytes ? bytes - 1 : 0)) / 4096; p++)
-        x->used[p / 8] |= (uint8_t)(1 << p % 8);
-    return true;
-}
-
-/* A key's page begins with its own number: that tells where the map begins, and afterwards
- * whether a page is the one its place says. */
-static bool mark_key(struct walk *x, const MDB_val *k)
-{
-    const uint8_t *page = (const uint8_t *)((uintptr_t)k->mv_data & ~(uintptr_t)4095);
-
-    if (!x->map)
-        x->map = page - ld64(page) * 4096;
-    return mark(x, k->mv_data, k->mv_size) && x->map + ld64(page) * 4096 == page;
-}
 
 static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
 {
@@ -46,15 +24,18 @@ static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
     MDB_val k, v, again;
     uint8_t last[512];
     size_t n_last = 0;
-    uint64_t n = 0;
+    uint64_t n = 0, large = 0;
+    unsigned flags = 0;
 
-    if (mdb_stat(x->txn, dbi, &st) || mdb_cursor_open(x->txn, dbi, &c))
+    if (mdb_stat(x->txn, dbi, &st) || mdb_cursor_open(x->txn, dbi, &c) ||
+        (dbi > 0 && (mdb_dbi_flags(x->txn, dbi, &flags) || flags)))
         return E_CORRUPT;
     x->counted += st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages;
     while (mdb_cursor_get(c, &k, &v, n ? MDB_NEXT : MDB_FIRST) == 0) {
         if (++n > st.ms_entries || k.mv_size > sizeof last)
             return E_CORRUPT;
-        if (!mark_key(x, &k) || !mark(x, v.mv_data, v.mv_size))
+        if (!dbpages_leaf(&x->pages, k.mv_data, dbi == 1) ||
+            !dbpages_value(&x->pages, v.mv_data, v.mv_size, &large))
             return E_CORRUPT;
         size_t m = n_last < k.mv_size ? n_last : k.mv_size;
         int order = memcmp(last, k.mv_data, m);
@@ -69,7 +50,7 @@ static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
             return E_CORRUPT;
     }
     mdb_cursor_close(c);
-    return n == st.ms_entries ? 0 : E_CORRUPT;
+    return n == st.ms_entries && large == st.ms_overflow_pages ? 0 : E_CORRUPT;
 }
 
 /* A free page that is also in use would be overwritten by the next transaction. */
@@ -88,14 +69,16 @@ static int walk_free(struct walk *x)
             return E_CORRUPT;
         for (uint64_t j = 1; j <= n; j++) {
             uint64_t p = ld64((uint8_t *)v.mv_data + 8 * j);
-            if (p < 2 || p >= x->pages || p >= last || (x->used[p / 8] >> p % 8 & 1))
+            if (p >= last || !dbpages_free(&x->pages, p))
                 return E_CORRUPT;
             last = p;
         }
         n_free += n;
     }
     mdb_cursor_close(c);
-    return x->counted + n_free + 2 == x->pages ? 0 : E_CORRUPT;
+    return x->counted + n_free + DBPAGE_METAS == x->pages.n && dbpages_rest(&x->pages)
+               ? 0
+               : E_CORRUPT;
 }
 
 int index_verify(const char *dir, uint64_t quick_bytes)
@@ -121,10 +104,11 @@ int index_verify(const char *dir, uint64_t quick_bytes)
         return r == -ENOENT ? E_CORRUPT : r;
     mdb_env_info(env, &info);
     mdb_env_stat(env, &ds);
-    x.pages = (uint64_t)info.me_last_pgno + 1;
+    uint64_t pages = (uint64_t)info.me_last_pgno + 1;
     /* LMDB writes whole pages: a file that ends before the last one has lost some. */
-    if (ds.ms_psize != 4096 || x.pages * 4096 > (uint64_t)st.st_size + 4096 * 64 ||
-        x.pages * 4096 > INDEX_MAP_BYTES || info.me_mapsize != INDEX_MAP_BYTES)
+    if (ds.ms_psize != DBPAGE_BYTES ||
+        pages * DBPAGE_BYTES > (uint64_t)st.st_size + DBPAGE_BYTES * 64 ||
+        pages * DBPAGE_BYTES > INDEX_MAP_BYTES || info.me_mapsize != INDEX_MAP_BYTES)
         return E_CORRUPT;
     MDB_val k = {5, (void *)"clean"}, v;
     if (mdb_dbi_open(x.txn, index_db_names[DB_META], 0, &dbi) == 0 &&
@@ -132,10 +116,9 @@ int index_verify(const char *dir, uint64_t quick_bytes)
         clean = ld64(v.mv_data);
     if (clean == 1 && (uint64_t)st.st_size > quick_bytes)
         return 0;
-    x.used = calloc(1, x.pages / 8 + 1);
-    if (!x.used)
-        return -ENOMEM;
-    r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
+    r = dbpages_init(&x.pages, pages);
+    if (r == 0)
+        r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
     for (int d = 0; d < DB_ && r == 0; d++) {
         r = index_err(mdb_dbi_open(x.txn, index_db_names[d], 0, &dbi));
         if (r == 0)
