@@ -257,27 +257,29 @@ compile_commands.json: $(sort $(ALL_OBJ))       ## for clangd
 	@{ echo '['; cat $(^:=.json) | sed '$$s/,$$//'; echo ']'; } > $@
 
 # --- install: everything under PREFIX, found there by systemd, man and the shells ------------
-SYSTEMDDIR ?= $(PREFIX)/lib
+# Below HOME: for one user, whose systemd looks in share, and who has no system units.
+MINE       := $(filter $(HOME)/%,$(PREFIX))
+SYSTEMDDIR ?= $(PREFIX)/$(if $(MINE),share,lib)
 SHAREDIR   ?= $(PREFIX)/share
 SYSCONFDIR ?= /etc
 D := $(DESTDIR)
-UNITS     := $(wildcard systemd/*.service)
+UNITS     := $(if $(MINE),,$(wildcard systemd/*.service))
 USERUNITS := $(wildcard systemd/user/*.service)
 unit = sed -e 's,@BINDIR@,$(PREFIX)/bin,g' -e 's,@SYSCONFDIR@,$(SYSCONFDIR),g' $(1) > $(2) && chmod 644 $(2)
 install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= SYSCONFDIR=
 	install -d $(D)$(PREFIX)/bin $(D)$(PREFIX)/lib $(D)$(PREFIX)/include/hearth/base \
-	  $(D)$(SYSTEMDDIR)/systemd/system $(D)$(SYSTEMDDIR)/systemd/user $(D)$(SYSTEMDDIR)/sysusers.d \
-	  $(D)$(SYSTEMDDIR)/tmpfiles.d $(D)$(SYSCONFDIR)/hearth $(D)$(SHAREDIR)/doc/hearth \
+	  $(D)$(SYSTEMDDIR)/systemd/user $(D)$(SYSCONFDIR)/hearth $(D)$(SHAREDIR)/doc/hearth \
 	  $(D)$(SHAREDIR)/man/man1 $(D)$(SHAREDIR)/man/man8 $(D)$(SHAREDIR)/bash-completion/completions \
 	  $(D)$(SHAREDIR)/zsh/site-functions $(D)$(SHAREDIR)/fish/vendor_completions.d
 	install -m 755 $(PROGS) $(D)$(PREFIX)/bin
 	install -m 644 $(O)/libhearth.a $(D)$(PREFIX)/lib
 	install -m 644 client/client.h include/proto.h $(D)$(PREFIX)/include/hearth
 	install -m 644 $(wildcard include/base/*.h) $(D)$(PREFIX)/include/hearth/base
+	$(if $(MINE),,install -d $(D)$(SYSTEMDDIR)/systemd/system $(D)$(SYSTEMDDIR)/sysusers.d $(D)$(SYSTEMDDIR)/tmpfiles.d)
 	@for u in $(UNITS); do echo "unit $$u"; $(call unit,$$u,$(D)$(SYSTEMDDIR)/systemd/system/$${u##*/}) || exit 1; done
 	@for u in $(USERUNITS); do echo "unit $$u"; $(call unit,$$u,$(D)$(SYSTEMDDIR)/systemd/user/$${u##*/}) || exit 1; done
-	install -m 644 systemd/hearth.sysusers $(D)$(SYSTEMDDIR)/sysusers.d/hearth.conf
-	install -m 644 systemd/hearth.tmpfiles $(D)$(SYSTEMDDIR)/tmpfiles.d/hearth.conf
+	$(if $(MINE),,install -m 644 systemd/hearth.sysusers $(D)$(SYSTEMDDIR)/sysusers.d/hearth.conf)
+	$(if $(MINE),,install -m 644 systemd/hearth.tmpfiles $(D)$(SYSTEMDDIR)/tmpfiles.d/hearth.conf)
 	install -m 644 systemd/hearth.conf.example $(D)$(SYSCONFDIR)/hearth/hearth.conf.example
 	install -m 644 README.md LICENSE $(wildcard docs/*.md) $(D)$(SHAREDIR)/doc/hearth
 	install -m 644 $(wildcard man/*.1) $(D)$(SHAREDIR)/man/man1

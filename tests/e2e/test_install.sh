@@ -56,4 +56,13 @@ bash -n "$tmp/usr/share/bash-completion/completions/hearth" 2>&1 || no "bash com
 m uninstall DESTDIR="$tmp" PREFIX=/usr >/dev/null 2>&1 || no "make uninstall failed"
 left=$(find "$tmp/usr" "$tmp/etc" -type f)
 [ -z "$left" ] || no "left after uninstall: $left"
+
+# Below HOME: where one user's systemd looks, and nothing that only the machine's would read.
+m install DESTDIR="$tmp" HOME=/home/u PREFIX=/home/u/.local SYSCONFDIR=/home/u/.config >"$tmp/log" 2>&1 ||
+    { cat "$tmp/log"; no "make install for one user failed"; }
+[ -s "$tmp/home/u/.local/share/systemd/user/hearthd.service" ] || no "one user's unit is not where systemd looks"
+! find "$tmp/home" -path '*systemd/system*' -o -name '*sysusers*' -o -name '*tmpfiles*' | grep -q . || no "one user got the machine's files"
+m uninstall DESTDIR="$tmp" HOME=/home/u PREFIX=/home/u/.local SYSCONFDIR=/home/u/.config >/dev/null 2>&1 || no "make uninstall for one user failed"
+left=$(find "$tmp/home" -type f)
+[ -z "$left" ] || no "left after one user's uninstall: $left"
 exit $bad
