@@ -391,6 +391,12 @@ void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t hea
 bool sess_at_end(const struct sess *s)
 {
     const struct branch *b = s->branch;
+    const struct turn *last = s->turns_known && s->n_turns ? &s->turns[s->n_turns - 1] : NULL;
 
+    /* A turn without tokens, an answer cancelled before it began, is on record at the end: a turn
+     * that begins there in the same branch would take its place, also for the others who stand
+     * there. */
+    if (last && last->first == s->head && last->n_tokens == 0 && s->head)
+        return false;
     return b && b->end == s->head && (!b->owned || sess_open_is(s, &b->owner));
 }

@@ -128,8 +128,8 @@ int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that be
 void sess_turns_clamp(struct sess *s);                   /* forgets what lies above head */
 const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: none */
 
-/* May s append to its branch as it stands: at the end of it, and nobody else owns it?
- * Otherwise branch_new. */
+/* May s, whose turns are known, append to its branch as it stands: at the end of it, with no turn
+ * on record there, and nobody else owns it?  Otherwise branch_new. */
 bool sess_at_end(const struct sess *s);
 /* A new branch for appending after `at` tokens of from's path (from NULL or at 0: a root). */
 int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64_t at,

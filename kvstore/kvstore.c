@@ -616,7 +616,8 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
     for (uint32_t i = 0; i < n && r == 0; i++) {
         struct index_at at;
         /* A turn may be on record before its first token is: the last branch's turns count
-         * up to `to`, the others' up to where the next branch leaves. */
+         * up to `to`, the others' up to where the next branch leaves.  One without tokens that
+         * stands just there is part of the path: an answer cancelled before it began. */
         uint64_t stop = i + 1 < n ? v[i].to : to;
         index_at_turns(&at, &v[i].id);
         for (int got = 1; got > 0 && r == 0;) {
@@ -624,7 +625,7 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
             if (got < 0)
                 r = got;
             for (int k = 0; k < got && r == 0; k++) {
-                if (t[k].first >= stop) {
+                if (t[k].first > stop || (t[k].first == stop && t[k].n_tokens)) {
                     got = 0;
                     break;
                 }

@@ -122,7 +122,8 @@ int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, ui
                int32_t *ret);
 /* Number of tokens stored in the path that ends in branch. */
 int kvs_branch_end(struct kvstore *s, const struct kvs_id *branch, uint64_t *ret);
-/* Turns of the path that ends in branch with first < to, ascending. */
+/* Turns of the path that ends in branch with first < to, ascending, and those without tokens
+ * that stand at `to` or where a branch leaves (a later turn may begin at the same place). */
 int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
               int (*each)(void *ctx, const struct kvs_turn *t), void *ctx);
 /* reply is malloc'ed into *ret_reply when there is one. */

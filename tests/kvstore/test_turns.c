@@ -209,6 +209,24 @@ static void turns_of_a_path_come_in_order_up_to_where_it_leaves(void)
     CHECK_EQ(kvs_turns(g.s, &id, 1000, note_turn, &at), 0);
     CHECK_EQ(at - first, 3);
     CHECK_EQ(first[2], 400);
+    /* An answer cancelled before its first token stands at the end of the path; where it was
+     * left for something else, that follows at the same place. */
+    CHECK_EQ(turn(0, 1000, 0, 1), 0);
+    at = first;
+    CHECK_EQ(kvs_turns(g.s, &id, 1000, note_turn, &at), 0);
+    CHECK_EQ(at - first, 4);
+    CHECK_EQ(first[3], 1000);
+    at = first;
+    CHECK_EQ(kvs_turns(g.s, &id, 999, note_turn, &at), 0);
+    CHECK_EQ(at - first, 3);
+    id = rig_id(1, 2);
+    CHECK_EQ(branch(2, 0, 1000), 0);
+    CHECK_EQ(turn(2, 1000, 50, 1), 0);
+    at = first;
+    CHECK_EQ(kvs_turns(g.s, &id, 1050, note_turn, &at), 0);
+    CHECK_EQ(at - first, 5);
+    CHECK_EQ(first[3], 1000);
+    CHECK_EQ(first[4], 1000);
     rig_fini(&g);
 }
 
