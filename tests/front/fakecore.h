@@ -6,7 +6,7 @@
  * knows no stream, and the same START gives the same words.
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
- * "pace=MS" between them (0), "emoji" (tokens whose text is held back), "fail" (ends in
+ * "pace=MS" between them (0), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s). */
 #ifndef TESTS_FAKECORE_H
@@ -32,7 +32,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 256, FC_DUE = 512, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms;
-    bool emoji, fail, cancelled, ingest;
+    bool emoji, fail, cut, cancelled, ingest;
     uint64_t began_ns;
 };
 struct fc_due { /* a reply that waits for its time */
@@ -134,7 +134,7 @@ static void fc_next(struct fc *c, const struct fc_due *d)
                       "\"prefill_ms\":2,\"first_token_ms\":3,\"decode_ms\":4},\"turn\":2,"
                       "\"durable\":true,"
                       "\"session\":{\"id\":\"%032d\",\"name\":\"fake\"},\"model\":\"fake\"",
-                      s->cancelled ? "cancelled" : "stop", s->words, 7);
+                      s->cancelled || s->cut ? "cancelled" : "stop", s->words, 7);
     snprintf(json + k, sizeof json - (size_t)k, "}");
     fc_send(c, d->conn, &d->f, HRT_OK, json, tail, (size_t)(p - tail));
 }
@@ -200,6 +200,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
             s.pace_ms = atoi(q + 5);
         s.emoji = strstr(p, "emoji") != NULL;
         s.fail = strstr(p, "fail") != NULL;
+        s.cut = strstr(p, "cut") != NULL;
         if (cJSON_IsNumber(max) && max->valuedouble < s.words)
             s.words = (int)max->valuedouble;
         c->s[i = c->n_s++] = s;

@@ -140,6 +140,15 @@ static void an_error_in_the_middle_is_an_event(void)
     CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, CHAT("fail words=2"), got,
                   sizeof got),
              500);
+    /* Cut by somebody else: never an end that looks like the answer's own. */
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, STREAM("cut words=2"), got,
+                  sizeof got),
+             200);
+    CHECK(has("\"code\":\"cancelled\"") && !has("[DONE]") && !has("\"stop\""));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, CHAT("cut words=2"), got,
+                  sizeof got),
+             499);
+    CHECK(has("\"code\":\"cancelled\""));
     front_stop(&f);
 }
 
