@@ -413,6 +413,10 @@ void op_session_open(struct call *c)
         call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL, "no session \"%s\"", name);
     } else if (!s) {
         open_new(c, &id, name, model, system);
+    } else if (s->unborn) {
+        /* Whether it comes to be hangs on a request that may yet be refused. */
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+                  "session \"%s\" is just being made by another request; try again", name);
     } else if (model && model[0] &&
                model_find(c->d, model, NULL) != model_find(c->d, s->rec.model, NULL)) {
         call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,

@@ -103,7 +103,56 @@ def a_new_request_after_a_crash_closes_the_old_one():
     check(d.alive(), "the daemon lives")
 
 
+def an_answer_cancelled_before_it_began_is_a_turn_after_a_restart():
+    d = Daemon("--threads", "2").start()
+    d.load()
+
+    def seen(l):
+        turns = {s: [(t["role"], t["position"], t["tokens"]) for t in l.call(SESSION_SHOW, {"session": s})["turns"]]
+                 for s in ("A", "F", "G")}
+        # The next question comes to as many tokens: what it closes is the same.
+        return turns, {s: generate(l, ask("What is a river?", 4, session=s, fork=True)).start["context"] for s in turns}
+
+    with d.link() as l:
+        ids = tokens_of(l, text(0))[:1500]
+        r = l.call(START, {"id": new_id(), "session": "A", "create": True, "model": "m", "input": "tokens",
+                           "params": {"max_tokens": 50, "temperature": 0}}, ids_tail(ids))
+        l.call(SESSION_FORK, {"id": new_id(), "session": "A", "name": "F"})
+        l.call(CANCEL, {"stream": r["stream"]})
+        a = follow(l, r["stream"])
+        check_eq((a.last["finish"], len(a.tokens), a.last["durable"]), ("cancelled", 0, True), "the cancelled answer")
+        l.call(SESSION_FORK, {"id": new_id(), "session": "A", "name": "G"})
+        before = seen(l)
+        check_eq(before[0]["A"][-1], ("assistant", 1500, 0), "the last turn")
+    d.restart(clean=False)
+    d.load()
+    with d.link() as l:
+        check_eq(seen(l), before, "turns and the next question after kill -9")
+        generate(l, ask("And a lake?", 4, session="A"))  # goes on elsewhere: F and G keep their turn
+        after = seen(l)[0]
+        check_eq((after["F"], after["G"]), (before[0]["F"], before[0]["G"]), "the turns of those who stay")
+    d.stop()
+
+
+def an_open_of_a_session_that_is_being_made_is_not_acknowledged():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    with d.link() as l, d.link() as l2:
+        l.send(START, ask(" " * 7000000, 2, session="X", create=True))
+        acked, t0 = False, time.monotonic()
+        while time.monotonic() - t0 < 20 and not acked:
+            st, j, _ = l2.raw(SESSION_OPEN, {"id": new_id(), "name": "X", "model": "m"})
+            acked = st == 0
+            check(acked or j["slug"] == "session_busy", lambda: "OPEN says %r" % (j,))
+        check(l.reply()[2] != 0, "a prompt beyond the context is refused")
+        check(acked, "OPEN is answered once the other request is refused")
+        check_eq(l2.call(SESSION_SHOW, {"session": "X"})["tokens"], 0, "tokens of what was opened")
+    d.stop()
+
+
 main(a_fork_of_a_running_session_appends_elsewhere,
+     an_answer_cancelled_before_it_began_is_a_turn_after_a_restart,
+     an_open_of_a_session_that_is_being_made_is_not_acknowledged,
      an_open_answer_goes_on_beside_a_fork_of_it,
      turns_cut_by_a_rewind_are_the_same_after_a_restart,
      a_new_request_after_a_crash_closes_the_old_one)
