@@ -501,6 +501,8 @@ static int place_anonymous(struct req *r, struct prepared *p)
             !from->running && !from->has_open && sess_at_end(from)) {
             r->s = from;
             from->running = r;
+            if (r->keep) /* what one question began is a conversation now */
+                (void)sess_setting_set(from, "keep", NULL);
             return 0;
         }
     }

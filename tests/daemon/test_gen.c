@@ -87,6 +87,49 @@ static void edit_requests(struct rig *g, edit_fn *edit)
         free(e.text[i]);
 }
 
+struct kept {
+    uint32_t sessions, brief;
+};
+static int kept_each(void *ctx, const struct kvs_session *x)
+{
+    struct kept *k = ctx;
+
+    k->sessions++;
+    k->brief += strstr(x->settings, "\"keep\":\"no\"") != NULL;
+    return 0;
+}
+
+static void what_one_question_began_is_kept_when_it_goes_on(void)
+{
+    static const char more[] = ",\"params\":{\"max_tokens\":4,\"temperature\":0}";
+    struct kvs_opts o = {.disk_bytes = 1 << 30, .host_bytes = 64 << 20};
+    struct errbuf eb = {{0}};
+    struct kept k = {0};
+    char dir[200], brief[sizeof more + 32];
+    struct kvstore *s = NULL;
+    struct rig g;
+
+    some_ids(ids, 400, 7);
+    rig_make(&g, "");
+    rig_up(&g);
+    snprintf(brief, sizeof brief, ",\"keep\":false%s", more);
+    rig_run(&g, ids, 300, brief, &a);
+    CHECK(a.n > 0);
+    memcpy(ids + 300, a.id, a.n * sizeof *ids);
+    rig_run(&g, ids, 300 + a.n + 9, more, &b);
+    CHECK(usage(&b, "usage", "reused") >= 300);
+    rig_down(&g, SIGTERM);
+    snprintf(dir, sizeof dir, "%s/state", g.base);
+    o.dir = dir;
+    CHECK_EQ(kvs_open(&s, &o, NULL, &eb), 0);
+    CHECK_EQ(kvs_sessions(s, kept_each, &k), 0);
+    kvs_close(s);
+    CHECK_EQ(k.sessions, 1);
+    CHECK_EQ(k.brief, 0);
+    answer_clear(&a);
+    answer_clear(&b);
+}
+
 static void a_cut_anywhere_does_not_show_after_a_restart(void)
 {
     static const uint32_t cut[] = {1, 2, 17, 255, 256, 257, 300, 511, 512, 513, 769, 1024};
@@ -826,6 +869,7 @@ T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(without_a_session_the_longest_stored_beginning_is_found),
        CASE(what_was_cut_short_can_be_closed_by_another_request),
        CASE(a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on),
+       CASE(what_one_question_began_is_kept_when_it_goes_on),
        CASE(the_context_is_a_limit_that_is_said),
        CASE(sessions_change_once_per_id_and_say_why_not),
        CASE(told_to_stop_with_work_at_the_worker_it_ends_well))
