@@ -56,8 +56,9 @@ const char *finish_str(uint32_t f); /* "stop" ...; NULL for FIN_NONE and strange
 struct turn { /* a kvs_turn without what only the disk needs */
     uint64_t first, n_tokens, time_ns;
     uint32_t role, flags, finish;
-    bool user_open; /* a user turn that the next question goes on with and closes */
-    bool opened;    /* ends with the assistant's opening */
+    struct kvs_id request; /* whose it is: forks have copies */
+    bool user_open;        /* a user turn that the next question goes on with and closes */
+    bool opened;           /* ends with the assistant's opening */
     bool durable;
     bool ingest_cut; /* an ingest that ended before all of it was evaluated */
 };
@@ -126,6 +127,11 @@ int sess_tokens_peek(struct daemon *d, struct sess *s, struct toks **ret);
 int sess_turns(struct daemon *d, struct sess *s);
 int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that began there */
 void sess_turns_clamp(struct sess *s);                   /* forgets what lies above head */
+struct turn sess_turn_of(const struct kvs_turn *k);      /* as it is read again; not durable */
+/* k has ended: so have the copies that forks took of it while it was open. */
+void sess_turn_ended(struct daemon *d, const struct kvs_turn *k);
+/* What has ended of this request is durable, wherever it was copied to. */
+void sess_turns_durable(struct daemon *d, const struct kvs_id *req);
 const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: none */
 
 /* May s, whose turns are known, append to its branch as it stands: at the end of it, with no turn

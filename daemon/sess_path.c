@@ -317,23 +317,68 @@ void sess_turns_clamp(struct sess *s)
         turn_cut(t, s->head);
 }
 
-/* A turn that a rewind cut keeps its length on the disk: the next one's beginning says where
- * it ends. */
-static int turn_each(void *ctx, const struct kvs_turn *k)
+struct turn sess_turn_of(const struct kvs_turn *k)
 {
-    struct sess *s = ctx;
     struct turn t = {.first = k->first,
                      .n_tokens = k->n_tokens,
                      .time_ns = k->time_ns,
                      .role = k->role,
                      .flags = k->flags,
                      .finish = k->finish,
-                     .durable = true};
+                     .request = k->request};
 
     t.user_open = strstr(k->params, "\"user_open\":true") != NULL;
     t.opened = strstr(k->params, "\"opened\":true") != NULL;
     t.ingest_cut = strstr(k->params, "\"ingest\":true") != NULL && k->finish != FIN_LENGTH &&
                    k->finish != FIN_STOP;
+    return t;
+}
+
+void sess_turn_ended(struct daemon *d, const struct kvs_turn *k)
+{
+    struct sess_table *table = d->sess;
+
+    for (uint32_t i = 0; i < table->n; i++) {
+        struct sess *s = table->s[i];
+
+        for (uint32_t j = 0; s->turns_known && j < s->n_turns; j++) {
+            struct turn *t = &s->turns[j], was = *t;
+
+            if (t->first != k->first || memcmp(&t->request, &k->request, sizeof k->request))
+                continue;
+            *t = sess_turn_of(k);
+            t->durable = was.durable;
+            /* Cut where its next one begins, or by the head: as it is read again. */
+            if (j + 1 == s->n_turns)
+                sess_turns_clamp(s);
+            else if (t->n_tokens > t[1].first - t->first)
+                turn_cut(t, t[1].first);
+            break;
+        }
+    }
+}
+
+void sess_turns_durable(struct daemon *d, const struct kvs_id *req)
+{
+    struct sess_table *table = d->sess;
+
+    for (uint32_t i = 0; i < table->n; i++)
+        for (uint32_t j = 0; j < table->s[i]->n_turns; j++) {
+            struct turn *t = &table->s[i]->turns[j];
+
+            if (!t->durable && !(t->flags & KVS_TURN_OPEN))
+                t->durable = memcmp(&t->request, req, sizeof *req) == 0;
+        }
+}
+
+/* A turn that a rewind cut keeps its length on the disk: the next one's beginning says where
+ * it ends. */
+static int turn_each(void *ctx, const struct kvs_turn *k)
+{
+    struct sess *s = ctx;
+    struct turn t = sess_turn_of(k);
+
+    t.durable = true;
     if (s->n_turns) {
         struct turn *last = &s->turns[s->n_turns - 1];
 

@@ -231,15 +231,7 @@ static void add_turn(struct tbatch *t, struct req *r, bool input, uint64_t first
     k->finish = finish;
     turn_params(r, k->params, input);
     add(t, KVS_REC_TURN, k);
-    mem = (struct turn){.first = first,
-                        .n_tokens = n,
-                        .time_ns = k->time_ns,
-                        .role = k->role,
-                        .flags = flags,
-                        .finish = finish,
-                        .user_open = input && r->user_open,
-                        .opened = input && r->opened,
-                        .ingest_cut = input && r->ingest && finish != FIN_STOP};
+    mem = sess_turn_of(k);
     if (r->s->turns_known)
         (void)sess_turn_add(r->s, &mem);
 }
@@ -327,12 +319,7 @@ static int add_interrupted(struct tbatch *t, struct req *r)
     f.ret->flags = (f.ret->flags & ~(uint32_t)KVS_TURN_OPEN) | KVS_TURN_INTERRUPTED;
     f.ret->finish = FIN_INTERRUPTED;
     add(t, KVS_REC_TURN, f.ret);
-    for (uint32_t i = 0; i < s->n_turns; i++)
-        if (s->turns[i].first == f.first) {
-            s->turns[i].n_tokens = f.ret->n_tokens;
-            s->turns[i].flags = f.ret->flags;
-            s->turns[i].finish = FIN_INTERRUPTED;
-        }
+    sess_turn_ended(r->d, f.ret);
     return 0;
 }
 
@@ -361,6 +348,8 @@ static void batch_done(struct kvs_batch *b)
     }
     for (uint32_t i = 0; b->res == 0 && kind != T_COMMIT && r->s && i < r->s->n_turns; i++)
         r->s->turns[i].durable |= !(r->s->turns[i].flags & KVS_TURN_OPEN);
+    if (b->res == 0 && kind != T_COMMIT)
+        sess_turns_durable(r->d, &r->id);
     tbatch_free(t);
     if (kind == T_BEGIN) {
         r->begun = true;
@@ -475,6 +464,8 @@ void turn_end(struct req *r)
         add_turn(t, r, true, r->turn_first, n - r->turn_first, 0, r->finish);
     if (!r->ingest)
         add_turn(t, r, false, r->n_prompt, n - r->n_prompt, flags, r->finish);
+    if (t->n_turn)
+        sess_turn_ended(r->d, &t->turn[t->n_turn - 1]);
     add_session(t, r, n);
     if (add_req(t, r, true, false) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);

@@ -150,9 +150,36 @@ def an_open_of_a_session_that_is_being_made_is_not_acknowledged():
     d.stop()
 
 
+def a_fork_of_an_ingest_learns_that_it_ended():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    doc = {"input": "documents", "params": {"max_tokens": 0}}
+    words = text(0, 3000)
+    a = new_id()
+    l.call(START, dict(doc, id=a, session="A"), words.encode())
+    for n in "FGH":
+        l.call(SESSION_FORK, {"id": new_id(), "session": "A", "name": n})
+    generate(l, ask("What is it?", 3, session="H"))
+    follow(l, a)
+    before = turns_of(l, "A"), turns_of(l, "F"), turns_of(l, "H")
+    check_eq(before[1], before[0], "the fork's turns")
+    for n in "AFH":
+        for t in ids_of(l, n)[0]["turns"]:
+            check(t["durable"], lambda: "a turn of %s that ended: %r" % (n, t))
+    f = generate(l, dict(doc, session="F"), words.encode())
+    d.restart()
+    d.load()
+    l = d.link()
+    check_eq((turns_of(l, "A"), turns_of(l, "G"), turns_of(l, "H")), before, "the turns after a restart")
+    g = generate(l, dict(doc, session="G"), words.encode())
+    check_eq(g.start["context"], f.start["context"], "the same documents once more, after a restart")
+
+
 main(a_fork_of_a_running_session_appends_elsewhere,
      an_answer_cancelled_before_it_began_is_a_turn_after_a_restart,
      an_open_of_a_session_that_is_being_made_is_not_acknowledged,
      an_open_answer_goes_on_beside_a_fork_of_it,
      turns_cut_by_a_rewind_are_the_same_after_a_restart,
-     a_new_request_after_a_crash_closes_the_old_one)
+     a_new_request_after_a_crash_closes_the_old_one,
+     a_fork_of_an_ingest_learns_that_it_ended)
