@@ -303,6 +303,9 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
 
     must_be(s, SESS_MAGIC);
     must(at <= s->head);
+    r = sess_tokens_hold(s);
+    if (r < 0)
+        return r;
     r = sess_make(d, s->rec.owner, name, s->rec.model, &f);
     if (r < 0)
         return r;

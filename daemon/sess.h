@@ -123,6 +123,8 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head); /* rewind: head
 int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret);
 /* The same for a look at many sessions: what was not cached is not cached for it. */
 int sess_tokens_peek(struct daemon *d, struct sess *s, struct toks **ret);
+/* What its running request has of them is cached: the store may not have them yet. */
+int sess_tokens_hold(struct sess *s);
 /* Turns up to head, cached or read. */
 int sess_turns(struct daemon *d, struct sess *s);
 int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that began there */

@@ -2,6 +2,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/req.h"
 #include "daemon/sess.h"
 #include "kvstore/kvstore.h"
 #include <errno.h>
@@ -212,12 +213,32 @@ static void cache_trim(struct daemon *d, const struct sess *keep)
     }
 }
 
+int sess_tokens_hold(struct sess *s)
+{
+    const struct req *q = s->running;
+    struct toks *t;
+
+    if (!q || !q->toks || q->br != s->branch || q->toks->n < s->head ||
+        (s->toks && s->toks->n >= s->head))
+        return 0;
+    t = toks_new(s->head);
+    if (!t)
+        return -ENOMEM;
+    (void)toks_append(t, q->toks->p, s->head); /* there is room */
+    toks_drop(s->toks);
+    s->toks = t;
+    return 0;
+}
+
 int sess_tokens_peek(struct daemon *d, struct sess *s, struct toks **ret)
 {
     struct toks *t;
     int r;
 
     must_be(s, SESS_MAGIC);
+    r = sess_tokens_hold(s);
+    if (r < 0)
+        return r;
     if (s->toks && s->toks->n >= s->head) {
         *ret = toks_take(s->toks);
         return 0;

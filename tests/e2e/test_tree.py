@@ -176,10 +176,34 @@ def a_fork_of_an_ingest_learns_that_it_ended():
     check_eq(g.start["context"], f.start["context"], "the same documents once more, after a restart")
 
 
+def a_session_that_is_being_begun_can_be_read():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l, l2 = d.link(), d.link()
+    for i in range(40):
+        k, forks = "s%d" % i, []
+        l.send(START, ask("Tell me %d." % i, 3, session=k, id=new_id()))
+        for j in range(12):
+            st, r, _ = l2.raw(SESSION_SHOW, {"session": k, "ids": True})
+            check(st == 0 or r["slug"] == "session_not_found", lambda: "SESSION_SHOW: %r" % (r,))
+            st, r, _ = l2.raw(SESSION_FORK, {"id": new_id(), "session": k})
+            check(st == 0 or r["slug"] == "session_not_found", lambda: "SESSION_FORK: %r" % (r,))
+            if st == 0:
+                forks.append(r)
+        st, r, _ = l2.raw(START, ask("More.", 2, session=k, fork=True, id=new_id()))
+        check(st == 0 or r["slug"] == "session_not_found", lambda: "a fork's START: %r" % (r,))
+        st, r, _ = l.reply()[2:5]
+        check_eq(st, 0, "START")
+        follow(l, r["stream"])
+        for f in forks:
+            check_eq(len(ids_of(l, f["id"])[1]), f["tokens"], "the tokens of a fork")
+
+
 main(a_fork_of_a_running_session_appends_elsewhere,
      an_answer_cancelled_before_it_began_is_a_turn_after_a_restart,
      an_open_of_a_session_that_is_being_made_is_not_acknowledged,
      an_open_answer_goes_on_beside_a_fork_of_it,
      turns_cut_by_a_rewind_are_the_same_after_a_restart,
      a_new_request_after_a_crash_closes_the_old_one,
-     a_fork_of_an_ingest_learns_that_it_ended)
+     a_fork_of_an_ingest_learns_that_it_ended,
+     a_session_that_is_being_begun_can_be_read)
