@@ -168,7 +168,6 @@ static void add_progress(cJSON *o, struct req *r, uint64_t now)
  * Returns where it stopped. */
 static uint32_t add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
 {
-    const struct tokenizer *tok = r->m->state == MODEL_LOADED ? eng_tokenizer(r->m->eng) : NULL;
     size_t bytes = 0;
     cJSON *list;
     uint32_t i;
@@ -182,21 +181,13 @@ static uint32_t add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
         cJSON_AddNumberToObject(e, "index", i);
         uint32_t n_top;
         const struct smp_top *a = stream_tops(&r->st, i, &n_top);
+        const char *text = stream_top_texts(&r->st, i);
 
-        for (uint32_t k = 0; k < n_top; k++, a++) {
+        for (uint32_t k = 0; k < n_top; k++, a++, text += strlen(text) + 1) {
             cJSON *x = cJSON_CreateObject();
-            size_t n = 0;
-            const char *piece = tok ? tok_piece(tok, a->id, true, &n) : NULL;
-            struct tok_stream u = {{0}, 0};
-            char text[1024];
-            size_t m = 0;
 
-            if (piece && n < 300) {
-                m = tok_stream_feed(&u, piece, n, text);
-                m += tok_stream_end(&u, text + m);
-            }
-            text[m] = 0;
-            bytes += TOP_JSON_BYTES + 6 * m; /* should every byte be written as \u00XX */
+            bytes +=
+                TOP_JSON_BYTES + 6 * strlen(text); /* should every byte be written as \u00XX */
             cJSON_AddNumberToObject(x, "id", a->id);
             cJSON_AddNumberToObject(x, "logprob", (double)a->logprob);
             cJSON_AddStringToObject(x, "text", text);

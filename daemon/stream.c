@@ -23,6 +23,8 @@ void stream_fini(struct stream *s)
     free(s->held);
     free(s->top);
     free(s->n_tops);
+    free(s->top_text);
+    free(s->top_at);
     memset(s, 0, sizeof *s);
 }
 
@@ -59,15 +61,52 @@ static int room(struct stream *s, size_t bytes, size_t held)
         uint32_t cap = s->top_cap ? s->top_cap * 2 : 64;
         struct smp_top *t = realloc(s->top, (size_t)cap * s->top_want * sizeof *t);
         uint8_t *n;
+        size_t *at;
 
         if (t)
             s->top = t;
         n = t ? realloc(s->n_tops, cap) : NULL;
-        if (!n)
+        if (n)
+            s->n_tops = n;
+        at = n ? realloc(s->top_at, cap * sizeof *at) : NULL;
+        if (!at)
             return -ENOMEM;
-        s->n_tops = n;
+        s->top_at = at;
         s->top_cap = cap;
     }
+    return 0;
+}
+
+enum { TOP_PIECE_MAX = 300 }; /* a longer one has no text here */
+
+/* The model may be gone when they are read. */
+static int put_top_texts(struct stream *s, const struct tokenizer *t, const struct smp_top *top,
+                         uint32_t n)
+{
+    size_t need = s->n_top_text + (size_t)n * (TOP_PIECE_MAX * 3 + 64), at = s->n_top_text;
+
+    if (need > s->top_text_cap) {
+        char *p = realloc(s->top_text, need * 2);
+
+        if (!p)
+            return -ENOMEM;
+        s->top_text = p;
+        s->top_text_cap = need * 2;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        size_t bytes = 0, from = at;
+        const char *piece = tok_piece(t, top[k].id, true, &bytes);
+        struct tok_stream u = {{0}, 0};
+
+        if (piece && bytes < TOP_PIECE_MAX) {
+            at += tok_stream_feed(&u, piece, bytes, s->top_text + at);
+            at += tok_stream_end(&u, s->top_text + at);
+        }
+        s->top_text[at] = 0;
+        at = from + strlen(s->top_text + from) + 1; /* the byte 0 is a token too */
+    }
+    s->top_at[s->n_rec] = s->n_top_text;
+    s->n_top_text = at;
     return 0;
 }
 
@@ -123,6 +162,8 @@ int stream_token(struct stream *s, const struct tokenizer *t, int32_t id, float 
     if (!piece)
         bytes = 0;
     r = room(s, HRT_REC_BYTES + s->n_held + bytes * 3 + 64, bytes * 3 + 64);
+    if (r == 0 && s->top_want)
+        r = put_top_texts(s, t, top, n_top < s->top_want ? n_top : s->top_want);
     if (r < 0)
         return r;
     rec = s->buf + s->n;
@@ -202,6 +243,12 @@ const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *
     must(i < s->n_rec);
     *ret_n = s->top_want ? s->n_tops[i] : 0;
     return s->top_want ? s->top + (size_t)i * s->top_want : NULL;
+}
+
+const char *stream_top_texts(const struct stream *s, uint32_t i)
+{
+    must(i < s->n_rec && s->top_want);
+    return s->top_text + s->top_at[i];
 }
 
 size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to)

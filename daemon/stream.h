@@ -31,6 +31,8 @@ struct stream {
     struct smp_top *top; /* n_top per record, when asked for */
     uint8_t *n_tops;
     uint32_t top_want, top_cap;
+    char *top_text; /* their texts, each ended by a NUL, and where a record's begin */
+    size_t *top_at, n_top_text, top_text_cap;
 };
 
 void stream_init(struct stream *s, char *const *stop, uint32_t n_stop, uint32_t top_want);
@@ -46,6 +48,8 @@ const uint8_t *stream_read(const struct stream *s, uint32_t from, size_t bytes_m
 float stream_logprob(const struct stream *s, uint32_t i);
 /* The alternatives of record i, when they were asked for. */
 const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *ret_n);
+/* Their texts, made with the record: as many strings, back to back. */
+const char *stream_top_texts(const struct stream *s, uint32_t i);
 size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to); /* of these records */
 size_t stream_unread(const struct stream *s, uint32_t from); /* bytes, visible or not */
 

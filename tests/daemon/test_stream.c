@@ -78,6 +78,27 @@ static void each_token_has_one_record_and_its_text(void)
     stream_fini(&s);
 }
 
+static void alternatives_keep_their_texts(void)
+{
+    const struct smp_top top[2][3] = {{{.id = 'a'}, {.id = 0}, {.id = 'b'}},
+                                      {{.id = 'c'}, {.id = 'd'}, {.id = 'e'}}};
+    struct stream s;
+    const char *p;
+
+    need_tok();
+    stream_init(&s, NULL, 0, 3);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(stream_token(&s, tok, 'x', -1.5f, top[i], 3 - (uint32_t)i, false), 0);
+    p = stream_top_texts(&s, 0);
+    CHECK_STR(p, "a");
+    CHECK_STR(p + 2, "");
+    CHECK_STR(p + 3, "b");
+    p = stream_top_texts(&s, 1);
+    CHECK_STR(p, "c");
+    CHECK_STR(p + 2, "d");
+    stream_fini(&s);
+}
+
 static void a_code_point_is_never_split(void)
 {
     struct stream s;
@@ -236,7 +257,8 @@ static void any_text_with_any_stops_is_cut_at_the_first(void)
     }
 }
 
-T_MAIN(CASE(each_token_has_one_record_and_its_text), CASE(a_code_point_is_never_split),
+T_MAIN(CASE(each_token_has_one_record_and_its_text), CASE(alternatives_keep_their_texts),
+       CASE(a_code_point_is_never_split),
        CASE(a_code_point_cut_off_at_the_end_comes_out_as_its_replacement),
        CASE(a_stop_string_across_tokens_ends_the_text_before_it),
        CASE(what_only_looked_like_a_stop_comes_out_later),
