@@ -46,20 +46,21 @@ int cli_exit_of(uint32_t status, const char *slug)
 
 /* What to do about it, where the daemon's own sentence cannot know how it was called: of a
  * session that is busy, and of a model whose session is, the daemon says it itself. */
-static const char *remedy(const char *slug)
+static const char *remedy(const char *slug, const cJSON *numbers)
 {
     static const char *const rows[][2] = {
         {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
                               "`hearth chat -s NAME` make one"},
         {"model_not_found", "`hearth models` lists what there is"},
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
-        {"context_length_exceeded",
-         "shorten the input, or rewind the session (`hearth sessions rewind`)"},
+        {"context_length_exceeded", "shorten the input"},
         {"model_has_no_template", "use --raw to send plain text"},
         {"queue_full", "try again in a moment"},
         {"disk_full", "free some space, or `hearth sessions rm` what is not needed"},
         {"core_unavailable", "start it with `hearth serve`"},
     };
+    if (strcmp(slug, "context_length_exceeded") == 0 && j_num(numbers, "held", 0) > 0)
+        return "shorten the input, or rewind the session (`hearth sessions rewind`)";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
             return rows[i][1];
@@ -70,7 +71,7 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
                 const cJSON *numbers)
 {
     char own[1100];
-    const char *todo = remedy(slug);
+    const char *todo = remedy(slug, numbers);
     if (strncmp(words, "params.", 7) == 0 && !c->json)
         words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
     else if (strncmp(words, "tail:", 5) == 0)

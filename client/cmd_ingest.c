@@ -103,6 +103,48 @@ static int take_back(struct ingest *g, struct ledger_doc *d)
     return code;
 }
 
+/* A call whose refusal is not the user's business.  The reply's status, or negative; of an
+ * object the caller deletes. */
+static int ask_quietly(struct ingest *g, enum hrt_type type, cJSON *req, cJSON **ret)
+{
+    struct hearth_reply rep = {0};
+    struct errbuf eb;
+    char *json = cJSON_PrintUnformatted(req);
+    cJSON_Delete(req);
+    int r =
+        json ? hearth_call(g->c->conn, type, json, NULL, 0, CLI_WAIT_MS, &rep, &eb) : -ENOMEM;
+    free(json);
+    if (r == 0) {
+        r = (int)rep.status;
+        if (ret)
+            *ret = cJSON_Parse(rep.json_bytes ? rep.json : "{}");
+    }
+    hearth_reply_fini(&rep);
+    return r;
+}
+
+/* Is there a session of this name?  When that cannot be told, it was not made here. */
+static bool none_such(struct ingest *g)
+{
+    cJSON *req = cJSON_CreateObject();
+    cJSON_AddStringToObject(req, "session", g->name);
+    return ask_quietly(g, HRT_SESSION_SHOW, req, NULL) == HRT_NOT_FOUND;
+}
+
+/* The session was made for a document that was refused: what nothing got into goes again.  A
+ * request that still runs keeps it (the daemon refuses). */
+static void unmake(struct ingest *g)
+{
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    cJSON_AddStringToObject(req, "session", g->session);
+    if (ask_quietly(g, HRT_SESSION_SHOW, req, &o) == HRT_OK && j_num(o, "tokens", 1) == 0) {
+        req = j_req();
+        cJSON_AddStringToObject(req, "session", g->session);
+        (void)ask_quietly(g, HRT_SESSION_REMOVE, req, NULL);
+    }
+    cJSON_Delete(o);
+}
+
 /* Does the daemon still work on it? (Its client was killed, not stopped.) */
 static bool still_runs(struct ingest *g, const struct ledger_doc *d)
 {
@@ -290,6 +332,13 @@ int cmd_ingest(struct cli *c, const struct args *a)
         code = read_doc(&g, a->pos[0], &first, &first_n);
     if (code != CLI_OK)
         return code;
+    if (!c->conn)
+        code = cli_connect(c, &c->conn);
+    if (code != CLI_OK) {
+        free(first);
+        return code;
+    }
+    bool made = none_such(&g);
     cJSON *req = j_req();
     cJSON_AddStringToObject(req, "name", g.name);
     cJSON_AddTrueToObject(req, "create");
@@ -319,6 +368,8 @@ int cmd_ingest(struct cli *c, const struct args *a)
             code = one_doc(&g, what, tail, n);
         free(tail);
     }
+    if (made && code != CLI_OK)
+        unmake(&g);
     if (c->json && (code == CLI_OK || (code == CLI_INTERRUPTED && g.has_last && g.last.last))) {
         if (g.has_last && g.last.last)
             answer_print_done(&g.last, false);

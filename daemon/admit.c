@@ -210,8 +210,9 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
     }
     if (s && model && s->head && model_find(d, s->rec.model, NULL) != *m) {
         call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
-                  "model: session \"%s\" belongs to model %s, not to %s", name, s->rec.model,
-                  (*m)->name);
+                  "model: session \"%s\" belongs to model %s, not to %s; take another name, "
+                  "or remove it",
+                  name, s->rec.model, (*m)->name);
         return -EINVAL;
     }
     if (!name || !name[0])
@@ -467,10 +468,12 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
 {
     r->err_a = tokens;
     r->err_b = context;
+    r->err_held = r->s ? r->s->head : 0;
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
-             "the input comes to %llu tokens with what the session holds, the model's context "
-             "is %llu%s; nothing was changed",
-             (unsigned long long)tokens, (unsigned long long)context,
+             "the input comes to %llu tokens%s, the model's context is %llu%s; nothing was "
+             "changed",
+             (unsigned long long)tokens, r->err_held ? " with what the session holds" : "",
+             (unsigned long long)context,
              tokens == context ? " and leaves no room for an answer" : "");
 }
 

@@ -420,7 +420,8 @@ void op_session_open(struct call *c)
     } else if (model && model[0] &&
                model_find(c->d, model, NULL) != model_find(c->d, s->rec.model, NULL)) {
         call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
-                  "model: session \"%s\" belongs to model %s", name, s->rec.model);
+                  "model: session \"%s\" belongs to model %s; take another name, or remove it",
+                  name, s->rec.model);
     } else {
         call_ok(c, sess_json(c->d, s, false), NULL, 0);
     }

@@ -377,6 +377,7 @@ void waits_fail(struct req *r)
             extra = cJSON_CreateObject();
             cJSON_AddNumberToObject(extra, "tokens", (double)r->err_a);
             cJSON_AddNumberToObject(extra, "context", (double)r->err_b);
+            cJSON_AddNumberToObject(extra, "held", (double)r->err_held);
         }
         c->on_gone = NULL;
         w->call = NULL;

@@ -183,7 +183,8 @@ struct req {
     uint32_t err_status;
     const char *err_slug;
     char err_words[800];
-    uint64_t err_a, err_b; /* tokens and context, with context_length_exceeded */
+    /* With context_length_exceeded: tokens, the context, what its session has of them. */
+    uint64_t err_a, err_b, err_held;
     uint64_t ended_ns;
     cJSON *done_json; /* usage, timings ...: made once */
 

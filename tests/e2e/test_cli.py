@@ -110,4 +110,25 @@ def an_interrupted_ingest_goes_on_where_it_was():
     d.stop()
 
 
-main(verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was)
+def a_refused_ingest_leaves_no_session():
+    d = Daemon("--http", "off").start()
+    d.load()
+    doc = os.path.join(tmpdir(), "long.txt")
+    with open(doc, "w") as f:
+        f.write("one two three four five\n" * 3000)
+    p = d.cli("ingest", "-s", "fresh", "-m", "m", doc)
+    check(p.returncode != 0 and "context" in p.stderr and "rewind" not in p.stderr, lambda: "%d: %s" % (p.returncode, p.stderr))
+    p = d.cli("sessions", "show", "fresh")
+    check_eq(p.returncode, 4, "sessions show of what was refused")
+    with open(doc, "w") as f:
+        f.write("It rains.\n")
+    last_json(d.cli("ingest", "-s", "fresh", "-m", "m", doc, "--json"))
+    with open(doc, "w") as f:
+        f.write("one two three four five\n" * 3000)
+    p = d.cli("ingest", "-s", "fresh", doc)
+    check(p.returncode != 0 and "rewind" in p.stderr, lambda: "%d: %s" % (p.returncode, p.stderr))
+    check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
+
+
+main(verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
+     a_refused_ingest_leaves_no_session)
