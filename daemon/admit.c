@@ -178,7 +178,32 @@ static void system_hash(const char *text, char ret[33])
     hex_put(ret, h, sizeof h);
 }
 
-/* Finds or makes the session.  0 with *ret (NULL: none was named), or the call has failed. */
+/* Another request runs there: c waits for its end when nobody reads that, else it fails. */
+static int busy(struct call *c, struct sess *s, const char *name)
+{
+    uint64_t ms;
+    cJSON *extra;
+
+    if (req_gives_way(s->running, &ms) && gen_park(c->d->gen, c) == 0)
+        return -EBUSY;
+    if (!ms) {
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+                  "session \"%s\" has a running request; wait for it, stop it where it was "
+                  "asked, or fork",
+                  name);
+        return -EBUSY;
+    }
+    extra = cJSON_CreateObject();
+    cJSON_AddNumberToObject(extra, "retry_after_ms", (double)ms);
+    call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", extra,
+              "session \"%s\" has a running request that nobody reads; it gives way to "
+              "another in %.1f s: try again then",
+              name, (double)ms / 1000);
+    return -EBUSY;
+}
+
+/* Finds or makes the session.  0 with *ret (NULL: none was named), or the call has failed, or
+ * waits (busy). */
 static int pick_session(struct call *c, bool create, bool fork, struct model **m,
                         const char *model, struct sess **ret)
 {
@@ -231,10 +256,7 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
             s->unborn = true;
         }
     } else if (s->running) {
-        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
-                  "session \"%s\" has a running request; wait for it, cancel it, or fork",
-                  name);
-        return -EBUSY;
+        return busy(c, s, name);
     }
     if (r == -EAGAIN) {
         call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,

@@ -24,6 +24,7 @@
 #define COMMIT_NS  (2 * 1000000000ull)
 #define PAUSE_NS   (15 * 1000000000ull) /* nobody reads: pause, then cancel */
 #define ABANDON_NS (60 * 1000000000ull)
+#define GIVEWAY_NS (5 * 1000000000ull) /* nobody reads, and somebody wants the session */
 #define SWEEP_NS   (60 * 1000000000ull)
 enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024 };
 
@@ -82,6 +83,7 @@ static void let_go(struct req *r)
         sess_open_set(s, &s->open_req);
     if (s && s->running == r) {
         s->running = NULL;
+        r->d->gen->freed = true;
         if (s->unborn) {
             r->s = NULL;
             sess_forget(r->d, s);
@@ -325,6 +327,66 @@ static void watch_reader(struct req *r, uint64_t now)
     req_pause(r);
 }
 
+bool req_gives_way(struct req *r, uint64_t *ret_ms)
+{
+    uint64_t idle = now_ns() - r->read_ns;
+
+    *ret_ms = 0;
+    if (r->state < REQ_QUEUED || r->waits)
+        return false;
+    if (idle < GIVEWAY_NS) {
+        *ret_ms = (GIVEWAY_NS - idle) / 1000000 + 1;
+        return false;
+    }
+    if (r->state < REQ_COMMITTING && !r->cancel) {
+        log_at(LOG_INFO_, "session \"%s\": its answer has no reader and gives way, saved",
+               r->s->rec.name);
+        if (r->in_step)
+            r->cancel = true;
+        else
+            req_finish(r, FIN_CANCELLED);
+    }
+    return true;
+}
+
+/* --- STARTs that wait for a session ------------------------------------------------------------------- */
+static void parked_gone(struct call *c)
+{
+    struct gen *g = c->user;
+
+    for (uint32_t i = 0; i < g->n_parked; i++)
+        if (g->parked[i] == c) {
+            memmove(g->parked + i, g->parked + i + 1, (--g->n_parked - i) * sizeof *g->parked);
+            break;
+        }
+    call_ok(c, NULL, NULL, 0);
+}
+
+int gen_park(struct gen *g, struct call *c)
+{
+    if (g->n_parked == sizeof g->parked / sizeof *g->parked)
+        return -EAGAIN;
+    g->parked[g->n_parked++] = c;
+    c->user = g;
+    c->on_gone = parked_gone;
+    return 0;
+}
+
+/* Each from its beginning: much may have changed. */
+static void unpark(struct gen *g)
+{
+    struct call *list[sizeof g->parked / sizeof *g->parked];
+    uint32_t n = g->n_parked;
+
+    g->freed = false;
+    memcpy(list, g->parked, n * sizeof *list);
+    g->n_parked = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        list[i]->on_gone = NULL;
+        op_start(list[i]);
+    }
+}
+
 void req_pause(struct req *r)
 {
     bool was = r->paused;
@@ -455,6 +517,8 @@ static void gen_after(void *user)
 
     if (g->stopping)
         return;
+    if (g->freed)
+        unpark(g);
     for (uint32_t i = 0; i < MODELS_MAX; i++)
         if (g->gm[i] && g->gm[i]->m->state == MODEL_LOADED && g->gm[i]->m->kv)
             steps_run(g->gm[i]);
@@ -530,6 +594,12 @@ void gen_close(struct daemon *d)
     g->stopping = true;
     loop_timer_cancel(d->loop, &g->timer);
     loop_timer_cancel(d->loop, &g->kick);
+    while (g->n_parked) {
+        struct call *c = g->parked[--g->n_parked];
+
+        c->on_gone = NULL;
+        call_fail(c, HRT_UNAVAILABLE, "shutting_down", NULL, "the daemon is stopping");
+    }
     while (g->reqs) {
         struct req *r = g->reqs;
 

@@ -148,8 +148,10 @@ static bool idle(struct call *c, const struct sess *s)
 {
     if (!s->running)
         return true;
-    call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
-              "session \"%s\" has a running request; wait for it, or cancel it", s->rec.name);
+    call_fail(
+        c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+        "session \"%s\" has a running request; wait for it, or stop it where it was asked",
+        s->rec.name);
     return false;
 }
 

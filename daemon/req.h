@@ -217,6 +217,9 @@ struct gen {
     struct loop_timer timer; /* every half second: idle readers, commits, expiry */
     struct loop_timer kick;
     uint64_t swept_ns;
+    struct call *parked[64]; /* STARTs that wait for a session that somebody left */
+    uint32_t n_parked;
+    bool freed; /* a session is, since they were last looked at */
     bool stopping;
 };
 
@@ -232,7 +235,13 @@ void req_done(struct req *r);  /* its last batch is durable, or will never be */
 void req_queue(struct req *r); /* admitted: from here on the clockwork has it */
 void req_state(struct req *r, enum req_state to);
 bool req_active(const struct req *r);
-void req_pause(struct req *r);   /* or goes on, as its reader does */
+void req_pause(struct req *r); /* or goes on, as its reader does */
+/* A START came for r's session.  true: nobody has read r for a while, it is cancelled and
+ * saved (or ends just now), so the START may wait for that; else ret_ms says when that would
+ * be so, 0: r has a reader. */
+bool req_gives_way(struct req *r, uint64_t *ret_ms);
+/* c, a START, is carried out anew once a session is free.  -EAGAIN: too many wait. */
+int gen_park(struct gen *g, struct call *c);
 void load_failed(struct req *r); /* MODEL_LOAD's stream ends with the model's error */
 struct gmodel *gen_model(struct gen *g, struct model *m);
 void gen_kick(struct daemon *d); /* something changed outside the loop's events */

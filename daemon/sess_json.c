@@ -4,6 +4,7 @@
 #include "daemon/daemon.h"
 #include "daemon/kvflow.h"
 #include "daemon/model.h"
+#include "daemon/req.h"
 #include "daemon/sess.h"
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,17 @@ static const char *role_str(uint32_t role)
     return role < sizeof w / sizeof *w ? w[role] : "raw";
 }
 
+/* Of the answer that is being made: so far. */
+static uint64_t turn_tokens(const struct sess *s, const struct turn *t)
+{
+    const struct req *r = s->running;
+
+    if ((t->flags & KVS_TURN_OPEN) && r && r->toks && r->toks->n > t->first &&
+        memcmp(&r->id, &t->request, sizeof r->id) == 0)
+        return r->toks->n - t->first;
+    return t->n_tokens;
+}
+
 static cJSON *turns_json(const struct sess *s)
 {
     cJSON *a = cJSON_CreateArray();
@@ -72,7 +84,7 @@ static cJSON *turns_json(const struct sess *s)
         cJSON_AddNumberToObject(o, "n", i + 1);
         cJSON_AddStringToObject(o, "role", role_str(t->role));
         cJSON_AddNumberToObject(o, "position", (double)t->first);
-        cJSON_AddNumberToObject(o, "tokens", (double)t->n_tokens);
+        cJSON_AddNumberToObject(o, "tokens", (double)turn_tokens(s, t));
         cJSON_AddNumberToObject(o, "time", (double)t->time_ns / 1e9);
         cJSON_AddBoolToObject(o, "durable", t->durable);
         if (t->finish && finish_str(t->finish))

@@ -199,6 +199,28 @@ def a_session_that_is_being_begun_can_be_read():
             check_eq(len(ids_of(l, f["id"])[1]), f["tokens"], "the tokens of a fork")
 
 
+def an_answer_that_nobody_reads_gives_way():
+    d = Daemon("--threads", "2").start()
+    d.load()
+    l = d.link()
+    a, A = new_id(), Answer()
+    with d.link() as gone:
+        gone.raw(START, ask("Tell me a long story about a dog.", 7000, session="A", id=a))
+        follow(gone, a, A, stop_after=10)
+        t = ids_of(l, "A")[0]["turns"][-1]
+        check(t["role"] == "assistant" and t["tokens"] >= 10, lambda: "the open turn: %r" % (t,))
+    st, j, _ = l.raw(START, ask("And a cat?", 5, session="A", id=new_id()))
+    check_eq((st != 0, j.get("slug")), (True, "session_busy"), "START at once")
+    check(0 < j["retry_after_ms"] <= 5001 and "nobody reads" in j["message"], lambda: "%r" % (j,))
+    time.sleep(j["retry_after_ms"] / 1000 + 0.2)
+    b = generate(l, ask("And a cat?", 5, session="A"))
+    check(b.last["durable"], "the new answer is durable")
+    t = turns_of(l, "A")
+    check_eq(([x[0] for x in t], t[1][3]), (["user", "assistant"] * 2, "cancelled"), "the turns")
+    st, j, _ = l.raw(NEXT, {"stream": a, "cursor": 7000, "max_wait_ms": 0})
+    check_eq((j.get("state"), j.get("finish"), j.get("durable")), ("done", "cancelled", True), "the old answer's end")
+
+
 main(a_fork_of_a_running_session_appends_elsewhere,
      an_answer_cancelled_before_it_began_is_a_turn_after_a_restart,
      an_open_of_a_session_that_is_being_made_is_not_acknowledged,
@@ -206,4 +228,5 @@ main(a_fork_of_a_running_session_appends_elsewhere,
      turns_cut_by_a_rewind_are_the_same_after_a_restart,
      a_new_request_after_a_crash_closes_the_old_one,
      a_fork_of_an_ingest_learns_that_it_ended,
-     a_session_that_is_being_begun_can_be_read)
+     a_session_that_is_being_begun_can_be_read,
+     an_answer_that_nobody_reads_gives_way)
