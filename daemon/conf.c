@@ -9,6 +9,7 @@
 #include "daemon/ini.h"
 #include "daemon/units.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -476,6 +477,20 @@ static uint64_t share_of(const struct share *s, uint64_t whole, uint64_t least)
     return part > least ? part : least;
 }
 
+/* The front would refuse too, but as a child that ends and is started again. */
+static int check_http(const struct conf *c, struct errbuf *eb)
+{
+    const char *a = c->http_addr;
+    bool here =
+        strncmp(a, "127.", 4) == 0 || strcmp(a, "::1") == 0 || strcmp(a, "localhost") == 0;
+
+    if (!c->http || c->no_front || here || c->api_key_file)
+        return 0;
+    return err_set(eb, -EPERM,
+                   "http: %s can be reached from other machines; that wants an api-key-file",
+                   a);
+}
+
 static int resolve(struct conf *c, const struct raw_conf *w, const struct gather *g,
                    struct errbuf *eb)
 {
@@ -498,6 +513,9 @@ static int resolve(struct conf *c, const struct raw_conf *w, const struct gather
     c->http_port = w->http.port;
     c->socket_mode = w->socket_mode ? w->socket_mode : c->system ? 0660 : 0600;
     c->no_front = c->no_front || c->system;
+    r = check_http(c, eb);
+    if (r < 0)
+        return r;
     /* What the service manager said. */
     const char *v = g->env("NOTIFY_SOCKET");
     if (v && *v && !(c->notify_socket = strdup(v)))
@@ -737,6 +755,17 @@ void conf_print(const struct conf *c)
             printf("path = %s\n", c->model[i].path);
         print_model(&c->model[i]);
     }
+}
+
+int conf_models_dir(const struct conf *c, struct errbuf *eb)
+{
+    int fd = open(c->models, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return err_set(eb, -errno, "models: %s: %s; no model is found there", c->models,
+                       strerror(errno));
+    close(fd);
+    return 0;
 }
 
 int conf_files(const struct conf *c, struct errbuf *eb)

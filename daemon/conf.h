@@ -84,6 +84,8 @@ int conf_parse_check(const char *text, uint64_t bytes, struct errbuf *eb);
 void conf_print(const struct conf *c);
 /* Are the models that it names there, and can they be read?  0, or words about the first. */
 int conf_files(const struct conf *c, struct errbuf *eb);
+/* Can the models' directory be listed?  It may be made later: words for a warning. */
+int conf_models_dir(const struct conf *c, struct errbuf *eb);
 
 /* Memory of this machine, or of the container or unit it runs in. */
 uint64_t conf_ram_bytes(void);

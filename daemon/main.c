@@ -260,6 +260,9 @@ int main(int argc, char **argv)
         else {
             conf_print(c);
             (void)fflush(stdout);
+            struct errbuf w = {""};
+            if (conf_models_dir(c, &w) < 0)
+                fprintf(stderr, "hearthd: warning: %s\n", w.s);
             if (conf_files(c, &eb) < 0)
                 fprintf(stderr, "hearthd: %s\n", eb.s);
         }

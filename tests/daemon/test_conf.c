@@ -118,6 +118,20 @@ static void directories_made_by_the_manager_are_used(void)
     CHECK_STR(c->runtime, "/run/x");
     conf_close(c);
 }
+static void http_for_other_machines_wants_keys(void)
+{
+    struct conf *c;
+
+    CHECK_EQ(open_with(&c, "--http 0.0.0.0:8765"), -EPERM);
+    CHECK(strstr(eb.s, "http: 0.0.0.0") && strstr(eb.s, "api-key-file"));
+    CHECK_EQ(open_with(&c, "--http [::]:0"), -EPERM);
+    CHECK_EQ(open_with(&c, "--http 0.0.0.0:8765 --api-key-file /keys"), 0);
+    conf_close(c);
+    CHECK_EQ(open_with(&c, "--http 0.0.0.0:8765 --no-front"), 0);
+    conf_close(c);
+    CHECK_EQ(open_with(&c, "--http [::1]:8765"), 0);
+    conf_close(c);
+}
 static void a_flag_beats_the_environment_beats_the_file_beats_the_default(void)
 {
     struct conf *c;
@@ -421,6 +435,7 @@ T_MAIN(CASE(defaults_are_those_of_the_documents),
        CASE(the_system_service_has_places_of_its_own),
        CASE(directories_made_by_the_manager_are_used),
        CASE(a_flag_beats_the_environment_beats_the_file_beats_the_default),
+       CASE(http_for_other_machines_wants_keys),
        CASE(a_models_section_beats_the_file_and_loses_to_a_flag),
        CASE(models_come_from_flags_environment_and_file_in_that_order),
        CASE(a_relative_path_starts_where_it_was_written),

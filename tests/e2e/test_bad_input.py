@@ -364,6 +364,12 @@ def configuration_errors_name_file_line_and_nearest_key():
         check(rc == 2, lambda: "%r: exit %d, %s" % (body, rc, out))
         for w in words:
             check(w in out, lambda: "%r: %r does not say %r" % (body, out, w))
+    rc, out = run_once("--http", "0.0.0.0:0", "--check-config")
+    check(rc == 2 and "http" in out and "api-key-file" in out, lambda: "HTTP for everybody: exit %d, %s" % (rc, out))
+    rc, out = run_once("--http", "0.0.0.0:0")
+    check(rc == 2 and "http" in out and "api-key-file" in out, lambda: "HTTP for everybody: exit %d, %s" % (rc, out))
+    rc, out = run_once("--models", base + "/none", "--check-config")
+    check(rc == 0 and "warning: models: " + base + "/none" in out, lambda: "no models' directory: exit %d, %s" % (rc, out))
     rc, out = run_once("--stat", "x")
     check(rc == 2 and "state" in out and "did you mean" in out, lambda: "unknown flag: exit %d, %s" % (rc, out))
     rc, out = run_once("--config", os.path.join(base, "missing.conf"))
