@@ -46,6 +46,7 @@ struct slot {
     struct errbuf peek_words;
     uint64_t page_bytes, available; /* the latter when it was peeked at */
     bool hashing, wanted_again;
+    bool found; /* in the directory; not named by its path */
     uint64_t failed_ns;
     struct eng_info info; /* of the last load; info_known */
     bool info_known;
@@ -426,14 +427,22 @@ void model_forgive(struct model *m)
 }
 
 /* ---- the table --------------------------------------------------------------------------------- */
-static int slot_add(struct daemon *d, const char *name, const char *path)
+static int slot_add(struct daemon *d, const char *name, const char *path, bool found)
 {
     struct model_table *t = d->models;
     const struct conf_model *o = conf_model(d->conf, name);
 
     for (uint32_t i = 0; i < t->n; i++)
-        if (strcmp(t->slot[i]->m.name, name) == 0)
+        if (strcmp(t->slot[i]->m.name, name) == 0) {
+            char *p = t->slot[i]->m.gone ? strdup(path) : NULL;
+
+            if (p) { /* back, perhaps spelled another way */
+                free(t->slot[i]->m.path);
+                t->slot[i]->m.path = p;
+                t->slot[i]->m.gone = false;
+            }
             return -EEXIST;
+        }
     if (t->n == MODELS_MAX)
         return -EAGAIN;
     struct slot *s = calloc(1, sizeof *s);
@@ -444,6 +453,7 @@ static int slot_add(struct daemon *d, const char *name, const char *path)
     s->d = d;
     s->m.index = t->n;
     snprintf(s->m.name, sizeof s->m.name, "%s", name);
+    s->found = found;
     s->m.keep_alive_s = o->keep_alive_s;
     s->m.sampling = modelfile_sampling(NULL, o); /* for requests that come before the load */
     s->idle = (struct loop_timer){.fire = idle_fire, .user = s};
@@ -473,8 +483,8 @@ static void discover(struct daemon *d)
         snprintf(name, sizeof name, "%s", e[i]->d_name);
         name[strlen(name) - 5] = 0;
         /* A [model NAME] section with a path of its own owns the name already. */
-        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && slot_add(d, name, path) == -EAGAIN &&
-            !d->models->full_said) {
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+            slot_add(d, name, path, true) == -EAGAIN && !d->models->full_said) {
             d->models->full_said = true;
             daemon_warn(
                 d,
@@ -485,6 +495,20 @@ static void discover(struct daemon *d)
         free(e[i]);
     }
     free(e);
+}
+
+void models_look(struct daemon *d)
+{
+    struct stat st;
+
+    for (uint32_t i = 0; i < d->models->n; i++) {
+        struct slot *s = d->models->slot[i];
+
+        if (s->found && !s->m.users && !s->peeking && !s->hashing &&
+            (s->m.state == MODEL_AVAILABLE || s->m.state == MODEL_FAILED))
+            s->m.gone = stat(s->m.path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
+    }
+    discover(d);
 }
 
 int models_open(struct daemon *d, struct errbuf *eb)
@@ -502,7 +526,7 @@ int models_open(struct daemon *d, struct errbuf *eb)
         return err_set(eb, -ENOMEM, "no memory");
     for (uint32_t i = 0; i < c->n_models && r == 0; i++)
         if (c->model[i].path)
-            r = slot_add(d, c->model[i].name, c->model[i].path);
+            r = slot_add(d, c->model[i].name, c->model[i].path, false);
     discover(d);
     for (uint32_t i = 0; i < c->n_models && r == 0; i++) {
         bool known = false;
@@ -553,6 +577,15 @@ struct model *model_at(struct daemon *d, uint32_t index)
     return index < d->models->n ? &d->models->slot[index]->m : NULL;
 }
 
+/* What a request gets that names none; NULL: there is none. */
+static struct model *first(struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->models->n; i++)
+        if (!d->models->slot[i]->m.gone)
+            return &d->models->slot[i]->m;
+    return NULL;
+}
+
 /* By name; by name in another case, with or without ".gguf"; by the beginning of one name
  * only, in any case; by path. */
 static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_near)
@@ -565,13 +598,13 @@ static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_
     *ret_near = 0;
     for (uint32_t i = 0; i < d->models->n; i++)
         if (strcmp(d->models->slot[i]->m.name, name) == 0)
-            return &d->models->slot[i]->m;
+            return d->models->slot[i]->m.gone ? NULL : &d->models->slot[i]->m;
     if (n > 5 && strcasecmp(name + n - 5, ".gguf") == 0)
         n -= 5;
     for (uint32_t i = 0; i < d->models->n; i++) {
         struct model *m = &d->models->slot[i]->m;
 
-        if (strncasecmp(m->name, name, n) != 0)
+        if (m->gone || strncasecmp(m->name, name, n) != 0)
             continue;
         near = m;
         ++*ret_near;
@@ -586,7 +619,8 @@ static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_
         return near;
     if (name[0] == '/' && realpath(name, real))
         for (uint32_t i = 0; i < d->models->n; i++)
-            if (realpath(d->models->slot[i]->m.path, theirs) && strcmp(real, theirs) == 0)
+            if (!d->models->slot[i]->m.gone && realpath(d->models->slot[i]->m.path, theirs) &&
+                strcmp(real, theirs) == 0)
                 return &d->models->slot[i]->m;
     return NULL;
 }
@@ -594,15 +628,15 @@ static struct model *find_now(struct daemon *d, const char *name, uint32_t *ret_
 struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb)
 {
     struct model *m;
-    uint32_t near = 0, n;
+    uint32_t near = 0, n = 0;
     char list[320] = "";
     size_t at = 0;
 
     if (!name || !*name) {
-        if (!d->models->n)
+        if (!first(d))
             discover(d);
-        if (d->models->n)
-            return &d->models->slot[0]->m;
+        if (first(d))
+            return first(d);
     } else {
         m = find_now(d, name, &near);
         if (!m) {
@@ -612,10 +646,10 @@ struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb)
         if (m)
             return m;
     }
-    n = d->models->n;
-    for (uint32_t i = 0; i < n && at < sizeof list - 64; i++)
-        at += (size_t)snprintf(list + at, sizeof list - at, "%s%.48s", i ? ", " : "",
-                               d->models->slot[i]->m.name);
+    for (uint32_t i = 0; i < d->models->n && at < sizeof list - 64; i++)
+        if (!d->models->slot[i]->m.gone)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%.48s", n++ ? ", " : "",
+                                   d->models->slot[i]->m.name);
     if (!n)
         err_set(eb, -ENOENT,
                 "no model is known; put a GGUF file into %s, or start hearthd with "
@@ -682,7 +716,7 @@ cJSON *model_json(struct daemon *d, const struct model *m)
         sessions += strcmp(x->rec.model, m->name) == 0;
     }
     cJSON_AddNumberToObject(j, "sessions", sessions);
-    cJSON_AddBoolToObject(j, "default", m->index == 0);
+    cJSON_AddBoolToObject(j, "default", m == first(d));
     cJSON_AddBoolToObject(j, "hashing", s->hashing);
     return j;
 }

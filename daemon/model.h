@@ -33,6 +33,7 @@ struct model {
     char error[512];
     struct engd *engd;  /* its thread; NULL unless loading or loaded */
     struct engine *eng; /* valid while MODEL_LOADED */
+    bool gone;          /* its file was taken out of the directory: nobody is shown it */
     bool keyed;         /* weights_id, fingerprint, variant are known */
     uint8_t weights_id[16], fingerprint[32];
     uint64_t variant;
@@ -56,6 +57,8 @@ void models_close(struct daemon *d);
  * there is. */
 struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb);
 struct model *model_at(struct daemon *d, uint32_t index); /* NULL past the end */
+/* Looks at the models' directory again: what is new is known, what is gone is so. */
+void models_look(struct daemon *d);
 /* Starts loading when needed.  0: loaded now; -EAGAIN: under way, models_on_change callbacks
  * will say; other: failed, eb says (a failure is kept for ten seconds before the next try). */
 int model_want(struct daemon *d, struct model *m, struct errbuf *eb);

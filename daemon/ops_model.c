@@ -14,10 +14,10 @@ void op_model_list(struct call *c)
     cJSON *o = cJSON_CreateObject(), *a = cJSON_AddArrayToObject(o, "models");
     const struct model *m;
 
-    /* Looks into the directory when nothing is known yet, so that a first file shows up. */
-    (void)model_find(c->d, NULL, NULL);
+    models_look(c->d);
     for (uint32_t i = 0; (m = model_at(c->d, i)) != NULL; i++)
-        cJSON_AddItemToArray(a, model_json(c->d, m));
+        if (!m->gone)
+            cJSON_AddItemToArray(a, model_json(c->d, m));
     call_ok(c, o, NULL, 0);
 }
 

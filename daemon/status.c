@@ -129,8 +129,10 @@ cJSON *status_json(struct daemon *d)
         cJSON_AddNullToObject(j, "epoch");
     o = cJSON_AddArrayToObject(j, "models");
     const struct model *m;
+    models_look(d);
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
-        cJSON_AddItemToArray(o, model_json(d, m));
+        if (!m->gone)
+            cJSON_AddItemToArray(o, model_json(d, m));
     o = cJSON_AddObjectToObject(j, "sessions");
     cJSON_AddNumberToObject(o, "count", sessions);
     cJSON_AddNumberToObject(o, "named", sessions - anonymous);

@@ -297,6 +297,28 @@ def memory_that_a_model_has_not_touched_yet_is_not_given_to_another():
     d.stop()
 
 
+def a_model_that_was_deleted_is_not_listed():
+    d = Daemon().start()
+    path = os.path.join(d.models, "extra.gguf")
+    names = lambda l, typ=MODEL_LIST: sorted(m["name"] for m in l.call(typ)["models"])
+    with d.link() as l:
+        check_eq(names(l), ["m"], "the models")
+        os.symlink(model(), path)
+        check_eq(names(l), ["extra", "m"], "the models when one was added")
+        d.load("extra")
+        os.unlink(path)
+        check_eq(names(l), ["extra", "m"], "the models when a loaded one was deleted")
+        l.call(MODEL_UNLOAD, {"id": new_id(), "model": "extra"})
+        t0 = time.monotonic()
+        while names(l) != ["m"] and time.monotonic() - t0 < 10 * SLOWER:
+            time.sleep(0.05)
+        check_eq((names(l), names(l, STATUS)), (["m"], ["m"]), "the models when it was unloaded")
+        refused(l, START, {"id": new_id(), "model": "extra", "input": "prompt", "prompt": "Hi"}, "NOT_FOUND", "model_not_found", "extra")
+        os.symlink(model(), path)
+        check_eq(names(l), ["extra", "m"], "the models when it is back")
+        generate(l, {"model": "extra", "input": "prompt", "prompt": "Hi", "params": {"max_tokens": 1}})
+
+
 def run_once(*argv, timeout=20, **kw):
     p = subprocess.run([prog("hearthd")] + list(argv), capture_output=True, text=True, timeout=timeout * SLOWER, **kw)
     return p.returncode, p.stdout + p.stderr
@@ -551,6 +573,7 @@ main(requests_are_refused_by_name, broken_models_say_what_is_wrong_with_them,
      a_model_larger_than_memory_is_refused_before_anything_is_taken,
      memory_that_a_model_has_not_touched_yet_is_not_given_to_another,
      two_daemons_on_one_store_or_socket_are_refused,
-     directories_that_cannot_be_used_are_named, configuration_errors_name_file_line_and_nearest_key,
+     directories_that_cannot_be_used_are_named, a_model_that_was_deleted_is_not_listed,
+     configuration_errors_name_file_line_and_nearest_key,
      without_io_uring_threads_take_over, a_full_disk_degrades_says_so_and_recovers,
      two_hundred_large_frames_and_no_reply_read_leave_room_for_others, malformed_frames_are_answered_or_cut)
