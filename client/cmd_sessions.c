@@ -281,6 +281,8 @@ int cmd_du(struct cli *c, const struct args *a)
                   words_bytes(b[1], j_num(j_get(tiers, "host"), "used", 0)),
                   words_bytes(b[2], j_num(j_get(tiers, "device"), "used", 0)), "",
                   "in use (shared blocks once)");
+        table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "allocated", 0)), "-", "-",
+                  "", "allocated on disk");
         table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "limit", 0)),
                   words_bytes(b[1], j_num(j_get(tiers, "host"), "limit", 0)),
                   words_bytes(b[2], j_num(j_get(tiers, "device"), "limit", 0)), "", "limit");

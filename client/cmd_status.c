@@ -48,6 +48,10 @@ static void print_status(const cJSON *o)
     tier(&t, j_get(o, "tiers"), "host", "host");
     tier(&t, j_get(o, "tiers"), "file", "disk");
     table_print(&t);
+    m = j_get(j_get(o, "tiers"), "file");
+    if (j_num(m, "allocated", 0) > j_num(m, "used", 0))
+        printf("disk     %s more are reserved on disk\n",
+               words_bytes(b[0], j_num(m, "allocated", 0) - j_num(m, "used", 0)));
     cJSON_ArrayForEach(m, j_get(o, "warnings"))
     {
         printf("warning: %s\n", cJSON_IsString(m) ? m->valuestring : "?");

@@ -74,6 +74,8 @@ static void store_part(FILE *f, struct daemon *d)
     fprintf(f, "hearth_tier_limit_bytes{tier=\"device\"} %" PRIu64 "\n", dev.limit_bytes);
     fprintf(f, "hearth_tier_limit_bytes{tier=\"host\"} %" PRIu64 "\n", k.host_limit);
     fprintf(f, "hearth_tier_limit_bytes{tier=\"file\"} %" PRIu64 "\n", k.file_limit);
+    head(f, "tier_allocated_bytes", false, "Used, and reserved for more.");
+    fprintf(f, "hearth_tier_allocated_bytes{tier=\"file\"} %" PRIu64 "\n", k.file_allocated);
     const struct {
         const char *name, *help;
         bool counter;

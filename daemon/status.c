@@ -142,6 +142,8 @@ cJSON *status_json(struct daemon *d)
     tier(o, "device", dev.used_bytes, dev.limit_bytes);
     tier(o, "host", k.host_used, k.host_limit);
     tier(o, "file", k.file_used, k.file_limit);
+    cJSON_AddNumberToObject(cJSON_GetObjectItemCaseSensitive(o, "file"), "allocated",
+                            (double)k.file_allocated);
     o = cJSON_AddObjectToObject(j, "written");
     cJSON_AddNumberToObject(o, "bytes", (double)k.bytes_written);
     cJSON_AddNumberToObject(o, "new_state_bytes", (double)k.new_state_bytes);

@@ -313,8 +313,7 @@ static void group_run(struct kvstore *s, struct group *g)
         store_fault(s, -ENOSPC, "writing turns");
         r = -ENOSPC;
     }
-    s->log_bytes = turnlog_bytes(s->log);
-    s->index_bytes = index_bytes(s->idx);
+    commit_sizes(s);
     group_done(s, g, r);
     uint64_t due = 4 * turnlog_base_bytes(s->log);
     if (due < s->log_budget / 2)
@@ -414,6 +413,14 @@ static int ckpt_all(struct kvstore *s)
     return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;
 }
 
+/* What log and index take, for whoever asks. */
+void commit_sizes(struct kvstore *s)
+{
+    s->log_bytes = turnlog_bytes(s->log);
+    s->index_bytes = index_bytes(s->idx);
+    s->ahead_bytes = turnlog_ahead_bytes(s->log) + index_ahead_bytes(s->idx);
+}
+
 /* Everything live into a new file that begins the log; the old files go once it is whole. */
 int commit_checkpoint(struct kvstore *s)
 {
@@ -428,7 +435,7 @@ int commit_checkpoint(struct kvstore *s)
         if (!is_full(r))
             store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
     }
-    s->log_bytes = turnlog_bytes(s->log);
+    commit_sizes(s);
     return r;
 }
 

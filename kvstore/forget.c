@@ -113,7 +113,7 @@ void forget_turn(struct kvstore *s)
         return;
     }
     r = drop(s);
-    s->index_bytes = index_bytes(s->idx);
+    commit_sizes(s);
     if (r == 0)
         return;
     round_end(s);

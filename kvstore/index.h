@@ -33,9 +33,10 @@ void index_close(struct index *i);
  * A cleanly closed index above quick_bytes is trusted without the walk. */
 int index_verify(const char *dir, uint64_t quick_bytes);
 int index_remove(struct sys *y, const char *dir);
-uint64_t index_bytes(const struct index *i); /* taken on disk */
-bool index_near_full(const struct index *i); /* past 70 % of the map */
-void index_reader_check(struct index *i);    /* forget readers that died */
+uint64_t index_bytes(const struct index *i);       /* taken on disk */
+uint64_t index_ahead_bytes(const struct index *i); /* of these: for pages to come */
+bool index_near_full(const struct index *i);       /* past 70 % of the map */
+void index_reader_check(struct index *i);          /* forget readers that died */
 
 /* --- reads ----------------------------------------------------------------------------- */
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);

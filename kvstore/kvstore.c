@@ -725,14 +725,18 @@ int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t byte
 
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
 {
+    uint64_t ahead;
+
     must_be(s, STORE_MAGIC);
     memset(ret, 0, sizeof *ret);
     ret->host_limit = host_bytes(s->host);
     ret->host_used = host_used(s->host);
-    ret->file_used = s->file_bytes;
-    ret->file_limit = seg_limit(s);
     ret->log_bytes = s->log_bytes;
     ret->index_bytes = s->index_bytes;
+    ret->file_allocated = s->file_bytes + ret->log_bytes + ret->index_bytes;
+    ahead = s->ahead_bytes + s->file_bytes - s->slot_bytes;
+    ret->file_used = ret->file_allocated > ahead ? ret->file_allocated - ahead : 0;
+    ret->file_limit = s->o.disk_bytes;
     ret->blocks = s->n.blocks;
     ret->blocks_dirty = s->n.dirty;
     ret->bytes_written = s->sys.bytes_written;

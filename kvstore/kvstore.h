@@ -140,7 +140,11 @@ int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap);
 int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes);
 
 struct kvs_stats {
-    uint64_t host_used, host_limit, file_used, file_limit, log_bytes, index_bytes;
+    uint64_t host_used, host_limit;
+    /* On disk, turn log and index included: what is there; with the room reserved for what
+     * is to come; the limit of the latter. */
+    uint64_t file_used, file_allocated, file_limit;
+    uint64_t log_bytes, index_bytes;
     uint64_t blocks, blocks_dirty;
     uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
     uint64_t hits_host, hits_file, misses, corrupt, evicted;

@@ -799,8 +799,8 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     s->day = store_day_now();
     if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16 && ld64(v) == s->day)
         s->day_mark = 0 - ld64(v + 8);
-    s->log_bytes = turnlog_bytes(s->log);
-    s->index_bytes = index_bytes(s->idx);
+    commit_sizes(s);
+    room_count(s);
     rep->blocks = s->n.blocks;
     rep->log_bytes = s->log_bytes;
     return 0;

@@ -298,12 +298,22 @@ static void unlink_emptied(struct kvstore *s)
     }
 }
 
+void room_count(struct kvstore *s)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < s->n_layouts; i++)
+        n += s->layout[i]->n_taken * s->layout[i]->slot_bytes;
+    s->slot_bytes = n;
+}
+
 /* Segments shrink when the log or the index has outgrown its share, or when the commit
  * thread met a full disk. */
 void room_turn(struct kvstore *s)
 {
     bool wanted = s->space == SPACE_WANTED;
 
+    room_count(s);
     if (s->io.n_dying && s->io.ring)
         unlink_emptied(s);
     if (s->io.n_dying || (!wanted && s->file_bytes <= seg_limit(s)))

@@ -167,6 +167,8 @@ struct kvstore {
     /* Sizes in one account; written by their owner, read by all. */
     uint64_t reserve_bytes, index_budget, log_budget;
     _Atomic uint64_t file_bytes, log_bytes, index_bytes;
+    _Atomic uint64_t ahead_bytes; /* of log and index: reserved, as of the last commit */
+    _Atomic uint64_t slot_bytes;  /* of file_bytes: slots in use, as of io's last turn */
     /* Today is what was written since sys.bytes_written was this (it may be less than
      * nothing: what was written before the open counts too).  The commit thread sets both;
      * a stale read counts a round of yesterday's. */
@@ -197,11 +199,13 @@ void room_drop_done(struct drop_job *d);
 void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);
 void room_turn(struct kvstore *s);
+void room_count(struct kvstore *s); /* slot_bytes, from the layouts */
 /* commit.c */
 void commit_job(struct kvstore *s, struct job *j); /* io thread */
 void commit_wake(struct kvstore *s);
 int commit_checkpoint(struct kvstore *s);
-int commit_day(struct kvstore *s); /* into the open transaction: what today has cost */
+void commit_sizes(struct kvstore *s); /* log_bytes, index_bytes, ahead_bytes */
+int commit_day(struct kvstore *s);    /* into the open transaction: what today has cost */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
 void reserve_make(struct kvstore *s);
 /* forget.c: requests nobody can ask for any more (commit thread) */

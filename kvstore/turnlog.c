@@ -573,6 +573,11 @@ uint64_t turnlog_bytes(const struct turnlog *l)
     return n;
 }
 
+uint64_t turnlog_ahead_bytes(const struct turnlog *l)
+{
+    return l->size > l->at ? l->size - l->at : 0;
+}
+
 uint64_t turnlog_grown_bytes(const struct turnlog *l)
 {
     return l->grown;

@@ -57,6 +57,8 @@ def verbs_work_over(url_of):
     for k in ("status", "pid", "version", "models", "sessions", "tiers", "written", "queue", "warnings"):
         check(k in st, lambda: "status --json lacks %r" % k)
     check_eq(st["pid"], d.proc.pid, "status.pid")
+    t = st["tiers"]["file"]
+    check(0 < t["used"] < t["allocated"] <= t["limit"], lambda: "the disk's tier: %r" % (t,))
     p = h("tokenize", "-m", "m", "hello world", "--json")
     check(p.returncode == 0, lambda: "tokenize: %s" % p.stderr)
     for a in (("models",), ("show", "m"), ("ps",), ("status",), ("doctor",), ("version",), ("unload", "m"), ("load", "m"),
