@@ -32,27 +32,69 @@ static const char *kind(const struct verb *v)
     return "file";
 }
 
+/* What a flag's value is a name of, or NULL. */
+static const char *names_of(const struct flag *f)
+{
+    return strcmp(f->name, "session") == 0 ? "sessions"
+           : strcmp(f->name, "model") == 0 ? "models"
+                                           : NULL;
+}
+
+/* The shells run nothing that stands in a name: they read names a line at a time, compare them
+ * literally, and quote what they put on the command line. */
 static void bash(void)
 {
     puts("# bash completion for hearth: source <(hearth completion bash)\n"
+         "# $1 as it was typed, without its quotes: plain; a quote that is still open: open\n"
+         "_hearth_plain() {\n"
+         "    local i c\n"
+         "    plain= open=\n"
+         "    for ((i = 0; i < ${#1}; i++)); do\n"
+         "        c=${1:i:1}\n"
+         "        if [[ $c == \\\\ && $open != \\' ]]; then\n"
+         "            ((++i))\n"
+         "            plain+=${1:i:1}\n"
+         "        elif [[ -n $open && $c == \"$open\" ]]; then\n"
+         "            open=\n"
+         "        elif [[ -z $open && ( $c == \\' || $c == '\"' ) ]]; then\n"
+         "            open=$c\n"
+         "        else\n"
+         "            plain+=$c\n"
+         "        fi\n"
+         "    done\n"
+         "}\n"
+         "# The names, of sessions or models, that begin as typed, quoted as the word is\n"
          "_hearth_names() {\n"
-         "    hearth \"$1\" --json 2>/dev/null | grep -o '\"name\":\"[^\"]*\"' | cut -d'\"' "
-         "-f4\n"
+         "    local n q\n"
+         "    while IFS= read -r n; do\n"
+         "        [[ $n == \"$plain\"* ]] || continue\n"
+         "        case $open in\n"
+         "        \"'\") q=${n//\\'/\\'\\\\\\'\\'};;\n"
+         "        '\"')\n"
+         "            printf -v q '%s' \"$n\"\n"
+         "            q=${q//\\\\/\\\\\\\\}\n"
+         "            q=${q//\\\"/\\\\\\\"}\n"
+         "            q=${q//\\$/\\\\\\$}\n"
+         "            q=${q//\\`/\\\\\\`}\n"
+         "            q=${q//\\!/\\\"\\\\!\\\"};;\n"
+         "        *) printf -v q %q \"$n\";;\n"
+         "        esac\n"
+         "        COMPREPLY+=(\"$q\")\n"
+         "    done < <(hearth completion \"$1\" 2>/dev/null)\n"
          "}\n"
          "_hearth() {\n"
          "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= w i "
-         "kind=file\n"
+         "kind=file plain open\n"
          "    COMPREPLY=()\n"
+         "    _hearth_plain \"$cur\"\n"
          "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
          "        w=${COMP_WORDS[i]}\n"
          "        case $w in --socket) ((i++));; -*) ;; *) verb=${verb:+$verb }$w; [[ $verb == "
          "\"sessions \"* || $w != sessions ]] && break;; esac\n"
          "    done\n"
          "    case $prev in\n"
-         "    -s|--session) COMPREPLY=($(compgen -W \"$(_hearth_names sessions)\" -- "
-         "\"$cur\")); return;;\n"
-         "    -m|--model) COMPREPLY=($(compgen -W \"$(_hearth_names models)\" -- \"$cur\")); "
-         "return;;\n"
+         "    -s|--session) _hearth_names sessions; return;;\n"
+         "    -m|--model) _hearth_names models; return;;\n"
          "    esac\n"
          "    case $verb in");
     printf("    '') w='");
@@ -65,15 +107,23 @@ static void bash(void)
         words_of(&verbs[i]);
         printf("' kind=%s;;\n", kind(&verbs[i]));
     }
-    puts("    *) w=;;\n"
-         "    esac\n"
-         "    [[ $verb == completion ]] && w='bash zsh fish'\n"
-         "    [[ $cur != -* && $kind == session ]] && w+=\" $(_hearth_names sessions)\"\n"
-         "    [[ $cur != -* && $kind == model ]] && w+=\" $(_hearth_names models)\"\n"
-         "    COMPREPLY=($(compgen -W \"$w\" -- \"$cur\"))\n"
-         "    [[ $kind == file && $cur != -* ]] && COMPREPLY+=($(compgen -f -- \"$cur\"))\n"
-         "}\n"
-         "complete -o filenames -F _hearth hearth");
+    puts(
+        "    *) w=;;\n"
+        "    esac\n"
+        "    [[ $verb == completion ]] && w='bash zsh fish'\n"
+        "    while IFS= read -r i; do\n"
+        "        [[ -n $i && $i == \"$plain\"* ]] && COMPREPLY+=(\"$i\")\n"
+        "    done <<< \"${w// /$'\\n'}\"\n"
+        "    [[ $cur != -* && $kind == session ]] && _hearth_names sessions\n"
+        "    [[ $cur != -* && $kind == model ]] && _hearth_names models\n"
+        "    if [[ $kind == file && $cur != -* && $verb != sessions && $verb != completion ]]; "
+        "then\n"
+        "        COMPREPLY=()\n"
+        "        compopt -o default 2>/dev/null # readline's own, which quotes file names\n"
+        "    fi\n"
+        "    return 0\n"
+        "}\n"
+        "complete -F _hearth hearth");
 }
 
 static void zsh_flag(const struct flag *f)
@@ -85,7 +135,10 @@ static void zsh_flag(const struct flag *f)
         if (strchr(":[]'", *p))
             *p = ' ';
     printf(" '--%s%s[%s]%s'", f->name, f->value && f->value[0] != '[' ? "=" : "", does,
-           f->value && f->value[0] != '[' ? ":value: " : "");
+           !f->value || f->value[0] == '['   ? ""
+           : !names_of(f)                    ? ":value: "
+           : strcmp(f->name, "session") == 0 ? ":session:_hearth_names sessions"
+                                             : ":model:_hearth_names models");
 }
 
 static void zsh(void)
@@ -94,8 +147,7 @@ static void zsh(void)
          "# zsh completion for hearth: hearth completion zsh > ~/.zfunc/_hearth\n"
          "_hearth_names() {\n"
          "    local -a n\n"
-         "    n=(${(f)\"$(hearth $1 --json 2>/dev/null | grep -o '\"name\":\"[^\"]*\"' | cut "
-         "-d'\"' -f4)\"})\n"
+         "    n=(\"${(@f)$(hearth completion $1 2>/dev/null)}\")\n"
          "    compadd -a n\n"
          "}\n"
          "_hearth() {\n"
@@ -134,6 +186,15 @@ static void zsh(void)
     puts("    esac\n}\n_hearth \"$@\"");
 }
 
+/* In single quotes: in double ones fish puts in the values of variables. */
+static void fish_does(const char *does)
+{
+    printf(" -d '");
+    for (; *does; does++)
+        printf(*does == '\'' || *does == '\\' ? "\\%c" : "%c", *does);
+    puts("'");
+}
+
 static void fish_flags(const char *cond, const struct flag *f)
 {
     for (; f->name; f++) {
@@ -142,7 +203,9 @@ static void fish_flags(const char *cond, const struct flag *f)
             printf(" -s %c", f->letter);
         if (f->value && f->value[0] != '[')
             printf(" -r");
-        printf(" -d \"%s\"\n", f->does);
+        if (names_of(f))
+            printf(" -f -a '(__hearth_names %s)'", names_of(f));
+        fish_does(f->does);
     }
 }
 
@@ -150,20 +213,20 @@ static void fish(void)
 {
     puts("# fish completion for hearth: hearth completion fish | source\n"
          "function __hearth_names\n"
-         "    hearth $argv[1] --json 2>/dev/null | string match -rag '\"name\":\"([^\"]*)\"'\n"
+         "    hearth completion $argv[1] 2>/dev/null\n"
          "end");
     for (size_t i = 0; i < n_verbs; i++) {
         const struct verb *v = &verbs[i];
         char cond[160];
         if (top(v)) {
-            printf("complete -c hearth -f -n __fish_use_subcommand -a %s -d \"%s\"\n", v->name,
-                   v->does);
+            printf("complete -c hearth -f -n __fish_use_subcommand -a %s", v->name);
+            fish_does(v->does);
             snprintf(cond, sizeof cond, "__fish_seen_subcommand_from %s", v->name);
         } else {
             const char *sub = strchr(v->name, ' ') + 1;
-            printf("complete -c hearth -f -n '__fish_seen_subcommand_from sessions' -a %s -d "
-                   "\"%s\"\n",
-                   sub, v->does);
+            printf("complete -c hearth -f -n '__fish_seen_subcommand_from sessions' -a %s",
+                   sub);
+            fish_does(v->does);
             snprintf(cond, sizeof cond,
                      "__fish_seen_subcommand_from sessions; and __fish_seen_subcommand_from %s",
                      sub);
@@ -174,8 +237,25 @@ static void fish(void)
             printf("complete -c hearth -f -n '%s' -a '(__hearth_names %ss)'\n", cond, kind(v));
     }
     fish_flags("true", flags_global);
-    puts("complete -c hearth -n '__fish_contains_opt -s s session' -f -a '(__hearth_names "
-         "sessions)'");
+}
+
+/* Names one a line, for the scripts. One with control bytes cannot be typed: it is left out. */
+static int names(struct cli *c, const char *what, enum hrt_type type)
+{
+    cJSON *o = NULL;
+    const cJSON *e;
+    int code = cli_call(c, type, NULL, NULL, 0, &o, NULL);
+    cJSON_ArrayForEach(e, j_get(o, what))
+    {
+        const char *name = j_str(e, "name", "");
+        bool plain = name[0];
+        for (const unsigned char *p = (const unsigned char *)name; *p && plain; p++)
+            plain = *p >= 0x20 && *p != 0x7f && !(*p == 0xc2 && p[1] < 0xa0);
+        if (plain)
+            puts(name);
+    }
+    cJSON_Delete(o);
+    return code;
 }
 
 int cmd_completion(struct cli *c, const struct args *a)
@@ -186,6 +266,10 @@ int cmd_completion(struct cli *c, const struct args *a)
         zsh();
     else if (strcmp(a->pos[0], "fish") == 0)
         fish();
+    else if (strcmp(a->pos[0], "sessions") == 0)
+        return names(c, "sessions", HRT_SESSION_LIST);
+    else if (strcmp(a->pos[0], "models") == 0)
+        return names(c, "models", HRT_MODEL_LIST);
     else
         return cli_fail(c, CLI_USAGE, "completion: want bash, zsh or fish, got \"%.30s\"",
                         a->pos[0]);

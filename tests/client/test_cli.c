@@ -463,6 +463,53 @@ static void completion_scripts_are_valid(void)
     down();
 }
 
+/* Sessions of the fake core are named to be run, split and misquoted by a careless script. */
+static void completion_runs_nothing_and_quotes(void)
+{
+    static const char *const cases[][2] = {
+        {"hearth ask -s ''", "fake|\\$\\(touch\\ pwned\\)\\ \\\"a\\ b\\\"|it\\'s|"},
+        {"hearth ask -s '$'", "\\$\\(touch\\ pwned\\)\\ \\\"a\\ b\\\"|"},
+        {"hearth ask -s '\"$('", "\\$(touch pwned) \\\"a b\\\"|"},
+        {"hearth ask -s \\'i", "it'\\''s|"},
+        {"hearth ask -s 'it\\'\\'", "it\\'s|"},
+        {"hearth sessions rm f", "fake|"},
+        {"hearth run o", "other|"},
+        {"hearth sessions ren", "rename|"},
+        {"hearth ask --cr", "--create|"},
+        {"hearth ask -s '*'", ""},
+    };
+    if (system("command -v bash >/dev/null") != 0)
+        return;
+    up();
+    char path[200], cmd[400], got[600], bin[4200];
+    snprintf(bin, sizeof bin, "%s", built("hearth"));
+    *strrchr(bin, '/') = 0;
+    snprintf(path, sizeof path, "%s/t.bash", dir);
+    CHECK_EQ(RUN("completion", "sessions"), 0);
+    CHECK(strcmp(out, "fake\n$(touch pwned) \"a b\"\nit's\n") == 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        FILE *f = fopen(path, "w");
+        CHECK(f);
+        fprintf(f,
+                "PATH=\"$(cd '%s' && pwd):$PATH\"\ncd '%s' || exit 9\n"
+                "export HEARTH_SOCKET='%s'\nsource <(hearth completion bash)\n"
+                "COMP_WORDS=(%s)\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_hearth\n"
+                "[[ ${#COMPREPLY[@]} -eq 0 ]] || printf '%%s|' \"${COMPREPLY[@]}\"\n"
+                "[[ ! -e pwned ]]\n",
+                bin, dir, url, cases[i][0]);
+        fclose(f);
+        snprintf(cmd, sizeof cmd, "bash '%s'", path);
+        f = popen(cmd, "r");
+        size_t n = fread(got, 1, sizeof got - 1, f);
+        got[n] = 0;
+        CHECK_EQ(pclose(f), 0);
+        if (strcmp(got, cases[i][1]) != 0)
+            t_fail(__FILE__, __LINE__, "%s: got \"%s\", want \"%s\"", cases[i][0], got,
+                   cases[i][1]);
+    }
+    down();
+}
+
 T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
@@ -481,4 +528,5 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
-       {"completion_scripts_are_valid", completion_scripts_are_valid})
+       {"completion_scripts_are_valid", completion_scripts_are_valid},
+       {"completion_runs_nothing_and_quotes", completion_runs_nothing_and_quotes})

@@ -251,7 +251,10 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 NULL, 0);
         break;
     case HRT_SESSION_LIST:
-        snprintf(out, sizeof out, "{\"sessions\":[%s]}", session);
+        snprintf(out, sizeof out,
+                 "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\"},{\"name\":"
+                 "\"it's\"},{\"name\":\"\\u001b[2Jc\"}]}",
+                 session);
         fc_send(c, conn, f, HRT_OK, out, NULL, 0);
         break;
     case HRT_SESSION_OPEN:
