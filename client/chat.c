@@ -10,6 +10,7 @@ struct chat {
     struct cli *c;
     const struct args *a;
     char session[256]; /* name or id of what we talk in; "": none yet */
+    bool made;         /* there is such a session: a new name's comes with the first question */
     char model[256];   /* "": the daemon's default */
     EditLine *el;      /* NULL: stdin is no terminal */
     History *hist;
@@ -115,13 +116,16 @@ static void now_in(struct chat *t, const cJSON *s)
 {
     const char *name = j_str(s, "name", "");
     snprintf(t->session, sizeof t->session, "%s", name[0] ? name : j_str(s, "id", ""));
+    t->made = true;
 }
 
-static bool begun(struct chat *t)
+static bool begun(struct chat *t, const char *command)
 {
-    if (!t->session[0])
-        (void)cli_fail(t->c, CLI_FAILED, "nothing has been said yet");
-    return t->session[0];
+    if (!t->made)
+        (void)cli_fail(t->c, CLI_FAILED,
+                       "%s: nothing has been said here yet; ask your first question, then %s",
+                       command, command);
+    return t->made;
 }
 
 static void do_fork(struct chat *t, const char *name)
@@ -185,12 +189,20 @@ static void do_save(struct chat *t, const char *name)
     cJSON_Delete(o);
 }
 
-/* Said when not. */
-static bool has_model(struct chat *t, const char *name)
+/* Its whole name into ret; an exit code. */
+static int find_model(struct chat *t, const char *name, char *ret, size_t cap)
 {
-    cJSON *req = cJSON_CreateObject();
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    int code = cli_name(t->c, "the model", name);
     cJSON_AddStringToObject(req, "model", name);
-    return cli_call(t->c, HRT_MODEL_SHOW, req, NULL, 0, NULL, NULL) == CLI_OK;
+    if (code == CLI_OK)
+        code = cli_call(t->c, HRT_MODEL_SHOW, req, NULL, 0, &o, NULL);
+    else
+        cJSON_Delete(req);
+    if (code == CLI_OK)
+        snprintf(ret, cap, "%s", j_str(o, "name", name));
+    cJSON_Delete(o);
+    return code;
 }
 
 /* A line that begins with a slash. false: leave. */
@@ -207,21 +219,21 @@ static bool command(struct chat *t, char *line)
     if (strcmp(line, "/help") == 0) {
         fputs(help, stderr);
     } else if (strcmp(line, "/fork") == 0) {
-        if (begun(t))
+        if (begun(t, line))
             do_fork(t, arg);
     } else if (strcmp(line, "/rewind") == 0) {
-        if (begun(t))
+        if (begun(t, line))
             do_rewind(t, arg);
     } else if (strcmp(line, "/save") == 0) {
         if (!arg[0])
             (void)cli_fail(t->c, CLI_USAGE, "/save: under which name?");
-        else if (begun(t))
+        else if (cli_name(t->c, "/save", arg) == CLI_OK && begun(t, line))
             do_save(t, arg);
     } else if (strcmp(line, "/model") == 0) {
         if (!arg[0]) {
             cli_note(t->c, "model: %s", t->model[0] ? t->model : "the daemon's default");
-        } else if (has_model(t, arg)) {
-            snprintf(t->model, sizeof t->model, "%s", arg);
+        } else if (find_model(t, arg, t->model, sizeof t->model) == CLI_OK) {
+            t->made = false;
             t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
             cli_note(t->c, "a new conversation with %s", t->model);
         }
@@ -278,14 +290,33 @@ static int say(struct chat *t, const char *text)
     return code;
 }
 
-/* What a conversation that exists is about to go on with. */
-static int greet(struct chat *t)
+/* Without a name: which model will answer. */
+static void greet_new(struct chat *t)
 {
-    char b[2][WORDS_BYTES];
-    if (!t->session[0])
-        return CLI_OK;
+    cJSON *list = NULL;
+    const cJSON *m;
+    const char *model = t->model[0] ? t->model : NULL;
+    if (!t->el)
+        return;
+    if (!model)
+        (void)cli_call(t->c, HRT_MODEL_LIST, NULL, NULL, 0, &list, NULL);
+    cJSON_ArrayForEach(m, j_get(list, "models"))
+    {
+        if (j_bool(m, "default"))
+            model = j_str(m, "name", NULL);
+    }
+    if (model)
+        cli_note(t->c, "%s; /help lists what can be typed", model);
+    else
+        cli_note(t->c, "/help lists what can be typed");
+    cJSON_Delete(list);
+}
+
+/* The session the conversation goes on with, as SESSION_LIST has it: into ret, or NULL. */
+static int find_session(struct chat *t, cJSON **ret)
+{
     cJSON *list = NULL, *req = cJSON_CreateObject();
-    const cJSON *s, *o = NULL;
+    cJSON *s, *o = NULL;
     cJSON_AddTrueToObject(req, "all");
     int code = cli_call(t->c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
@@ -294,17 +325,37 @@ static int greet(struct chat *t)
             strcmp(j_str(s, "id", ""), t->session) == 0)
             o = s;
     }
+    *ret = o ? cJSON_DetachItemViaPointer(cJSON_GetObjectItem(list, "sessions"), o) : NULL;
+    cJSON_Delete(list);
+    return code;
+}
+
+/* What a named conversation is about to go on with.  A session keeps to its model: another one
+ * is refused before anything is asked. */
+static int greet(struct chat *t)
+{
+    char b[2][WORDS_BYTES];
+    cJSON *o = NULL;
+    int code = find_session(t, &o);
+    const char *model = j_str(o, "model", "");
     /* A new one is made by its first question, so that none is left behind by /quit. */
     if (code == CLI_OK && !o)
-        cli_note(t->c, "%s begins with your first question; /help lists the commands",
+        cli_note(t->c, "%s begins with your first question; /help lists what can be typed",
                  t->session);
-    if (o && !t->model[0])
-        snprintf(t->model, sizeof t->model, "%s", j_str(o, "model", ""));
-    if (o)
-        cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists the commands",
-                 t->session, j_str(o, "model", "?"), words_count(b[0], j_num(o, "tokens", 0)),
+    t->made = o != NULL;
+    if (o && t->model[0] && strcmp(t->model, model) != 0 && j_num(o, "tokens", 0) > 0) {
+        code = cli_fail(t->c, CLI_FAILED,
+                        "session \"%s\" belongs to model %s, not to %s; leave out -m, or take "
+                        "another name",
+                        t->session, model, t->model);
+    } else if (o) {
+        if (!t->model[0])
+            snprintf(t->model, sizeof t->model, "%s", model);
+        cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists what can be typed",
+                 t->session, t->model, words_count(b[0], j_num(o, "tokens", 0)),
                  words_ago(b[1], j_num(o, "used", 0)));
-    cJSON_Delete(list);
+    }
+    cJSON_Delete(o);
     return code;
 }
 
@@ -315,12 +366,17 @@ int cmd_chat(struct cli *c, const struct args *a)
     const char *model = args_str(a, "model") ? args_str(a, "model") : a->n ? a->pos[0] : NULL;
     if (args_has(a, "ids"))
         return cli_usage(c, "--ids is for run, ask and ingest");
+    int code = name ? cli_name(c, "--session", name) : CLI_OK;
     snprintf(t.session, sizeof t.session, "%s", name ? name : "");
-    snprintf(t.model, sizeof t.model, "%s", model ? model : "");
-    int code = greet(&t);
+    if (code == CLI_OK && model)
+        code = find_model(&t, model, t.model, sizeof t.model);
+    if (code == CLI_OK && t.session[0])
+        code = greet(&t);
     if (code != CLI_OK)
         return code;
     edit_open(&t);
+    if (!t.session[0])
+        greet_new(&t);
     cli_catch_interrupt();
     for (bool once = false;;) {
         cli_interrupted = 0;
@@ -349,7 +405,7 @@ int cmd_chat(struct cli *c, const struct args *a)
         code = CLI_OK;
     }
     edit_close(&t);
-    if (t.session[0] && !name && c->out_tty && !t.c->quiet)
+    if (t.made && !name && c->out_tty && !t.c->quiet)
         cli_note(c, "this conversation has no name and will expire; it is session %s",
                  t.session);
     return code;

@@ -1,5 +1,6 @@
 /* cli.c - see cli.h. */
 #include "client/cli.h"
+#include "base/bounds.h"
 #include "base/clock.h"
 #include "client/jsonout.h"
 #include <errno.h>
@@ -114,6 +115,47 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     say(c, c->json ? (code == CLI_USAGE ? "INVALID_ARGUMENT" : "INTERNAL") : "",
         c->json ? (code == CLI_USAGE ? "usage" : "client") : "", words, NULL);
     return code;
+}
+
+/* Bytes of the UTF-8 character at p; 0: it is none. */
+static size_t utf8_at(const unsigned char *p)
+{
+    size_t n = *p < 0x80   ? 1
+               : *p < 0xc2 ? 0
+               : *p < 0xe0 ? 2
+               : *p < 0xf0 ? 3
+               : *p < 0xf5 ? 4
+                           : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    bool long_form = (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xf0 && p[1] < 0x90);
+    bool no_code = (*p == 0xed && p[1] > 0x9f) || (*p == 0xf4 && p[1] > 0x8f);
+    return long_form || no_code ? 0 : n;
+}
+
+int cli_name(struct cli *c, const char *what, const char *name)
+{
+    char shown[4 * NAME_BYTES_MAX + 1];
+    const char *wrong = NULL;
+    size_t len = strlen(name), at = 0;
+    for (size_t i = 0; i < len && i < NAME_BYTES_MAX;) {
+        const unsigned char *p = (const unsigned char *)name + i;
+        size_t n = utf8_at(p);
+        bool control = *p < 0x20 || *p == 0x7f || (n == 2 && *p == 0xc2 && p[1] < 0xa0);
+        if (!wrong && (control || !n))
+            wrong = n ? "has a control character" : "is not UTF-8";
+        for (size_t k = 0; k < (n ? n : 1); k++)
+            at += (size_t)snprintf(shown + at, sizeof shown - at,
+                                   control || !n ? "\\x%02x" : "%c", p[k]);
+        i += n ? n : 1;
+    }
+    shown[at < sizeof shown ? at : sizeof shown - 1] = 0;
+    if (len > NAME_BYTES_MAX)
+        return cli_fail(c, CLI_USAGE, "%s: a name may have %d bytes, this one has %zu", what,
+                        NAME_BYTES_MAX, len);
+    return wrong ? cli_fail(c, CLI_USAGE, "%s: the name \"%s\" %s", what, shown, wrong)
+                 : CLI_OK;
 }
 
 int cli_not_yet(struct cli *c, const char *verb, const char *instead)

@@ -2,6 +2,7 @@
 #include "client/ledger.h"
 #include "tests/front/fakecore.h"
 #include "tests/t.h"
+#include <pty.h>
 
 static char dir[64], core[100], url[120];
 static pid_t core_pid;
@@ -390,6 +391,54 @@ static void chat_reads_lines_and_commands(void)
     down();
 }
 
+static void chat_refuses_what_ask_refuses(void)
+{
+    up();
+    CHECK_EQ(RUN_IN("hi\n", "chat", "-s", "fake", "-m", "other"), 1);
+    CHECK(strstr(err, "belongs to model fake, not to other"));
+    CHECK_EQ(RUN_IN("hi\n", "chat", "-m", "nosuch"), 4);
+    CHECK_EQ(RUN_IN("hi\n", "chat", "-s", "talk", "-m", "nosuch"), 4);
+    CHECK_EQ(RUN_IN("hi\n", "chat", "-s", "a\033[2Jb"), 2);
+    CHECK(strstr(err, "a\\x1b[2Jb") && !strchr(err, '\033'));
+    CHECK_EQ(RUN_IN("hi\n", "chat", "-s", "a\xff"), 2);
+    CHECK(strstr(err, "\"a\\xff\" is not UTF-8"));
+    CHECK_EQ(fakecore_count(core, "50 {"), 0);
+    CHECK_EQ(RUN_IN("/save x\n/fork\n/rewind\n/quit\n", "chat", "-s", "talk"), 0);
+    CHECK(strstr(err, "/save: nothing has been said here yet") && strstr(err, "/fork: ") &&
+          strstr(err, "/rewind: ") && !strstr(err, "no session"));
+    down();
+}
+
+static void chat_says_on_a_terminal_who_answers(void)
+{
+    char got[8192];
+    size_t n = 0;
+    int fd, st;
+    up();
+    fflush(NULL);
+    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    if (pid == 0) {
+        setenv("HOME", dir, 1);
+        setenv("TERM", "dumb", 1);
+        execl(built("hearth"), "hearth", "--socket", url, "chat", (char *)NULL);
+        _exit(127);
+    }
+    while (n < sizeof got - 1) {
+        ssize_t k = read(fd, got + n, sizeof got - 1 - n);
+        if (k <= 0)
+            break;
+        n += (size_t)k;
+        got[n] = 0;
+        if (strstr(got, "> "))
+            (void)!write(fd, "/quit\r", 6);
+    }
+    got[n] = 0;
+    close(fd);
+    waitpid(pid, &st, 0);
+    CHECK(strstr(got, "fake; /help lists what can be typed"));
+    down();
+}
+
 static void lists_print_tables_and_json(void)
 {
     up();
@@ -526,6 +575,8 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"a_ledger_survives_and_tells_documents_apart",
         a_ledger_survives_and_tells_documents_apart},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
+       {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
+       {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
        {"completion_scripts_are_valid", completion_scripts_are_valid},

@@ -250,6 +250,13 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 "\"other\",\"state\":\"available\"}]}",
                 NULL, 0);
         break;
+    case HRT_MODEL_SHOW:
+        snprintf(out, sizeof out, "{\"name\":\"%.99s\"}", fc_str(o, "model"));
+        if (strcmp(fc_str(o, "model"), "nosuch") == 0)
+            fc_refuse(c, conn, f, HRT_NOT_FOUND, "model_not_found", "");
+        else
+            fc_send(c, conn, f, HRT_OK, out, NULL, 0);
+        break;
     case HRT_SESSION_LIST:
         snprintf(out, sizeof out,
                  "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\"},{\"name\":"
