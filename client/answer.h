@@ -40,8 +40,8 @@ void answer_print_stats(struct cli *c, const struct answer *a);
 /* --- generation flags: into START's members. An exit code. */
 extern const struct flag flags_gen[];
 int gen_flags(struct cli *c, const struct args *a, cJSON *start);
-/* The prompt: words (or "-" or NULL: stdin) as START's input; ids with --ids. *ret_tail is
- * malloc'd. An exit code. */
+/* The prompt as START's input: words and after them what is piped in, or ("-" or NULL) stdin
+ * alone; ids with --ids. *ret_tail is malloc'd. An exit code. */
 int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *start,
                void **ret_tail, size_t *ret_bytes);
 

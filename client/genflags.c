@@ -1,8 +1,15 @@
 /* genflags.c - the flags of run, chat and ask that say how to generate, as START's members. */
 #include "client/answer.h"
 #include <math.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+enum {
+    PIPE_SAID_MS = 3000
+}; /* a pipe that gives nothing for that long: say what we wait for */
 
 const struct flag flags_gen[] = {
     {"max-tokens", 'n', "N", "at most N tokens of answer (default: until the model ends)"},
@@ -84,6 +91,52 @@ int gen_flags(struct cli *c, const struct args *a, cJSON *start)
     return CLI_OK;
 }
 
+/* Is something piped in?  A terminal is not read beside a question, nor is /dev/null; and a
+ * socket is what services and remote shells leave open. */
+static bool piped(void)
+{
+    struct stat st;
+    return fstat(0, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode));
+}
+
+/* words, and what is piped in after a blank line; malloc'd. An exit code. */
+static int words_and_pipe(struct cli *c, const char *words, char **ret, size_t *ret_n)
+{
+    char *data = NULL;
+    size_t n = strlen(words), more = 0;
+    if (piped()) {
+        struct pollfd p = {0, POLLIN, 0};
+        if (poll(&p, 1, PIPE_SAID_MS) == 0)
+            cli_note(c, "reading standard input, too, until it ends; </dev/null leaves it out");
+        int code = cli_read(c, "-", TAIL_BYTES_MAX, &data, &more);
+        if (code != CLI_OK)
+            return code;
+    }
+    size_t all = n + (more ? 2 + more : 0);
+    if (all > TAIL_BYTES_MAX) {
+        free(data);
+        return cli_fail(c, CLI_FAILED,
+                        "the question and standard input have %zu bytes, one request may carry "
+                        "%d; split it",
+                        all, TAIL_BYTES_MAX);
+    }
+    char *text = malloc(all + 1);
+    if (!text) {
+        free(data);
+        return cli_fail(c, CLI_FAILED, "no memory for the question");
+    }
+    memcpy(text, words, n);
+    if (more) {
+        memcpy(text + n, "\n\n", 2);
+        memcpy(text + n + 2, data, more);
+    }
+    text[all] = 0;
+    free(data);
+    *ret = text;
+    *ret_n = all;
+    return CLI_OK;
+}
+
 int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *start,
                void **ret_tail, size_t *ret_bytes)
 {
@@ -92,6 +145,8 @@ int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *st
     int code = CLI_OK;
     if (!words && isatty(0))
         return cli_usage(c, "there is no question: give it as an argument, or pipe it in");
+    if (words && !words[0] && !args_has(a, "raw"))
+        return cli_usage(c, "the question is empty");
     if (!words || strcmp(words, "-") == 0) {
         code = cli_read(c, "-", TAIL_BYTES_MAX, &text, &n);
         if (code != CLI_OK)
@@ -101,14 +156,9 @@ int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *st
             return cli_usage(c, "there is no question: stdin is empty");
         }
     } else {
-        n = strlen(words);
-        text = strdup(words);
-        if (!text)
-            return cli_fail(c, CLI_FAILED, "no memory for the question");
-        if (n == 0 && !args_has(a, "raw")) {
-            free(text);
-            return cli_usage(c, "the question is empty");
-        }
+        code = words_and_pipe(c, words, &text, &n);
+        if (code != CLI_OK)
+            return code;
     }
     if (!args_has(a, "ids")) {
         cJSON_AddStringToObject(start, "input", "prompt");

@@ -79,8 +79,9 @@ const struct verb verbs[] = {
     {.name = "run",
      .takes = "MODEL [PROMPT]",
      .does = "one question, on its own",
-     .more = "Without PROMPT, or with -, the question is read from stdin. It is answered in a\n"
-             "session without a name, which expires ten minutes later.\n",
+     .more =
+         "What is piped in follows PROMPT; without PROMPT, or with -, it is the question. It\n"
+         "is answered in a session without a name, which expires ten minutes later.\n",
      .flags = FLAGS(flags_gen),
      .pos_min = 1,
      .pos_max = 2,
@@ -107,7 +108,8 @@ const struct verb verbs[] = {
     {.name = "ask",
      .takes = "-s NAME QUESTION",
      .does = "ask a session and keep the turn",
-     .more = "Without QUESTION, or with -, it is read from stdin.\n",
+     .more = "What is piped in follows QUESTION; without QUESTION, or with -, it is the "
+             "question.\n",
      .flags = FLAGS(f_session, f_ask, f_model, flags_gen),
      .pos_max = 1,
      .run = cmd_ask},

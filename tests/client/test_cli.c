@@ -141,6 +141,23 @@ static void answers_go_to_stdout_and_the_rest_to_stderr(void)
     down();
 }
 
+static void what_is_piped_in_follows_the_question(void)
+{
+    up();
+    CHECK_EQ(RUN_IN("words=3\n", "run", "fake", "count"), 0);
+    CHECK(strcmp(out, "w0 w1 w2 \n") == 0);
+    CHECK_EQ(RUN_IN("words=2", "ask", "-s", "fake", "count"), 0);
+    CHECK(strcmp(out, "w0 w1 \n") == 0);
+    CHECK_EQ(RUN_IN("words=3", "run", "fake", "words=1"), 0); /* the question comes first */
+    CHECK(strcmp(out, "w0 \n") == 0);
+    CHECK_EQ(RUN_IN("7 8", "run", "fake", "5 6", "--ids"), 0);
+    char cmd[5000]; /* a device is not read */
+    snprintf(cmd, sizeof cmd, "'%s' --socket '%s' run fake words=1 </dev/zero >/dev/null 2>&1",
+             built("hearth"), url);
+    CHECK_EQ(system(cmd), 0);
+    down();
+}
+
 static void the_done_object_has_its_keys(void)
 {
     static const char *const keys[] = {"type",   "session",     "request", "model", "text",
@@ -563,6 +580,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
         answers_go_to_stdout_and_the_rest_to_stderr},
+       {"what_is_piped_in_follows_the_question", what_is_piped_in_follows_the_question},
        {"the_done_object_has_its_keys", the_done_object_has_its_keys},
        {"text_lines_never_split_a_code_point", text_lines_never_split_a_code_point},
        {"flags_reach_start", flags_reach_start},

@@ -396,7 +396,7 @@ class Daemon:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
         env["HOME"] = self.dir
         return subprocess.run([prog("hearth"), "--socket", url or "unix://" + self.sock] + [str(a) for a in args],
-                              input=inp, capture_output=True, text=True, timeout=timeout * SLOWER, env=env)
+                              input=inp or "", capture_output=True, text=True, timeout=timeout * SLOWER, env=env)
 
 
 class Front:

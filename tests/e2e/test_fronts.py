@@ -42,7 +42,7 @@ def begin(d, verb, *more):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HEARTH_", "XDG_"))}
     env["HOME"] = d.dir
     return subprocess.Popen([prog("hearth"), "--socket", "ipc://" + d.ipc, verb, "--temp", "0.8", "--seed", "21",
-                             "--ignore-eos"] + [str(m) for m in more] + [PROMPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+                             "--ignore-eos"] + [str(m) for m in more] + [PROMPT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def a_front_that_dies_is_back_at_once():
