@@ -32,6 +32,7 @@ struct run { /* one answer_run */
     size_t tail_bytes;
     struct progress p;
     uint64_t trouble_ns; /* since when the daemon is away; 0: it is not */
+    bool met;            /* the daemon has answered a PING while START waited */
     bool cancelled;      /* CANCEL was sent */
     bool wrote;          /* text is on stdout */
     uint32_t restarts;
@@ -243,7 +244,8 @@ static bool patience(struct run *r)
     if (!r->trouble_ns) {
         r->trouble_ns = now;
         progress_clear(&r->p);
-        cli_note(r->c, "%sthe daemon is away; waiting for it", r->wrote ? "\n" : "");
+        cli_note(r->c, "%shearthd is gone or busy; waiting up to two minutes for it",
+                 r->wrote ? "\n" : "");
     }
     if (cli_interrupted || now - r->trouble_ns > TROUBLE_MS_MAX * 1000000ull)
         return false;
@@ -251,35 +253,47 @@ static bool patience(struct run *r)
     return true;
 }
 
+/* A START that failed with e: is it worth to be sent again?  *tries: how often for a PING. */
+static bool start_again(struct run *r, int e, int *tries)
+{
+    if (e == -EINTR)
+        return true;
+    /* A model that is being loaded makes START wait: that is no trouble. */
+    if (e == -ETIMEDOUT && *tries < START_TRIES_MAX && answers_ping(r)) {
+        ++*tries;
+        r->met = true;
+        r->trouble_ns = 0;
+        return true;
+    }
+    /* Who was there and is no more is waited for, as in the middle of an answer: the same
+     * START finds or makes the stream.  Who was never there is not. */
+    bool gone = (e == -ETIMEDOUT || e == -ECONNREFUSED) && hearth_reached(r->conn);
+    return (gone || r->a->start) && patience(r);
+}
+
 /* START, first or again; r->a->start has the first reply. */
 static int send_start(struct run *r)
 {
     struct cli *c = r->c;
-    for (int i = 0;; i++) {
+    int wait_ms = START_FIRST_MS, tries = 0;
+    for (;;) {
         struct hearth_reply rep = {0};
         struct errbuf eb = {""};
         int e = hearth_call(r->conn, HRT_START, r->start, r->tail, r->tail_bytes,
-                            i == 0 ? START_FIRST_MS : CLI_WAIT_MS, &rep, &eb);
+                            (uint32_t)wait_ms, &rep, &eb);
         if (e == -EINTR && cli_interrupted) {
             (void)cancel(r);
             return CLI_INTERRUPTED;
         }
-        if (e == -EINTR)
-            continue;
-        /* A model that is being loaded makes START wait: that is no trouble. */
-        if (e == -ETIMEDOUT && i < START_TRIES_MAX && answers_ping(r))
-            continue;
-        /* A front holds a request for a core that is away: wait with it, but say so. */
-        if (e == -ETIMEDOUT && i == 0 && patience(r))
-            continue;
-        if (e < 0 && r->a->start && patience(r))
+        wait_ms = CLI_WAIT_MS;
+        if (e < 0 && start_again(r, e, &tries))
             continue;
         if (e < 0)
             return cli_interrupted ? CLI_INTERRUPTED : cli_fail_call(c, e, &eb);
         cJSON *o = cJSON_Parse(rep.json);
         uint32_t status = rep.status;
         hearth_reply_fini(&rep);
-        if (status == HRT_UNAVAILABLE && r->a->start && patience(r)) {
+        if (status == HRT_UNAVAILABLE && (r->a->start || r->met) && patience(r)) {
             cJSON_Delete(o);
             continue;
         }

@@ -29,6 +29,7 @@ struct hearth_conn {
     uint32_t magic;
     bool nn;
     bool answered; /* somebody has replied once: from then on a silence is a restart */
+    bool reached;  /* somebody has listened once */
     char url[PATH_BYTES_MAX + 8];
     const char *path; /* within url */
     int fd;           /* nn: the socket's number; unix: -1 while not connected */
@@ -112,6 +113,12 @@ void hearth_close(struct hearth_conn *c)
     c->magic = 0;
     drop(c);
     free(c);
+}
+
+bool hearth_reached(const struct hearth_conn *c)
+{
+    must_be(c, CONN_MAGIC);
+    return c->reached;
 }
 
 static int left_ms(uint64_t until_ns)
@@ -272,7 +279,7 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
     for (;;) {
         int r = nn_open(c, eb);
         if (r == 0) {
-            there = true;
+            there = c->reached = true;
             uint64_t end = now_ns() + slice;
             r = nn_exchange(c, m, n, type, id, end < until ? end : until, old, ret, eb);
             if (r != -EPIPE && r != -ETIMEDOUT)
@@ -400,6 +407,7 @@ static int call_unix(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t 
             r = connect_path(c->path);
             if (r >= 0) {
                 c->fd = r;
+                c->reached = true;
                 r = 0;
             } else if ((!c->answered && now_ns() >= first) || now_ns() >= until ||
                        r == -EACCES) {

@@ -27,6 +27,8 @@ void hearth_reply_fini(struct hearth_reply *r);
  * daemon.  -EINVAL (not such a URL, path too long), -ENOMEM. */
 int hearth_connect(struct hearth_conn **ret, const char *url, struct errbuf *eb);
 void hearth_close(struct hearth_conn *c); /* NULL ok */
+/* Has it ever got through to somebody who listens? A call that fails then says that he ended. */
+bool hearth_reached(const struct hearth_conn *c);
 /* The default: $HEARTH_SOCKET is the caller's business; this looks for the user's
  * hearth.ipc, then /run/hearth/core.sock.  -ENOENT: neither is there, ret is the user's, for
  * a message. */

@@ -277,6 +277,28 @@ static void an_answer_outlives_its_daemon(void)
     down();
 }
 
+/* Before START was answered there is nothing yet to go on with: the same START is sent again. */
+static void a_question_outlives_its_daemon(void)
+{
+    up();
+    int o, e;
+    pid_t pid = begin((const char *const[]){"run", "fake", "slow words=3", NULL}, &o, &e, NULL);
+    poll(NULL, 0, 1000);
+    fakecore_kill(core_pid);
+    poll(NULL, 0, 1500);
+    core_pid = fakecore(core);
+    CHECK_EQ(finish(pid, o, e), 0);
+    CHECK(strcmp(out, "w0 w1 w2 \n") == 0);
+    CHECK(strstr(err, "waiting up to two minutes"));
+    CHECK(fakecore_count(core, "50 {") >= 2);
+    fakecore_kill(core_pid);
+    uint64_t t0 = now_ns();
+    CHECK_EQ(RUN("run", "fake", "words=1"), 3); /* never there: no waiting */
+    CHECK(now_ns() - t0 < 4000000000ull);
+    core_pid = fakecore(core);
+    down();
+}
+
 static void a_reader_that_goes_away_is_no_drama(void)
 {
     up();
@@ -587,6 +609,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"ctrl_c_cancels_and_keeps_what_is_there", ctrl_c_cancels_and_keeps_what_is_there},
        {"a_signal_cancels_like_ctrl_c", a_signal_cancels_like_ctrl_c},
        {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
+       {"a_question_outlives_its_daemon", a_question_outlives_its_daemon},
        {"a_reader_that_goes_away_is_no_drama", a_reader_that_goes_away_is_no_drama},
        {"documents_are_put_in_once", documents_are_put_in_once},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
