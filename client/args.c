@@ -54,6 +54,11 @@ const char *args_near_verb(const char *word)
 
 static const char *near_sub(const char *first, const char *word)
 {
+    static const char *const same[][2] = {{"delete", "rm"}, {"remove", "rm"}, {"list", "ls"},
+                                          {"mv", "rename"}, {"copy", "fork"}, {"cp", "fork"}};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        if (strcmp(same[i][0], word) == 0)
+            word = same[i][1];
     const char *got = NULL;
     int best = 99;
     size_t n = strlen(first);
@@ -117,21 +122,55 @@ static const struct flag *find_flag(const struct verb *v, const char *name, size
     return NULL;
 }
 
+/* "chat, ingest": the verbs that have a flag this one has not; "" when none has it. */
+static void owners_of(const char *name, char letter, char *ret, size_t cap)
+{
+    size_t at = 0;
+    ret[0] = 0;
+    for (size_t i = 0; i < n_verbs; i++) {
+        bool has = false;
+        for (const struct flag *const *g = verbs[i].flags; g && *g; g++)
+            for (const struct flag *f = *g; f->name; f++)
+                has |= letter ? f->letter == letter : strcmp(f->name, name) == 0;
+        if (!has || (verbs[i].hide && !letter && strcmp(verbs[i].hide, name) == 0) || at >= cap)
+            continue;
+        int n = snprintf(ret + at, cap - at, "%s%s", at ? ", " : "", verbs[i].name);
+        at += (size_t)n;
+    }
+}
+
+static int no_flag(const struct verb *v, const char *arg, const char *near, const char *owners,
+                   struct errbuf *eb)
+{
+    const char *where = v ? v->name : "", *blank = v ? " " : "";
+    if (owners[0])
+        return err_set(eb, -EINVAL, "hearth %s%shas no flag %.80s; it is of %s%s", where, blank,
+                       arg, owners, v ? "" : " and stands after the verb");
+    if (near)
+        return err_set(eb, -EINVAL, "hearth %s%shas no flag %.80s; did you mean --%s?", where,
+                       blank, arg, near);
+    return err_set(eb, -EINVAL, "hearth %s%shas no flag %.80s; `hearth help%s%s` lists them",
+                   where, blank, arg, blank, where);
+}
+
 static int unknown_flag(const struct verb *v, const char *arg, struct errbuf *eb)
 {
-    char word[64];
+    char word[64], owners[200];
     const char *got = NULL;
     int best = 99, group = -1, row = 0;
     snprintf(word, sizeof word, "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
     for (const struct flag *f; (f = each_flag(v, &group, &row));)
         if (nearer(word, f->name, &best))
             got = f->name;
-    const char *where = v ? v->name : "";
-    if (got)
-        return err_set(eb, -EINVAL, "hearth %s has no flag %.80s; did you mean --%s?", where,
-                       arg, got);
-    return err_set(eb, -EINVAL, "hearth %s%shas no flag %.80s; `hearth help %s` lists them",
-                   where, v ? " " : "", arg, where);
+    owners_of(word, 0, owners, sizeof owners);
+    return no_flag(v, arg, got, owners, eb);
+}
+
+static int unknown_letter(const struct verb *v, char letter, struct errbuf *eb)
+{
+    char owners[200];
+    owners_of("", letter, owners, sizeof owners);
+    return no_flag(v, (char[]){'-', letter, 0}, NULL, owners, eb);
 }
 
 static int give(struct args *a, const struct flag *f, const char *value, struct errbuf *eb)
@@ -169,9 +208,7 @@ static int take_flag(struct args *a, const char *arg, const char *next, struct e
     for (const char *p = arg + 1; *p; p++) {
         const struct flag *f = find_flag(v, NULL, 0, *p);
         if (!f)
-            return err_set(eb, -EINVAL,
-                           "hearth %s%shas no flag -%c; `hearth help %s` lists them",
-                           v ? v->name : "", v ? " " : "", *p, v ? v->name : "");
+            return unknown_letter(v, *p, eb);
         if (!wants_value(f)) {
             int r = give(a, f, NULL, eb);
             if (r < 0)
@@ -187,8 +224,32 @@ static int take_flag(struct args *a, const char *arg, const char *next, struct e
     return 1;
 }
 
+/* What other programs call it, and what it is here. */
+static const char *habit(const char *word)
+{
+    static const char *const rows[][2] = {
+        {"ls", "`hearth models` lists models, `hearth sessions` conversations"},
+        {"list", "`hearth models` lists models, `hearth sessions` conversations"},
+        {"rm",
+         "`hearth sessions rm NAME` forgets a conversation; a model is a file, remove that"},
+        {"delete",
+         "`hearth sessions rm NAME` forgets a conversation; a model is a file, remove that"},
+        {"pull", "put a GGUF file into the daemon's models directory "
+                 "(~/.local/share/hearth/models), `hearth models` lists it then"},
+        {"start", "`hearth serve` starts the daemon"},
+        {"stop", "`hearth unload MODEL` unloads a model; the daemon ends by Ctrl-C, by `kill "
+                 "PID` (`hearth status` says it), or by `systemctl --user stop hearthd`"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strcmp(rows[i][0], word) == 0)
+            return rows[i][1];
+    return NULL;
+}
+
 static int unknown_verb(const char *word, struct errbuf *eb)
 {
+    if (habit(word))
+        return err_set(eb, -EINVAL, "hearth has no verb \"%s\": %s", word, habit(word));
     const char *near = args_near_verb(word);
     return near ? err_set(eb, -EINVAL,
                           "hearth has no verb \"%.40s\"; did you mean `hearth %s`?", word, near)

@@ -98,6 +98,21 @@ static void mistakes_are_named_with_what_was_meant(void)
         {{"sessions", "fork"}, "sessions fork NAME"},
         {{"status", "x"}, "x"},
         {{"ask", "--sesion", "x"}, "--session"},
+        {{"run", "--session", "x"}, "; it is of chat, ingest, ask"},
+        {{"run", "-s", "x"}, "; it is of chat, ingest, ask"},
+        {{"--fork", "ask"},
+         "hearth has no flag --fork; it is of ask and stands after the verb"},
+        {{"--jsn", "models"}, "hearth has no flag --jsn; did you mean --json?"},
+        {{"--zzz"}, "hearth has no flag --zzz; `hearth help` lists them"},
+        {{"ls"}, "`hearth models`"},
+        {{"list"}, "`hearth sessions`"},
+        {{"rm", "x"}, "`hearth sessions rm NAME`"},
+        {{"delete"}, "`hearth sessions rm NAME`"},
+        {{"pull", "x"}, "GGUF"},
+        {{"stop"}, "kill PID"},
+        {{"start"}, "`hearth serve`"},
+        {{"sessions", "delete", "x"}, "`hearth sessions rm`"},
+        {{"sessions", "list"}, "`hearth sessions ls`"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         int r = parse(rows[i].words);
