@@ -366,7 +366,7 @@ int cmd_chat(struct cli *c, const struct args *a)
     const char *model = args_str(a, "model") ? args_str(a, "model") : a->n ? a->pos[0] : NULL;
     if (args_has(a, "ids"))
         return cli_usage(c, "--ids is for run, ask and ingest");
-    int code = name ? cli_name(c, "--session", name) : CLI_OK;
+    int code = CLI_OK;
     snprintf(t.session, sizeof t.session, "%s", name ? name : "");
     if (code == CLI_OK && model)
         code = find_model(&t, model, t.model, sizeof t.model);

@@ -71,12 +71,23 @@ static const char *remedy(const char *slug, const cJSON *numbers)
 static void say(struct cli *c, const char *status, const char *slug, const char *words,
                 const cJSON *numbers)
 {
+    static const char *const flags[][2] = {{"to_turn:", "--to:"},
+                                           {"to_tokens:", "--tokens:"},
+                                           {"turn:", "--turn:"},
+                                           {"at:", "--tokens:"},
+                                           {"tail:", "the input:"}};
     char own[1100];
     const char *todo = remedy(slug, numbers);
     if (strncmp(words, "params.", 7) == 0 && !c->json)
         words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
-    else if (strncmp(words, "tail:", 5) == 0)
-        snprintf(own, sizeof own, "the input:%s", words + 5), words = own;
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        size_t n = strlen(flags[i][0]);
+        if ((c->json && flags[i][1][0] == '-') || strncmp(words, flags[i][0], n) != 0)
+            continue; /* who reads JSON knows the protocol's name, too */
+        snprintf(own, sizeof own, "%s%s", flags[i][1], words + n);
+        words = own;
+        break;
+    }
     if (c->json) {
         cJSON *o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "type", "error");
@@ -373,6 +384,24 @@ int cli_ids(struct cli *c, const char *text, int32_t **ret, size_t *ret_n)
     return CLI_OK;
 }
 
+/* Names that go into requests: what is said of them there is of JSON, which nobody has typed. */
+static int check_names(struct cli *c, const struct args *a)
+{
+    static const char *const of_models[] = {"run", "show", "load", "unload", "plan"};
+    int code = CLI_OK, names = strncmp(a->verb->name, "sessions ", 9) == 0 ? a->n : 0;
+    for (int i = 0; i < a->n_given && code == CLI_OK; i++)
+        if (strcmp(a->given[i].flag->name, "session") == 0)
+            code = cli_name(c, "--session", a->given[i].value);
+        else if (strcmp(a->given[i].flag->name, "model") == 0)
+            code = cli_name(c, "--model", a->given[i].value);
+    for (int i = 0; i < names && code == CLI_OK; i++)
+        code = cli_name(c, a->verb->name, a->pos[i]);
+    for (size_t i = 0; i < sizeof of_models / sizeof *of_models && code == CLI_OK; i++)
+        if (a->n && strcmp(a->verb->name, of_models[i]) == 0)
+            code = cli_name(c, a->verb->name, a->pos[0]);
+    return code;
+}
+
 /* --- the whole ------------------------------------------------------------------------------ */
 int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
 {
@@ -395,6 +424,9 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
             help_all();
         return args_has(&a, "help") ? out_end(&c) : CLI_USAGE;
     }
+    int code = check_names(&c, &a);
+    if (code != CLI_OK)
+        return code;
     const char *url = args_str(&a, "socket");
     if (!url)
         url = env_socket;
@@ -404,7 +436,7 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
         memcpy(c.url, url, strlen(url) + 1);
     else
         (void)hearth_default_url(c.url, sizeof c.url);
-    int code = a.verb->run(&c, &a);
+    code = a.verb->run(&c, &a);
     hearth_close(c.conn);
     int end = out_end(&c);
     if (code == CLI_INTERRUPTED && cli_signal)

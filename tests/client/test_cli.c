@@ -478,6 +478,22 @@ static void chat_says_on_a_terminal_who_answers(void)
     down();
 }
 
+static void what_is_said_is_of_what_was_typed(void)
+{
+    up();
+    CHECK_EQ(RUN("ask", "-s", "caf\xe9", "hi"), 2);
+    CHECK(strstr(err, "--session: the name \"caf\\xe9\" is not UTF-8"));
+    CHECK_EQ(RUN("sessions", "rename", "fake", "\xed\xa0\x80"), 2);
+    CHECK(strstr(err, "\\xed\\xa0\\x80"));
+    CHECK_EQ(RUN("run", "m\033", "hi"), 2);
+    CHECK_EQ(RUN("ask", "-s", "caf\xc3\xa9 \xf0\x9f\xa6\x94", "hi"), 0);
+    CHECK_EQ(RUN("sessions", "rewind", "fake", "--to", "99"), 1);
+    CHECK(strstr(err, "--to: want 0 to 1"));
+    CHECK_EQ(RUN("sessions", "rewind", "fake", "--to", "99", "--json"), 1);
+    CHECK(strstr(out, "\"to_turn: want 0 to 1"));
+    down();
+}
+
 static void lists_print_tables_and_json(void)
 {
     up();
@@ -618,6 +634,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
        {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},
+       {"what_is_said_is_of_what_was_typed", what_is_said_is_of_what_was_typed},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
        {"completion_scripts_are_valid", completion_scripts_are_valid},

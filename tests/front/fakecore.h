@@ -272,6 +272,13 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
             fc_send(c, conn, f, HRT_OK, session, ids,
                     cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? sizeof ids : 0);
         break;
+    case HRT_SESSION_REWIND:
+        fc_send(
+            c, conn, f, HRT_OUT_OF_RANGE,
+            "{\"status\":\"OUT_OF_RANGE\",\"slug\":\"bad_field\",\"message\":\"to_turn: want 0 "
+            "to 1, got 99\"}",
+            NULL, 0);
+        break;
     case HRT_TOKENIZE:
         fc_send(c, conn, f, HRT_OK, "{\"model\":\"fake\",\"count\":3}", ids, sizeof ids);
         break;
