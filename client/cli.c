@@ -128,6 +128,18 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     return code;
 }
 
+int cli_fail_as(struct cli *c, int code, enum hrt_status status, const char *slug,
+                const char *fmt, ...)
+{
+    char words[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    say(c, hrt_status_str(status), slug, words, NULL);
+    return code;
+}
+
 /* Bytes of the UTF-8 character at p; 0: it is none. */
 static size_t utf8_at(const unsigned char *p)
 {

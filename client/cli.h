@@ -45,6 +45,10 @@ int cli_connect(struct cli *c, struct hearth_conn **ret); /* a connection of its
 int cli_usage(struct cli *c, const char *words);
 __attribute__((format(printf, 3, 4))) int cli_fail(struct cli *c, int code, const char *fmt,
                                                    ...);
+/* The same, with a status and a slug that scripts can tell apart. */
+__attribute__((format(printf, 5, 6))) int cli_fail_as(struct cli *c, int code,
+                                                      enum hrt_status status, const char *slug,
+                                                      const char *fmt, ...);
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb); /* hearth_call's < 0 */
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply);
 int cli_exit_of(uint32_t status, const char *slug);

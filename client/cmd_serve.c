@@ -102,29 +102,40 @@ static void tell_failed(struct cli *c, struct hearth_conn *conn)
     hearth_reply_fini(&rep);
 }
 
+/* HELLO's pid, or 0: nobody answers. */
+static pid_t who_answers(struct hearth_conn *conn)
+{
+    struct hearth_reply rep = {0};
+    struct errbuf eb;
+    if (hearth_call(conn, HRT_HELLO, "{\"min\":1,\"max\":1,\"client\":\"hearth serve\"}", NULL,
+                    0, 1000, &rep, &eb) < 0)
+        return 0;
+    cJSON *o = cJSON_Parse(rep.json);
+    pid_t pid = (pid_t)j_num(o, "pid", -1);
+    cJSON_Delete(o);
+    hearth_reply_fini(&rep);
+    return pid;
+}
+
 /* Waits until the child answers or has died. */
 static int await(struct cli *c, pid_t pid, const char *url, const char *log, off_t from)
 {
     struct hearth_conn *conn = NULL;
-    struct hearth_reply rep = {0};
     struct errbuf eb;
     int code = -1, st;
     if (hearth_connect(&conn, url, &eb) < 0)
         return cli_fail(c, CLI_FAILED, "%s", eb.s);
     for (int waited = 0; code < 0; waited += LOOK_MS) {
-        if (waitpid(pid, &st, WNOHANG) == pid) {
+        bool died = waitpid(pid, &st, WNOHANG) == pid;
+        pid_t other = who_answers(conn);
+        /* While ours lives the other may be on its way out: ours waits for its lock. */
+        if (other == pid && !died) {
+            code = CLI_OK;
+        } else if (died && other && !(WIFEXITED(st) && WEXITSTATUS(st) == CLI_USAGE)) {
+            code = cli_fail_as(c, CLI_FAILED, HRT_ALREADY_EXISTS, "daemon_runs",
+                               "another hearthd (pid %d) answers at %s", (int)other, url);
+        } else if (died) {
             code = ended(c, st, log, from);
-        } else if (hearth_call(conn, HRT_HELLO,
-                               "{\"min\":1,\"max\":1,\"client\":\"hearth serve\"}", NULL, 0,
-                               1000, &rep, &eb) == 0) {
-            cJSON *o = cJSON_Parse(rep.json);
-            if (j_num(o, "pid", -1) != (double)pid)
-                code = cli_fail(c, CLI_FAILED, "another hearthd (pid %.0f) answers at %s",
-                                j_num(o, "pid", 0), url);
-            else
-                code = CLI_OK;
-            cJSON_Delete(o);
-            hearth_reply_fini(&rep);
         } else if (waited > READY_MS) {
             code = cli_fail(c, CLI_LATER, "hearthd is not ready yet; its log: %s", log);
         } else {

@@ -132,5 +132,20 @@ def a_refused_ingest_leaves_no_session():
     check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
 
 
-main(verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
-     a_refused_ingest_leaves_no_session)
+def a_second_daemon_is_refused_by_name_and_the_next_begins():
+    d = Daemon("--http", "off", model_path=None).start()
+    flags = ["--detach", "--json", "--models", d.models, "--state", d.state, "--runtime", d.runtime, "--http", "off", "--no-front",
+             "--host-memory", "1GiB", "--disk", "8GiB"]
+    p = d.cli("serve", *flags)
+    j = json.loads(p.stdout)
+    check_eq((p.returncode, j["status"], j["slug"]), (1, "ALREADY_EXISTS", "daemon_runs"), "with one running")
+    check_eq(d.stop(), 0, "exit status of a clean stop")
+    time.sleep(0.5)
+    check(not os.path.exists(d.sock) or d.cli("status").returncode == 3, "the refused daemon runs after all")
+    p = d.cli("serve", *flags)
+    check(p.returncode == 0, lambda: p.stdout + p.stderr)
+    os.kill(json.loads(p.stdout)["pid"], signal.SIGTERM)
+
+
+main(a_second_daemon_is_refused_by_name_and_the_next_begins, verbs_work_straight_to_the_core, verbs_work_over_nanomsg,
+     an_interrupted_ingest_goes_on_where_it_was, a_refused_ingest_leaves_no_session)
