@@ -499,6 +499,8 @@ void answer_print_stats(struct cli *c, const struct answer *a)
                   words_count(b[3], j_num(u, "reused", 0)), words_count(b[4], read));
     if (read > 0 && prefill > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, " in %s", words_ms(b[5], prefill));
+    if (made <= 0 && read > 0 && prefill > 0)
+        n += snprintf(line + n, sizeof line - (size_t)n, ", %.0f t/s", read * 1000 / prefill);
     if (load > LOAD_SAID_MS)
         n += snprintf(line + n, sizeof line - (size_t)n, "; model loaded in %s",
                       words_ms(b[6], load));

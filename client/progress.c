@@ -8,7 +8,8 @@
 enum {
     BAR_MAX = 30,
     REDRAW_MS = 80,
-    LINE_AGAIN_MS = 30000, /* without a terminal: while a stage lasts */
+    LINE_AGAIN_MS = 10000, /* without a terminal: while a stage lasts */
+    LONG_MS = 1000,        /* and a stage that took longer has a line at its end */
 };
 
 static int percent(const struct progress_at *at)
@@ -57,17 +58,17 @@ void progress_show(struct progress *p, const struct progress_at *at)
         return;
     uint64_t now = now_ns();
     if (!p->tty) {
-        /* The line waits until it can tell when it will be over; a short stage needs none. */
-        bool known = at->total <= 0 || at->tokens_per_s > 0 || at->eta_ms > 0;
-        bool due = fresh || now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull;
-        if (!known || !due)
-            return;
-        if (fresh)
+        if (fresh) {
             progress_done(p);
-        p->total = at->done < at->total ? at->total : 0;
-        progress_line(text, sizeof text, p->what, at);
-        fprintf(stderr, "%s\n", text);
-        p->drawn_ns = now;
+            p->first = at->done;
+            p->began_ns = p->drawn_ns = now;
+        }
+        p->total = at->total;
+        if (now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull) {
+            progress_line(text, sizeof text, p->what, at);
+            fprintf(stderr, "%s\n", text);
+            p->drawn_ns = now;
+        }
     } else {
         if (!fresh && now - p->drawn_ns < REDRAW_MS * 1000000ull)
             return;
@@ -89,12 +90,15 @@ void progress_clear(struct progress *p)
 
 void progress_done(struct progress *p)
 {
-    char text[300];
+    char text[300], b[WORDS_BYTES];
     progress_clear(p);
-    if (p->total <= 0)
-        return;
-    progress_line(text, sizeof text, p->what,
-                  &(struct progress_at){p->stage, p->total, p->total, -1, -1});
-    fprintf(stderr, "%s\n", text);
-    p->total = 0;
+    uint64_t took = now_ns() - p->began_ns;
+    if (p->began_ns && took > LONG_MS * 1000000ull) {
+        double s = (double)took / 1e9, rate = (p->total - p->first) / s;
+        progress_line(text, sizeof text, p->what,
+                      &(struct progress_at){p->stage, p->total, p->total, rate, -1});
+        fprintf(stderr, "%s, %s\n", text, words_ms(b, s * 1000));
+    }
+    p->began_ns = 0;
+    p->stage[0] = 0;
 }

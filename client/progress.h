@@ -1,4 +1,7 @@
-/* progress.h - how far a long request is: a bar on a terminal, else one line per stage. */
+/* progress.h - how far a long request is: a bar on a terminal, else a line now and then.
+ *
+ * Without a terminal a stage has a line every ten seconds, and one at its end if it took longer
+ * than one: what is over at once needs no words in a log. */
 #ifndef CLIENT_PROGRESS_H
 #define CLIENT_PROGRESS_H
 #include <stdbool.h>
@@ -12,7 +15,8 @@ struct progress {
     /* progress.c's own */
     char stage[24];
     bool shown;
-    double total; /* the last line's, while it said less than all; else 0 */
+    double first, total; /* of the stage: done when it was first seen, and of how many */
+    uint64_t began_ns;   /* the stage was first seen */
     uint64_t drawn_ns;
 };
 struct progress_at {
@@ -22,7 +26,7 @@ struct progress_at {
 };
 void progress_show(struct progress *p, const struct progress_at *at);
 void progress_clear(struct progress *p); /* takes the bar off the screen; a line stays */
-void progress_done(struct progress *p);  /* the same, and closes a line's stage at 100 % */
+void progress_done(struct progress *p);  /* the same, and the stage is over */
 
 /* The texts themselves, for tests: without newline, never longer than width columns. */
 void progress_bar(char *ret, size_t cap, int width, const char *what,

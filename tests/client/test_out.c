@@ -53,6 +53,50 @@ static void a_stage_is_one_line_without_a_terminal(void)
     SAYS(s, "queued");
 }
 
+/* What f writes to stderr. */
+static const char *said(void (*f)(struct progress *), struct progress *p)
+{
+    static char got[500];
+    char path[] = "/tmp/hearth-t-XXXXXX";
+    int fd = mkstemp(path), old = dup(2);
+    dup2(fd, 2);
+    f(p);
+    dup2(old, 2);
+    close(old);
+    ssize_t n = pread(fd, got, sizeof got - 1, 0);
+    got[n > 0 ? n : 0] = 0;
+    close(fd);
+    unlink(path);
+    return got;
+}
+static void short_stages(struct progress *p)
+{
+    progress_show(p, &(struct progress_at){"queued", 0, 0, -1, -1});
+    progress_show(p, &(struct progress_at){"prefill", 0, 36, -1, -1});
+    progress_show(p, &(struct progress_at){"prefill", 36, 36, 900, 0});
+    progress_done(p);
+    progress_done(p);
+}
+static void a_long_stage(struct progress *p)
+{
+    progress_show(p, &(struct progress_at){"prefill", 0, 3000, -1, -1});
+    usleep(600000);
+    progress_show(p, &(struct progress_at){"prefill", 1500, 3000, 900, 100});
+    usleep(600000);
+    progress_done(p);
+    progress_done(p);
+}
+static void only_what_takes_time_is_told_a_log(void)
+{
+    struct progress p = {.what = "book"};
+    unsigned rate = 0;
+    SAYS(said(short_stages, &p), "");
+    const char *got = said(a_long_stage, &p);
+    CHECK(sscanf(got, "book: prefill 100 %% 3000/3000 %u t/s, ", &rate) == 1);
+    CHECK(rate > 100 && rate <= 2500);
+    CHECK(strchr(got, '\n') && !strchr(got, '\n')[1]);
+}
+
 static void a_bar_fits_its_terminal(void)
 {
     struct progress_at at = {"prefill", 1, 2, 830, 372000};
@@ -148,6 +192,7 @@ static void columns_line_up(void)
 
 T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
        {"a_stage_is_one_line_without_a_terminal", a_stage_is_one_line_without_a_terminal},
+       {"only_what_takes_time_is_told_a_log", only_what_takes_time_is_told_a_log},
        {"a_bar_fits_its_terminal", a_bar_fits_its_terminal},
        {"floats_read_back", floats_read_back}, {"objects_are_json", objects_are_json},
        {"columns_line_up", columns_line_up})
