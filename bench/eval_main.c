@@ -22,7 +22,7 @@ struct args {
 static const char usage_text[] =
     "usage: hearth-eval MODEL (--ids FILE | --text FILE) [--logits OUT] [--chunk N]\n"
     "         [--threads N] [--device auto|cpu|cuda:N] [--backend ref|cpu|cpu-c]\n"
-    "         [--rows f16|f32] [--act f32|q8] [--from SNAPSHOT] [--save SNAPSHOT]\n";
+    "         [--rows f16|f32] [--act f32|q8] [--from SNAPSHOT] [--save SNAPSHOT] [--json]\n";
 
 static int usage(const char *why, const char *what)
 {
@@ -110,6 +110,8 @@ static int parse(struct args *a, int argc, char **argv)
             a->model = argv[i];
             continue;
         }
+        if (strcmp(argv[i], "--json") == 0)
+            continue; /* there is no other output; every program takes it */
         const char *v = i + 1 < argc ? argv[i + 1] : NULL;
         const char *why = v ? option(a, argv[i], v, &act) : NULL;
         if (!v)

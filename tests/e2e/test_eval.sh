@@ -30,6 +30,7 @@ wants 2 "needs --backend ref" "$ev" model.gguf --text x --act f32
 wants 2 "--wrong" "$ev" model.gguf --text x --wrong 1
 wants 2 "--text" "$ev" model.gguf --text
 wants 4 "no such model" "$ev" "$tmp/none.gguf" --text "$tmp/text"
+wants 4 "no such model" "$ev" --json "$tmp/none.gguf" --text "$tmp/text"
 wants 1 "magic" "$ev" "$tmp/text" --text "$tmp/text"
 
 m=${HEARTH_TEST_MODEL:-}
