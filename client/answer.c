@@ -84,23 +84,9 @@ static bool keep(struct answer *a, int32_t token, float logprob, const char *tex
     return true;
 }
 
-/* A model may say anything; a terminal must not obey it. */
 static void put_text(struct run *r, const char *s, size_t n)
 {
-    if (!r->c->out_tty) {
-        (void)fwrite(s, 1, n, stdout);
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            unsigned char ch = (unsigned char)s[i];
-            bool c1 = ch == 0xc2 && i + 1 < n && (unsigned char)s[i + 1] < 0xa0;
-            if (c1 || (ch < 0x20 && ch != '\n' && ch != '\t') || ch == 0x7f) {
-                fputs("\xef\xbf\xbd", stdout);
-                i += c1;
-            } else {
-                putchar(ch);
-            }
-        }
-    }
+    cli_text(stdout, r->c->out_tty, s, n);
     r->wrote |= n > 0;
 }
 

@@ -322,6 +322,42 @@ int out_end(struct cli *c)
     return CLI_FAILED;
 }
 
+/* A model may say anything; a terminal must not obey it. */
+void cli_text(FILE *f, bool tty, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned char ch = (unsigned char)s[i];
+        bool c1 = ch == 0xc2 && i + 1 < n && (unsigned char)s[i + 1] < 0xa0;
+        if (tty && (c1 || (ch < 0x20 && ch != '\n' && ch != '\t') || ch == 0x7f)) {
+            fputs("\xef\xbf\xbd", f);
+            i += c1;
+        } else {
+            putc(ch, f);
+        }
+    }
+}
+
+int cli_turn_text(struct cli *c, const cJSON *session, const cJSON *turn,
+                  const struct hearth_reply *ids, char **ret, size_t *ret_n)
+{
+    struct hearth_reply rep = {0};
+    double at = j_num(turn, "position", -1), n = j_num(turn, "tokens", -1);
+    size_t all = ids->tail_bytes / sizeof(int32_t);
+    if (at < 0 || n < 0 || at + n > (double)all)
+        return cli_fail(c, CLI_FAILED, "the daemon's turns do not fit its tokens");
+    cJSON *req = cJSON_CreateObject();
+    cJSON_AddStringToObject(req, "model", j_str(session, "model", ""));
+    int code = cli_call(c, HRT_DETOKENIZE, req, ids->tail + (size_t)at * sizeof(int32_t),
+                        (size_t)n * sizeof(int32_t), NULL, &rep);
+    if (code != CLI_OK)
+        return code;
+    rep.tail[rep.tail_bytes] = 0; /* one byte more than the tail is always there */
+    *ret = (char *)rep.tail;
+    *ret_n = rep.tail_bytes;
+    free(rep.json);
+    return CLI_OK;
+}
+
 int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *ret_n)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");

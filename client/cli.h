@@ -9,6 +9,7 @@
 #include <cjson/cJSON.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 
 #define HEARTH_VERSION "0.1.0"
 
@@ -73,6 +74,13 @@ cJSON *j_req(void); /* {"id": new} */
 void out_json(const cJSON *o);
 int out_end(
     struct cli *c); /* flushes; CLI_OK, or CLI_FAILED when stdout could not be written */
+
+/* Text of a model or a user; a terminal is not given the control bytes in it. */
+void cli_text(FILE *f, bool tty, const char *s, size_t n);
+/* The text of one of SESSION_SHOW's turns, from ids, its tail; malloc'd, terminated. An exit
+ * code. Markers of the chat template are a part of it. */
+int cli_turn_text(struct cli *c, const cJSON *session, const cJSON *turn,
+                  const struct hearth_reply *ids, char **ret, size_t *ret_n);
 
 /* A whole file or stdin ("-"), at most max bytes; malloc'd, terminated. An exit code. */
 int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *ret_n);

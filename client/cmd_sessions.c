@@ -97,22 +97,55 @@ static void print_session(const cJSON *s)
         table_print(&tab);
 }
 
+/* Every turn with its role, or in --json with a member "text" more. */
+static int add_texts(struct cli *c, cJSON *session, const struct hearth_reply *ids)
+{
+    cJSON *t;
+    cJSON_ArrayForEach(t, cJSON_GetObjectItem(session, "turns"))
+    {
+        char *text = NULL;
+        size_t n = 0;
+        int code = cli_turn_text(c, session, t, ids, &text, &n);
+        if (code != CLI_OK)
+            return code;
+        if (c->json) {
+            cJSON_AddStringToObject(t, "text", text);
+        } else {
+            bool dim = c->out_tty && c->color;
+            printf("%s[%.0f %s]%s\n", dim ? "\033[2m" : "", j_num(t, "n", 0),
+                   j_str(t, "role", "?"), dim ? "\033[0m" : "");
+            cli_text(stdout, c->out_tty, text, n);
+            puts(n && text[n - 1] == '\n' ? "" : "\n");
+        }
+        free(text);
+    }
+    return CLI_OK;
+}
+
 int cmd_session_show(struct cli *c, const struct args *a)
 {
     cJSON *req = for_session(a, false), *o = NULL;
     struct hearth_reply rep = {0};
-    bool ids = args_has(a, "ids");
-    cJSON_AddBoolToObject(req, "ids", ids);
+    bool ids = args_has(a, "ids"), texts = args_has(a, "text");
+    if (ids && texts && !c->json) {
+        cJSON_Delete(req);
+        return cli_usage(c, "--text and --ids: give one of them, or both with --json");
+    }
+    cJSON_AddBoolToObject(req, "ids", ids || texts);
     int code = cli_call(c, HRT_SESSION_SHOW, req, NULL, 0, &o, &rep);
     if (code != CLI_OK)
         return code;
     size_t n = rep.tail_bytes / sizeof(int32_t);
+    if (texts)
+        code = add_texts(c, o, &rep);
     if (c->json && ids) {
         cJSON *list = cJSON_AddArrayToObject(o, "ids");
         for (size_t i = 0; i < n; i++)
             cJSON_AddItemToArray(list, cJSON_CreateNumber((int32_t)ld32(rep.tail + 4 * i)));
     }
-    if (c->json) {
+    if (code != CLI_OK || (texts && !c->json)) {
+        /* said already */
+    } else if (c->json) {
         out_json(o);
     } else if (ids) {
         for (size_t i = 0; i < n; i++)
@@ -122,7 +155,7 @@ int cmd_session_show(struct cli *c, const struct args *a)
     }
     hearth_reply_fini(&rep);
     cJSON_Delete(o);
-    return CLI_OK;
+    return code;
 }
 
 /* Calls, prints the session that came of it, or one line. */

@@ -34,7 +34,8 @@ static const struct flag f_all[] = {
     {"all", 'a', NULL, "anonymous ones, too"},
     {0},
 };
-static const struct flag f_ids[] = {
+static const struct flag f_show[] = {
+    {"text", 0, NULL, "what was said, turn by turn, as the model reads it"},
     {"ids", 0, NULL, "all token ids"},
     {0},
 };
@@ -126,7 +127,7 @@ const struct verb verbs[] = {
     {.name = "sessions show",
      .takes = "NAME",
      .does = "one session and its turns",
-     .flags = FLAGS(f_ids),
+     .flags = FLAGS(f_show),
      .pos_min = 1,
      .pos_max = 1,
      .run = cmd_session_show},

@@ -37,6 +37,11 @@ def verbs_work_over(url_of):
     for k in ("id", "name", "owner", "model", "tokens", "turns", "bytes", "pinned", "created", "used", "ids"):
         check(k in s, lambda: "sessions show --json lacks %r" % k)
     check_eq(len(s["ids"]), s["tokens"], "ids of the session")
+    p = h("sessions", "show", "book", "--text")
+    check("[1 user]" in p.stdout and text(0, 5000)[:60] in p.stdout and "What is this?" in p.stdout and j["text"].strip() in p.stdout,
+          lambda: p.stdout[-800:] + p.stderr)
+    t = last_json(h("sessions", "show", "book", "--text", "--json"))["turns"]
+    check(t[-1]["role"] == "assistant" and j["text"].strip() in t[-1]["text"] and "What is this?" in t[-2]["text"], lambda: repr(t[1:]))
     before = s["tokens"]
     last_json(h("ask", "-s", "book", "--fork", "And now?", "-n", "4", "--json"))
     check_eq(last_json(h("sessions", "show", "book", "--json"))["tokens"], before, "tokens after ask --fork")
