@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { LAST_BYTES = 2000 }; /* of the last turn are shown when a conversation goes on */
+
 struct chat {
     struct cli *c;
     const struct args *a;
@@ -330,6 +332,37 @@ static int find_session(struct chat *t, cJSON **ret)
     return code;
 }
 
+/* Where we were: the last turn, on a terminal. What fails here is no reason not to talk. */
+static void show_last(struct chat *t)
+{
+    struct hearth_reply ids = {0};
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    if (!isatty(0) || !t->c->out_tty || t->c->quiet || t->c->json) {
+        cJSON_Delete(req);
+        return;
+    }
+    cJSON_AddStringToObject(req, "session", t->session);
+    cJSON_AddTrueToObject(req, "ids");
+    int code = cli_call(t->c, HRT_SESSION_SHOW, req, NULL, 0, &o, &ids);
+    const cJSON *turns = j_get(o, "turns");
+    int last = cJSON_GetArraySize(turns) - 1;
+    if (code == CLI_OK && last >= 0)
+        code = cli_turn_text(t->c, o, cJSON_GetArrayItem(turns, last), &ids, &text, &n);
+    if (code == CLI_OK && text) {
+        size_t from = n > LAST_BYTES ? n - LAST_BYTES : 0;
+        while (from && from < n && ((unsigned char)text[from] & 0xc0) == 0x80)
+            from++;
+        fprintf(stderr, "%s%s", cli_dim(t->c, true), from ? "... " : "");
+        cli_text(stderr, true, text + from, n - from);
+        fprintf(stderr, "%s%s", cli_dim(t->c, false), n && text[n - 1] == '\n' ? "" : "\n");
+    }
+    free(text);
+    cJSON_Delete(o);
+    hearth_reply_fini(&ids);
+}
+
 /* What a named conversation is about to go on with.  A session keeps to its model: another one
  * is refused before anything is asked. */
 static int greet(struct chat *t)
@@ -351,6 +384,7 @@ static int greet(struct chat *t)
     } else if (o) {
         if (!t->model[0])
             snprintf(t->model, sizeof t->model, "%s", model);
+        show_last(t);
         cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists what can be typed",
                  t->session, t->model, words_count(b[0], j_num(o, "tokens", 0)),
                  words_ago(b[1], j_num(o, "used", 0)));

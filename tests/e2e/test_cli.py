@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """test_cli.py - the verbs people type, against a real daemon: JSON keys, exit codes, both carriers."""
+import pty
+
 from hearthlib import *
 
 
@@ -137,6 +139,28 @@ def a_refused_ingest_leaves_no_session():
     check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
 
 
+def a_chat_that_goes_on_shows_where_it_was():
+    d = Daemon("--http", "off").start()
+    d.load()
+    said = last_json(d.cli("ask", "-s", "talk", "--create", "-m", "m", "Say hello.", "-n", "8", "--greedy", "--json"))["text"].strip()
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ.update(HOME=d.dir, TERM="dumb")
+        os.execv(prog("hearth"), ["hearth", "--socket", "unix://" + d.sock, "chat", "-s", "talk"])
+    out, t0 = "", time.monotonic()
+    while "> " not in out and time.monotonic() - t0 < 30 * SLOWER:
+        out += os.read(fd, 4096).decode(errors="replace")
+    os.write(fd, b"/quit\r")
+    try:
+        while os.read(fd, 4096):
+            pass
+    except OSError:
+        pass
+    os.waitpid(pid, 0)
+    check(said.splitlines()[-1] in out and "talk with m: " in out, lambda: "%r lacks %r" % (out, said))
+    d.stop()
+
+
 def a_second_daemon_is_refused_by_name_and_the_next_begins():
     d = Daemon("--http", "off", model_path=None).start()
     flags = ["--detach", "--json", "--models", d.models, "--state", d.state, "--runtime", d.runtime, "--http", "off", "--no-front",
@@ -152,5 +176,6 @@ def a_second_daemon_is_refused_by_name_and_the_next_begins():
     os.kill(json.loads(p.stdout)["pid"], signal.SIGTERM)
 
 
-main(a_second_daemon_is_refused_by_name_and_the_next_begins, verbs_work_straight_to_the_core, verbs_work_over_nanomsg,
-     an_interrupted_ingest_goes_on_where_it_was, a_refused_ingest_leaves_no_session)
+main(a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
+     verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
+     a_refused_ingest_leaves_no_session)
