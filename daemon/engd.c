@@ -132,12 +132,20 @@ static void *engd_main(void *arg)
     if (g->load_res < 0 && !g->load_words.s[0])
         err_set(&g->load_words, 0, "%s", err_str(g->load_res));
     post_send(&g->post, &g->loaded_msg);
+    bool warm = g->load_res == 0; /* idle, and memory may be made ready for what comes */
     pthread_mutex_lock(&g->lock);
     for (;;) {
         struct engd_step *s;
 
-        while (!g->step && !g->stop)
-            pthread_cond_wait(&g->more, &g->lock);
+        while (!g->step && !g->stop) {
+            if (!warm) {
+                pthread_cond_wait(&g->more, &g->lock);
+                continue;
+            }
+            pthread_mutex_unlock(&g->lock);
+            warm = eng_warm(g->eng);
+            pthread_mutex_lock(&g->lock);
+        }
         if (g->stop)
             break;
         s = g->step;
@@ -146,6 +154,7 @@ static void *engd_main(void *arg)
         s->started_ns = now_ns();
         s->res = engd_run(g, s);
         s->ended_ns = now_ns();
+        warm = true; /* it may have taken new pages into use */
         post_send(&g->post, &g->step_msg);
         pthread_mutex_lock(&g->lock);
     }

@@ -20,7 +20,10 @@ struct eng_pool {
     void *mem; /* dev */
     uint64_t page_bytes;
     uint32_t n, n_free;
-    uint32_t n_new; /* never taken: they are taken last */
+    atomic_uint n_new; /* never taken: they are taken last.  Written by the book-keeping thread;
+                          a stale read makes eng_warm stop a little early */
+    _Atomic uint64_t warm; /* bytes from the front that are ready; eng_warm's.  A stale read
+                              counts as promised what is there already */
     uint32_t *free;
     uint8_t *taken; /* by page */
 };

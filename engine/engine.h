@@ -84,6 +84,9 @@ void eng_page_drop(struct engine *e, enum kv_part part, uint32_t page);
 uint32_t eng_pages_free(const struct engine *e, enum kv_part part);
 /* Of them, those never taken: memory that is ours and that the machine still thinks it has. */
 uint32_t eng_pages_new(const struct engine *e, enum kv_part part);
+/* Makes a few megabytes of pages ready ahead of their first use, as far as a context beyond those
+ * in use (512 MiB at most).  true: there is more to do.  The step's thread, between steps. */
+bool eng_warm(struct engine *e);
 /* Whole pages, exactly page_bytes[part], to and from host memory. */
 int eng_page_save(struct engine *e, enum kv_part part, uint32_t page, void *host);
 int eng_page_load(struct engine *e, enum kv_part part, uint32_t page, const void *host);

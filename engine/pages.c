@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Small enough that a step which comes meanwhile does not notice. */
+static const uint64_t WARM_STEP = 4 << 20, WARM_AHEAD = 512 << 20;
+
 static int part_open(struct engine *e, enum kv_part part, uint32_t n, struct errbuf *eb)
 {
     struct eng_pool *p = &e->pool[part];
@@ -19,7 +22,8 @@ static int part_open(struct engine *e, enum kv_part part, uint32_t n, struct err
     if (!p->mem || !p->free || !p->taken)
         return err_set(eb, -ENOMEM, "no memory for %u KV pages of %llu bytes", n,
                        (unsigned long long)p->page_bytes);
-    p->n = p->n_free = p->n_new = n;
+    p->n = p->n_free = n;
+    p->n_new = n;
     /* Taken from the end: low pages first, so that a lightly used pool stays compact. */
     for (uint32_t i = 0; i < n; i++)
         p->free[i] = n - 1 - i;
@@ -74,7 +78,8 @@ int eng_page_take(struct engine *e, enum kv_part part, uint32_t *ret)
     if (p->n_free == 0)
         return -EAGAIN;
     uint32_t page = p->free[--p->n_free];
-    p->n_new = p->n_free < p->n_new ? p->n_free : p->n_new;
+    if (p->n_free < atomic_load_explicit(&p->n_new, memory_order_relaxed))
+        atomic_store_explicit(&p->n_new, p->n_free, memory_order_relaxed);
     must(!p->taken[page]);
     p->taken[page] = 1;
     *ret = page;
@@ -97,7 +102,34 @@ uint32_t eng_pages_free(const struct engine *e, enum kv_part part)
 
 uint32_t eng_pages_new(const struct engine *e, enum kv_part part)
 {
-    return pool_of(e, part)->n_new;
+    struct eng_pool *p = pool_of(e, part);
+    uint32_t n = atomic_load_explicit(&p->n_new, memory_order_relaxed);
+    uint64_t warm = atomic_load_explicit(&p->warm, memory_order_relaxed) /
+                    (p->page_bytes ? p->page_bytes : 1);
+
+    return n < p->n - warm ? n : (uint32_t)(p->n - warm);
+}
+
+bool eng_warm(struct engine *e)
+{
+    must_be(e, ENG_MAGIC);
+    for (int part = 0; part < KV_PART_ && e->ops->warm; part++) {
+        struct eng_pool *p = &e->pool[part];
+        uint64_t all = p->n * p->page_bytes, warm = p->warm;
+        uint64_t context = (e->info.ctx_max + BLOCK_TOKENS - 1) / BLOCK_TOKENS * p->page_bytes;
+        uint64_t used =
+            all - atomic_load_explicit(&p->n_new, memory_order_relaxed) * p->page_bytes;
+        uint64_t goal = used + (context < WARM_AHEAD ? context : WARM_AHEAD);
+
+        goal = goal < all ? goal : all;
+        if (warm >= goal)
+            continue;
+        uint64_t n = goal - warm < WARM_STEP ? goal - warm : WARM_STEP;
+        e->ops->warm(e->k, (uint8_t *)p->mem + warm, n);
+        atomic_store_explicit(&p->warm, warm + n, memory_order_relaxed);
+        return true;
+    }
+    return false;
 }
 
 int eng_page_save(struct engine *e, enum kv_part part, uint32_t page, void *host)

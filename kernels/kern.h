@@ -212,6 +212,9 @@ struct kern_ops {
     /* Zeroed, IO_ALIGNed; NULL when there is no room. */
     void *(*alloc)(struct kern *k, uint64_t bytes);
     void (*free)(struct kern *k, void *p);
+    /* Makes memory of alloc() ready before it is first used, where a first use costs something;
+     * its contents stay.  May be NULL.  Any thread. */
+    void (*warm)(struct kern *k, void *dev, uint64_t bytes);
     /* Host to device, device to host.  Any thread, as long as no running operation
      * touches the device side.  down() waits until the data has arrived. */
     int (*up)(struct kern *k, void *dev, const void *host, uint64_t bytes);
