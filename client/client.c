@@ -23,6 +23,7 @@ enum {
     RESEND_MS = 31000, /* the longest wait of NEXT and one second */
     RETRY_MS = 50,     /* between attempts to connect */
     FIRST_MS = 400,    /* how long a first call waits for somebody to listen */
+    BACK_MS = 2000,    /* and where somebody has listened: a front that died is back in one */
 };
 
 struct hearth_conn {
@@ -274,7 +275,7 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
                        struct hearth_reply *ret, struct errbuf *eb)
 {
     static const struct timespec pause = {0, RETRY_MS * 1000000L};
-    uint64_t first = now_ns() + FIRST_MS * 1000000ull, slice = SLICE_MS * 1000000ull;
+    uint64_t began = now_ns(), slice = SLICE_MS * 1000000ull;
     bool there = c->answered;
     for (;;) {
         int r = nn_open(c, eb);
@@ -293,8 +294,12 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
             drop(c);
         } else if (r == -EIO) {
             return r;
-        } else if ((!there && now_ns() >= first) || now_ns() >= until || r == -EACCES) {
-            return nobody(c, -r, eb);
+        } else {
+            /* A socket that nobody listens on was left by a front that is gone, for a moment or
+             * for good. */
+            uint64_t first = (r == -ECONNREFUSED ? BACK_MS : FIRST_MS) * 1000000ull;
+            if ((!there && now_ns() - began >= first) || now_ns() >= until || r == -EACCES)
+                return nobody(c, -r, eb);
         }
         if (ppoll(NULL, 0, &pause, old) < 0)
             return -EINTR;
