@@ -118,7 +118,7 @@ class World:
                 check(more[:n] == begun[:n], lambda: "%s goes on with other tokens than the open request has" % name)
             turns = self.turns.get(name, [])
             # The open request may have lengthened the last of them.
-            n = len(turns) - 1 if pend else len(turns)
+            n = max(len(turns) - 1, 0) if pend else len(turns)
             check(r["turns"][:n] == turns[:n] and len(r["turns"]) >= len(turns),
                   lambda: "%s: turns %r, acknowledged were %r" % (name, r["turns"], turns))
             check(pend or len(r["turns"]) == len(turns) or name not in self.turns, lambda: "%s has %d turns, not %d" % (
