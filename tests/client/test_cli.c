@@ -453,9 +453,15 @@ static void chat_says_on_a_terminal_who_answers(void)
     char got[8192];
     size_t n = 0;
     int fd, st;
+
+    if (openpty(&fd, &st, NULL, NULL, NULL) < 0)
+        t_skip("no terminal can be made here (is /dev/pts mounted?)");
+    close(fd);
+    close(st);
     up();
     fflush(NULL);
     pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    CHECK(pid >= 0);
     if (pid == 0) {
         setenv("HOME", dir, 1);
         setenv("TERM", "dumb", 1);

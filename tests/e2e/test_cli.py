@@ -140,6 +140,11 @@ def a_refused_ingest_leaves_no_session():
 
 
 def a_chat_that_goes_on_shows_where_it_was():
+    try:
+        for fd in pty.openpty():
+            os.close(fd)
+    except OSError as e:
+        skip("no terminal can be made here (is /dev/pts mounted?): %s" % e)
     d = Daemon("--http", "off").start()
     d.load()
     said = last_json(d.cli("ask", "-s", "talk", "--create", "-m", "m", "Say hello.", "-n", "8", "--greedy", "--json"))["text"].strip()
