@@ -214,6 +214,12 @@ bool forget_busy(const struct kvstore *s); /* in the middle of a round: do not s
 void forget_turn(struct kvstore *s);       /* a little of it */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
+/* recover_segs.c: its part about segments and blocks, in this order: the files; then the table
+ * from the index or from the slots; then ages, and a look at the newest after a crash. */
+int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
+int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep);
+int recover_blocks_rebuild(struct kvstore *s);
+int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep);
 /* kvstore.c */
 void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
