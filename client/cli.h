@@ -92,6 +92,7 @@ int cmd_run(struct cli *c, const struct args *a); /* cmd_run.c */
 int cmd_ask(struct cli *c, const struct args *a);
 int cmd_ingest(struct cli *c, const struct args *a);   /* cmd_ingest.c */
 int cmd_chat(struct cli *c, const struct args *a);     /* chat.c */
+int cmd_cancel(struct cli *c, const struct args *a);   /* cmd_cancel.c */
 int cmd_sessions(struct cli *c, const struct args *a); /* cmd_sessions.c */
 int cmd_session_show(struct cli *c, const struct args *a);
 int cmd_session_fork(struct cli *c, const struct args *a);

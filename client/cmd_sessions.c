@@ -3,6 +3,7 @@
 #include "client/table.h"
 #include "client/words.h"
 #include <stdlib.h>
+#include <time.h>
 
 static double bytes_of(const cJSON *s, const char *tier)
 {
@@ -248,9 +249,71 @@ int cmd_session_unpin(struct cli *c, const struct args *a)
     return pin(c, a, false);
 }
 
+/* All without a name that nobody has used for a while. Those that run, or are pinned, stay. */
+static int rm_anonymous(struct cli *c, double older_s)
+{
+    cJSON *req = cJSON_CreateObject(), *list = NULL, *out = cJSON_CreateObject();
+    cJSON *gone = cJSON_CreateArray();
+    const cJSON *s;
+    int removed = 0, kept = 0, stay = 0;
+    cJSON_AddTrueToObject(req, "all");
+    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    cli_catch_interrupt();
+    cJSON_ArrayForEach(s, j_get(list, "sessions"))
+    {
+        const char *id = j_str(s, "id", "");
+        if (code != CLI_OK || !j_bool(s, "anonymous"))
+            continue;
+        if (difftime(time(NULL), (time_t)j_num(s, "used", 0)) < older_s) {
+            kept++;
+            continue;
+        }
+        if (j_bool(s, "running") || j_bool(s, "pinned")) {
+            stay++;
+            continue;
+        }
+        if (cli_interrupted) {
+            code = CLI_INTERRUPTED;
+            continue;
+        }
+        req = j_req();
+        cJSON_AddStringToObject(req, "session", id);
+        code = cli_call(c, HRT_SESSION_REMOVE, req, NULL, 0, NULL, NULL);
+        if (code == CLI_NOT_FOUND)
+            code = CLI_OK; /* it expired meanwhile */
+        if (code != CLI_OK)
+            continue;
+        removed++;
+        cJSON_AddItemToArray(gone, cJSON_CreateString(id));
+    }
+    cJSON_AddNumberToObject(out, "removed", removed);
+    cJSON_AddNumberToObject(out, "kept", kept + stay);
+    cJSON_AddItemToObject(out, "sessions", gone);
+    if (c->json && list)
+        out_json(out);
+    else if (list)
+        cli_note(c, "removed %d session%s without a name, %d kept%s", removed, words_s(removed),
+                 kept + stay, stay ? " (those that run or are pinned stay)" : "");
+    cJSON_Delete(out);
+    cJSON_Delete(list);
+    return code;
+}
+
 int cmd_session_rm(struct cli *c, const struct args *a)
 {
+    const char *older = args_str(a, "older");
+    double s = 0;
     int worst = CLI_OK;
+    if (older && !words_seconds(older, &s))
+        return cli_fail(c, CLI_USAGE,
+                        "--older: want a time as 90s, 30m, 12h or 1d, got \"%.40s\"", older);
+    if (args_has(a, "anonymous") && a->n)
+        return cli_usage(c, "--anonymous: give it, or names");
+    if (args_has(a, "anonymous"))
+        return rm_anonymous(c, s);
+    if (older || !a->n)
+        return cli_usage(c, older ? "--older goes with --anonymous"
+                                  : "which? hearth sessions rm NAME..., or --anonymous");
     for (int i = 0; i < a->n; i++) {
         cJSON *req = j_req(), *o = NULL;
         cJSON_AddStringToObject(req, "session", a->pos[i]);

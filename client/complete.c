@@ -23,7 +23,8 @@ static void words_of(const struct verb *v)
 /* What a positional argument of a verb is. */
 static const char *kind(const struct verb *v)
 {
-    if (strncmp(v->name, "sessions ", 9) == 0 || strcmp(v->name, "why") == 0)
+    if (strncmp(v->name, "sessions ", 9) == 0 || strcmp(v->name, "why") == 0 ||
+        strcmp(v->name, "cancel") == 0)
         return "session";
     if (strcmp(v->name, "run") == 0 || strcmp(v->name, "show") == 0 ||
         strcmp(v->name, "load") == 0 || strcmp(v->name, "unload") == 0 ||

@@ -34,6 +34,12 @@ static const struct flag f_all[] = {
     {"all", 'a', NULL, "anonymous ones, too"},
     {0},
 };
+static const struct flag f_rm[] = {
+    {"anonymous", 0, NULL, "all that have no name, but for those that run or are pinned"},
+    {"older", 0, "DURATION",
+     "with --anonymous: only those not used for so long (30m, 12h, 1d)"},
+    {0},
+};
 static const struct flag f_show[] = {
     {"text", 0, NULL, "what was said, turn by turn, as the model reads it"},
     {"ids", 0, NULL, "all token ids"},
@@ -114,6 +120,13 @@ const struct verb verbs[] = {
      .flags = FLAGS(f_session, f_ask, f_model, flags_gen),
      .pos_max = 1,
      .run = cmd_ask},
+    {.name = "cancel",
+     .takes = "[SESSION|REQUEST]",
+     .does = "stop an answer that is being made",
+     .more =
+         "What there is of it stays in its session. Without an argument: the one that runs.\n",
+     .pos_max = 1,
+     .run = cmd_cancel},
     {.name = "sessions",
      .takes = "[ls]",
      .does = "list sessions",
@@ -166,9 +179,9 @@ const struct verb verbs[] = {
      .pos_max = 1,
      .run = cmd_session_unpin},
     {.name = "sessions rm",
-     .takes = "NAME...",
+     .takes = "NAME... | --anonymous [--older DURATION]",
      .does = "forget sessions",
-     .pos_min = 1,
+     .flags = FLAGS(f_rm),
      .pos_max = -1,
      .run = cmd_session_rm},
     {.name = "sessions export",

@@ -2,6 +2,7 @@
 #include "client/words.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -72,6 +73,27 @@ const char *words_ago(char ret[WORDS_BYTES], double unix_s)
     else
         snprintf(ret, WORDS_BYTES, "%.0f days ago", floor(s / 86400));
     return ret;
+}
+
+bool words_seconds(const char *s, double *ret)
+{
+    static const char letter[] = "smhd";
+    static const double unit[] = {1, 60, 3600, 86400};
+    double total = 0;
+    do {
+        size_t digits = strspn(s, "0123456789.");
+        char *end;
+        double v = strtod(s, &end);
+        const char *u = *end ? strchr(letter, *end) : letter;
+        if (!digits || end != s + digits || !u)
+            return false;
+        total += v * unit[u - letter];
+        s = end + (*end != 0);
+    } while (*s);
+    if (total > 1e9)
+        return false;
+    *ret = total;
+    return true;
 }
 
 const char *words_s(double n)

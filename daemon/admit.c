@@ -187,10 +187,13 @@ static int busy(struct call *c, struct sess *s, const char *name)
     if (req_gives_way(s->running, &ms) && gen_park(c->d->gen, c) == 0)
         return -EBUSY;
     if (!ms) {
+        char hex[33];
+
+        hex_put(hex, s->running->id.b, sizeof s->running->id.b);
         call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
-                  "session \"%s\" has a running request; wait for it, stop it where it was "
-                  "asked, or fork",
-                  name);
+                  "session \"%s\" has a running request; wait for it, stop it with `hearth "
+                  "cancel %s`, or fork",
+                  name, hex);
         return -EBUSY;
     }
     extra = cJSON_CreateObject();

@@ -157,7 +157,8 @@ void op_model_unload(struct call *c)
         else {
             (void)gen_user(c->d, m, who, sizeof who);
             call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
-                      "%s runs on %s; cancel it or wait for its end", who, m->name);
+                      "%s runs on %s; stop it with `hearth cancel`, or wait for its end", who,
+                      m->name);
         }
         return;
     }

@@ -146,12 +146,15 @@ static struct sess *named(struct call *c)
 
 static bool idle(struct call *c, const struct sess *s)
 {
+    char hex[33], own[33];
+
     if (!s->running)
         return true;
-    call_fail(
-        c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
-        "session \"%s\" has a running request; wait for it, or stop it where it was asked",
-        s->rec.name);
+    hex_put(hex, s->running->id.b, sizeof s->running->id.b);
+    call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+              "session \"%s\" has a running request; wait for it, or stop it with "
+              "`hearth cancel %s`",
+              sess_label(s, own), hex);
     return false;
 }
 

@@ -520,30 +520,74 @@ void op_next(struct call *c)
         loop_timer_set(c->d->loop, &w->timer, now + wait_ms * 1000000ull);
 }
 
+/* The state it is in then; r may be gone. */
+static const char *cancel(struct req *r)
+{
+    if (r->load_only || r->state >= REQ_COMMITTING)
+        return state_str(r->state);
+    if (r->state < REQ_QUEUED && !r->back) {
+        req_fail(r, HRT_CANCELLED, "cancelled", "cancelled before it was admitted");
+        return "done";
+    }
+    if (r->in_step || r->state < REQ_QUEUED)
+        r->cancel = true;
+    else
+        req_finish(r, FIN_CANCELLED);
+    return state_str(r->state);
+}
+
+/* What runs in the session of this name or id, should anything. */
+static void cancel_session(struct call *c, const char *name)
+{
+    struct sess *s = name[0] ? sess_find(c->d, c->uid, name) : NULL;
+    cJSON *o, *e;
+    char hex[33];
+
+    if (!s || s->removing) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL, "no session \"%s\"", name);
+        return;
+    }
+    o = cJSON_CreateObject();
+    e = cJSON_AddObjectToObject(o, "session");
+    hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
+    cJSON_AddStringToObject(e, "id", hex);
+    cJSON_AddStringToObject(e, "name", s->rec.name);
+    if (s->running) {
+        hex_put(hex, s->running->id.b, sizeof s->running->id.b);
+        cJSON_AddStringToObject(o, "stream", hex);
+    }
+    cJSON_AddStringToObject(o, "state", s->running ? cancel(s->running) : "idle");
+    call_ok(c, o, NULL, 0);
+}
+
 void op_cancel(struct call *c)
 {
+    const char *session = NULL;
     struct kvs_id id;
     struct req *r;
     cJSON *o;
+    char hex[33];
     bool none;
+    int named = want_str(c, c->json, "session", NAME_BYTES_MAX, &session);
 
-    if (want_id(c, "stream", &id) < 0 || stopping(c))
+    if (named < 0)
         return;
+    if (named > 0 && cJSON_HasObjectItem(c->json, "stream")) {
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "want one of stream and session");
+        return;
+    }
+    if ((!named && want_id(c, "stream", &id) < 0) || stopping(c))
+        return;
+    if (named) {
+        cancel_session(c, session);
+        return;
+    }
     r = find(c, &id, NULL, &none);
     if (!r)
         return;
     o = cJSON_CreateObject();
-    if (r->load_only || r->state >= REQ_COMMITTING) {
-        cJSON_AddStringToObject(o, "state", state_str(r->state));
-    } else if (r->state < REQ_QUEUED && !r->back) {
-        req_fail(r, HRT_CANCELLED, "cancelled", "cancelled before it was admitted");
-        cJSON_AddStringToObject(o, "state", "done");
-    } else if (r->in_step || r->state < REQ_QUEUED) {
-        r->cancel = true;
-        cJSON_AddStringToObject(o, "state", state_str(r->state));
-    } else {
-        req_finish(r, FIN_CANCELLED);
-        cJSON_AddStringToObject(o, "state", state_str(r->state));
-    }
+    hex_put(hex, id.b, sizeof id.b);
+    cJSON_AddStringToObject(o, "stream", hex);
+    cJSON_AddStringToObject(o, "state", cancel(r));
     call_ok(c, o, NULL, 0);
 }

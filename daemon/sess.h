@@ -156,6 +156,8 @@ int sess_setting_set(struct sess *s, const char *key,
 const char *sess_setting(struct sess *s, const char *key, char *ret, size_t cap);
 void sess_date(struct sess *s, char ret[11]); /* the template's date: the day it was made */
 
+/* What to call it in words: its name, or its id (in ret) when it has none. */
+const char *sess_label(const struct sess *s, char ret[33]);
 /* SESSION of docs/PROTOCOL.md; turns: with the list of turns. */
 cJSON *sess_json(struct daemon *d, struct sess *s, bool turns);
 

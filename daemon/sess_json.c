@@ -128,6 +128,14 @@ static cJSON *bytes_json(struct daemon *d, struct sess *s)
     return o;
 }
 
+const char *sess_label(const struct sess *s, char ret[33])
+{
+    if (s->rec.name[0])
+        return s->rec.name;
+    hex_put(ret, s->rec.id.b, sizeof s->rec.id.b);
+    return ret;
+}
+
 cJSON *sess_json(struct daemon *d, struct sess *s, bool turns)
 {
     cJSON *o = cJSON_CreateObject();
@@ -149,6 +157,10 @@ cJSON *sess_json(struct daemon *d, struct sess *s, bool turns)
     cJSON_AddBoolToObject(o, "pinned", (s->rec.flags & KVS_SESS_PINNED) != 0);
     cJSON_AddBoolToObject(o, "anonymous", (s->rec.flags & KVS_SESS_ANONYMOUS) != 0);
     cJSON_AddBoolToObject(o, "running", s->running != NULL);
+    if (s->running) {
+        hex_put(hex, s->running->id.b, sizeof s->running->id.b);
+        cJSON_AddStringToObject(o, "request", hex);
+    }
     cJSON_AddNumberToObject(o, "created", (double)s->rec.created_ns / 1e9);
     cJSON_AddNumberToObject(o, "used", (double)s->rec.used_ns / 1e9);
     return o;

@@ -97,6 +97,19 @@ static void only_what_takes_time_is_told_a_log(void)
     CHECK(strchr(got, '\n') && !strchr(got, '\n')[1]);
 }
 
+static void times_read_as_the_daemon_reads_them(void)
+{
+    static const char *const wrong[] = {"",     "1w",  "-1",  "d",  "1dd",
+                                        "1e3s", "nan", "0x9", "1 d"};
+    double s = 0;
+    CHECK(words_seconds("90", &s) && s == 90);
+    CHECK(words_seconds("1h30m", &s) && s == 5400);
+    CHECK(words_seconds("1.5d", &s) && s == 129600);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        if (words_seconds(wrong[i], &s))
+            t_fail(__FILE__, __LINE__, "\"%s\" is taken for a time", wrong[i]);
+}
+
 static void a_bar_fits_its_terminal(void)
 {
     struct progress_at at = {"prefill", 1, 2, 830, 372000};
@@ -193,6 +206,7 @@ static void columns_line_up(void)
 T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
        {"a_stage_is_one_line_without_a_terminal", a_stage_is_one_line_without_a_terminal},
        {"only_what_takes_time_is_told_a_log", only_what_takes_time_is_told_a_log},
+       {"times_read_as_the_daemon_reads_them", times_read_as_the_daemon_reads_them},
        {"a_bar_fits_its_terminal", a_bar_fits_its_terminal},
        {"floats_read_back", floats_read_back}, {"objects_are_json", objects_are_json},
        {"columns_line_up", columns_line_up})

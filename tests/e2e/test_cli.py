@@ -181,6 +181,56 @@ def a_second_daemon_is_refused_by_name_and_the_next_begins():
     os.kill(json.loads(p.stdout)["pid"], signal.SIGTERM)
 
 
-main(a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
+def what_runs_can_be_ended_as_rm_and_unload_advise():
+    d = Daemon("--http", "off").start()
+    d.load()
+    for verb in (("sessions", "rm", "long"), ("unload", "m")):
+        p = subprocess.Popen([prog("hearth"), "--socket", "unix://" + d.sock, "ask", "-s", "long", "--create", "-m", "m", "Count.",
+                              "-n", "5000", "--ignore-eos", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                             env=dict(os.environ, HOME=d.dir))
+        for line in p.stdout:
+            if json.loads(line)["type"] == "text":
+                break
+        r = d.cli(*verb)
+        check(r.returncode == 75 and "hearth cancel" in r.stderr, lambda: "%s: %d %s" % (verb[0], r.returncode, r.stderr))
+        advice = r.stderr.split("`hearth ")[1].split("`")[0].split()
+        r = d.cli(*advice)
+        check(r.returncode == 0 and "cancelled" in r.stderr, lambda: "%r: %d %s" % (advice, r.returncode, r.stderr))
+        last = p.stdout.read()
+        check_eq(p.wait(60), 1, "exit code of the answer that was cut: " + last[-300:])
+        r = d.cli(*verb)
+        check_eq(r.returncode, 0, "%s afterwards: %s" % (verb[0], r.stderr))
+    check_eq(d.cli("sessions", "show", "long").returncode, 0, "the cancelled session stays")
+    j = last_json(d.cli("cancel", "long", "--json"))
+    check_eq((j["state"], "stream" in j), ("idle", False), "cancel of a session at rest")
+    check_eq(d.cli("cancel").returncode, 0, "cancel when nothing runs")
+    check_eq(d.cli("cancel", "nosuch").returncode, 4, "cancel of a session that is not there")
+    check_eq(d.cli("cancel", "0" * 32).returncode, 4, "cancel of a request that is not there")
+    d.stop()
+
+
+def sessions_without_a_name_are_removed_in_bulk():
+    d = Daemon("--http", "off").start()
+    d.load()
+    with d.link() as l:
+        for i in range(5):
+            generate(l, {"model": "m", "input": "prompt", "prompt": "Number %d." % i, "params": {"max_tokens": 2}})
+        generate(l, {"model": "m", "session": "named", "input": "prompt", "prompt": "Stay.", "params": {"max_tokens": 2}})
+        ids = [s["id"] for s in l.call(SESSION_LIST, {"all": True})["sessions"] if s["anonymous"]]
+        check_eq(len(ids), 5, "anonymous sessions")
+        l.call(SESSION_PIN, {"id": new_id(), "session": ids[0], "pinned": True})
+        j = last_json(d.cli("sessions", "rm", "--anonymous", "--older", "1h", "--json"))
+        check_eq((j["removed"], j["kept"]), (0, 5), "none is an hour old")
+        p = d.cli("sessions", "rm", "--anonymous")
+        check(p.returncode == 0 and "removed 4 sessions" in p.stderr and "1 kept" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+        left = l.call(SESSION_LIST, {"all": True})["sessions"]
+        check_eq(sorted(s["name"] or s["id"] for s in left), sorted(["named", ids[0]]), "what is left")
+    check_eq(d.cli("sessions", "rm").returncode, 2, "rm without a name")
+    check_eq(d.cli("sessions", "rm", "named", "--anonymous").returncode, 2, "rm with both")
+    check_eq(d.cli("sessions", "rm", "--anonymous", "--older", "soon").returncode, 2, "--older soon")
+    d.stop()
+
+
+main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are_removed_in_bulk, a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      a_refused_ingest_leaves_no_session)

@@ -27,7 +27,7 @@ if [ -x "$bin/hearthd" ]; then
     done
 fi
 if [ -x "$bin/hearth" ]; then
-    for w in serve run chat ingest ask sessions models show load unload ps status tokenize doctor version completion \
+    for w in serve run chat ingest ask cancel sessions models show load unload ps status tokenize doctor version completion \
         fork rewind rename pin unpin rm; do
         plain man/hearth.1 | grep -qw -e "$w" || no "hearth.1 does not mention $w"
     done
