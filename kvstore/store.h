@@ -212,6 +212,8 @@ void reserve_make(struct kvstore *s);
 bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q, uint64_t wall);
 bool forget_busy(const struct kvstore *s); /* in the middle of a round: do not sleep long */
 void forget_turn(struct kvstore *s);       /* a little of it */
+/* collect.c: branches nobody leads to; counts the sessions (open) */
+int collect_open(struct kvstore *s, struct kvs_open_report *rep);
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 /* recover_segs.c: its part about segments and blocks, in this order: the files; then the table
