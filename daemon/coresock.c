@@ -1,6 +1,10 @@
 /* coresock.c - see coresock.h. */
 #include "daemon/coresock.h"
+#include "base/clock.h"
+#include "base/log.h"
 #include "daemon/conf.h"
+#include "daemon/link.h"
+#include "proto.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -9,7 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { LISTEN_BACKLOG = 128 };
+enum { LISTEN_BACKLOG = 128, REFUSED_LOG_S = 10 };
 
 /* The path is free, or holds a socket nobody answers on (which is removed). */
 static int path_free(const char *path, const struct sockaddr_un *a, struct errbuf *eb)
@@ -114,4 +118,28 @@ void coresock_close(struct coresock *k, const struct conf *cf)
         st.st_ino == k->ino)
         (void)unlink(cf->core_path);
     k->bound = false;
+}
+
+void coresock_refuse(struct coresock *k, int fd, uint32_t uid, uint32_t own, uint32_t all)
+{
+    uint8_t b[HRT_HEAD_BYTES + 512];
+    uint64_t now = now_ns();
+    int n =
+        snprintf((char *)b + HRT_HEAD_BYTES, sizeof b - HRT_HEAD_BYTES,
+                 "{\"status\":\"RESOURCE_EXHAUSTED\",\"slug\":\"queue_full\",\"message\":"
+                 "\"you have %u connections, your share of the %d this daemon takes (%u are "
+                 "open); close some\",\"have\":%u,\"limit\":%d,\"retry_after_ms\":1000}",
+                 own, LINKS_MAX, all, own, LINKS_MAX);
+    struct hrt_frame f = {
+        .flags = HRT_REPLY, .json_len = (uint32_t)n, .status = HRT_RESOURCE_EXHAUSTED};
+
+    hrt_pack(b, &f);
+    (void)send(fd, b, HRT_HEAD_BYTES + (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    k->refused++;
+    if (k->refused_log_ns && now - k->refused_log_ns < REFUSED_LOG_S * 1000000000ull)
+        return;
+    log_at(LOG_WARN_, "core.sock: uid %u has %u connections, another is refused (%u refused)",
+           uid, own, k->refused);
+    k->refused = 0;
+    k->refused_log_ns = now;
 }

@@ -18,6 +18,7 @@
 #include "daemon/held.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
+#include "daemon/share.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -49,9 +50,13 @@ struct link {
     struct loop_timer room;  /* waits no longer for room */
     uint32_t uid;
     struct held_user *user;
-    uint64_t charge; /* held for the frame at hand */
-    bool waiting;    /* for room for it */
-    bool no_room;    /* it is refused for that */
+    uint64_t frame_ns; /* its first byte came, or it could go on */
+    uint64_t taken_ns; /* the peer last took some of a reply */
+    uint64_t used_ns;  /* bytes last came */
+    bool held_up;      /* the frame at hand waits for us, not we for it */
+    uint64_t charge;   /* held for the frame at hand */
+    bool waiting;      /* for room for it */
+    bool no_room;      /* it is refused for that */
     uint8_t head[HRT_HEAD_BYTES];
     uint32_t head_got;
     struct hrt_frame f;
@@ -77,6 +82,7 @@ struct links {
     struct held *held;
     struct link *head;
     struct call *gone; /* of a link being freed, not told yet */
+    uint64_t half_frame_ns;
     struct links_stats st;
     uint8_t scratch[SCRATCH_BYTES];
 };
@@ -170,12 +176,19 @@ static bool link_mid_frame(const struct link *l)
     return l->head_got != 0;
 }
 
-/* What to wait for now, and whether the stall clock runs. */
-static void link_arm(struct link *l, bool progress)
+/* A frame may take so long to come in: at least 256 KiB a second once it is under way. */
+static uint64_t link_frame_ns(const struct link *l)
+{
+    return l->ls->half_frame_ns + (uint64_t)l->body_want * 4000;
+}
+
+/* What to wait for now, and when the peer has kept us waiting for too long. */
+static void link_arm(struct link *l)
 {
     struct loop *loop = l->ls->d->loop;
     bool full = l->out_bytes > LINK_OUT_MAX;
     uint32_t ev = (l->out ? EPOLLOUT : 0) | (full || l->closing || l->waiting ? 0 : EPOLLIN);
+    uint64_t at = 0;
 
     if (l->doomed)
         return;
@@ -183,26 +196,35 @@ static void link_arm(struct link *l, bool progress)
         link_doom(l);
         return;
     }
-    bool waits = l->out || (link_mid_frame(l) && !full && !l->waiting);
-    if (!waits)
+    if (full || l->waiting) {
+        l->held_up = true;
+    } else if (link_mid_frame(l)) {
+        if (l->held_up)
+            l->frame_ns = now_ns();
+        l->held_up = false;
+        at = l->frame_ns + link_frame_ns(l);
+    }
+    if (l->out && (!at || l->taken_ns + LINK_TAKE_S * 1000000000ull < at))
+        at = l->taken_ns + LINK_TAKE_S * 1000000000ull;
+    if (at)
+        loop_timer_set(loop, &l->stall, at);
+    else
         loop_timer_cancel(loop, &l->stall);
-    else if (progress || !l->stall.index)
-        loop_timer_set(loop, &l->stall, now_ns() + LINK_HALF_FRAME_S * 1000000000ull);
 }
 
 static void link_stalled(struct loop_timer *t)
 {
     struct link *l = t->user;
+    bool take = l->out && now_ns() - l->taken_ns >= LINK_TAKE_S * 1000000000ull;
 
-    log_at(LOG_WARN_, "link of uid %u: %s for %d s, closing it", l->uid,
-           l->out ? "a reply not taken" : "half a frame", LINK_HALF_FRAME_S);
+    log_at(LOG_WARN_, "link of uid %u: %s for %llu s, closing it", l->uid,
+           take ? "a reply not taken" : "half a frame",
+           (unsigned long long)(take ? LINK_TAKE_S : link_frame_ns(l) / 1000000000ull));
     link_doom(l);
 }
 
 static void link_flush(struct link *l)
 {
-    bool moved = false;
-
     while (l->out && !l->doomed) {
         struct out *o = l->out;
         ssize_t n = send(l->watch.fd, o->data + o->sent, o->bytes - o->sent,
@@ -215,7 +237,7 @@ static void link_flush(struct link *l)
                 link_doom(l);
             break;
         }
-        moved = true;
+        l->taken_ns = now_ns();
         o->sent += (size_t)n;
         l->out_bytes -= (size_t)n;
         l->ls->st.bytes_out += (uint64_t)n;
@@ -229,7 +251,7 @@ static void link_flush(struct link *l)
     }
     if (l->closing && !l->out)
         link_doom(l);
-    link_arm(l, moved);
+    link_arm(l);
 }
 
 /* Sends what the socket takes at once and keeps the rest. */
@@ -266,6 +288,8 @@ static void link_send(struct link *l, struct iovec *iov, int n_iov)
             return;
         }
         *o = (struct out){.bytes = total - sent};
+        if (!l->out || sent)
+            l->taken_ns = now_ns();
         size_t skip = sent, at = 0;
         for (int i = 0; i < n_iov; i++) {
             size_t s = skip < iov[i].iov_len ? skip : iov[i].iov_len;
@@ -280,7 +304,7 @@ static void link_send(struct link *l, struct iovec *iov, int n_iov)
         l->out_bytes += o->bytes;
         held_add_reply(l->user, o->bytes);
     }
-    link_arm(l, sent > 0);
+    link_arm(l);
 }
 
 static void call_free(struct call *c)
@@ -537,6 +561,8 @@ static void link_feed(struct link *l, const uint8_t *p, size_t n)
             size_t take = HRT_HEAD_BYTES - l->head_got;
 
             take = take < n ? take : n;
+            if (l->head_got == 0)
+                l->frame_ns = now_ns();
             memcpy(l->head + l->head_got, p, take);
             l->head_got += (uint32_t)take;
             p += take;
@@ -571,7 +597,6 @@ static void link_read(struct link *l)
 {
     struct links *ls = l->ls;
     size_t budget = READ_ROUND_BYTES;
-    bool moved = false;
 
     if (l->rest) {
         uint8_t *p = l->rest;
@@ -598,7 +623,7 @@ static void link_read(struct link *l)
             continue;
         if (n < 0)
             break;
-        moved = true;
+        l->used_ns = now_ns();
         ls->st.bytes_in += (uint64_t)n;
         budget -= (size_t)n < budget ? (size_t)n : budget;
         if (!direct) {
@@ -611,7 +636,7 @@ static void link_read(struct link *l)
         if ((size_t)n < want)
             break; /* level-triggered: what comes later wakes us again */
     }
-    link_arm(l, moved);
+    link_arm(l);
 }
 
 /* The frame that waited for room goes on: it has room now, or is refused. */
@@ -668,18 +693,47 @@ static void link_ready(struct loop_watch *w, uint32_t events)
         link_doom(l);
 }
 
+/* --- room for one more --- */
+static bool link_idle(const struct link *l, uint64_t now)
+{
+    return !l->n_calls && !l->out && !l->rest && !link_mid_frame(l) && !l->doomed &&
+           now - l->used_ns > LINK_IDLE_S * 1000000000ull;
+}
+
+/* A user who has his share loses the connection that has been idle for longest. */
+static bool links_room_for(struct links *ls, uint32_t uid, uint32_t *ret_own)
+{
+    struct link *idle = NULL;
+    uint64_t now = now_ns();
+    uint32_t own = 0;
+
+    for (struct link *l = ls->head; l; l = l->next) {
+        own += l->uid == uid;
+        if (l->uid == uid && link_idle(l, now) && (!idle || l->used_ns < idle->used_ns))
+            idle = l;
+    }
+    *ret_own = own;
+    if (share_more(own, ls->st.links, LINKS_MAX))
+        return true;
+    if (idle)
+        link_free(idle);
+    return idle != NULL;
+}
+
 int links_add(struct daemon *d, int fd, uint32_t uid)
 {
     struct links *ls = d->links;
-    struct link *l = calloc(1, sizeof *l);
+    struct link *l;
+    uint32_t own = 0;
 
     must_be(ls, LINKS_MAGIC);
-    if (!l)
-        return -ENOMEM;
-    if (ls->st.links >= LINKS_MAX) {
-        free(l);
+    if (!links_room_for(ls, uid, &own)) {
+        coresock_refuse(&ls->sock, fd, uid, own, ls->st.links);
         return -EAGAIN;
     }
+    l = calloc(1, sizeof *l);
+    if (!l)
+        return -ENOMEM;
     l->user = held_take(ls->held, uid);
     if (!l->user) {
         free(l);
@@ -688,6 +742,7 @@ int links_add(struct daemon *d, int fd, uint32_t uid)
     (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     l->ls = ls;
     l->uid = uid;
+    l->used_ns = now_ns();
     l->out_tail = &l->out;
     l->watch = (struct loop_watch){.fd = fd, .events = EPOLLIN, .ready = link_ready, .user = l};
     l->stall = (struct loop_timer){.fire = link_stalled, .user = l};
@@ -730,11 +785,8 @@ static void links_accept(struct loop_watch *w, uint32_t events)
             return;
         }
         if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 ||
-            links_add(ls->d, fd, cred.uid) < 0) {
-            log_at(LOG_WARN_, "core.sock: a connection of uid %u is refused, %u are open",
-                   cred.uid, ls->st.links);
+            links_add(ls->d, fd, cred.uid) < 0)
             close(fd);
-        }
     }
 }
 
@@ -754,6 +806,7 @@ int links_open_bare(struct daemon *d)
         return -ENOMEM;
     ls->d = d;
     ls->sock.fd = -1;
+    ls->half_frame_ns = LINK_HALF_FRAME_S * 1000000000ull;
     ls->listen =
         (struct loop_watch){.fd = -1, .events = EPOLLIN, .ready = links_accept, .user = ls};
     ls->reap = (struct loop_timer){.fire = links_reap, .user = ls};
@@ -781,6 +834,11 @@ int links_open(struct daemon *d, struct errbuf *eb)
     if (r < 0)
         links_close(d);
     return r;
+}
+
+void links_patience(struct daemon *d, uint64_t half_frame_ns)
+{
+    d->links->half_frame_ns = half_frame_ns;
 }
 
 void links_stop(struct daemon *d)

@@ -6,8 +6,11 @@
  * an error reply by its id and the link goes on.  Bounds per link: LINK_CALLS_MAX calls
  * unanswered (more are refused with queue_full), LINK_OUT_MAX bytes unsent (then nothing more
  * is read from that peer).  Bounds per user, over all his links: bytes (held.h); a frame beyond
- * them waits in its socket, LINK_ROOM_S at most, then it is refused with queue_full.  A frame
- * that stands half finished for a minute closes the link.
+ * them waits in its socket, LINK_ROOM_S at most, then it is refused with queue_full; and
+ * connections (share.h): at his share the one of his that has been idle for longest makes room,
+ * else the new one is told so in a reply without id, and closed.  A frame that is not whole
+ * after LINK_HALF_FRAME_S (and time for its bytes), or a reply that is not taken for
+ * LINK_TAKE_S, closes the link.
  * A peer that goes away turns its calls `gone` (call.h).  Loop thread only. */
 #ifndef DAEMON_LINK_H
 #define DAEMON_LINK_H
@@ -21,10 +24,12 @@ struct daemon;
 struct links;
 
 enum {
-    LINKS_MAX = 256,        /* peers at once */
+    LINKS_MAX = 512,        /* peers at once */
     LINK_CALLS_MAX = 1024,  /* of one peer: a front carries all streams of its user */
     LINK_OUT_MAX = 8 << 20, /* bytes waiting for a slow reader before its input stops */
-    LINK_HALF_FRAME_S = 60,
+    LINK_HALF_FRAME_S = 15,
+    LINK_TAKE_S = 60,
+    LINK_IDLE_S = 3, /* nothing came for so long: may make room for another of its user */
     LINK_ROOM_S = 5, /* a frame waits for room among its user's before it is refused */
 };
 
@@ -39,6 +44,8 @@ int links_open_bare(struct daemon *d);
 void links_close(struct daemon *d);
 /* Adopts a connected stream socket (nonblocking from here on). */
 int links_add(struct daemon *d, int fd, uint32_t uid);
+/* For tests: in place of LINK_HALF_FRAME_S. */
+void links_patience(struct daemon *d, uint64_t half_frame_ns);
 /* Stops accepting; links that exist go on. */
 void links_stop(struct daemon *d);
 

@@ -137,10 +137,14 @@ static void go(void)
 {
     pthread_create(&thread, NULL, run, NULL);
 }
-static void end(void)
+static void end_loop(void) /* go() goes on */
 {
     loop_stop(d.loop);
     pthread_join(thread, NULL);
+}
+static void end(void)
+{
+    end_loop();
     links_close(&d);
     loop_close(d.loop);
 }
@@ -164,7 +168,7 @@ static void wait_count(atomic_int *v, int want)
         usleep(500);
     CHECK_EQ(atomic_load(v), want);
 }
-static void ping_ok(int fd, uint64_t id)
+static void ping_of(int fd, uint64_t id, uint32_t uid)
 {
     struct wire_reply r;
 
@@ -178,8 +182,12 @@ static void ping_ok(int fd, uint64_t id)
     CHECK_EQ(r.f.type, HRT_PING);
     CHECK_EQ(r.f.tail_len, 4);
     CHECK(memcmp(r.tail, "tail", 4) == 0);
-    CHECK_EQ((long long)wire_num(&r, "uid"), 4242);
+    CHECK_EQ((long long)wire_num(&r, "uid"), uid);
     wire_reply_fini(&r);
+}
+static void ping_ok(int fd, uint64_t id)
+{
+    ping_of(fd, id, 4242);
 }
 
 /* --- good frames ------------------------------------------------------------------------------ */
@@ -655,6 +663,94 @@ static void half_a_frame_and_a_close_harm_nobody(void)
     free(f);
 }
 
+/* --- shares of links, and peers that keep the daemon waiting ------------------------------------------ */
+static bool closed_within(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    char c;
+
+    return poll(&p, 1, ms) == 1 && recv(fd, &c, 1, MSG_DONTWAIT) <= 0;
+}
+static void one_user_cannot_have_all_links(void)
+{
+    int s[2], mine[LINKS_MAX], n = 0, other;
+    struct wire_reply r;
+
+    begin();
+    while (n < LINKS_MAX) {
+        CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+        if (links_add(&d, s[0], 4242) < 0)
+            break;
+        mine[n++] = s[1];
+    }
+    CHECK_EQ(n, LINKS_MAX / 2);
+    CHECK(wire_recv(s[1], &r)); /* told so */
+    CHECK_EQ(r.f.status, HRT_RESOURCE_EXHAUSTED);
+    CHECK_STR(cJSON_GetObjectItem(r.json, "slug")->valuestring, "queue_full");
+    CHECK_EQ(cJSON_GetObjectItem(r.json, "have")->valueint, n);
+    CHECK(cJSON_GetObjectItem(r.json, "retry_after_ms") != NULL);
+    wire_reply_fini(&r);
+    close(s[0]);
+    close(s[1]);
+    other = peer_of(4243);
+    go();
+    ping_of(other, 7, 4243);
+    ping_ok(mine[0], 8);
+    end();
+    close(other);
+    while (n)
+        close(mine[--n]);
+}
+static void a_user_with_his_share_loses_what_was_idle_longest(void)
+{
+    int mine[LINKS_MAX / 2], n, more;
+
+    begin();
+    for (n = 0; n < LINKS_MAX / 2; n++)
+        mine[n] = peer();
+    go();
+    ping_ok(mine[0], 1); /* used later than the others */
+    usleep((LINK_IDLE_S * 1000 + 200) * 1000);
+    ping_ok(mine[1], 2); /* in use */
+    end_loop();
+    more = peer();
+    go();
+    ping_ok(more, 3);
+    ping_ok(mine[0], 4);
+    ping_ok(mine[1], 5);
+    CHECK(closed_within(mine[2], WIRE_WAIT_MS));
+    end();
+    close(more);
+    while (n)
+        close(mine[--n]);
+}
+static void half_a_frame_closes_the_link_however_slowly_it_goes_on(void)
+{
+    size_t n;
+    uint8_t *f = wire_frame(HRT_PING, 1, "{\"abc\":1}", NULL, 0, &n);
+    uint64_t from;
+    int a, b;
+
+    begin();
+    links_patience(&d, 400000000ull);
+    a = peer();
+    b = peer();
+    go();
+    from = now_ns();
+    for (size_t i = 0; i < n - 1 && now_ns() - from < 10000000000ull; i++) {
+        if (send(a, f + i, 1, MSG_NOSIGNAL) < 0 || closed_within(a, 100))
+            break;
+    }
+    CHECK(now_ns() - from < 3000000000ull * T_SLOWER);
+    ping_ok(b, 2);
+    usleep(600000); /* between frames one may rest */
+    ping_ok(b, 3);
+    end();
+    close(a);
+    close(b);
+    free(f);
+}
+
 /* --- the crowd of malformed frames ------------------------------------------------------------------- */
 static size_t malformed(uint8_t *b)
 {
@@ -835,7 +931,9 @@ T_MAIN(CASE(a_frame_is_answered_with_its_id_and_type),
        CASE(a_frame_that_finds_no_room_is_refused_and_what_follows_is_served),
        CASE(a_peer_that_goes_makes_its_calls_gone_once),
        CASE(a_peer_that_goes_with_replies_unsent_leaves_nothing_behind),
-       CASE(half_a_frame_and_a_close_harm_nobody),
+       CASE(half_a_frame_and_a_close_harm_nobody), CASE(one_user_cannot_have_all_links),
+       CASE(a_user_with_his_share_loses_what_was_idle_longest),
+       CASE(half_a_frame_closes_the_link_however_slowly_it_goes_on),
        CASE(ten_thousand_malformed_frames_do_not_disturb_a_good_peer),
        CASE(the_socket_has_the_mode_asked_for_and_goes_at_close),
        CASE(a_dead_socket_is_replaced), CASE(a_living_socket_is_left_alone_and_its_pid_named),
