@@ -1,5 +1,6 @@
 /* chat.c - a conversation on a terminal: lines by libedit, answers as they come. */
 #include "client/answer.h"
+#include "client/encoding.h"
 #include "client/place.h"
 #include "client/words.h"
 #include <histedit.h>
@@ -14,6 +15,7 @@ struct chat {
     char session[256]; /* name or id of what we talk in; "": none yet */
     bool made;         /* there is such a session: a new name's comes with the first question */
     char model[256];   /* "": the daemon's default */
+    bool zero;         /* a zero byte came in: what follows it in its line would be lost */
     EditLine *el;      /* NULL: stdin is no terminal */
     History *hist;
     char hist_path[4200];
@@ -76,8 +78,9 @@ static char *read_line(struct chat *t)
         } else {
             k = (int)getline(&own, &cap, stdin);
             got = k > 0 ? own : NULL;
+            t->zero |= got && memchr(got, 0, (size_t)k);
         }
-        if (!got || k <= 0) {
+        if (!got || k <= 0 || t->zero) {
             free(own);
             return text;
         }
@@ -258,6 +261,9 @@ static bool command(struct chat *t, char *line)
 /* --- a question ---------------------------------------------------------------------------- */
 static int say(struct chat *t, const char *text)
 {
+    int typed = encoding_typed(t->c, "the question", text);
+    if (typed != CLI_OK)
+        return typed;
     cJSON *start = j_req();
     if (t->session[0]) {
         cJSON_AddStringToObject(start, "session", t->session);
@@ -419,6 +425,13 @@ int cmd_chat(struct cli *c, const struct args *a)
             once = true; /* a line given up; the second time in a row leaves */
             fputs("\n(Ctrl-C again or /quit leaves)\n", stderr);
             continue;
+        }
+        if (t.zero) {
+            free(line);
+            code = cli_fail(c, CLI_FAILED,
+                            "standard input has a zero byte, so it is no plain "
+                            "text; convert it to UTF-8 (iconv -t UTF-8)");
+            break;
         }
         if (!line) {
             code = cli_interrupted ? CLI_INTERRUPTED : code;

@@ -2,6 +2,8 @@
 #include "client/cli.h"
 #include "base/bounds.h"
 #include "base/clock.h"
+#include "base/text.h"
+#include "client/encoding.h"
 #include "client/jsonout.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -140,23 +142,6 @@ int cli_fail_as(struct cli *c, int code, enum hrt_status status, const char *slu
     return code;
 }
 
-/* Bytes of the UTF-8 character at p; 0: it is none. */
-static size_t utf8_at(const unsigned char *p)
-{
-    size_t n = *p < 0x80   ? 1
-               : *p < 0xc2 ? 0
-               : *p < 0xe0 ? 2
-               : *p < 0xf0 ? 3
-               : *p < 0xf5 ? 4
-                           : 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    bool long_form = (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xf0 && p[1] < 0x90);
-    bool no_code = (*p == 0xed && p[1] > 0x9f) || (*p == 0xf4 && p[1] > 0x8f);
-    return long_form || no_code ? 0 : n;
-}
-
 int cli_name(struct cli *c, const char *what, const char *name)
 {
     char shown[4 * NAME_BYTES_MAX + 1];
@@ -164,7 +149,7 @@ int cli_name(struct cli *c, const char *what, const char *name)
     size_t len = strlen(name), at = 0;
     for (size_t i = 0; i < len && i < NAME_BYTES_MAX;) {
         const unsigned char *p = (const unsigned char *)name + i;
-        size_t n = utf8_at(p);
+        size_t n = text_char(name + i, len - i);
         bool control = *p < 0x20 || *p == 0x7f || (n == 2 && *p == 0xc2 && p[1] < 0xa0);
         if (!wrong && (control || !n))
             wrong = n ? "has a control character" : "is not UTF-8";
@@ -442,6 +427,10 @@ static int check_names(struct cli *c, const struct args *a)
             code = cli_name(c, "--session", a->given[i].value);
         else if (strcmp(a->given[i].flag->name, "model") == 0)
             code = cli_name(c, "--model", a->given[i].value);
+        else if (strcmp(a->given[i].flag->name, "system") == 0)
+            code = encoding_typed(c, "--system", a->given[i].value);
+        else if (strcmp(a->given[i].flag->name, "stop") == 0)
+            code = encoding_typed(c, "--stop", a->given[i].value);
     for (int i = 0; i < names && code == CLI_OK; i++)
         code = cli_name(c, a->verb->name, a->pos[i]);
     for (size_t i = 0; i < sizeof of_models / sizeof *of_models && code == CLI_OK; i++)

@@ -6,6 +6,7 @@
  * back to where the document began and sends it anew: blocks that were finished are found in
  * the store, so nothing is computed twice. */
 #include "client/answer.h"
+#include "client/encoding.h"
 #include "client/ledger.h"
 #include "client/words.h"
 #include <errno.h>
@@ -271,20 +272,24 @@ static int print_nothing_to_do(struct ingest *g)
 }
 
 /* A document ends in a newline: what follows it, another or the question, begins a line. */
-static int read_doc(struct ingest *g, const char *path, void **ret, size_t *ret_n)
+static int read_doc(struct cli *c, const struct args *a, const char *path, bool hush,
+                    void **ret, size_t *ret_n)
 {
     char *text = NULL;
     size_t n = 0;
-    int code = cli_read(g->c, path, DOC_BYTES_MAX, &text, &n);
+    const char *what = strcmp(path, "-") == 0 ? "standard input" : path;
+    int code = cli_read(c, path, DOC_BYTES_MAX, &text, &n);
+    if (code == CLI_OK && n && !args_has(a, "ids"))
+        code = encoding_take(c, a, what, DOC_BYTES_MAX, hush, &text, &n);
     if (code != CLI_OK)
         return code;
     if (n == 0) {
         free(text);
-        return cli_fail(g->c, CLI_FAILED, "%s is empty", path);
+        return cli_fail(c, CLI_FAILED, "%s is empty", what);
     }
-    if (args_has(g->a, "ids")) {
+    if (args_has(a, "ids")) {
         int32_t *ids = NULL;
-        code = cli_ids(g->c, text, &ids, ret_n);
+        code = cli_ids(c, text, &ids, ret_n);
         free(text);
         *ret = ids;
         *ret_n *= sizeof *ids;
@@ -315,6 +320,12 @@ static int check_files(struct cli *c, const struct args *a)
             return cli_fail(c, CLI_FAILED,
                             "%s has %lld bytes, one document may have %d; split it", path,
                             (long long)st.st_size, DOC_BYTES_MAX);
+        void *text = NULL;
+        size_t n;
+        int code = i && S_ISREG(st.st_mode) ? read_doc(c, a, path, true, &text, &n) : CLI_OK;
+        free(text); /* that of the first is read at once, and said then */
+        if (code != CLI_OK)
+            return code;
     }
     return CLI_OK;
 }
@@ -329,7 +340,7 @@ int cmd_ingest(struct cli *c, const struct args *a)
         return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
     int code = check_files(c, a);
     if (code == CLI_OK)
-        code = read_doc(&g, a->pos[0], &first, &first_n);
+        code = read_doc(c, a, a->pos[0], false, &first, &first_n);
     if (code != CLI_OK)
         return code;
     if (!c->conn)
@@ -363,7 +374,7 @@ int cmd_ingest(struct cli *c, const struct args *a)
         else
             snprintf(what, sizeof what, "%s", slash ? slash + 1 : a->pos[i]);
         if (i > 0)
-            code = read_doc(&g, a->pos[i], &tail, &n);
+            code = read_doc(c, a, a->pos[i], false, &tail, &n);
         if (code == CLI_OK)
             code = one_doc(&g, what, tail, n);
         free(tail);

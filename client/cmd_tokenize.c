@@ -1,5 +1,5 @@
 /* cmd_tokenize.c - text to token ids, and back. */
-#include "client/cli.h"
+#include "client/encoding.h"
 #include <stdlib.h>
 
 static int back_to_text(struct cli *c, cJSON *req, const char *text)
@@ -39,10 +39,14 @@ int cmd_tokenize(struct cli *c, const struct args *a)
     cJSON *o = NULL;
     struct hearth_reply rep = {0};
     int code = CLI_OK;
-    if (strcmp(words, "-") == 0)
-        code = cli_read(c, "-", TAIL_BYTES_MAX, &text, &bytes);
-    else
+    if (strcmp(words, "-") != 0)
+        code = encoding_typed(c, "the text", words);
+    if (code == CLI_OK && strcmp(words, "-") != 0)
         bytes = strlen(text = strdup(words));
+    else if (code == CLI_OK)
+        code = cli_read(c, "-", TAIL_BYTES_MAX, &text, &bytes);
+    if (code == CLI_OK && strcmp(words, "-") == 0 && !args_has(a, "ids"))
+        code = encoding_take(c, a, "standard input", TAIL_BYTES_MAX, false, &text, &bytes);
     if (code != CLI_OK)
         return code;
     cJSON *req = cJSON_CreateObject();

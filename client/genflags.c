@@ -1,5 +1,6 @@
 /* genflags.c - the flags of run, chat and ask that say how to generate, as START's members. */
 #include "client/answer.h"
+#include "client/encoding.h"
 #include <math.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -99,16 +100,28 @@ static bool piped(void)
     return fstat(0, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode));
 }
 
+static int read_stdin(struct cli *c, const struct args *a, char **ret, size_t *ret_n)
+{
+    int code = cli_read(c, "-", TAIL_BYTES_MAX, ret, ret_n);
+    if (code == CLI_OK && !args_has(a, "ids"))
+        code = encoding_take(c, a, "standard input", TAIL_BYTES_MAX, false, ret, ret_n);
+    return code;
+}
+
 /* words, and what is piped in after a blank line; malloc'd. An exit code. */
-static int words_and_pipe(struct cli *c, const char *words, char **ret, size_t *ret_n)
+static int words_and_pipe(struct cli *c, const struct args *a, const char *words, char **ret,
+                          size_t *ret_n)
 {
     char *data = NULL;
     size_t n = strlen(words), more = 0;
+    int typed = encoding_typed(c, "the question", words);
+    if (typed != CLI_OK)
+        return typed;
     if (piped()) {
         struct pollfd p = {0, POLLIN, 0};
         if (poll(&p, 1, PIPE_SAID_MS) == 0)
             cli_note(c, "reading standard input, too, until it ends; </dev/null leaves it out");
-        int code = cli_read(c, "-", TAIL_BYTES_MAX, &data, &more);
+        int code = read_stdin(c, a, &data, &more);
         if (code != CLI_OK)
             return code;
     }
@@ -148,7 +161,7 @@ int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *st
     if (words && !words[0] && !args_has(a, "raw"))
         return cli_usage(c, "the question is empty");
     if (!words || strcmp(words, "-") == 0) {
-        code = cli_read(c, "-", TAIL_BYTES_MAX, &text, &n);
+        code = read_stdin(c, a, &text, &n);
         if (code != CLI_OK)
             return code;
         if (n == 0) {
@@ -156,7 +169,7 @@ int gen_prompt(struct cli *c, const struct args *a, const char *words, cJSON *st
             return cli_usage(c, "there is no question: stdin is empty");
         }
     } else {
-        code = words_and_pipe(c, words, &text, &n);
+        code = words_and_pipe(c, a, words, &text, &n);
         if (code != CLI_OK)
             return code;
     }

@@ -1,6 +1,7 @@
 /* verbs.c - every verb of hearth and every flag, in the order help shows them. */
 #include "client/answer.h"
 #include "client/cli.h"
+#include "client/encoding.h"
 
 const struct flag flags_global[] = {
     {"socket", 0, "URL", "ipc://PATH or unix://PATH of the daemon (else $HEARTH_SOCKET)"},
@@ -89,7 +90,7 @@ const struct verb verbs[] = {
      .more =
          "What is piped in follows PROMPT; without PROMPT, or with -, it is the question. It\n"
          "is answered in a session without a name, which expires ten minutes later.\n",
-     .flags = FLAGS(flags_gen),
+     .flags = FLAGS(flags_gen, flags_encoding),
      .pos_min = 1,
      .pos_max = 2,
      .run = cmd_run},
@@ -108,7 +109,7 @@ const struct verb verbs[] = {
          "The session is made when it is missing. Says nothing; the question comes with ask.\n"
          "Stopped (Ctrl-C) or cut off, the same command goes on where it was; documents that\n"
          "are in already are skipped.\n",
-     .flags = FLAGS(f_session, f_model, f_ingest),
+     .flags = FLAGS(f_session, f_model, f_ingest, flags_encoding),
      .pos_min = 1,
      .pos_max = -1,
      .run = cmd_ingest},
@@ -117,7 +118,7 @@ const struct verb verbs[] = {
      .does = "ask a session and keep the turn",
      .more = "What is piped in follows QUESTION; without QUESTION, or with -, it is the "
              "question.\n",
-     .flags = FLAGS(f_session, f_ask, f_model, flags_gen),
+     .flags = FLAGS(f_session, f_ask, f_model, flags_gen, flags_encoding),
      .pos_max = 1,
      .run = cmd_ask},
     {.name = "cancel",
@@ -245,7 +246,7 @@ const struct verb verbs[] = {
      .takes = "[-m MODEL] [TEXT]",
      .does = "text to token ids, and back",
      .more = "Without TEXT, or with -, reads stdin.\n",
-     .flags = FLAGS(f_model, f_tokenize),
+     .flags = FLAGS(f_model, f_tokenize, flags_encoding),
      .pos_max = 1,
      .run = cmd_tokenize},
     {.name = "version",

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
@@ -119,6 +120,27 @@ static int read_messages(struct call *c, struct prepared *p)
     return 0;
 }
 
+/* The tail is text.  Noise in it would be read as noise, and a zero byte end it early. */
+static int check_text(struct call *c)
+{
+    size_t at = text_bad((const char *)c->tail, c->tail_bytes);
+
+    if (at == c->tail_bytes)
+        return 0;
+    if (c->tail[at])
+        call_fail(
+            c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+            "tail: want UTF-8, byte %zu is 0x%02x; convert the text first (`hearth` does, "
+            "with --encoding)",
+            at, c->tail[at]);
+    else
+        call_fail(
+            c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
+            "tail: want text, byte %zu is zero; take such bytes out, or convert it to UTF-8",
+            at);
+    return -EINVAL;
+}
+
 static int read_input(struct call *c, struct prepared *p)
 {
     static const char *const kind[] = {"messages", "prompt", "tokens", "documents"};
@@ -154,6 +176,8 @@ static int read_input(struct call *c, struct prepared *p)
         return 0;
     }
     r = p->input == IN_PROMPT ? want_str(c, c->json, "prompt", JSON_BYTES_MAX, &text) : 0;
+    if (r == 0 && !text)
+        r = check_text(c);
     if (r < 0)
         return r;
     p->text_bytes = text ? strlen(text) : c->tail_bytes;

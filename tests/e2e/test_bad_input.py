@@ -48,6 +48,12 @@ def requests_are_refused_by_name():
                 "INVALID_ARGUMENT", "bad_field", tail=b"\x01\x02\x03")
         refused(l, START, {"id": new_id(), "model": "m", "input": "tokens", "params": {"max_tokens": 1}},
                 "INVALID_ARGUMENT", "bad_field", "token", tail=ids_tail([1, 99999999]))
+        for kind in ("prompt", "documents"):
+            doc = {"id": new_id(), "model": "m", "session": "noise", "input": kind, "params": {"max_tokens": 0 if kind == "documents" else 1}}
+            refused(l, START, doc, "INVALID_ARGUMENT", "bad_field", "UTF-8", "byte 3 ", "0xe9", tail="café".encode("latin1"))
+            refused(l, START, doc, "INVALID_ARGUMENT", "bad_field", "byte 2 is zero", tail=b"ab\0cd")
+            refused(l, START, doc, "INVALID_ARGUMENT", "bad_field", "byte 1 ", tail=b"a\xed\xa0\x80")
+        refused(l, SESSION_SHOW, {"session": "noise"}, "NOT_FOUND", "session_not_found")
         refused(l, NEXT, {"stream": 5, "cursor": 0}, "INVALID_ARGUMENT", "bad_field", "stream")
         refused(l, SESSION_EXPORT, {"session": "x"}, "UNIMPLEMENTED", "unimplemented")
         refused(l, WHY, {"session": "x"}, "UNIMPLEMENTED", "unimplemented")

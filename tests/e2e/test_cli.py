@@ -209,6 +209,49 @@ def what_runs_can_be_ended_as_rm_and_unload_advise():
     d.stop()
 
 
+def text_in_another_encoding_is_converted_or_refused():
+    d = Daemon("--http", "off").start()
+    d.load()
+    said = "Müller grüßt die Bäckerei, zehn Brötchen kosten fünf Taler. " * 4
+
+    def doc(name, data):
+        with open(os.path.join(d.dir, name), "wb") as f:
+            f.write(data)
+        return f.name
+
+    plain = doc("plain.txt", said.encode())
+    for name in ("utf-16", "utf-16-le", "utf-8-sig"):
+        p = d.cli("ingest", "-s", name, "-m", "m", doc(name, said.encode(name)), "--json")
+        check(p.returncode == 0 and ("converted" in p.stderr or "left out" in p.stderr), lambda: "%s: %d %s" % (name, p.returncode, p.stderr))
+        p = d.cli("sessions", "show", name, "--text")
+        check(said.strip() in p.stdout, lambda: "%s became %r" % (name, p.stdout))
+    for name in ("latin1", "cp1250"):
+        f = doc(name, said.encode(name))
+        for args in (("ingest", "-s", name, "-m", "m", f), ("ingest", "-s", name, "-m", "m", plain, f)):
+            p = d.cli(*args)
+            check(p.returncode == 1 and "0xfc at 1" in p.stderr and "--encoding" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+        check_eq(d.cli("sessions", "show", name).returncode, 4, "nothing is left of what was refused")
+        p = d.cli("ingest", "-s", name, "-m", "m", "--encoding", name, f)
+        check(p.returncode == 0, lambda: "--encoding %s: %d %s" % (name, p.returncode, p.stderr))
+        check(said.strip() in d.cli("sessions", "show", name, "--text").stdout, name)
+    p = d.cli("ingest", "-s", "zero", "-m", "m", doc("zero", said.encode() + bytes(40) + b"end"))
+    check(p.returncode == 1 and "zero byte" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    for args, data, code, words in ((("run", "m"), said.encode("latin1"), 1, "--encoding"),
+                                    (("ask", "-s", "plain", "--create", "-m", "m", "What?"), said.encode("latin1"), 1, "--encoding"),
+                                    (("ask", "-s", "plain", "--create", "-m", "m", "What?"), b"a\0b", 1, "zero byte"),
+                                    (("ask", "-s", "plain", "--create", "-m", "m", b"Gr\xfc\xdfe"), b"", 2, "0xfc at 2"),
+                                    (("run", "m", "Hi", "--system", b"\xff"), b"", 2, "--system"),
+                                    (("chat", "-m", "m"), b"caf\xe9\n", 2, "0xe9 at 3"),
+                                    (("chat", "-m", "m"), b"caf\0e\n", 1, "zero byte"),
+                                    (("tokenize", "-m", "m"), b"caf\xe9", 1, "--encoding"),
+                                    (("run", "m", "Hi", "-n", "1", "--encoding", "latin1"), b"caf\xe9", 0, "converted from latin1")):
+        p = subprocess.run([prog("hearth").encode(), b"--socket", b"unix://" + d.sock.encode()] + [a if isinstance(a, bytes) else a.encode() for a in args],
+                           input=data, capture_output=True, env=dict(os.environ, HOME=d.dir), timeout=60 * SLOWER)
+        check(p.returncode == code and words in p.stderr.decode(), lambda: "%r: %d %r" % (args, p.returncode, p.stderr))
+    check_eq(d.cli("sessions", "show", "plain").returncode, 4, "nothing was asked with noise")
+    d.stop()
+
+
 def sessions_without_a_name_are_removed_in_bulk():
     d = Daemon("--http", "off").start()
     d.load()
@@ -231,6 +274,7 @@ def sessions_without_a_name_are_removed_in_bulk():
     d.stop()
 
 
-main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are_removed_in_bulk, a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
+main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are_removed_in_bulk,
+     text_in_another_encoding_is_converted_or_refused, a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      a_refused_ingest_leaves_no_session)
