@@ -2,6 +2,7 @@
  *
  * Python's meaning where it can be had exactly, a refusal where it cannot: letters change case
  * only when they are ASCII, because Python's tables are not ours. */
+#include "base/bytes.h"
 #include "base/check.h"
 #include "engine/chat_jinja.h"
 #include "engine/utf8.h"
@@ -80,12 +81,13 @@ static bool strips(uint32_t cp, const struct jstr *set)
     return false;
 }
 
-static struct jstr strip(struct jstr s, bool left, bool right, const struct jstr *set)
+static struct jstr strip(struct jeval *j, struct jstr s, bool left, bool right,
+                         const struct jstr *set)
 {
-    uint64_t from = 0, to = s.n, n;
-    while (left && from < to && strips(cp_at(s, from, &n), set))
+    uint64_t from = 0, to = s.n, n, each = set ? set->n + 1 : 1;
+    while (left && from < to && jwork(j, each) && strips(cp_at(s, from, &n), set))
         from += n;
-    while (right && to > from) {
+    while (right && to > from && jwork(j, each)) {
         uint64_t at = to - 1;
         while (at > from && to - at < 4 && (s.p[at] & 0xc0) == 0x80)
             at--;
@@ -105,6 +107,8 @@ static struct jval change_case(struct jeval *j, struct jstr s, bool upper, bool 
 {
     char *p;
     uint8_t *mask;
+    if (!jwork(j, s.n))
+        return (struct jval){0};
     for (uint64_t i = 0; i < s.n; i++)
         if ((uint8_t)s.p[i] >= 0x80)
             return jfail(j, E_UNSUPP, "a change of case outside ASCII");
@@ -122,23 +126,56 @@ static struct jval change_case(struct jeval *j, struct jstr s, bool upper, bool 
     return jval_str(r);
 }
 
+/* A text in the making, of a length known before. */
+struct built {
+    char *p;
+    uint8_t *mask;
+    uint64_t n;
+};
+
+static void built_add(struct built *t, struct jstr s)
+{
+    if (s.n == 0)
+        return;
+    memcpy(t->p + t->n, s.p, s.n);
+    if (s.mask)
+        memcpy(t->mask + t->n, s.mask, s.n);
+    else
+        memset(t->mask + t->n, 1, s.n);
+    t->n += s.n;
+}
+
+/* The first `what` in s at or behind `from`, s.n when there is none. */
+static uint64_t find(struct jstr s, struct jstr what, uint64_t from)
+{
+    const char *hit = memmem(s.p + from, s.n - from, what.p, what.n);
+
+    return hit ? (uint64_t)(hit - s.p) : s.n;
+}
+
 static struct jval replace(struct jeval *j, struct jstr s, struct jstr what, struct jstr with)
 {
-    struct jstr r = {"", NULL, 0};
-    uint64_t from = 0, hits = 0;
+    struct built t = {0};
+    uint64_t hits = 0, at, all, grown;
     if (what.n == 0)
         return jfail(j, E_UNSUPP, "replacing an empty string");
-    /* Parts are joined pairwise, so a flood of hits would cost their square. */
-    for (;;) {
-        const char *hit = memmem(s.p + from, s.n - from, what.p, what.n);
-        uint64_t at = hit ? (uint64_t)(hit - s.p) : s.n;
-        r = jstr_cat(j, r, jstr_cut(s, from, at));
-        if (hit == NULL || j->err)
+    if (!jwork(j, 2 * s.n))
+        return (struct jval){0};
+    for (at = find(s, what, 0); at < s.n; at = find(s, what, at + what.n))
+        hits++;
+    if (hits == 0)
+        return jval_str(s);
+    if (!mul_ok(hits, with.n, &grown) || !add_ok(s.n - hits * what.n, grown, &all) ||
+        all > j->mem.max)
+        return jfail(j, E_LIMIT, "%llu replacements by %llu bytes each",
+                     (unsigned long long)hits, (unsigned long long)with.n);
+    struct jstr r = jstr_room(j, all, &t.p, &t.mask);
+    for (uint64_t from = 0; r.p; from = at + what.n) {
+        at = find(s, what, from);
+        built_add(&t, jstr_cut(s, from, at));
+        if (at == s.n)
             break;
-        if (++hits > 4096)
-            return jfail(j, E_LIMIT, "more than 4096 replacements in one string");
-        r = jstr_cat(j, r, with);
-        from = at + what.n;
+        built_add(&t, with);
     }
     return jval_str(r);
 }
@@ -148,13 +185,13 @@ static struct jval split(struct jeval *j, struct jstr s, struct jstr by)
     uint64_t n = 1, from = 0;
     if (by.n == 0)
         return jfail(j, -EINVAL, "an empty separator");
-    for (const char *p = s.p, *hit; (hit = memmem(p, (size_t)(s.p + s.n - p), by.p, by.n));
-         p = hit + by.n)
+    if (!jwork(j, 2 * s.n))
+        return (struct jval){0};
+    for (uint64_t at = find(s, by, 0); at < s.n; at = find(s, by, at + by.n))
         n++;
     struct jval l = jlist_new(j, n);
     for (uint64_t i = 0; l.kind == J_LIST && i < n; i++) {
-        const char *hit = memmem(s.p + from, s.n - from, by.p, by.n);
-        uint64_t at = hit ? (uint64_t)(hit - s.p) : s.n;
+        uint64_t at = find(s, by, from);
         l.list->v[i] = jval_str(jstr_cut(s, from, at));
         from = at + by.n;
     }
@@ -163,15 +200,22 @@ static struct jval split(struct jeval *j, struct jstr s, struct jstr by)
 
 static struct jval join(struct jeval *j, struct jval of, struct jstr by)
 {
-    struct jstr r = {"", NULL, 0};
+    struct built t = {0};
+    uint64_t all = 0;
     if (of.kind != J_LIST)
         return jfail(j, E_UNSUPP, "joining something that is no list");
-    if (of.list->n > 4096)
-        return jfail(j, E_LIMIT, "joining more than 4096 items");
-    for (uint64_t i = 0; i < of.list->n && j->err == 0; i++) {
+    uint64_t n = of.list->n;
+    struct jval part = jlist_new(j, n);
+    for (uint64_t i = 0; j->err == 0 && i < n; i++) {
+        part.list->v[i] = jval_str(jval_print(j, of.list->v[i]));
+        if (!add_ok(all, part.list->v[i].s.n + (i ? by.n : 0), &all) || all > j->mem.max)
+            jfail(j, E_LIMIT, "%llu items joined to too long a text", (unsigned long long)n);
+    }
+    struct jstr r = j->err ? (struct jstr){0} : jstr_room(j, all, &t.p, &t.mask);
+    for (uint64_t i = 0; r.p && i < n; i++) {
         if (i)
-            r = jstr_cat(j, r, by);
-        r = jstr_cat(j, r, jval_print(j, of.list->v[i]));
+            built_add(&t, by);
+        built_add(&t, part.list->v[i].s);
     }
     return jval_str(r);
 }
@@ -322,7 +366,8 @@ static struct jval str_method(struct jeval *j, struct jstr s, struct jstr name,
     if (jstr_is(name, "strip") || jstr_is(name, "lstrip") || jstr_is(name, "rstrip")) {
         if (a->n && !strings(j, a, 1))
             return (struct jval){0};
-        return jval_str(strip(s, name.p[0] != 'r', name.p[0] != 'l', a->n ? &a->v[0].s : NULL));
+        return jval_str(
+            strip(j, s, name.p[0] != 'r', name.p[0] != 'l', a->n ? &a->v[0].s : NULL));
     }
     if (jstr_is(name, "upper") || jstr_is(name, "lower"))
         return only(j, a, 0, NULL) ? change_case(j, s, name.p[0] == 'u', false)
@@ -334,7 +379,7 @@ static struct jval str_method(struct jeval *j, struct jstr s, struct jstr name,
     struct jstr x = a->v[0].s;
     if (jstr_is(name, "split"))
         return split(j, s, x);
-    if (x.n > s.n)
+    if (x.n > s.n || !jwork(j, x.n))
         return jval_bool(false);
     return jval_bool(memcmp(jstr_is(name, "startswith") ? s.p : s.p + s.n - x.n, x.p, x.n) ==
                      0);
@@ -346,7 +391,7 @@ static struct jval dict_method(struct jeval *j, struct jdict *d, struct jstr nam
     if (jstr_is(name, "get")) {
         if (a->n < 1 || !only(j, a, 2, NULL) || a->v[0].kind != J_STR)
             return jfail(j, E_UNSUPP, "get() without a name");
-        struct jval *v = jdict_at(d, a->v[0].s);
+        struct jval *v = jdict_at(j, d, a->v[0].s);
         return v ? *v : a->n > 1 ? a->v[1] : (struct jval){J_NONE, {0}};
     }
     if (!only(j, a, 0, NULL))
@@ -379,7 +424,7 @@ struct jval jcall_method(struct jeval *j, struct jval self, struct jstr name,
 static struct jval length(struct jeval *j, struct jval v)
 {
     switch (v.kind) {
-    case J_STR: return jval_int((int64_t)jstr_chars(v.s));
+    case J_STR: return jval_int((int64_t)jstr_chars(j, v.s));
     case J_LIST: return jval_int((int64_t)v.list->n);
     case J_DICT: return jval_int(v.dict->n);
     case J_UNDEF: return jval_int(0);
@@ -401,7 +446,7 @@ struct jval jfilter(struct jeval *j, struct jval of, struct jstr name, const str
         if (!only(j, a, 1, "chars") || (set && set->kind != J_STR))
             return jfail(j, E_UNSUPP, "trim with other than a string");
         of = text_of(j, of);
-        return jval_str(of.kind == J_STR ? strip(of.s, true, true, set ? &set->s : NULL)
+        return jval_str(of.kind == J_STR ? strip(j, of.s, true, true, set ? &set->s : NULL)
                                          : jtext(""));
     }
     if (jstr_is(name, "default") || jstr_is(name, "d")) {
@@ -453,7 +498,7 @@ bool jtest(struct jeval *j, struct jval of, struct jstr name, const struct jargs
             jfail(j, -EINVAL, "a comparison with nothing");
             return false;
         }
-        return jequal(of, a->v[0]);
+        return jequal(j, of, a->v[0]);
     }
     if (jstr_is(name, "in")) {
         if (a->n != 1 || a->v[0].kind != J_LIST) {
@@ -461,7 +506,7 @@ bool jtest(struct jeval *j, struct jval of, struct jstr name, const struct jargs
             return false;
         }
         for (uint64_t i = 0; i < a->v[0].list->n; i++)
-            if (jequal(of, a->v[0].list->v[i]))
+            if (jequal(j, of, a->v[0].list->v[i]))
                 return true;
         return false;
     }

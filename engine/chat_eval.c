@@ -4,6 +4,7 @@
  * and only namespace objects carry anything out of a loop.  The first failure is kept and the
  * rest of the evaluation runs to its end without effect, which needs no unwinding. */
 #include "base/check.h"
+#include "base/clock.h"
 #include "engine/chat_jinja.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +17,9 @@ struct jframe {
 static struct jval eval(struct jeval *j, const struct jnode *n);
 static void run(struct jeval *j, const struct jnode *n);
 
+/* What a step costs beside what it touches: about as long as so many bytes take. */
+enum { STEP_WORK = 16 };
+
 static bool tick(struct jeval *j)
 {
     if (j->err)
@@ -24,7 +28,7 @@ static bool tick(struct jeval *j)
         jfail(j, E_LIMIT, "more than %d steps", JINJA_STEPS_MAX);
         return false;
     }
-    return true;
+    return jwork(j, STEP_WORK);
 }
 
 /* --- output ------------------------------------------------------------------------------------- */
@@ -68,7 +72,7 @@ int chat_text_add(struct chat_text *t, const char *p, const uint8_t *mask, uint6
 
 static void write_out(struct jeval *j, struct jstr s)
 {
-    if (j->err || s.n == 0)
+    if (s.n == 0 || !jwork(j, s.n))
         return;
     if (s.n > j->mem.max || j->out.n > j->mem.max)
         jfail(j, E_LIMIT, "more than %llu bytes written", (unsigned long long)j->mem.max);
@@ -80,7 +84,7 @@ static void write_out(struct jeval *j, struct jstr s)
 static struct jval lookup(struct jeval *j, struct jstr name)
 {
     for (struct jframe *f = j->frame; f; f = f->outer) {
-        struct jval *v = jdict_at(&f->vars, name);
+        struct jval *v = jdict_at(j, &f->vars, name);
         if (v)
             return *v;
     }
@@ -99,7 +103,7 @@ static struct jval attr(struct jeval *j, struct jval of, struct jstr name)
     if (of.kind == J_UNDEF)
         return jfail(j, -EINVAL, "\"%.*s\" of something undefined",
                      (int)(name.n < 60 ? name.n : 60), name.p);
-    struct jval *v = of.kind == J_DICT ? jdict_at(of.dict, name) : NULL;
+    struct jval *v = of.kind == J_DICT ? jdict_at(j, of.dict, name) : NULL;
     /* A method hides a key of its name, as in Python: message.items is never a member. */
     if (jis_method(of, name)) {
         struct jcall *c = jmem_take(&j->mem, sizeof *c);
@@ -116,7 +120,7 @@ static struct jval item(struct jeval *j, struct jval of, struct jval key)
     if (of.kind == J_UNDEF)
         return jfail(j, -EINVAL, "an item of something undefined");
     if (of.kind == J_DICT && key.kind == J_STR) {
-        struct jval *v = jdict_at(of.dict, key.s);
+        struct jval *v = jdict_at(j, of.dict, key.s);
         return v ? *v : (struct jval){0};
     }
     if (of.kind == J_LIST && (key.kind == J_INT || key.kind == J_BOOL)) {
@@ -124,8 +128,8 @@ static struct jval item(struct jeval *j, struct jval of, struct jval key)
         return i >= 0 && i < n ? of.list->v[i] : (struct jval){0};
     }
     if (of.kind == J_STR && key.kind == J_INT) {
-        int64_t n = (int64_t)jstr_chars(of.s), i = key.i < 0 ? key.i + n : key.i;
-        if (i < 0 || i >= n)
+        int64_t n = (int64_t)jstr_chars(j, of.s), i = key.i < 0 ? key.i + n : key.i;
+        if (i < 0 || i >= n || !jwork(j, of.s.n))
             return (struct jval){0};
         return jval_str(
             jstr_cut(of.s, jstr_at(of.s, (uint64_t)i), jstr_at(of.s, (uint64_t)i + 1)));
@@ -144,13 +148,14 @@ static bool contains(struct jeval *j, struct jval x, struct jval in)
             jfail(j, -EINVAL, "\"in\" a string wants a string");
             return false;
         }
-        return x.s.n == 0 || memmem(in.s.p, in.s.n, x.s.p, x.s.n) != NULL;
+        return jwork(j, in.s.n + x.s.n) &&
+               (x.s.n == 0 || memmem(in.s.p, in.s.n, x.s.p, x.s.n) != NULL);
     case J_LIST:
         for (uint64_t i = 0; i < in.list->n; i++)
-            if (jequal(x, in.list->v[i]))
+            if (jequal(j, x, in.list->v[i]))
                 return true;
         return false;
-    case J_DICT: return x.kind == J_STR && jdict_at(in.dict, x.s) != NULL;
+    case J_DICT: return x.kind == J_STR && jdict_at(j, in.dict, x.s) != NULL;
     case J_UNDEF: return false; /* an undefined iterates as if it were empty */
     default: jfail(j, -EINVAL, "\"in\" something that holds nothing"); return false;
     }
@@ -166,6 +171,8 @@ static bool in_order(struct jeval *j, enum jop op, struct jval a, struct jval b)
     } else if (a.kind == J_STR && b.kind == J_STR) {
         /* UTF-8 compares as its code points do. */
         uint64_t n = a.s.n < b.s.n ? a.s.n : b.s.n;
+        if (!jwork(j, n))
+            return false;
         c = n ? memcmp(a.s.p, b.s.p, n) : 0;
         c = c ? c : a.s.n < b.s.n ? -1 : a.s.n > b.s.n;
     } else {
@@ -215,8 +222,8 @@ static struct jval binary(struct jeval *j, const struct jnode *n)
     if (j->err)
         return (struct jval){0};
     switch (n->op) {
-    case JO_EQ: return jval_bool(jequal(a, b));
-    case JO_NE: return jval_bool(!jequal(a, b));
+    case JO_EQ: return jval_bool(jequal(j, a, b));
+    case JO_NE: return jval_bool(!jequal(j, a, b));
     case JO_IN: return jval_bool(contains(j, a, b));
     case JO_NOTIN: return jval_bool(!contains(j, a, b));
     case JO_LT:
@@ -392,7 +399,7 @@ static struct jval items_of(struct jeval *j, struct jval of)
         return l;
     }
     case J_STR: {
-        uint64_t n = jstr_chars(of.s), at = 0;
+        uint64_t n = jstr_chars(j, of.s), at = 0;
         struct jval l = jlist_new(j, n);
         for (uint64_t i = 0; l.kind == J_LIST && i < n; i++) {
             uint64_t to = at + 1;
@@ -587,6 +594,8 @@ int jinja_render(const struct jnode *t, const struct jvars *v, struct chat_text 
     /* Each message is joined a few times on its way; anything far above that is not a
      * conversation being laid out. */
     j.mem.max = bytes * 32 + v->n_msgs * 16384 + (16u << 20);
+    j.work_max = JINJA_WORK_MAX + bytes * JINJA_WORK_BYTE;
+    j.until_ns = now_ns() + (v->wall_ms ? v->wall_ms : JINJA_WALL_MS_MAX) * (uint64_t)1000000;
     j.frame = &f;
     if (give(&j, &f))
         run(&j, t);

@@ -4,7 +4,9 @@
  * the settings every chat template is written for (trim_blocks, lstrip_blocks, one newline at
  * the end dropped).  What is not implemented is refused by name: by the parser when it is
  * syntax, by the evaluator when it is a filter, a test or a value.  Templates are outside
- * data: size, depth, steps and memory are bounded.
+ * data: size, depth, steps, memory and work are bounded.  Work is what is touched: bytes copied,
+ * compared or searched and values looked at, so that no single step can be a long one; a clock
+ * stands behind it.
  *
  * Every string carries a mask beside its bytes: 1 for what the template wrote (literals,
  * bos_token), 0 for what came from a message.  Operations keep the two together.
@@ -22,7 +24,11 @@ enum {
     JINJA_BYTES_MAX = 1 << 18, /* of a template */
     JINJA_DEPTH_MAX = 200,     /* nesting of statements and expressions */
     JINJA_STEPS_MAX = 20000000,
+    JINJA_WALL_MS_MAX = 20000, /* of one rendering */
 };
+/* Work of one rendering: this, and so much more for each byte of its messages. */
+#define JINJA_WORK_MAX  ((uint64_t)1 << 30)
+#define JINJA_WORK_BYTE 64
 
 /* --- memory: freed as a whole ---------------------------------------------------------------- */
 struct jmem {
@@ -132,6 +138,7 @@ struct jvars { /* what the caller gives a template */
     bool prompt;          /* add_generation_prompt */
     const char *date;     /* "YYYY-MM-DD" or NULL */
     struct jstr bos, eos; /* n = 0: not defined */
+    uint32_t wall_ms;     /* 0: JINJA_WALL_MS_MAX */
 };
 /* Appends the rendering to out.  -EINVAL with words when the template raises or an operation
  * has no meaning; E_UNSUPP for what we lack; E_LIMIT; -ENOMEM.  out is untouched on failure. */
@@ -148,7 +155,8 @@ struct jeval {
     struct jframe *frame; /* innermost scope */
     struct chat_text out;
     const struct jvars *vars;
-    uint64_t steps;
+    uint64_t steps, work, work_max, look_at; /* look_at: of work, when the clock is read next */
+    uint64_t until_ns;
     uint32_t depth, line;
     int err;
     enum { JGO, JBREAK, JCONTINUE } flow;
@@ -158,21 +166,24 @@ struct jeval {
 struct jval jfail(struct jeval *j, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 struct jval jnomem(struct jeval *j); /* after jmem_take() gave NULL */
+/* Charges what is about to be touched.  false when nothing more may be done: the failure is
+ * noted, or was before. */
+bool jwork(struct jeval *j, uint64_t n);
 struct jval jval_str(struct jstr s);
 struct jval jval_int(int64_t i);
 struct jval jval_bool(bool b);
 bool jtrue(struct jval v);
-bool jequal(struct jval a, struct jval b);
+bool jequal(struct jeval *j, struct jval a, struct jval b); /* false also when it fails */
 bool jstr_is(struct jstr s, const char *text);
 struct jstr jtext(const char *s); /* the template's own words */
 /* Room for n bytes and their mask; p NULL when memory is out (the failure is noted). */
 struct jstr jstr_room(struct jeval *j, uint64_t n, char **ret_p, uint8_t **ret_mask);
 struct jstr jstr_cat(struct jeval *j, struct jstr a, struct jstr b);
 struct jstr jstr_cut(struct jstr s, uint64_t from, uint64_t to); /* bytes */
-uint64_t jstr_chars(struct jstr s);                              /* code points */
-uint64_t jstr_at(struct jstr s, uint64_t chars);                 /* byte where it begins */
+uint64_t jstr_chars(struct jeval *j, struct jstr s);             /* code points */
+uint64_t jstr_at(struct jstr s, uint64_t chars); /* byte where it begins; after jstr_chars */
 struct jval jlist_new(struct jeval *j, uint64_t n);
-struct jval *jdict_at(struct jdict *d, struct jstr key); /* NULL: none */
+struct jval *jdict_at(struct jeval *j, struct jdict *d, struct jstr key); /* NULL: none */
 bool jdict_put(struct jeval *j, struct jdict *d, struct jstr key, struct jval v);
 struct jval jdict_new(struct jeval *j);
 struct jstr jval_print(struct jeval *j, struct jval v); /* as {{ v }} writes it */

@@ -1,6 +1,7 @@
 /* chat_value.c - memory and values of a template: strings with their masks, lists, dicts
  * (chat_jinja.h). */
 #include "base/check.h"
+#include "base/clock.h"
 #include "engine/chat_jinja.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -103,31 +104,61 @@ bool jtrue(struct jval v)
     return false;
 }
 
-bool jequal(struct jval a, struct jval b)
+bool jwork(struct jeval *j, uint64_t n)
+{
+    if (j->err)
+        return false;
+    if (n > j->work_max - j->work) {
+        jfail(j, E_LIMIT, "more than %llu bytes are copied, compared or searched",
+              (unsigned long long)j->work_max);
+        return false;
+    }
+    j->work += n;
+    if (j->work < j->look_at)
+        return true;
+    j->look_at = j->work + (1u << 20);
+    if (now_ns() < j->until_ns)
+        return true;
+    jfail(j, E_LIMIT, "it takes longer than %u ms",
+          j->vars->wall_ms ? j->vars->wall_ms : JINJA_WALL_MS_MAX);
+    return false;
+}
+
+/* A namespace may hold itself, and lists of lists of lists may be exponentially larger than
+ * their memory: every pair that is looked at costs, and depth ends a circle. */
+static bool equal_at(struct jeval *j, struct jval a, struct jval b, uint32_t depth)
 {
     bool num_a = a.kind == J_INT || a.kind == J_BOOL,
          num_b = b.kind == J_INT || b.kind == J_BOOL;
+    if (!jwork(j, sizeof a))
+        return false;
     if (num_a && num_b)
         return a.i == b.i;
     if (a.kind != b.kind)
         return false;
+    if (depth == JINJA_DEPTH_MAX) {
+        jfail(j, E_LIMIT, "values nested deeper than %d are compared", JINJA_DEPTH_MAX);
+        return false;
+    }
     switch (a.kind) {
     case J_UNDEF:
     case J_NONE: return true;
-    case J_STR: return a.s.n == b.s.n && memcmp(a.s.p, b.s.p, a.s.n) == 0;
+    case J_STR:
+        return a.s.n == b.s.n && jwork(j, a.s.n) &&
+               (a.s.n == 0 || memcmp(a.s.p, b.s.p, a.s.n) == 0);
     case J_LIST:
         if (a.list->n != b.list->n)
             return false;
         for (uint64_t i = 0; i < a.list->n; i++)
-            if (!jequal(a.list->v[i], b.list->v[i]))
+            if (!equal_at(j, a.list->v[i], b.list->v[i], depth + 1))
                 return false;
         return true;
     case J_DICT:
         if (a.dict->n != b.dict->n)
             return false;
         for (uint32_t i = 0; i < a.dict->n; i++) {
-            struct jval *v = jdict_at(b.dict, a.dict->key[i]);
-            if (v == NULL || !jequal(a.dict->v[i], *v))
+            struct jval *v = jdict_at(j, b.dict, a.dict->key[i]);
+            if (v == NULL || !equal_at(j, a.dict->v[i], *v, depth + 1))
                 return false;
         }
         return true;
@@ -135,10 +166,15 @@ bool jequal(struct jval a, struct jval b)
     }
 }
 
+bool jequal(struct jeval *j, struct jval a, struct jval b)
+{
+    return equal_at(j, a, b, 0) && j->err == 0;
+}
+
 /* --- strings -------------------------------------------------------------------------------- */
 struct jstr jstr_room(struct jeval *j, uint64_t n, char **ret_p, uint8_t **ret_mask)
 {
-    char *p = jmem_take(&j->mem, 2 * n + 1);
+    char *p = jwork(j, 2 * n) ? jmem_take(&j->mem, 2 * n + 1) : NULL;
     if (p == NULL) {
         jnomem(j);
         return (struct jstr){0};
@@ -180,9 +216,11 @@ struct jstr jstr_cut(struct jstr s, uint64_t from, uint64_t to)
     return (struct jstr){s.p + from, s.mask ? s.mask + from : NULL, to - from};
 }
 
-uint64_t jstr_chars(struct jstr s)
+uint64_t jstr_chars(struct jeval *j, struct jstr s)
 {
     uint64_t n = 0;
+    if (!jwork(j, s.n))
+        return 0;
     for (uint64_t i = 0; i < s.n; i++)
         n += (s.p[i] & 0xc0) != 0x80;
     return n;
@@ -204,7 +242,8 @@ struct jval jlist_new(struct jeval *j, uint64_t n)
     if (n > JINJA_STEPS_MAX)
         return jfail(j, E_LIMIT, "a list of %llu items, at most %d", (unsigned long long)n,
                      JINJA_STEPS_MAX);
-    struct jval *v = l ? jmem_take(&j->mem, n * sizeof *v + 1) : NULL;
+    struct jval *v =
+        l && jwork(j, n * sizeof *v) ? jmem_take(&j->mem, n * sizeof *v + 1) : NULL;
     if (v == NULL)
         return jnomem(j);
     *l = (struct jlist){v, n};
@@ -219,8 +258,10 @@ struct jval jdict_new(struct jeval *j)
     return (struct jval){J_DICT, {.dict = d}};
 }
 
-struct jval *jdict_at(struct jdict *d, struct jstr key)
+struct jval *jdict_at(struct jeval *j, struct jdict *d, struct jstr key)
 {
+    if (!jwork(j, d->n * (uint64_t)sizeof *d->key + key.n))
+        return NULL;
     for (uint32_t i = 0; i < d->n; i++)
         if (d->key[i].n == key.n && memcmp(d->key[i].p, key.p, key.n) == 0)
             return &d->v[i];
@@ -229,11 +270,13 @@ struct jval *jdict_at(struct jdict *d, struct jstr key)
 
 bool jdict_put(struct jeval *j, struct jdict *d, struct jstr key, struct jval v)
 {
-    struct jval *at = jdict_at(d, key);
+    struct jval *at = jdict_at(j, d, key);
     if (at) {
         *at = v;
         return true;
     }
+    if (j->err)
+        return false;
     if (d->n == d->cap) {
         uint32_t cap = d->cap ? d->cap * 2 : 8;
         struct jstr *k = jmem_take(&j->mem, cap * sizeof *k);
@@ -297,9 +340,11 @@ struct jval jslice(struct jeval *j, struct jval of, struct jval from, struct jva
     if (by == 0 || by < -JINJA_STEPS_MAX || by > JINJA_STEPS_MAX)
         return jfail(j, -EINVAL, "a slice with step %lld", (long long)by);
     if (of.kind == J_STR) {
-        int64_t n = (int64_t)jstr_chars(of.s);
+        int64_t n = (int64_t)jstr_chars(j, of.s);
         if (by != 1)
             return jfail(j, E_UNSUPP, "a slice of a string with a step");
+        if (!jwork(j, 2 * of.s.n))
+            return (struct jval){0};
         int64_t a = bound_of(j, from, n, 0, 0, n), b = bound_of(j, to, n, n, 0, n);
         if (b < a)
             b = a;

@@ -470,6 +470,87 @@ static void a_hostile_template_is_bounded(void)
     }
 }
 
+/* Few steps, much work: each of these ran for ever, or down the stack, when only steps counted. */
+static void work_is_bounded_whatever_a_step_touches(void)
+{
+#define CIRCLES                                                                                \
+    "{% set a = namespace() %}{% set b = namespace() %}{% set a.x = b %}{% set b.x = a %}"
+#define DOUBLED(start)                                                                         \
+    "{% set ns = namespace(v=" start ") %}{% for i in range(60) %}"                            \
+    "{% set ns.v = [ns.v, ns.v] %}{% endfor %}"
+#define LONG                                                                                   \
+    "{% set ns = namespace(s='abcdefgh') %}{% for i in range(17) %}"                           \
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}"
+    static const struct {
+        const char *tmpl, *word;
+    } cases[] = {
+        {CIRCLES "{{ a == b }}", "nested deeper than 200"},
+        {CIRCLES "{{ a != b }}", "nested deeper than 200"},
+        {CIRCLES "{{ a in [b] }}", "nested deeper than 200"},
+        {CIRCLES "{{ a is in [b] }}", "nested deeper than 200"},
+        {CIRCLES "{{ a is eq(b) }}", "nested deeper than 200"},
+        {DOUBLED("[1]") "{{ ns.v == ns.v }}", "bytes are copied, compared or searched"},
+        {DOUBLED("{'k': 1}") "{{ ns.v == ns.v }}", "bytes are copied, compared or searched"},
+        {LONG "{% for i in range(9999) %}{{ 'z' in ns.s }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s == ns.s + '' }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s < ns.s }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s | length }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s[1000000] }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s[9:10] }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s.startswith(ns.s) }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s.strip('abcdefgh') }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{{ ns.s.split('z')[1] }}{% endfor %}", "searched"},
+        {LONG "{% for i in range(9999) %}{% set t = ns.s.replace('z', '') %}{% endfor %}",
+         "searched"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct chat_fix x;
+        int r = open_text(&x, cases[i].tmpl);
+        if (r != E_UNSUPP || strstr(x.f.eb.s, cases[i].word) == NULL)
+            t_fail(__FILE__, __LINE__, "%s: %d %s", cases[i].tmpl, r, x.f.eb.s);
+        close_chat(&x);
+    }
+}
+
+static void a_rendering_has_a_time(void)
+{
+    static const char slow[] = "{% for a in range(4000) %}{% for b in range(4000) %}"
+                               "{% endfor %}{% endfor %}";
+    struct jmem m = {.max = 1 << 20};
+    struct jnode *t = NULL;
+    struct errbuf eb = {""};
+    struct chat_text out = {0};
+    struct jvars v = {.wall_ms = 1};
+    CHECK_EQ(jinja_parse(&t, &m, slow, sizeof slow - 1, &eb), 0);
+    CHECK_EQ(jinja_render(t, &v, &out, &eb), E_LIMIT);
+    CHECK(strstr(eb.s, "longer than 1 ms") != NULL);
+    jmem_fini(&m);
+}
+
+/* What a document may hold thousands of: joined pairwise, they cost their square. */
+static void thousands_of_replacements_are_one_text(void)
+{
+    enum { N = 20000 };
+    struct chat_fix x;
+    struct chat_text t = {0};
+    static char text[3 * N];
+    for (int i = 0; i < N; i++)
+        memcpy(text + 3 * i, i % 2 ? "a<b" : "<<c", 3);
+    struct chat_msg m = {"user", text, sizeof text};
+    CHECK_EQ(open_text(&x, "{{ messages[0].content.replace('<', '&lt;') }}|"
+                           "{{ messages[0].content.split('<') | join('-') | length }}"),
+             0);
+    CHECK_EQ(chat_render(x.c, &m, 1, true, NULL, &t, &x.f.eb), 0);
+    static const char tail[] = "|60000"; /* one character for each that was cut at */
+    CHECK_EQ(t.n, sizeof text + 3 * (N / 2 * 3) + sizeof tail - 1);
+    CHECK(t.n > 18 && memcmp(t.p, "&lt;&lt;ca&lt;b", 15) == 0);
+    CHECK(memcmp(t.p + t.n - (sizeof tail - 1), tail, sizeof tail - 1) == 0);
+    /* Of "&lt;" the template wrote all, of the rest nothing. */
+    CHECK(t.mask[0] && t.mask[7] && !t.mask[8] && !t.mask[9] && t.mask[10] && !t.mask[14]);
+    chat_text_fini(&t);
+    close_chat(&x);
+}
+
 #define CASE(f)                                                                                \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -481,4 +562,5 @@ T_MAIN(CASE(golden_conversations_are_jinjas), CASE(the_mask_is_what_the_template
        CASE(a_model_without_a_template_has_no_chat),
        CASE(what_a_template_raises_is_an_error_in_its_words),
        CASE(what_we_lack_is_refused_by_name_with_a_way_out),
-       CASE(a_hostile_template_is_bounded))
+       CASE(a_hostile_template_is_bounded), CASE(work_is_bounded_whatever_a_step_touches),
+       CASE(a_rendering_has_a_time), CASE(thousands_of_replacements_are_one_text))
