@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "engine/arch.h"
 #include "engine/gguf.h"
+#include "engine/knobs.h"
 #include "engine/rope.h"
 #include "engine/weights.h"
 #include <errno.h>
@@ -98,6 +99,8 @@ static int read_params(struct llama *m, const struct gguf *g, struct eng_info *i
         r = arch_f32(g, arch, "attention.scale", true, 1e-6, 1e6, &m->attn_scale, eb);
     if (r == 0)
         r = rope_read(&m->rope, g, arch, m->head_dim, ctx, eb);
+    if (r == 0)
+        r = knobs_check(g, arch, ctx, eb);
     if (r < 0)
         return r;
 

@@ -104,6 +104,20 @@ static void describe(struct engine *e)
     }
 }
 
+/* What the kernels cannot do is known before weights are read, not at the first token. */
+static int heads_fit(const struct engine *e, struct errbuf *eb)
+{
+    struct kern_props p = {0};
+    uint32_t dim = e->info.head_dim;
+
+    e->ops->props(e->k, &p);
+    if ((p.head_dim_of && dim % p.head_dim_of) || (p.head_dim_max && dim > p.head_dim_max))
+        return err_set(eb, E_UNSUPP,
+                       "a head is %u wide; backend %s has kernels for multiples of %u up to %u",
+                       dim, p.name, p.head_dim_of, p.head_dim_max);
+    return 0;
+}
+
 static int open_model(struct engine *e, const struct eng_opts *o, struct errbuf *eb)
 {
     const struct arch_ops *family = NULL;
@@ -116,6 +130,8 @@ static int open_model(struct engine *e, const struct eng_opts *o, struct errbuf 
     if (r == 0)
         r = family->open(&e->arch, e->gguf, o->rows_f32 ? K_ROW_F32 : K_ROW_F16, &e->layout,
                          &e->info, eb);
+    if (r == 0)
+        r = heads_fit(e, eb);
     if (r == 0 && o->ctx_max && o->ctx_max < e->info.ctx_max)
         e->info.ctx_max = o->ctx_max;
     if (r == 0)

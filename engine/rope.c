@@ -33,23 +33,10 @@ static int read_kind(struct rope *r, const struct gguf *g, const char *arch, str
     return 0;
 }
 
-/* Knobs that other families turn: only the value that changes nothing is taken. */
-static int refuse_unless(const struct gguf *g, const char *arch, const char *key, float neutral,
-                         struct errbuf *eb)
-{
-    float v = neutral;
-    int r = arch_f32(g, arch, key, true, -1e9, 1e9, &v, eb);
-
-    if (r == 0 && v != neutral)
-        r = err_set(eb, E_UNSUPP, "%s.%s is %g, supported is only %g", arch, key, (double)v,
-                    (double)neutral);
-    return r;
-}
-
 int rope_read(struct rope *r, const struct gguf *g, const char *arch, uint32_t head_dim,
               uint32_t ctx, struct errbuf *eb)
 {
-    float factor = 0;
+    float factor = 0, ext = -1;
     int e;
 
     memset(r, 0, sizeof *r);
@@ -81,7 +68,7 @@ int rope_read(struct rope *r, const struct gguf *g, const char *arch, uint32_t h
                      &r->ctx_orig, eb);
     r->ext = r->kind == ROPE_SCALE_YARN ? 1 : 0;
     if (e == 0)
-        e = arch_f32(g, arch, "rope.scaling.yarn_ext_factor", true, -1, 1e3, &r->ext, eb);
+        e = arch_f32(g, arch, "rope.scaling.yarn_ext_factor", true, -1, 1e3, &ext, eb);
     if (e == 0)
         e = arch_f32(g, arch, "rope.scaling.attn_factor", true, 1e-3, 1e3, &r->attn, eb);
     if (e == 0)
@@ -90,10 +77,14 @@ int rope_read(struct rope *r, const struct gguf *g, const char *arch, uint32_t h
     if (e == 0)
         e = arch_f32(g, arch, "rope.scaling.yarn_beta_slow", true, 1e-3, 1e6, &r->beta_slow,
                      eb);
-    if (e == 0)
-        e = refuse_unless(g, arch, "rope.scaling.yarn_log_multiplier", 0, eb);
-    if (e == 0)
-        e = refuse_unless(g, arch, "rope.scaling.yarn_attn_factor", 1, eb);
+    /* Negative: the default.  Without YaRN it would still bend the frequencies elsewhere. */
+    if (ext >= 0 && r->kind == ROPE_SCALE_YARN)
+        r->ext = ext;
+    else if (e == 0 && ext > 0)
+        e = err_set(eb, E_UNSUPP,
+                    "%s.rope.scaling.yarn_ext_factor is %g without yarn scaling, supported is "
+                    "only 0",
+                    arch, (double)ext);
     r->scale = factor > 0 && r->kind != ROPE_SCALE_NONE ? 1 / factor : 1;
     return e;
 }

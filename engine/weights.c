@@ -85,11 +85,25 @@ struct tensor_of {
     const struct gguf *g;
     const struct gguf_tensor *t;
 };
+/* One value that is no number spoils every answer it takes part in, and the reader of a
+ * quantised row may hide it: what holds one is not a model.  Backends read whole rows. */
 static int read_tensor(void *ctx, uint64_t off, void *to, uint64_t bytes, struct errbuf *eb)
 {
     const struct tensor_of *of = ctx;
+    const struct k_type_info *ti = k_type_info(of->t->type);
+    uint64_t n = bytes / ti->block_bytes, bad;
+    int r = gguf_read(of->g, of->t, off, to, bytes, eb);
 
-    return gguf_read(of->g, of->t, off, to, bytes, eb);
+    must(off % ti->block_bytes == 0 && bytes % ti->block_bytes == 0);
+    if (r < 0 || (bad = k_not_finite(of->t->type, to, n)) == n)
+        return r;
+    uint64_t at = (off / ti->block_bytes + bad) * ti->block;
+    return err_set(eb, E_CORRUPT,
+                   "row %llu has NaN or infinity at column %llu%s: the file is damaged, or its "
+                   "conversion went wrong",
+                   (unsigned long long)(at / of->t->dims[0]),
+                   (unsigned long long)(at % of->t->dims[0]),
+                   ti->block > 1 ? " (the scale of a block)" : "");
 }
 
 static int make(struct weights *w, const struct k_weight_src *src, uint32_t use,
@@ -138,8 +152,9 @@ int weights_take_floats(struct weights *w, const char *name, uint32_t n, float *
     if (r < 0)
         return r;
     struct errbuf why = {""};
+    struct tensor_of of = {w->g, t};
     void *row = malloc(t->bytes);
-    r = row ? gguf_read(w->g, t, 0, row, t->bytes, &why) : -ENOMEM;
+    r = row ? read_tensor(&of, 0, row, t->bytes, &why) : -ENOMEM;
     if (r == 0) {
         k_dequant_row(t->type, row, dst, n);
         mark(w, t);

@@ -55,6 +55,9 @@ struct k_type_info {
 const struct k_type_info *k_type_info(uint32_t t);
 /* One row of `cols` elements of type t, as stored in a GGUF, to floats.  Any thread. */
 void k_dequant_row(enum k_type t, const void *src, float *dst, uint32_t cols);
+/* The first of n blocks of type t that has a value which is not a finite number, n when there
+ * is none.  Reads every float and every scale once.  Any thread. */
+uint64_t k_not_finite(enum k_type t, const void *src, uint64_t n);
 
 /* Formats of a stored KV row. */
 enum k_row {
@@ -200,6 +203,7 @@ struct kern_props {
     bool host_memory;      /* dev pointers are host memory */
     uint64_t memory_bytes; /* device memory, all and free; 0: host memory */
     uint64_t memory_free;
+    uint32_t head_dim_of, head_dim_max; /* width of a head: a multiple of, at most; 0: any */
 };
 struct kern; /* an open backend; its first member is `const struct kern_ops *ops` */
 

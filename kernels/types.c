@@ -178,3 +178,59 @@ void k_dequant_row(enum k_type t, const void *src, float *dst, uint32_t cols)
         k_unit_values(t, &u, dst + 32 * (size_t)b);
     }
 }
+
+/* --- values that are no numbers --------------------------------------------------------------- */
+/* Every bit of the exponent is set: infinity or not a number. */
+static inline bool full16(uint16_t v, uint16_t exponent)
+{
+    return (v & exponent) == exponent;
+}
+
+/* n words of 16 bits, `step` bytes apart.  The loop has no way out in its middle: it takes a
+ * model file at the speed of memory, and the rare hit is looked for a second time. */
+static uint64_t find16(const uint8_t *p, uint64_t n, uint64_t step, uint16_t exponent)
+{
+    enum { RUN = 1024 };
+    for (uint64_t at = 0; at < n; at += RUN) {
+        uint64_t end = n - at < RUN ? n : at + RUN;
+        bool any = false;
+        for (uint64_t i = at; i < end; i++)
+            any |= full16(ld16(p + i * step), exponent);
+        for (uint64_t i = at; any && i < end; i++)
+            if (full16(ld16(p + i * step), exponent))
+                return i;
+    }
+    return n;
+}
+
+static uint64_t find32(const uint8_t *p, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if ((ld32(p + 4 * i) & 0x7f800000u) == 0x7f800000u)
+            return i;
+    return n;
+}
+
+uint64_t k_not_finite(enum k_type t, const void *src, uint64_t n)
+{
+    enum { HALF = 0x7c00, BRAIN = 0x7f80 }; /* exponents of f16 and bf16 */
+    static const struct {
+        uint8_t n, at[2]; /* halves in a block, and where */
+    } scales[K_TYPE_] = {
+        [K_F16] = {1, {0}},       [K_Q4_0] = {1, {0}},    [K_Q4_1] = {2, {0, 2}},
+        [K_Q5_0] = {1, {0}},      [K_Q5_1] = {2, {0, 2}}, [K_Q8_0] = {1, {0}},
+        [K_Q2_K] = {2, {80, 82}}, [K_Q3_K] = {1, {108}},  [K_Q4_K] = {2, {0, 2}},
+        [K_Q5_K] = {2, {0, 2}},   [K_Q6_K] = {1, {208}},
+    };
+    const struct k_type_info *ti = k_type_info(t);
+    uint64_t first = n;
+
+    if (t == K_F32)
+        return find32(src, n);
+    if (t == K_BF16)
+        return find16(src, n, 2, BRAIN);
+    must(ti && scales[t].n);
+    for (int i = 0; i < scales[t].n; i++)
+        first = find16((const uint8_t *)src + scales[t].at[i], first, ti->block_bytes, HALF);
+    return first;
+}

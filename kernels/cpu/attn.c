@@ -342,7 +342,7 @@ int cpu_attn(struct kern *kern, const struct k_attn *a)
     struct attn_job j = {.k = k, .a = a, .record = 2 + a->head_dim};
     int r = rows_check_attn(a);
 
-    if (r == 0 && (a->head_dim % 8 || a->head_dim > CPU_DIM_MAX))
+    if (r == 0 && (a->head_dim % CPU_DIM_OF || a->head_dim > CPU_DIM_MAX))
         r = E_UNSUPP;
     if (r == 0)
         r = cpu_reserve(k, 1, 32);

@@ -81,7 +81,11 @@ static void cpu_props(const struct kern *kern, struct kern_props *ret)
 {
     const struct kern_cpu *k = (const struct kern_cpu *)kern;
     must_be(k, CPU_MAGIC);
-    *ret = (struct kern_props){.name = k->vec->name, .exact = true, .host_memory = true};
+    *ret = (struct kern_props){.name = k->vec->name,
+                               .exact = true,
+                               .host_memory = true,
+                               .head_dim_of = CPU_DIM_OF,
+                               .head_dim_max = CPU_DIM_MAX};
 }
 
 /* --- memory ---------------------------------------------------------------------------------- */

@@ -106,7 +106,7 @@ static inline uint64_t cpu_panel_bytes(uint32_t cols)
 }
 
 /* Attention of one group of heads over one block: 3 * CPU_TILE queries share K and V. */
-enum { CPU_TILE = 48, CPU_DIM_MAX = 512 };
+enum { CPU_TILE = 48, CPU_DIM_OF = 8, CPU_DIM_MAX = 512 };
 struct cpu_attn_block {
     const uint8_t *k, *v; /* first row of the block, this head */
     uint32_t k_bytes, v_bytes;

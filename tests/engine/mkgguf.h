@@ -87,6 +87,12 @@ __attribute__((unused)) static void mk_pad(struct mk *m, size_t align)
 
 /* --- tiny llama models ---------------------------------------------------------------------- */
 
+struct mk_key {
+    const char *key;
+    enum gguf_kv_type type; /* F32, U32, BOOL: num; STR: text */
+    double num;
+    const char *text;
+};
 struct mk_llama {
     uint32_t layers, embd, ff, head, kv, dim, ctx; /* dim 0: embd / head */
     uint32_t type;                                 /* of matrices */
@@ -96,7 +102,8 @@ struct mk_llama {
     float factor;
     bool rope_freqs;
     uint64_t seed;
-    const char *extra_tensor; /* one more F32 vector of this name */
+    const char *extra_tensor;  /* one more F32 vector of this name */
+    const struct mk_key *keys; /* more metadata, up to a key of NULL */
     uint32_t experts;
 };
 enum { MK_VOCAB = 256 + 2 };
@@ -293,6 +300,18 @@ __attribute__((unused)) static void mk_llama(struct mk *m, const struct mk_llama
         mk_kv_f32(&kv, "llama.rope.scaling.factor", o->factor), n_kv++;
         mk_kv_u32(&kv, "llama.rope.scaling.original_context_length", o->ctx / 4), n_kv++;
     }
+    for (const struct mk_key *k = o->keys; k && k->key; k++, n_kv++)
+        if (k->type == GGUF_STR) {
+            mk_kv_str(&kv, k->key, k->text);
+        } else if (k->type == GGUF_F32) {
+            mk_kv_f32(&kv, k->key, (float)k->num);
+        } else if (k->type == GGUF_BOOL) {
+            mk_str(&kv, k->key);
+            mk_u32(&kv, GGUF_BOOL);
+            mk_add(&kv, (uint8_t[]){k->num != 0}, 1);
+        } else {
+            mk_kv_u32(&kv, k->key, (uint32_t)k->num);
+        }
     if (o->experts)
         mk_kv_u32(&kv, "llama.expert_count", o->experts), n_kv++;
 

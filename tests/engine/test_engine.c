@@ -1,4 +1,5 @@
 /* test_engine.c - opening: every tensor type, every llama shape, and models refused with words. */
+#include "base/bytes.h"
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
 #include "tests/engine/tiny.h"
@@ -327,6 +328,152 @@ static void what_llama_cannot_do_here_is_refused(void)
     CHECK(strstr(eb.s, "page memory is 100 bytes") != NULL);
 }
 
+/* What would change the mathematics and is not honoured; and the same key where it says
+ * nothing, or is honoured. */
+static void metadata_that_is_not_honoured_is_refused_by_name(void)
+{
+    static const struct {
+        struct mk_key bad, good;
+    } t[] = {
+        {{"llama.attn_logit_softcapping", GGUF_F32, 50, 0},
+         {"llama.attn_logit_softcapping", GGUF_F32, 0, 0}},
+        {{"llama.final_logit_softcapping", GGUF_F32, 30, 0},
+         {"llama.final_logit_softcapping", GGUF_F32, 0, 0}},
+        {{"llama.logit_scale", GGUF_F32, 0.5, 0}, {"llama.logit_scale", GGUF_F32, 1, 0}},
+        {{"llama.residual_scale", GGUF_F32, 0.2, 0}, {"llama.residual_scale", GGUF_F32, 0, 0}},
+        {{"llama.embedding_scale", GGUF_F32, 12, 0}, {"llama.embedding_scale", GGUF_F32, 1, 0}},
+        {{"llama.attention.clamp_kqv", GGUF_F32, 8, 0},
+         {"llama.attention.clamp_kqv", GGUF_F32, 0, 0}},
+        {{"llama.attention.temperature_scale", GGUF_F32, 0.1, 0},
+         {"llama.attention.temperature_scale", GGUF_F32, 0, 0}},
+        {{"llama.attention.sliding_window", GGUF_U32, TINY_CTX - 1, 0},
+         {"llama.attention.sliding_window", GGUF_U32, TINY_CTX, 0}},
+        {{"llama.attention.sliding_window", GGUF_STR, 0, "4096"},
+         {"llama.attention.sliding_window", GGUF_U32, 0, 0}},
+        {{"llama.attention.causal", GGUF_BOOL, 0, 0},
+         {"llama.attention.causal", GGUF_BOOL, 1, 0}},
+        {{"llama.attention.causal", GGUF_U32, 0, 0},
+         {"llama.use_parallel_residual", GGUF_BOOL, 0, 0}},
+        {{"llama.rope.scaling.yarn_ext_factor", GGUF_F32, 0.5, 0},
+         {"llama.rope.scaling.yarn_ext_factor", GGUF_F32, -1, 0}},
+        {{"llama.rope.scaling.yarn_log_multiplier", GGUF_F32, 0.1, 0},
+         {"llama.rope.scaling.yarn_log_multiplier", GGUF_F32, 0, 0}},
+        {{"llama.rope.dimension_sections", GGUF_U32, 16, 0},
+         {"llama.rope.scaling.finetuned", GGUF_BOOL, 1, 0}},
+        {{"llama.hidden_activation", GGUF_STR, 0, "gelu"},
+         {"llama.hidden_activation", GGUF_STR, 0, "silu"}},
+    };
+    struct errbuf eb = {""};
+
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        struct mk_key keys[2] = {t[i].bad, {NULL, 0, 0, 0}};
+        struct mk_llama m = tiny_default;
+        m.keys = keys;
+        int r = open_edited(&m, NULL, NULL, &on_ref, &eb);
+        if (r != E_UNSUPP || !strstr(eb.s, t[i].bad.key))
+            t_fail(__FILE__, __LINE__, "%s: got %d '%s'", t[i].bad.key, r, eb.s);
+        keys[0] = t[i].good;
+        r = open_edited(&m, NULL, NULL, &on_ref, &eb);
+        if (r != 0)
+            t_fail(__FILE__, __LINE__, "%s: got %d '%s'", t[i].good.key, r, eb.s);
+    }
+}
+
+/* A negative factor means the default in files of today: the same model as without it. */
+static void a_yarn_factor_of_minus_one_is_the_default(void)
+{
+    const struct mk_key ext[2] = {{"llama.rope.scaling.yarn_ext_factor", GGUF_F32, -1, 0}};
+    struct mk_llama m = tiny_default;
+    uint8_t id[16] = {1}, a[32], b[32];
+
+    m.scaling = "yarn", m.factor = 4;
+    struct engine *e = tiny_open(&m, &on_ref);
+    m.keys = ext;
+    struct engine *f = tiny_open(&m, &on_ref);
+    if (e && f) {
+        eng_fingerprint(e, id, a);
+        eng_fingerprint(f, id, b);
+        CHECK(memcmp(a, b, 32) == 0);
+    }
+    eng_close(e);
+    eng_close(f);
+}
+
+static void a_head_no_kernel_has_is_refused_at_load(void)
+{
+    struct errbuf eb = {""};
+    struct mk_llama m = tiny_default;
+
+    m.type = K_F32;
+    m.dim = 12;
+    CHECK_EQ(open_edited(&m, NULL, NULL, &on_cpu, &eb), E_UNSUPP);
+    CHECK(strstr(eb.s, "a head is 12 wide") && strstr(eb.s, "multiples of 8 up to 512"));
+    m.dim = 520, m.head = 2, m.kv = 1, m.embd = 32, m.ff = 32;
+    CHECK_EQ(open_edited(&m, NULL, NULL, &on_cpu, &eb), E_UNSUPP);
+    CHECK(strstr(eb.s, "a head is 520 wide"));
+    m.dim = 512;
+    CHECK_EQ(open_edited(&m, NULL, NULL, &on_cpu, &eb), 0);
+}
+
+/* Every type, every float or scale in it, and every way weights are read. */
+static void weights_that_are_no_numbers_are_refused_by_name(void)
+{
+    static const struct {
+        uint8_t n, at[2];
+    } scales[K_TYPE_] = {
+        [K_F32] = {1, {2}},     [K_F16] = {1, {0}},     [K_BF16] = {1, {0}},
+        [K_Q4_0] = {1, {0}},    [K_Q4_1] = {2, {0, 2}}, [K_Q5_0] = {1, {0}},
+        [K_Q5_1] = {2, {0, 2}}, [K_Q8_0] = {1, {0}},    [K_Q2_K] = {2, {80, 82}},
+        [K_Q3_K] = {1, {108}},  [K_Q4_K] = {2, {0, 2}}, [K_Q5_K] = {2, {0, 2}},
+        [K_Q6_K] = {1, {208}},
+    };
+    static const char *const names[] = {"token_embd.weight", "blk.1.attn_q.weight",
+                                        "blk.0.ffn_down.weight", "output.weight"};
+    struct errbuf eb = {""};
+
+    for (uint32_t type = 0; type < K_TYPE_; type++) {
+        const struct k_type_info *ti = k_type_info(type);
+        struct mk_llama m = tiny_default;
+        if (!ti)
+            continue;
+        m.type = type;
+        m.tied = false;
+        if (ti->block == 256)
+            m.embd = m.ff = 256, m.head = 8, m.kv = 4, m.dim = 32;
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            for (int k = 0; k < scales[type].n; k++)
+                for (int back = 0; back < 2; back++) {
+                    struct mk file = {0};
+                    struct gguf *g = NULL;
+                    char path[64];
+                    mk_llama(&file, &m);
+                    CHECK_EQ(gguf_parse(&g, file.p, file.n, &eb), 0);
+                    const struct gguf_tensor *t = gguf_tensor(g, names[i]);
+                    uint64_t at = t->at, bytes = t->bytes;
+                    gguf_close(g);
+                    /* The last block: its row and column are in the words.  Infinity and not a
+                     * number in turn; of a bf16 or f32 the upper half says so, too. */
+                    uint64_t block = bytes / ti->block_bytes - 1;
+                    bool wide = type == K_F32 || type == K_BF16;
+                    st16(file.p + at + block * ti->block_bytes + scales[type].at[k],
+                         (uint16_t)((wide ? 0x7f80 : 0x7c00) | (k + back) % 2));
+                    mk_file(&file, path, sizeof path);
+                    free(file.p);
+                    struct eng_opts o = back ? on_cpu : on_ref;
+                    struct engine *e = NULL;
+                    o.path = path;
+                    eb.s[0] = 0;
+                    int r = eng_open(&e, &o, &eb);
+                    if (r != E_CORRUPT || !strstr(eb.s, names[i]) ||
+                        !strstr(eb.s, "NaN or infinity at column"))
+                        t_fail(__FILE__, __LINE__, "%s, %s: got %d '%s'", ti->name, names[i], r,
+                               eb.s);
+                    eng_close(e);
+                    unlink(path);
+                }
+    }
+}
+
 static void a_backend_without_an_operation_is_refused_at_load(void)
 {
     struct kern_ops lame = kern_ref;
@@ -399,5 +546,9 @@ T_MAIN(CASE(every_tensor_type_runs), CASE(every_shape_of_llama_runs), CASE(every
        CASE(the_weights_id_is_of_every_byte_and_stops_when_told),
        CASE(models_that_cannot_run_are_refused_with_words),
        CASE(what_llama_cannot_do_here_is_refused),
+       CASE(metadata_that_is_not_honoured_is_refused_by_name),
+       CASE(a_yarn_factor_of_minus_one_is_the_default),
+       CASE(a_head_no_kernel_has_is_refused_at_load),
+       CASE(weights_that_are_no_numbers_are_refused_by_name),
        CASE(a_backend_without_an_operation_is_refused_at_load), CASE(a_missing_file_is_enoent),
        CASE(a_truncated_model_is_refused), CASE(progress_ends_at_the_total))
