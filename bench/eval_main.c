@@ -229,6 +229,7 @@ static int evaluate(struct engine *e, const struct args *a, const struct snap *s
         struct eng_step st = {.seq = &q, .n_seqs = 1};
         uint64_t t0 = now_ns();
         r = eng_step(e, &st);
+        r = r == 0 ? q.res : r;
         ret->seconds += (double)(now_ns() - t0) / 1e9;
         if (r < 0)
             err_set(eb, r, "step at token %llu: %s", (unsigned long long)at, err_str(r));

@@ -111,14 +111,15 @@ static int engd_run(struct engd *g, struct engd_step *s)
     r = eng_step(g->eng, &s->step);
     if (r < 0)
         return r;
-    for (uint32_t i = 0; r >= 0 && i < s->step.n_seqs; i++) {
+    for (uint32_t i = 0; i < s->step.n_seqs; i++) {
         struct engd_pick *k = &s->pick[i];
 
-        if (k->params)
-            r = smp_pick(k->params, s->seq[i].logits, n_vocab, k->recent, k->n_recent, k->pos,
-                         NULL, g->scratch, &k->result);
+        k->res = s->seq[i].res;
+        if (k->params && k->res == 0)
+            k->res = smp_pick(k->params, s->seq[i].logits, n_vocab, k->recent, k->n_recent,
+                              k->pos, NULL, g->scratch, &k->result);
     }
-    return r < 0 ? r : 0;
+    return 0;
 }
 
 static void *engd_main(void *arg)

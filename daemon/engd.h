@@ -27,6 +27,8 @@ struct engd_pick {
     uint32_t n_recent;
     uint64_t pos;
     struct smp_result result;
+    int res; /* filled when the step's is 0: 0, E_NAN (the logits are no numbers), -EINVAL (no
+                token is left to pick) */
 };
 struct engd_step {        /* caller's memory until done */
     struct eng_step step; /* seq[i].logits is supplied by the thread when pick[i].params */

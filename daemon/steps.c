@@ -396,6 +396,19 @@ static void item_done(struct gmodel *gm, const struct run_item *it, const struct
 
         r->prefilled += end - it->pos;
     }
+    if (it->picks && k->res < 0) {
+        log_at(LOG_WARN_, "model %s: no token after %llu of a sequence: %s", r->m->name,
+               (unsigned long long)k->pos, err_str(k->res));
+        if (k->res == -EINVAL)
+            req_fail(r, HRT_INVALID_ARGUMENT, "bad_field",
+                     "params.logit_bias: no token is left to choose from");
+        else
+            req_fail(r, HRT_INTERNAL, "internal",
+                     "after %llu tokens the model's output is not a number any more: its "
+                     "weights do not carry this text; what was said before is kept",
+                     (unsigned long long)k->pos);
+        return;
+    }
     if (it->picks) {
         picked(r, &k->result, now);
         if (r->state == REQ_DECODE && finished)

@@ -45,10 +45,11 @@ struct engine {
     /* One batch: host copies of what its operations are told. */
     uint32_t batch; /* tokens */
     int32_t *ids;
-    uint32_t *rows;   /* tokens whose logits are wanted ... */
-    float **rows_to;  /* ... and where they go */
-    float *logits;    /* dev, [ENG_HEAD_ROWS][n_vocab] */
-    uint32_t *writer; /* by hot page: 1 + the sequence of this step that writes it */
+    uint32_t *rows;    /* tokens whose logits are wanted ... */
+    float **rows_to;   /* ... and where they go */
+    uint16_t *rows_of; /* ... and whose they are: number of the sequence in the step */
+    float *logits;     /* dev, [ENG_HEAD_ROWS][n_vocab] */
+    uint32_t *writer;  /* by hot page: 1 + the sequence of this step that writes it */
 };
 
 int pool_open(struct engine *e, struct errbuf *eb, uint64_t page_memory);

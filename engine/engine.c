@@ -160,9 +160,10 @@ static int open_scratch(struct engine *e, struct errbuf *eb)
     e->ids = calloc(e->batch, sizeof *e->ids);
     e->rows = calloc(e->batch, sizeof *e->rows);
     e->rows_to = calloc(e->batch, sizeof *e->rows_to);
+    e->rows_of = calloc(e->batch, sizeof *e->rows_of);
     e->writer = calloc(e->info.pages, sizeof *e->writer);
     e->logits = e->ops->alloc(e->k, (uint64_t)ENG_HEAD_ROWS * e->info.n_vocab * sizeof(float));
-    if (!e->ids || !e->rows || !e->rows_to || !e->writer || !e->logits)
+    if (!e->ids || !e->rows || !e->rows_to || !e->rows_of || !e->writer || !e->logits)
         return err_set(eb, -ENOMEM, "no memory for the logits of %d tokens", ENG_HEAD_ROWS);
     return 0;
 }
@@ -219,6 +220,7 @@ void eng_close(struct engine *e)
     free(e->ids);
     free(e->rows);
     free(e->rows_to);
+    free(e->rows_of);
     free(e->writer);
     if (e->arch)
         e->arch->ops->close(e->arch);

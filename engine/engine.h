@@ -111,6 +111,8 @@ struct eng_seq {
     uint32_t slot;     /* state slot; 0 for families without */
     uint32_t n_logits; /* of the last n_logits tokens of this sequence */
     float *logits;     /* host, [n_logits][n_vocab] */
+    int res;           /* filled when the step is 0: 0, or E_NAN: one of the logits is not a
+                          finite number and none of them means anything; others are unharmed */
 };
 struct eng_want { /* what a step lacks: rows or experts */
     uint32_t seq, layer;
@@ -125,7 +127,8 @@ struct eng_step {
 };
 /* 0; -ECANCELED after eng_abort (pages written so far are garbage above the old end, state
  * slots are lost); E_NEED: supply and call again; -EINVAL (a member outside its bounds, or two
- * sequences that would write one page: nothing was done); E_DEVICE.
+ * sequences that would write one page: nothing was done); E_DEVICE.  What concerns one sequence
+ * only is its res.
  * Pages from pos / BLOCK_TOKENS on must be the sequence's own; those below may be shared. */
 int eng_step(struct engine *e, struct eng_step *s);
 /* Any thread, async-signal-safe.  Ends the step in flight at its next layer; the start of a

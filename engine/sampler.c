@@ -337,8 +337,8 @@ static bool adjust(const struct smp_params *p, float *v, uint32_t n_vocab,
 {
     bool penal =
         p->repeat_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
-    for (uint32_t i = 0; i < p->n_bias; i++)
-        v[p->bias[i].id] += p->bias[i].add;
+    for (uint32_t i = 0; i < p->n_bias; i++) /* the least a client can say means never */
+        v[p->bias[i].id] += p->bias[i].add > -100 ? p->bias[i].add : -INFINITY;
     if (penal)
         penalize(p, v, n_vocab, recent, n_recent, count);
     for (uint32_t i = 0; mask && i < n_vocab; i++)

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
+bound(STEP_SEQS_MAX <= UINT16_MAX, "rows_of holds them");
+
 static uint32_t blocks_of(uint64_t tokens)
 {
     return (uint32_t)((tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS);
@@ -96,9 +98,21 @@ static int check(struct engine *e, struct eng_step *s)
     return missing(e, s);
 }
 
+static bool all_finite(const float *v, uint64_t n)
+{
+    uint32_t any = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, v + i, sizeof bits);
+        any |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !any;
+}
+
 /* Runs the head over the wanted rows, a few at a time, and hands the results out.  Rows of one
  * sequence lie together, so neighbours go in one copy. */
-static int hand_out(struct engine *e, uint32_t n_rows)
+static int hand_out(struct engine *e, const struct eng_step *s, uint32_t n_rows)
 {
     uint64_t nv = e->info.n_vocab;
 
@@ -115,6 +129,9 @@ static int hand_out(struct engine *e, uint32_t n_rows)
         }
         if (r < 0)
             return r;
+        for (uint32_t j = i; j < i + n; j++)
+            if (!all_finite(e->rows_to[j], nv))
+                s->seq[e->rows_of[j]].res = E_NAN;
         i += n;
     }
     return 0;
@@ -141,6 +158,7 @@ static int run_batch(struct engine *e, const struct eng_step *s, uint32_t *seq, 
         uint32_t first = q->n - q->n_logits; /* the first token whose logits are wanted */
         for (uint32_t i = *at > first ? *at : first; i < *at + n; i++) {
             e->rows[n_rows] = b.n + (i - *at);
+            e->rows_of[n_rows] = (uint16_t)*seq;
             e->rows_to[n_rows++] = q->logits + (uint64_t)(i - first) * e->info.n_vocab;
         }
         b.n += n;
@@ -156,7 +174,7 @@ static int run_batch(struct engine *e, const struct eng_step *s, uint32_t *seq, 
     }
     int r = e->arch->ops->forward(e->arch, &b);
     if (r == 0)
-        r = hand_out(e, n_rows);
+        r = hand_out(e, s, n_rows);
     int synced = e->ops->sync(e->k);
     return r < 0 ? r : synced;
 }
@@ -169,6 +187,8 @@ int eng_step(struct engine *e, struct eng_step *s)
     must(s);
     atomic_store_explicit(&e->stop, false, memory_order_relaxed);
     int r = check(e, s);
+    for (uint32_t i = 0; r == 0 && i < s->n_seqs; i++)
+        s->seq[i].res = 0;
     while (r == 0 && seq < s->n_seqs)
         r = run_batch(e, s, &seq, &at);
     return r;

@@ -19,6 +19,7 @@ enum {
     E_LIMIT = -5006,   /* would pass a bound in base/bounds.h */
     E_UNSUPP = -5007,  /* this backend or arch has no such operation */
     E_NEED = -5008,    /* a step stopped: supply what its want-list names, call again */
+    E_NAN = -5009,     /* a result that is not a finite number */
 };
 
 /* Words for a human, filled only on failure, only by calls that read outside
@@ -51,6 +52,7 @@ static inline const char *err_str(int code) /* static storage, never NULL */
     case E_LIMIT: return "limit reached";
     case E_UNSUPP: return "unsupported";
     case E_NEED: return "more data needed";
+    case E_NAN: return "not a finite number";
     default: return code < 0 && code > -4096 ? strerror(-code) : "unknown error";
     }
 }

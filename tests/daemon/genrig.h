@@ -134,7 +134,7 @@ static struct wire_reply rig_call(struct rig *g, uint8_t type, const void *tail,
                                   const char *fmt, ...)
 {
     struct wire_reply r = {0};
-    char json[4096];
+    char json[16384];
     va_list ap;
 
     va_start(ap, fmt);
@@ -227,7 +227,7 @@ static void rig_run(struct rig *g, const int32_t *ids, uint32_t n, const char *m
     CHECK_STR(wire_str(&a->last, "state"), "done");
 }
 /* Token for token and bit for bit. */
-static bool same(const struct answer *a, const struct answer *b)
+__attribute__((unused)) static bool same(const struct answer *a, const struct answer *b)
 {
     if (a->n_top != b->n_top || memcmp(a->top, b->top, a->n_top * sizeof *a->top) != 0) {
         printf("    other alternatives: of %u and %u tokens\n", a->n_top, b->n_top);
@@ -245,7 +245,8 @@ static bool same(const struct answer *a, const struct answer *b)
         }
     return false;
 }
-static double usage(const struct answer *a, const char *obj, const char *name)
+__attribute__((unused)) static double usage(const struct answer *a, const char *obj,
+                                            const char *name)
 {
     const cJSON *o = cJSON_GetObjectItemCaseSensitive(a->last.json, obj);
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);

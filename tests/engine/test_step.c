@@ -1,6 +1,7 @@
 /* test_step.c - one arithmetic: the same bits however a token's past was cut, batched or kept.
  *
  * On tiny synthetic models, every backend that claims to be exact. */
+#include "tests/engine/poison.h"
 #include "tests/engine/tiny.h"
 #include <errno.h>
 #include <pthread.h>
@@ -127,6 +128,51 @@ static void a_step_larger_than_a_batch_does_not_change_a_bit(void)
         tiny_fini(&c);
         tiny_fini(&b);
         tiny_fini(&a);
+    }
+}
+
+/* A sequence that has the token has no logits, the one beside it has the bits it has alone. */
+static void logits_that_are_no_numbers_fail_their_sequence_only(void)
+{
+    for (const struct backend *b_ = backends; b_ < backends + FAST_BACKENDS; b_++) {
+        struct mk file = {0};
+        struct errbuf eb = {""};
+        struct eng_opts o = {.kern = b_->ops, .threads = b_->threads, .page_memory = 8 << 20};
+        struct engine *e = NULL;
+        struct tiny a, b, c;
+        char path[64];
+
+        poison_llama(&file, tiny_default);
+        mk_file(&file, path, sizeof path);
+        free(file.p);
+        o.path = path;
+        CHECK_EQ(eng_open(&e, &o, &eb), 0);
+        unlink(path);
+        if (!e)
+            return;
+        tiny_init(&a, e, 1);
+        tiny_init(&b, e, 1);
+        tiny_init(&c, e, 2);
+        for (int i = 0; i < 40; i++)
+            a.ids[i] = b.ids[i] = a.ids[i] == POISON ? 8 : a.ids[i], c.ids[i] = POISON;
+        CHECK_EQ(tiny_run(&a, 0, 40, 40), 0);
+        CHECK(tiny_alive(&a, 0, 40));
+        struct eng_seq q[3] = {tiny_seq(&c, 0, 20), tiny_seq(&b, 0, 40), {0}};
+        struct eng_step s = {.seq = q, .n_seqs = 2};
+        q[1].res = -1;
+        CHECK_EQ(eng_step(e, &s), 0);
+        CHECK_EQ(q[0].res, E_NAN);
+        CHECK_EQ(q[1].res, 0);
+        SAME(&a, &b, 0, 40, "beside one that has none");
+        q[0] = tiny_seq(&c, 20, 21); /* nothing wanted of it, nothing said */
+        q[0].n_logits = 0;
+        s.n_seqs = 1;
+        CHECK_EQ(eng_step(e, &s), 0);
+        CHECK_EQ(q[0].res, 0);
+        tiny_fini(&c);
+        tiny_fini(&b);
+        tiny_fini(&a);
+        eng_close(e);
     }
 }
 
@@ -440,6 +486,7 @@ static void the_page_pool_gives_every_page_once(void)
 T_MAIN(CASE(chunks_do_not_change_a_bit), CASE(prefill_replaced_by_decode_does_not_change_a_bit),
        CASE(another_sequence_in_the_batch_does_not_change_a_bit),
        CASE(a_step_larger_than_a_batch_does_not_change_a_bit),
+       CASE(logits_that_are_no_numbers_fail_their_sequence_only),
        CASE(backends_of_one_arithmetic_agree_in_every_bit),
        CASE(saved_pages_continue_with_the_same_bits), CASE(stale_bytes_in_a_page_do_not_matter),
        CASE(a_replay_never_writes_below_store_from), CASE(only_wanted_logits_are_written),
