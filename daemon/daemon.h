@@ -38,9 +38,9 @@ struct daemon {
     uint64_t epoch;             /* numerics epoch of the backend in use */
     char backend[32];           /* of the model loaded last: "cpu-avx2" */
     bool stopping;
-    int lock_fd;           /* rundir.h: held for life */
-    char http[64];         /* "127.0.0.1:8765" once the front has said so */
-    char warnings[8][256]; /* standing warnings for status */
+    int lock_fd;            /* rundir.h: held for life */
+    char http[64];          /* "127.0.0.1:8765" once the front has said so */
+    char warnings[16][512]; /* standing warnings for status */
     uint32_t n_warnings;
 };
 /* Says it once in the log and keeps it for status; the same words twice are kept once. */

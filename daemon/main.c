@@ -109,6 +109,11 @@ static void signals_to_default(const struct conf *c)
 }
 
 /* ---- parts ------------------------------------------------------------------------------------ */
+static void store_said(void *user, const char *words)
+{
+    daemon_warn(user, "store: %s", words);
+}
+
 static int store_open(struct daemon *d, struct errbuf *eb)
 {
     const struct conf *c = d->conf;
@@ -150,7 +155,7 @@ static int store_open(struct daemon *d, struct errbuf *eb)
         log_at(LOG_WARN_, "store: %s", rep.warning);
     if (c->wrong != CONF_RIGHT)
         daemon_warn(d, "wrong-order is set: this daemon loses data on purpose");
-    r = stored_open(&d->stored, d->store, d->loop);
+    r = stored_open(&d->stored, d->store, d->loop, store_said, d);
     return r < 0 ? err_set(eb, r, "store threads: %s", err_str(r)) : 0;
 }
 

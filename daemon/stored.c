@@ -19,6 +19,8 @@ struct stored {
     struct kvstore *store;
     struct loop *loop;
     struct loop_watch watch;
+    void (*said)(void *user, const char *words);
+    void *user;
     pthread_t io, commit;
     bool io_on, commit_on;
     /* Read once per round by both threads; a stale read costs one round. */
@@ -43,15 +45,25 @@ static void *commit_main(void *arg)
     return NULL;
 }
 
+static void say(struct stored *d)
+{
+    char words[512];
+
+    while (d->said && kvs_note(d->store, words, sizeof words))
+        d->said(d->user, words);
+}
+
 static void stored_ready(struct loop_watch *w, uint32_t events)
 {
     struct stored *d = w->user;
 
     (void)events;
     kvs_loop_turn(d->store);
+    say(d);
 }
 
-int stored_open(struct stored **ret, struct kvstore *s, struct loop *l)
+int stored_open(struct stored **ret, struct kvstore *s, struct loop *l,
+                void (*said)(void *user, const char *words), void *user)
 {
     struct stored *d = calloc(1, sizeof *d);
     sigset_t all, old;
@@ -61,6 +73,9 @@ int stored_open(struct stored **ret, struct kvstore *s, struct loop *l)
         return r;
     d->store = s;
     d->loop = l;
+    d->said = said;
+    d->user = user;
+    say(d);
     d->watch = (struct loop_watch){
         .fd = kvs_event_fd(s), .events = EPOLLIN, .ready = stored_ready, .user = d};
     r = loop_add(l, &d->watch);

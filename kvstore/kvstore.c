@@ -239,6 +239,48 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
     va_end(ap);
 }
 
+static void event(struct kvstore *s)
+{
+    uint64_t one = 1;
+
+    (void)!write(s->event_fd, &one, sizeof one);
+}
+
+void store_note(struct kvstore *s, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    pthread_mutex_lock(&s->to_loop.lock);
+    if (s->to_loop.n_notes < NOTES_MAX)
+        vsnprintf(s->to_loop.note[s->to_loop.n_notes++], NOTE_BYTES, fmt, ap);
+    else
+        s->to_loop.notes_over++;
+    pthread_mutex_unlock(&s->to_loop.lock);
+    va_end(ap);
+    event(s);
+}
+
+bool kvs_note(struct kvstore *s, char *ret, size_t cap)
+{
+    bool any = true;
+
+    pthread_mutex_lock(&s->to_loop.lock);
+    if (s->to_loop.n_notes) {
+        snprintf(ret, cap, "%s", s->to_loop.note[0]);
+        s->to_loop.n_notes--;
+        memmove(s->to_loop.note[0], s->to_loop.note[1], s->to_loop.n_notes * NOTE_BYTES);
+    } else if (s->to_loop.notes_over) {
+        snprintf(ret, cap, "%u more things like these happened in the store",
+                 s->to_loop.notes_over);
+        s->to_loop.notes_over = 0;
+    } else {
+        any = false;
+    }
+    pthread_mutex_unlock(&s->to_loop.lock);
+    return any;
+}
+
 uint64_t store_day_now(void)
 {
     return wall_ns() / 86400000000000u;
@@ -277,13 +319,6 @@ void store_fault(struct kvstore *s, int code, const char *doing)
                    doing);
     else
         store_warn(s, "disk full (%s): free some space, writing goes on by itself", doing);
-}
-
-static void event(struct kvstore *s)
-{
-    uint64_t one = 1;
-
-    (void)!write(s->event_fd, &one, sizeof one);
 }
 
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res)

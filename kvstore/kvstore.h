@@ -154,5 +154,8 @@ struct kvs_stats {
     char warning[256];
 };
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret);
+/* The next thing that happened and that people should know (a file left alone, a directory
+ * moved away), oldest first, each once; false: nothing new.  Also after the open. */
+bool kvs_note(struct kvstore *s, char *ret, size_t cap);
 
 #endif

@@ -31,6 +31,8 @@ enum {
     DROPS_PER_JOB = 64,
     CHECK_APART_BYTES = 128 << 10, /* blocks from this size are checked by the helper */
     GROUP_BATCHES_MAX = 64,
+    NOTES_MAX = 24, /* said and not fetched */
+    NOTE_BYTES = 512,
     GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
 };
 static const uint64_t REQ_KEEP_NS = 86400000000000u; /* a request after it was last written */
@@ -160,6 +162,8 @@ struct kvstore {
         LIST(struct kvs_block_req) reqs;
         LIST(struct kvs_batch) batches;
         char warning[256];
+        char note[NOTES_MAX][NOTE_BYTES]; /* the oldest first; see kvs_note */
+        uint32_t n_notes, notes_over;
     } to_loop;
     uint32_t n_reqs, n_batches; /* the loop's: accepted and not done */
     _Atomic uint64_t in_flight;
@@ -223,7 +227,10 @@ int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep);
 int recover_blocks_rebuild(struct kvstore *s);
 int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep);
 /* kvstore.c */
+/* A state of the store that may pass: the newest is kept.  A note is something that happened
+ * once: each is kept until the loop has fetched it. */
 void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void store_note(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
 void store_fault(struct kvstore *s, int code, const char *doing);

@@ -41,7 +41,7 @@ static void up(bool fresh)
     if (r == 0)
         r = kvs_open(&d.store, &o, &rep, &eb);
     if (r == 0)
-        r = stored_open(&d.stored, d.store, d.loop);
+        r = stored_open(&d.stored, d.store, d.loop, NULL, NULL);
     if (r == 0)
         r = sess_open(&d, &eb);
     if (r < 0)
