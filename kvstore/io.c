@@ -349,6 +349,23 @@ static void read_end(struct kvstore *s, struct io_task *t)
     int res = t->res;
 
     s->n.read += t->slot_bytes;
+    if (res < 0 && res > -4096 && res != -ENODATA) {
+        /* The disk did not answer, which says nothing about the copy: row and slot stay, the
+         * next open may ask again. */
+        if (!t->seg->stuck)
+            store_note(s,
+                       "reading seg-%04u of %s failed (%s): the blocks it does not give are "
+                       "recomputed in this run; check the disk",
+                       t->seg->number, t->l->id, err_str(res));
+        t->seg->stuck = true;
+        pthread_mutex_lock(&s->table.lock);
+        b->on_file = false;
+        pthread_mutex_unlock(&s->table.lock);
+        task_drop(s, t);
+        page_forget(s, b);
+        miss(s, r, false);
+        return;
+    }
     if (res < 0 && res != E_STALE) {
         /* Never served, never tried again: the file copy goes, the caller recomputes. */
         task_drop(s, t);

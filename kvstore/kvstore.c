@@ -138,6 +138,7 @@ static void store_free(struct kvstore *s)
         free(s->layout[i]->seg);
         free(s->layout[i]);
     }
+    free(s->unread);
     table_fini(&s->table);
     if (s->event_fd >= 0)
         close(s->event_fd);
@@ -453,6 +454,7 @@ int kvs_layout_add(struct kvstore *s, const struct kvs_layout *l, uint32_t *ret,
     x->cold_bytes = l->cold_bytes;
     x->slot_bytes = SLOT_HEAD_BYTES + l->hot_bytes + l->cold_bytes;
     x->next_number = 1;
+    recover_numbers(s, x);
     x->index = (uint16_t)s->n_layouts;
     pthread_mutex_lock(&s->table.lock);
     s->layout[x->index] = x;
@@ -774,6 +776,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->file_limit = s->o.disk_bytes;
     ret->blocks = s->n.blocks;
     ret->blocks_dirty = s->n.dirty;
+    ret->segs_unread = s->n_unread;
     ret->bytes_written = s->sys.bytes_written;
     ret->bytes_read = s->n.read;
     ret->new_state_bytes = s->n.state;

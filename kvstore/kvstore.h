@@ -42,8 +42,9 @@ struct kvs_opts {
 struct kvs_open_report { /* said to the log and to `hearth status` */
     bool clean, rebuilt; /* closed cleanly last time; index was rebuilt */
     uint64_t sessions, blocks, blocks_dropped, log_bytes, log_torn_bytes;
-    const char *io;    /* "uring" | "threads" */
-    char warning[256]; /* io_uring refused, O_DIRECT refused ...; "" */
+    uint64_t segs_unread, blocks_unread; /* files left alone, and the blocks in them */
+    const char *io;                      /* "uring" | "threads" */
+    char warning[256];                   /* io_uring refused, O_DIRECT refused ...; "" */
 };
 /* -EBUSY: another process has it (eb names its pid when known), after retrying for 2 s. */
 int kvs_open(struct kvstore **ret, const struct kvs_opts *o, struct kvs_open_report *rep,
@@ -146,6 +147,7 @@ struct kvs_stats {
     uint64_t file_used, file_allocated, file_limit;
     uint64_t log_bytes, index_bytes;
     uint64_t blocks, blocks_dirty;
+    uint64_t segs_unread; /* files of blocks that could not be read at the open */
     uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;

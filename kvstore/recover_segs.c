@@ -1,9 +1,8 @@
-/* recover_segs.c - opening: segments, and the blocks in them.
+/* recover_segs.c - opening: the files that blocks lie in.
  *
- * Segments are opened, synced after a crash, and the table and the free maps filled from the
- * index, or, when that was lost, from the slots' own headers.  A row that names no slot of
- * ours is dropped. */
-#include "base/check.h"
+ * A header that is damaged is written again from its copy at the file's end or from any slot.
+ * Where nothing speaks the file is set aside under another name.  What cannot be read is left
+ * as it is: it costs its blocks for this run, and only those. */
 #include "kvstore/store.h"
 #include <dirent.h>
 #include <errno.h>
@@ -13,42 +12,226 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { VERIFY_NEWEST = 64 };
+enum { SAID_MAX = 8, PIECE = 1 << 20 };
 
-/* A segment whose own header is hurt: any slot in it says the same things again. */
-static int seg_repair(struct kvstore *s, const char *path, uint32_t number)
+struct scan {
+    struct kvstore *s;
+    struct kvs_open_report *rep;
+    uint32_t said;  /* files named one by one so far */
+    uint64_t quiet; /* those that were not */
+};
+
+/* --- what is not ours to touch ------------------------------------------------------------------ */
+
+static int by_number(const void *a, const void *b)
 {
-    uint8_t head[SLOT_HEAD_BYTES];
+    const struct seg_unread *x = a, *y = b;
+
+    if (x->tag != y->tag)
+        return x->tag < y->tag ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static int unread_add(struct kvstore *s, uint64_t tag, uint32_t number)
+{
+    if (s->n_unread == s->cap_unread) {
+        uint32_t cap = s->cap_unread ? 2 * s->cap_unread : 16;
+        struct seg_unread *v = realloc(s->unread, cap * sizeof *v);
+        if (!v)
+            return -ENOMEM;
+        s->unread = v;
+        s->cap_unread = cap;
+    }
+    s->unread[s->n_unread++] = (struct seg_unread){tag, number};
+    return 0;
+}
+
+bool recover_unread(const struct kvstore *s, uint64_t tag, uint32_t number)
+{
+    struct seg_unread one = {tag, number}, all = {tag, SEG_ANY};
+
+    return s->n_unread && (bsearch(&one, s->unread, s->n_unread, sizeof one, by_number) ||
+                           bsearch(&all, s->unread, s->n_unread, sizeof all, by_number));
+}
+
+void recover_numbers(const struct kvstore *s, struct layout *l)
+{
+    for (uint32_t i = 0; i < s->n_unread; i++) {
+        if (s->unread[i].tag != l->tag)
+            continue;
+        if (s->unread[i].number == SEG_ANY)
+            l->barred = true;
+        else if (s->unread[i].number >= l->next_number)
+            l->next_number = s->unread[i].number + 1;
+    }
+}
+
+static const char *remedy(int r)
+{
+    switch (r) {
+    case -EACCES:
+    case -EPERM: return "give the daemon's user the right to read and write it";
+    case -EMFILE:
+    case -ENFILE: return "raise the limit of open files";
+    case -EISDIR:
+    case -ENOTDIR:
+    case -ENXIO:
+    case -ELOOP:
+    case -ENOENT: return "put the file back in its place";
+    case -EROFS: return "mount the file system for writing";
+    case E_VERSION: return "a newer program has written it: use that one";
+    case E_SHAPE:
+    case E_LIMIT: return "it belongs to another store or layout: move it away";
+    default: return "check the disk and its cable";
+    }
+}
+
+static const char *why_words(int r)
+{
+    return r == E_SHAPE ? "another store's, or another layout's" : err_str(r);
+}
+
+static int leave_alone(struct scan *c, const char *folder, uint32_t number, const char *path,
+                       int why)
+{
+    if (why == -ENOMEM)
+        return why;
+    c->rep->segs_unread++;
+    if (c->said++ < SAID_MAX)
+        store_note(c->s,
+                   "%s cannot be read (%s) and is left alone, its blocks are recomputed for "
+                   "now: %s, then restart",
+                   path, why_words(why), remedy(why));
+    else
+        c->quiet++;
+    return unread_add(c->s, layout_tag(folder), number);
+}
+
+/* --- headers that are hurt -------------------------------------------------------------------- */
+
+static bool head_fits(const struct kvstore *s, const struct seg_head *h, const char *folder,
+                      uint32_t number)
+{
+    return (sodium_is_zero(s->uuid, 16) || memcmp(h->uuid, s->uuid, 16) == 0) &&
+           strcmp(h->layout, folder) == 0 && h->number == number;
+}
+
+/* Its copy in the last bytes of the file: 0, E_CORRUPT, -errno. */
+static int head_from_end(int fd, uint64_t size, struct seg_head *ret)
+{
+    uint8_t b[SEG_HEAD_BYTES];
+    struct seg_head h;
+
+    if (size < 2 * SEG_HEAD_BYTES)
+        return E_CORRUPT;
+    int r = sys_read(fd, b, sizeof b, size - SEG_HEAD_BYTES);
+    if (r == 0)
+        r = seg_head_get(b, &h) < 0 || seg_bytes(h.n_slots, h.slot_bytes) != size ? E_CORRUPT
+                                                                                  : 0;
+    if (r == 0)
+        *ret = h;
+    return r;
+}
+
+/* Any slot says what its segment is.  Where slots begin is not known: every page is asked. */
+static int head_from_slot(int fd, uint64_t size, const char *folder, uint32_t number,
+                          struct seg_head *ret)
+{
+    uint8_t *b = malloc(PIECE);
     struct slot_head h;
-    struct stat st;
     uint32_t crc;
+    int r = b ? E_CORRUPT : -ENOMEM;
+
+    for (uint64_t at = SEG_HEAD_BYTES; r == E_CORRUPT && at + SLOT_HEAD_BYTES <= size;) {
+        off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            break; /* a hole up to the end */
+        if (data > (off_t)at)
+            at = (uint64_t)data / SLOT_HEAD_BYTES * SLOT_HEAD_BYTES;
+        uint64_t n =
+            size - at < PIECE ? (size - at) / SLOT_HEAD_BYTES * SLOT_HEAD_BYTES : PIECE;
+        int e = n ? sys_read(fd, b, n, at) : -ENODATA;
+        if (e < 0) {
+            r = e == -ENODATA ? E_CORRUPT : e;
+            break;
+        }
+        for (uint64_t i = 0; i < n && r == E_CORRUPT; i += SLOT_HEAD_BYTES) {
+            if (slot_head_get(b + i, &h, &crc) < 0 || strcmp(h.layout, folder))
+                continue;
+            uint64_t slot = SLOT_HEAD_BYTES + h.hot_bytes + h.cold_bytes;
+            if ((at + i - SEG_HEAD_BYTES) % slot)
+                continue;
+            *ret = (struct seg_head){.hot_bytes = h.hot_bytes,
+                                     .cold_bytes = h.cold_bytes,
+                                     .slot_bytes = slot,
+                                     .n_slots = (uint32_t)((size - SEG_HEAD_BYTES) / slot),
+                                     .number = number};
+            memcpy(ret->uuid, h.uuid, 16);
+            memcpy(ret->layout, h.layout, LAYOUT_ID_BYTES);
+            r = 0;
+        }
+        at += n;
+    }
+    free(b);
+    return r;
+}
+
+static int head_write(struct kvstore *s, int fd, const struct seg_head *h, uint64_t size)
+{
+    uint8_t b[SEG_HEAD_BYTES];
+    int r;
+
+    seg_head_put(b, h);
+    r = sys_write(&s->sys, fd, b, sizeof b, 0);
+    if (r == 0 && seg_bytes(h->n_slots, h->slot_bytes) == size)
+        r = sys_write(&s->sys, fd, b, sizeof b, size - SEG_HEAD_BYTES);
+    return r < 0 ? r : sys_sync(&s->sys, fd);
+}
+
+/* 0: the header is as it was; E_CORRUPT: nothing in the file says what it was; -errno. */
+static int seg_repair(struct kvstore *s, const char *path, const char *folder, uint32_t number)
+{
+    struct seg_head h;
+    struct stat st;
     int fd = open(path, O_RDWR | O_CLOEXEC), r;
 
     if (fd < 0)
         return -errno;
-    r = fstat(fd, &st) < 0 ? -errno : sys_read(fd, head, sizeof head, SEG_HEAD_BYTES);
+    r = fstat(fd, &st) < 0 ? -errno : head_from_end(fd, (uint64_t)st.st_size, &h);
+    const char *from = r == 0 ? "its copy" : "a slot";
+    if (r == E_CORRUPT)
+        r = head_from_slot(fd, (uint64_t)st.st_size, folder, number, &h);
+    if (r == 0 && !head_fits(s, &h, folder, number))
+        r = E_SHAPE;
     if (r == 0)
-        r = slot_head_get(head, &h, &crc) < 0 ? E_CORRUPT : 0;
-    if (r == 0 && memcmp(h.uuid, s->uuid, 16))
-        r = E_CORRUPT;
-    if (r == 0) {
-        struct seg_head g = {.hot_bytes = h.hot_bytes,
-                             .cold_bytes = h.cold_bytes,
-                             .slot_bytes = SLOT_HEAD_BYTES + h.hot_bytes + h.cold_bytes,
-                             .number = number};
-        g.n_slots = (uint32_t)(((uint64_t)st.st_size - SEG_HEAD_BYTES) / g.slot_bytes);
-        memcpy(g.uuid, h.uuid, 16);
-        memcpy(g.layout, h.layout, LAYOUT_ID_BYTES);
-        seg_head_put(head, &g);
-        r = sys_write(&s->sys, fd, head, sizeof head, 0);
-        if (r == 0)
-            r = sys_sync(&s->sys, fd);
-    }
+        r = head_write(s, fd, &h, (uint64_t)st.st_size);
+    if (r == 0)
+        store_note(s, "%s: its header was damaged and is made anew from %s", path, from);
     close(fd);
     return r;
 }
 
-static struct layout *layout_of(struct kvstore *s, uint64_t tag)
+/* After a crash the copy is looked at as well: it is of no use once it is needed. */
+static int tail_mend(struct kvstore *s, const char *path, const struct seg *g,
+                     const struct seg_head *h)
+{
+    struct seg_head copy;
+
+    if (g->n_cut || seg_bytes(h->n_slots, h->slot_bytes) != g->bytes)
+        return 0; /* from a program that kept one header only */
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = head_from_end(fd, g->bytes, &copy);
+    if (r == E_CORRUPT)
+        r = head_write(s, fd, h, g->bytes);
+    close(fd);
+    return r;
+}
+
+/* --- segments ----------------------------------------------------------------------------------- */
+
+struct layout *recover_layout(const struct kvstore *s, uint64_t tag)
 {
     for (uint32_t i = 0; i < s->n_layouts; i++)
         if (s->layout[i]->tag == tag)
@@ -58,7 +241,7 @@ static struct layout *layout_of(struct kvstore *s, uint64_t tag)
 
 static int layout_from(struct kvstore *s, const struct seg_head *h, struct layout **ret)
 {
-    struct layout *l = layout_of(s, layout_tag(h->layout));
+    struct layout *l = recover_layout(s, layout_tag(h->layout));
 
     if (l) {
         *ret = l;
@@ -81,287 +264,132 @@ static int layout_from(struct kvstore *s, const struct seg_head *h, struct layou
     return 0;
 }
 
-static int seg_take(struct kvstore *s, const char *folder, const char *name,
-                    struct kvs_open_report *rep)
+static int set_aside(struct scan *c, const char *path)
 {
-    char path[PATH_MAX], end;
-    uint32_t number;
-    struct seg *g;
-    struct seg_head h;
-    struct layout *l;
+    char to[PATH_MAX];
+    int r = sys_set_aside(&c->s->sys, path, to, sizeof to);
 
-    if (snprintf(path, sizeof path, "%s/kv/%s/%s", s->dir, folder, name) >= PATH_MAX)
-        return 0;
-    if (strstr(name, ".tmp")) {
-        (void)unlink(path);
-        return 0;
+    if (r == 0) {
+        store_note(c->s,
+                   "%s is damaged from its header on, nothing in it says what it was: set "
+                   "aside as %s, its blocks are recomputed; delete it when it is of no use",
+                   path, strrchr(to, '/') + 1);
+        c->s->file_bytes += sys_taken_bytes(to);
     }
-    if (sscanf(name, "seg-%u%c", &number, &end) != 1)
-        return 0;
-    int r = seg_open(path, &g, &h);
-    if (r == E_CORRUPT && seg_repair(s, path, number) == 0)
-        r = seg_open(path, &g, &h);
-    if (r == E_CORRUPT) {
-        store_warn(s, "%s is not readable as a segment: removed, its blocks are recomputed",
-                   path);
-        rep->blocks_dropped++;
-        return sys_unlink(&s->sys, path);
-    }
+    return r;
+}
+
+/* Opens it, with what repair there is.  0, or why it is not ours to touch. */
+static int seg_try(struct kvstore *s, const char *path, const char *folder, uint32_t number,
+                   bool clean, struct seg **ret, struct layout **ret_l)
+{
+    struct seg_head h;
+    int r = seg_open(path, ret, &h);
+
+    if (r == E_CORRUPT && (r = seg_repair(s, path, folder, number)) == 0)
+        r = seg_open(path, ret, &h);
     if (r < 0)
         return r;
     if (sodium_is_zero(s->uuid, 16))
         memcpy(s->uuid, h.uuid, 16);
-    r = memcmp(h.uuid, s->uuid, 16) || strcmp(h.layout, folder) || h.number != number
-            ? E_SHAPE
-            : layout_from(s, &h, &l);
+    r = head_fits(s, &h, folder, number) ? layout_from(s, &h, ret_l) : E_SHAPE;
+    if (r == 0 && !clean) { /* writes of a killed predecessor */
+        r = sys_sync(&s->sys, (*ret)->fd);
+        if (r == 0)
+            r = tail_mend(s, path, *ret, &h);
+    }
     if (r == 0)
-        r = layout_add_seg(l, g);
-    if (r < 0) {
-        seg_close(g);
-        if (r == -ENOMEM)
-            return r;
-        store_warn(s, "%s belongs to another store or layout: left alone", path);
+        r = layout_add_seg(*ret_l, *ret);
+    if (r < 0)
+        seg_close(*ret);
+    return r;
+}
+
+static int seg_take(struct scan *c, const char *folder, const char *name)
+{
+    struct kvstore *s = c->s;
+    char path[PATH_MAX], want[32];
+    uint32_t number = 0;
+    struct layout *l;
+    struct seg *g;
+
+    if (snprintf(path, sizeof path, "%s/kv/%s/%s", s->dir, folder, name) >= PATH_MAX)
+        return 0;
+    (void)sscanf(name, "seg-%u", &number);
+    snprintf(want, sizeof want, "seg-%04u", number);
+    if (strncmp(name, want, strlen(want)) == 0 && strcmp(name + strlen(want), ".tmp") == 0) {
+        (void)unlink(path); /* one that was never finished */
+        return 0;
+    }
+    if (strcmp(name, want)) { /* not ours, or set aside: it takes its space all the same */
         s->file_bytes += sys_taken_bytes(path);
         return 0;
     }
-    s->file_bytes += g->bytes;
-    if (!g->direct)
-        s->direct = false;
-    return rep->clean ? 0 : sys_sync(&s->sys, g->fd); /* writes of a killed predecessor */
+    int r = seg_try(s, path, folder, number, c->rep->clean, &g, &l);
+    if (r == E_CORRUPT)
+        r = set_aside(c, path);
+    else if (r == 0) {
+        s->file_bytes += g->bytes;
+        if (!g->direct)
+            s->direct = false;
+        if (g->n_cut)
+            store_note(s,
+                       "%s was cut short: %u of its %u slots are missing, their blocks are "
+                       "recomputed",
+                       path, g->n_cut, g->n_cut + g->n_slots);
+        return 0;
+    }
+    if (r == 0)
+        return 0;
+    s->file_bytes += sys_taken_bytes(path);
+    return leave_alone(c, folder, number, path, r);
 }
 
-int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
+static int folder_take(struct scan *c, const char *folder)
 {
     char path[PATH_MAX];
+    struct dirent *e;
     int r = 0;
 
-    snprintf(path, sizeof path, "%s/kv", s->dir);
+    if (snprintf(path, sizeof path, "%s/kv/%s", c->s->dir, folder) >= PATH_MAX)
+        return 0;
     DIR *d = opendir(path);
     if (!d)
-        return err_set(eb, -errno, "cannot read %s: %s", path, strerror(errno));
-    for (struct dirent *e; r == 0 && (e = readdir(d));) {
-        if (e->d_name[0] == '.' || strlen(e->d_name) >= LAYOUT_ID_BYTES)
-            continue;
-        if (snprintf(path, sizeof path, "%s/kv/%s", s->dir, e->d_name) >= PATH_MAX)
-            continue;
-        DIR *f = opendir(path);
-        for (struct dirent *g; f && r == 0 && (g = readdir(f));)
-            if (g->d_name[0] != '.') {
-                r = seg_take(s, e->d_name, g->d_name, rep);
-                if (r < 0)
-                    (void)err_set(eb, r, "cannot open segment %s/%s: %s", path, g->d_name,
-                                  err_str(r));
-            }
-        if (f)
-            closedir(f);
-    }
+        return leave_alone(c, folder, SEG_ANY, path, -errno);
+    while (r == 0 && (errno = 0, e = readdir(d)))
+        if (e->d_name[0] != '.')
+            r = seg_take(c, folder, e->d_name);
+    if (r == 0 && errno)
+        r = leave_alone(c, folder, SEG_ANY, path, -errno);
     closedir(d);
     return r;
 }
 
-static void blk_fill(struct blk *b, const struct layout *l, const struct index_block *row)
+int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
 {
-    b->parent = row->parent;
-    b->first_pos = row->first_pos;
-    b->time_ns = row->time_ns;
-    b->segment = row->segment;
-    b->slot = row->slot;
-    b->head_crc = row->head_crc;
-    b->n_tokens = row->n_tokens;
-    b->used = (uint32_t)(row->time_ns / USED_UNIT_NS);
-    b->layout = l->index;
-    b->on_file = true;
-    memcpy(b->hash, row->hash, 16);
-}
+    struct scan c = {.s = s, .rep = rep};
+    char path[PATH_MAX];
+    struct dirent *e;
+    int r = 0;
 
-/* 0 taken, -ENOENT: names nothing of ours, -ENOMEM. */
-static int row_take(struct kvstore *s, const struct index_block *row)
-{
-    struct layout *l = layout_of(s, row->layout);
-    struct seg *g = l ? layout_seg(l, row->segment) : NULL;
-
-    if (!g || row->slot >= g->n_slots || slot_claim(l, g, row->slot) < 0)
-        return -ENOENT;
-    struct blk *b = table_add(&s->table, &row->key, row->variant);
-    if (!b)
-        return -ENOMEM;
-    blk_fill(b, l, row);
-    s->n.blocks++;
+    snprintf(path, sizeof path, "%s/kv", s->dir);
+    DIR *d = opendir(path);
+    while (r == 0 && d && (errno = 0, e = readdir(d)))
+        if (e->d_name[0] != '.' && strlen(e->d_name) < LAYOUT_ID_BYTES)
+            r = folder_take(&c, e->d_name);
+    if (r == 0 && errno)
+        r = -errno;
+    if (d)
+        closedir(d);
+    if (r < 0)
+        return err_set(eb, r, "cannot read %s: %s; %s, then start again", path, err_str(r),
+                       r == -ENOMEM ? "free some memory" : remedy(r));
+    if (c.quiet)
+        store_note(s, "%llu more files of blocks cannot be read and are left alone",
+                   (unsigned long long)c.quiet);
+    if (s->n_unread)
+        qsort(s->unread, s->n_unread, sizeof *s->unread, by_number);
+    for (uint32_t i = 0; i < s->n_layouts; i++)
+        recover_numbers(s, s->layout[i]);
     return 0;
-}
-
-static int rows_write(struct kvstore *s, const struct index_block *put, uint32_t n_put,
-                      const struct index_block *del, uint32_t n_del)
-{
-    int r = n_put + n_del ? index_begin(s->idx) : 0;
-
-    if (r < 0 || n_put + n_del == 0)
-        return r;
-    for (uint32_t i = 0; i < n_put && r == 0; i++)
-        r = index_block_put(s->idx, &put[i]);
-    for (uint32_t i = 0; i < n_del && r == 0; i++)
-        r = index_block_del(s->idx, &del[i].key, del[i].variant);
-    if (r < 0) {
-        index_abort(s->idx);
-        return r;
-    }
-    return index_commit(s->idx);
-}
-
-int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep)
-{
-    struct index_block *row = malloc(2 * TXN_BLOCKS_MAX * sizeof *row);
-    struct index_at at = {0};
-    uint64_t bad = 0;
-    int n = row ? 1 : -ENOMEM, r = 0;
-
-    while (n > 0 && r == 0) {
-        uint32_t gone = 0;
-        n = index_blocks(s->idx, INDEX_LOOP, &at, row, TXN_BLOCKS_MAX, &bad);
-        for (int i = 0; i < n && r == 0; i++) {
-            r = row_take(s, &row[i]);
-            if (r == -ENOENT) {
-                row[TXN_BLOCKS_MAX + gone++] = row[i];
-                r = 0;
-            }
-        }
-        rep->blocks_dropped += gone;
-        if (r == 0)
-            r = rows_write(s, NULL, 0, row + TXN_BLOCKS_MAX, gone);
-    }
-    free(row);
-    return r < 0 ? r : n < 0 ? n : 0;
-}
-
-static int head_read(const struct layout *l, const struct seg *g, uint32_t slot, uint8_t *buf,
-                     struct slot_head *ret, uint32_t *ret_crc)
-{
-    int r = sys_read(g->fd, buf, SLOT_HEAD_BYTES, slot_off(l, slot));
-
-    return r < 0 ? r : slot_head_get(buf, ret, ret_crc);
-}
-
-/* Every slot that says it is a block of this store and layout becomes one again. */
-static int slots_scan(struct kvstore *s, struct layout *l, struct seg *g, uint8_t *buf)
-{
-    struct slot_head h;
-    uint32_t crc;
-
-    for (uint32_t i = 0; i < g->n_slots; i++) {
-        int r = head_read(l, g, i, buf, &h, &crc);
-        if (r < 0 || memcmp(h.uuid, s->uuid, 16) || strcmp(h.layout, l->id) ||
-            h.hot_bytes != l->hot_bytes || h.cold_bytes != l->cold_bytes)
-            continue;
-        struct index_block row = {.key = h.key,
-                                  .parent = h.parent,
-                                  .variant = h.variant,
-                                  .layout = l->tag,
-                                  .first_pos = h.first_pos,
-                                  .time_ns = h.time_ns,
-                                  .segment = g->number,
-                                  .slot = i,
-                                  .head_crc = crc,
-                                  .n_tokens = h.n_tokens};
-        memcpy(row.hash, h.hash, 16);
-        struct blk *b = table_find(&s->table, &h.key, h.variant);
-        if (b && b->time_ns >= h.time_ns)
-            continue; /* an older copy in a slot that was given back */
-        if (b) {
-            struct layout *bl = s->layout[b->layout];
-            slot_give(bl, layout_seg(bl, b->segment), b->slot);
-            must(slot_claim(l, g, i) == 0);
-            blk_fill(b, l, &row);
-        } else if ((r = row_take(s, &row)) < 0) {
-            return r;
-        }
-    }
-    return 0;
-}
-
-int recover_blocks_rebuild(struct kvstore *s)
-{
-    struct index_block *row = malloc(TXN_BLOCKS_MAX * sizeof *row);
-    uint8_t *buf = NULL;
-    uint32_t n = 0;
-    int r = row && posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES) == 0 ? 0 : -ENOMEM;
-
-    for (uint32_t i = 0; i < s->n_layouts && r == 0; i++)
-        for (uint32_t k = 0; k < s->layout[i]->n_seg && r == 0; k++)
-            r = slots_scan(s, s->layout[i], s->layout[i]->seg[k], buf);
-    for (uint64_t i = 0; i < s->table.n_buckets && r == 0; i++)
-        for (struct blk *b = s->table.bucket[i]; b && r == 0; b = b->next) {
-            row[n] = (struct index_block){.key = b->key,
-                                          .parent = b->parent,
-                                          .variant = b->variant,
-                                          .layout = s->layout[b->layout]->tag,
-                                          .first_pos = b->first_pos,
-                                          .time_ns = b->time_ns,
-                                          .segment = b->segment,
-                                          .slot = b->slot,
-                                          .head_crc = b->head_crc,
-                                          .n_tokens = b->n_tokens};
-            memcpy(row[n++].hash, b->hash, 16);
-            if (n == TXN_BLOCKS_MAX) {
-                r = rows_write(s, row, n, NULL, 0);
-                n = 0;
-            }
-        }
-    if (r == 0)
-        r = rows_write(s, row, n, NULL, 0);
-    free(row);
-    free(buf);
-    return r;
-}
-
-static int by_age(const void *a, const void *b)
-{
-    const struct blk *x = *(struct blk *const *)a, *y = *(struct blk *const *)b;
-
-    if (x->time_ns != y->time_ns)
-        return x->time_ns > y->time_ns ? -1 : 1;
-    return 0;
-}
-
-/* Youngest first: each carries its age up to its ancestors, and after a crash the newest
- * slots are looked at, since they are what a lying disk would have lost. */
-int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep)
-{
-    struct blk **v = malloc((s->table.n + 1) * sizeof(void *));
-    struct index_block gone[VERIFY_NEWEST];
-    uint32_t n_gone = 0;
-    uint64_t n = 0;
-    uint8_t *buf = NULL;
-
-    if (!v || posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES)) {
-        free(v);
-        return -ENOMEM;
-    }
-    for (uint64_t i = 0; i < s->table.n_buckets; i++)
-        for (struct blk *b = s->table.bucket[i]; b; b = b->next)
-            v[n++] = b;
-    qsort(v, n, sizeof *v, by_age);
-    for (uint64_t i = 0; i < n; i++) {
-        struct blk *up = table_find(&s->table, &v[i]->parent, v[i]->variant);
-        if (up)
-            table_touch(&s->table, up, v[i]->used * USED_UNIT_NS);
-    }
-    for (uint64_t i = 0; i < n && i < VERIFY_NEWEST && !rep->clean; i++) {
-        struct layout *l = s->layout[v[i]->layout];
-        struct seg *g = layout_seg(l, v[i]->segment);
-        struct slot_head h;
-        uint32_t crc;
-        if (head_read(l, g, v[i]->slot, buf, &h, &crc) == 0 && crc == v[i]->head_crc &&
-            memcmp(h.key.b, v[i]->key.b, 32) == 0)
-            continue;
-        gone[n_gone].key = v[i]->key;
-        gone[n_gone++].variant = v[i]->variant;
-        slot_give(l, g, v[i]->slot);
-        table_del(&s->table, v[i]);
-        s->n.blocks--;
-        s->n.corrupt++;
-    }
-    free(v);
-    free(buf);
-    rep->blocks_dropped += n_gone;
-    return rows_write(s, NULL, 0, gone, n_gone);
 }

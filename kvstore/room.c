@@ -200,7 +200,7 @@ static void grow(struct kvstore *s, struct layout *l, uint32_t n_slots)
     g->l = l;
     g->number = l->next_number++;
     g->n_slots = n_slots;
-    g->bytes = SEG_HEAD_BYTES + n_slots * l->slot_bytes;
+    g->bytes = seg_bytes(n_slots, l->slot_bytes);
     s->file_bytes += g->bytes;
     l->growing = true;
     commit_job(s, &g->job);
@@ -215,9 +215,11 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
 
     if (l->growing || l->dropping)
         return 0;
-    if (left > SEG_HEAD_BYTES && (left - SEG_HEAD_BYTES) / l->slot_bytes < n)
-        n = (uint32_t)((left - SEG_HEAD_BYTES) / l->slot_bytes);
-    if (n >= SEG_SLOTS_MIN && SEG_HEAD_BYTES + n * l->slot_bytes <= left &&
+    if (l->barred)
+        return evict_own(s, l, b) ? 0 : -ENOSPC;
+    if (left > 2 * SEG_HEAD_BYTES && (left - 2 * SEG_HEAD_BYTES) / l->slot_bytes < n)
+        n = (uint32_t)((left - 2 * SEG_HEAD_BYTES) / l->slot_bytes);
+    if (n >= SEG_SLOTS_MIN && seg_bytes(n, l->slot_bytes) <= left &&
         now_ns() >= l->full_until_ns && l->n_seg < SEGS_PER_LAYOUT_MAX) {
         grow(s, l, n);
         return l->growing ? 0 : -ENOMEM;

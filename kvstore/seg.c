@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const uint64_t SEG_BYTES_MAX = 1ull << 30;
@@ -12,9 +13,14 @@ static const uint64_t SEG_BYTES_MAX = 1ull << 30;
 uint32_t seg_slots(uint64_t slot_bytes, uint64_t disk_bytes)
 {
     uint64_t want = disk_bytes / 16 < SEG_BYTES_MAX ? disk_bytes / 16 : SEG_BYTES_MAX;
-    uint64_t n = want > SEG_HEAD_BYTES ? (want - SEG_HEAD_BYTES) / slot_bytes : 0;
+    uint64_t n = want > 2 * SEG_HEAD_BYTES ? (want - 2 * SEG_HEAD_BYTES) / slot_bytes : 0;
 
     return n < SEG_SLOTS_MIN ? SEG_SLOTS_MIN : (uint32_t)n;
+}
+
+uint64_t seg_bytes(uint32_t n_slots, uint64_t slot_bytes)
+{
+    return 2 * SEG_HEAD_BYTES + n_slots * slot_bytes;
 }
 
 void seg_path(const char *dir, const char *layout, uint32_t number, char *ret, size_t cap)
@@ -35,8 +41,13 @@ void seg_close(struct seg *s)
 /* Whether a file system takes O_DIRECT at our alignment is known once a read went well. */
 static int open_direct(const char *path, bool *ret_direct, uint8_t *head)
 {
-    int r = -EINVAL, fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    struct stat st;
+    int r = -EINVAL, fd;
 
+    /* A directory says so when it is opened; a pipe would wait for ever. */
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return -ENXIO;
+    fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
     *ret_direct = fd >= 0;
     if (fd >= 0)
         r = sys_read(fd, head, SEG_HEAD_BYTES, 0);
@@ -73,14 +84,15 @@ int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head)
         r = s->fd < 0 ? s->fd : seg_head_get(head, ret_head);
     }
     if (r == 0) {
-        s->n_slots = ret_head->n_slots;
+        off_t end = lseek(s->fd, 0, SEEK_END);
+        uint64_t whole =
+            end < SEG_HEAD_BYTES ? 0 : ((uint64_t)end - SEG_HEAD_BYTES) / ret_head->slot_bytes;
         s->number = ret_head->number;
-        s->bytes = SEG_HEAD_BYTES + s->n_slots * ret_head->slot_bytes;
-        s->taken = calloc((s->n_slots + 63) / 64, 8);
-        if (!s->taken)
-            r = -ENOMEM;
-        else if (lseek(s->fd, 0, SEEK_END) < (off_t)s->bytes)
-            r = E_CORRUPT; /* cut short: its header promises more */
+        s->n_slots = whole < ret_head->n_slots ? (uint32_t)whole : ret_head->n_slots;
+        s->n_cut = ret_head->n_slots - s->n_slots;
+        s->bytes = end < 0 ? 0 : (uint64_t)end;
+        s->taken = calloc(s->n_slots / 64 + 1, 8);
+        r = end < 0 ? -errno : s->taken ? 0 : -ENOMEM;
     }
     free(head);
     if (r < 0) {
@@ -96,6 +108,7 @@ int seg_make(struct sys *y, const char *dir, const uint8_t uuid[16], const struc
 {
     char path[4096];
     uint8_t head[SEG_HEAD_BYTES];
+    struct stat st;
     struct seg_head h = {.hot_bytes = l->hot_bytes,
                          .cold_bytes = l->cold_bytes,
                          .slot_bytes = l->slot_bytes,
@@ -106,7 +119,9 @@ int seg_make(struct sys *y, const char *dir, const uint8_t uuid[16], const struc
     memcpy(h.layout, l->id, LAYOUT_ID_BYTES);
     seg_head_put(head, &h);
     seg_path(dir, l->id, number, path, sizeof path);
-    int r = sys_make(y, path, head, sizeof head, SEG_HEAD_BYTES + n_slots * l->slot_bytes);
+    if (lstat(path, &st) == 0)
+        return -EEXIST; /* whatever it is: it is not ours to replace */
+    int r = sys_make_twice(y, path, head, sizeof head, seg_bytes(n_slots, l->slot_bytes));
     if (r == 0) {
         r = seg_open(path, ret, &h);
         if (r < 0)

@@ -22,8 +22,9 @@ struct seg {
     uint32_t young;   /* room.c's scratch: when its youngest block was used, */
     uint64_t shallow; /* and the first position of its shallowest */
     bool direct;
-    bool dying; /* takes nothing new; its file goes when the last slot is given back */
-    bool stuck; /* has slots that cannot be given back before the next open */
+    bool dying;     /* takes nothing new; its file goes when the last slot is given back */
+    bool stuck;     /* has slots that cannot be given back before the next open */
+    uint32_t n_cut; /* slots its header promises and the file does not hold */
     uint64_t bytes, synced_group;
     uint64_t *taken; /* one bit a slot */
 };
@@ -34,18 +35,22 @@ struct layout {
     struct seg **seg; /* in order of number */
     uint32_t n_seg, cap_seg, next_number;
     uint64_t n_slots, n_taken;
+    bool barred;            /* gets no new segments: what lies in its folder is not known */
     bool growing;           /* a new segment is being made */
     uint32_t dropping;      /* drops on their way through the commit thread */
     uint64_t full_until_ns; /* the disk had no room for a segment: do not ask before */
 };
 
-/* Slots of a new segment under a limit of disk_bytes. */
+/* Slots of a new segment under a limit of disk_bytes, and its size. */
 uint32_t seg_slots(uint64_t slot_bytes, uint64_t disk_bytes);
+uint64_t seg_bytes(uint32_t n_slots, uint64_t slot_bytes);
 void seg_path(const char *dir, const char *layout, uint32_t number, char *ret, size_t cap);
-/* Makes the file (commit thread) and opens it. */
+/* Makes the file (commit thread) and opens it.  -EEXIST: there is one of that name. */
 int seg_make(struct sys *y, const char *dir, const uint8_t uuid[16], const struct layout *l,
              uint32_t number, uint32_t n_slots, struct seg **ret);
-/* Opens an existing file and checks its header.  E_CORRUPT, E_VERSION, or -errno. */
+/* Opens an existing file and checks its header.  A file that was cut short has the slots it
+ * still holds.  E_CORRUPT: not a segment, or its header is damaged; E_VERSION; -errno: the
+ * file could not be read, which says nothing about what is in it. */
 int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head);
 void seg_close(struct seg *s);
 int layout_add_seg(struct layout *l, struct seg *s); /* keeps order; takes s */

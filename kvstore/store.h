@@ -124,6 +124,14 @@ struct forget {         /* the commit thread's own; see forget.c */
     } v[64]; /* found, to be dropped */
 };
 
+/* A file that is there and is not ours to touch: it could not be read, or belongs to another
+ * store.  Rows of the index that name it stay, its number is not given out again. */
+struct seg_unread {
+    uint64_t tag; /* of the layout; 0: of any */
+    uint32_t number;
+};
+static const uint32_t SEG_ANY = UINT32_MAX; /* as a number: every one of the layout */
+
 struct kvstore {
     uint32_t magic;
     struct kvs_opts o;
@@ -139,6 +147,8 @@ struct kvstore {
     struct helper *helper;
     struct layout *layout[LAYOUTS_MAX]; /* added by the loop under table.lock */
     _Atomic uint32_t n_layouts;
+    struct seg_unread *unread; /* from the open on, sorted */
+    uint32_t n_unread, cap_unread;
     struct io_side io;
     struct accept accept; /* commit */
     struct forget forget;
@@ -220,12 +230,17 @@ void forget_turn(struct kvstore *s);       /* a little of it */
 int collect_open(struct kvstore *s, struct kvs_open_report *rep);
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
-/* recover_segs.c: its part about segments and blocks, in this order: the files; then the table
- * from the index or from the slots; then ages, and a look at the newest after a crash. */
+/* recover_segs.c, recover_blocks.c: its part about segments and blocks, in this order: the
+ * files; then the table from the index or from the slots; then ages, and a look at the newest
+ * after a crash. */
 int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep);
 int recover_blocks_rebuild(struct kvstore *s);
 int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep);
+struct layout *recover_layout(const struct kvstore *s, uint64_t tag); /* or NULL */
+bool recover_unread(const struct kvstore *s, uint64_t tag, uint32_t number);
+/* For a layout that is made known: numbers that are taken, or that nobody knows. */
+void recover_numbers(const struct kvstore *s, struct layout *l);
 /* kvstore.c */
 /* A state of the store that may pass: the newest is kept.  A note is something that happened
  * once: each is kept until the loop has fetched it. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { TRIES_MAX = 100 };
@@ -133,8 +134,8 @@ int sys_mkdir(const char *path)
     return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
-             uint64_t alloc_bytes)
+static int make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+                uint64_t alloc_bytes, bool twice)
 {
     char tmp[4096];
     int fd, r = sys_hook(y, SYS_MAKE, false, -1, path, NULL, 0, 0);
@@ -150,6 +151,8 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
         r = sys_alloc(y, fd, alloc_bytes);
     if (r == 0 && head_bytes)
         r = sys_write(y, fd, head, head_bytes, 0);
+    if (r == 0 && twice)
+        r = sys_write(y, fd, head, head_bytes, alloc_bytes - head_bytes);
     if (r == 0 && !y->no_fsync && fsync(fd) < 0)
         r = -errno;
     close(fd);
@@ -162,6 +165,45 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
     r = sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_MAKE, true, -1, path, NULL, 0, 0);
+    return r;
+}
+
+int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+             uint64_t alloc_bytes)
+{
+    return make(y, path, head, head_bytes, alloc_bytes, false);
+}
+
+int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+                   uint64_t alloc_bytes)
+{
+    return make(y, path, head, head_bytes, alloc_bytes, true);
+}
+
+int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
+{
+    char when[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    struct stat st;
+    int r = sys_hook(y, SYS_UNLINK, false, -1, path, NULL, 0, 0);
+
+    if (r < 0)
+        return r;
+    (void)strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", gmtime_r(&now, &tm));
+    for (int i = 0; r == 0; i++) { /* a second one within a second gets a number */
+        int n = i ? snprintf(ret, cap, "%s.bad-%s-%d", path, when, i)
+                  : snprintf(ret, cap, "%s.bad-%s", path, when);
+        if (n < 0 || (size_t)n >= cap)
+            return -ENAMETOOLONG;
+        if (lstat(ret, &st) < 0)
+            break;
+    }
+    if (rename(path, ret) < 0)
+        return -errno;
+    r = sync_parent(y, path);
+    if (r == 0)
+        (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
     return r;
 }
 

@@ -48,6 +48,11 @@ int sys_mkdir(const char *path);                 /* 0700; there already is fine 
  * be 0), head written at its start, synced, renamed, directory synced. */
 int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
              uint64_t alloc_bytes);
+/* The same with the head once more in the last bytes of the file; alloc_bytes is not 0. */
+int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
+                   uint64_t alloc_bytes);
+/* Renames what is damaged to NAME.bad-TIME beside it and writes that path into ret. */
+int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);
 /* Space taken for a file beyond its end, its size unchanged.  May fail: then there is none. */
 void sys_reserve(const char *path, uint64_t bytes);
 /* Makes a file when missing and takes blocks for its first bytes; it grows to that size.

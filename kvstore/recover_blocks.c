@@ -1,0 +1,380 @@
+/* recover_blocks.c - opening: which blocks there are, from the index or from the slots.
+ *
+ * The table and the free maps are filled from the index.  A row that names no slot is dropped;
+ * one whose segment could not be read stays in the index, and its block is back once it can.
+ * When the index was lost, the slots' own headers say what they hold; a segment that could not
+ * be read then is remembered (meta "unread") and asked at the first open that can. */
+#include "base/bytes.h"
+#include "base/check.h"
+#include "kvstore/store.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { VERIFY_NEWEST = 64, UNREAD_MAX = 4096, UNREAD_BYTES = 12 };
+
+/* Rows on their way into the index, a transaction's worth at a time. */
+struct rows {
+    struct kvstore *s;
+    struct index_block *put, *del; /* TXN_BLOCKS_MAX each */
+    uint32_t n_put, n_del;
+};
+
+static int rows_init(struct rows *x, struct kvstore *s)
+{
+    *x = (struct rows){.s = s};
+    x->put = malloc(2 * TXN_BLOCKS_MAX * sizeof *x->put);
+    x->del = x->put + TXN_BLOCKS_MAX;
+    return x->put ? 0 : -ENOMEM;
+}
+
+static int rows_flush(struct rows *x)
+{
+    struct index *i = x->s->idx;
+    int r = x->n_put + x->n_del ? index_begin(i) : 0;
+
+    if (r < 0 || x->n_put + x->n_del == 0)
+        return r;
+    for (uint32_t k = 0; k < x->n_put && r == 0; k++)
+        r = index_block_put(i, &x->put[k]);
+    for (uint32_t k = 0; k < x->n_del && r == 0; k++)
+        r = index_block_del(i, &x->del[k].key, x->del[k].variant);
+    x->n_put = x->n_del = 0;
+    if (r < 0) {
+        index_abort(i);
+        return r;
+    }
+    return index_commit(i);
+}
+
+static int rows_put(struct rows *x, const struct index_block *row)
+{
+    x->put[x->n_put++] = *row;
+    return x->n_put == TXN_BLOCKS_MAX ? rows_flush(x) : 0;
+}
+
+static int rows_del(struct rows *x, const struct kvs_key *key, uint64_t variant)
+{
+    x->del[x->n_del].key = *key;
+    x->del[x->n_del++].variant = variant;
+    return x->n_del == TXN_BLOCKS_MAX ? rows_flush(x) : 0;
+}
+
+/* --- from the index ------------------------------------------------------------------------------ */
+
+static void blk_fill(struct blk *b, const struct layout *l, const struct index_block *row)
+{
+    b->parent = row->parent;
+    b->first_pos = row->first_pos;
+    b->time_ns = row->time_ns;
+    b->segment = row->segment;
+    b->slot = row->slot;
+    b->head_crc = row->head_crc;
+    b->n_tokens = row->n_tokens;
+    b->used = (uint32_t)(row->time_ns / USED_UNIT_NS);
+    b->layout = l->index;
+    b->on_file = true;
+    memcpy(b->hash, row->hash, 16);
+}
+
+/* 0 taken, -ENOENT: names nothing of ours, -EAGAIN: cannot be asked now, -ENOMEM. */
+static int row_take(struct kvstore *s, const struct index_block *row)
+{
+    struct layout *l = recover_layout(s, row->layout);
+    struct seg *g = l ? layout_seg(l, row->segment) : NULL;
+
+    if (!g)
+        return recover_unread(s, row->layout, row->segment) ? -EAGAIN : -ENOENT;
+    if (row->slot >= g->n_slots)
+        return row->slot - g->n_slots < g->n_cut ? -EAGAIN : -ENOENT;
+    if (slot_claim(l, g, row->slot) < 0)
+        return -ENOENT;
+    struct blk *b = table_add(&s->table, &row->key, row->variant);
+    if (!b)
+        return -ENOMEM;
+    blk_fill(b, l, row);
+    s->n.blocks++;
+    return 0;
+}
+
+static int rows_load(struct rows *x, struct kvs_open_report *rep)
+{
+    struct index_block *row = malloc(TXN_BLOCKS_MAX * sizeof *row);
+    struct index_at at = {0};
+    uint64_t bad = 0;
+    int n = row ? 1 : -ENOMEM, r = 0;
+
+    while (n > 0 && r == 0) {
+        n = index_blocks(x->s->idx, INDEX_LOOP, &at, row, TXN_BLOCKS_MAX, &bad);
+        for (int i = 0; i < n && r == 0; i++) {
+            r = row_take(x->s, &row[i]);
+            if (r == -EAGAIN) {
+                rep->blocks_unread++;
+                r = 0;
+            } else if (r == -ENOENT) {
+                rep->blocks_dropped++;
+                r = rows_del(x, &row[i].key, row[i].variant);
+            }
+        }
+    }
+    free(row);
+    return r < 0 ? r : n < 0 ? n : rows_flush(x);
+}
+
+/* --- from the slots ------------------------------------------------------------------------------ */
+
+static int head_read(const struct layout *l, const struct seg *g, uint32_t slot, uint8_t *buf,
+                     struct slot_head *ret, uint32_t *ret_crc)
+{
+    int r = sys_read(g->fd, buf, SLOT_HEAD_BYTES, slot_off(l, slot));
+
+    return r < 0 ? r : slot_head_get(buf, ret, ret_crc);
+}
+
+/* Whether a read failed for a reason that says nothing about what is there. */
+static bool not_read(int r)
+{
+    return r == E_VERSION || (r < 0 && r > -4096 && r != -ENOENT && r != -ENODATA);
+}
+
+/* Every slot that says it is a block of this store and layout becomes one again, unless a row
+ * has it already.  1: some could not be asked; they are kept out of use. */
+static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merge, uint8_t *buf)
+{
+    struct kvstore *s = x->s;
+    struct slot_head h;
+    uint32_t crc;
+    int missed = 0;
+
+    for (uint32_t i = 0; i < g->n_slots; i++) {
+        if (g->taken[i / 64] & 1ull << i % 64)
+            continue;
+        int r = head_read(l, g, i, buf, &h, &crc);
+        if (not_read(r)) {
+            must(slot_claim(l, g, i) == 0);
+            g->stuck = true;
+            missed = 1;
+        }
+        if (r < 0 || memcmp(h.uuid, s->uuid, 16) || strcmp(h.layout, l->id) ||
+            h.hot_bytes != l->hot_bytes || h.cold_bytes != l->cold_bytes)
+            continue;
+        struct index_block row = {.key = h.key,
+                                  .parent = h.parent,
+                                  .variant = h.variant,
+                                  .layout = l->tag,
+                                  .first_pos = h.first_pos,
+                                  .time_ns = h.time_ns,
+                                  .segment = g->number,
+                                  .slot = i,
+                                  .head_crc = crc,
+                                  .n_tokens = h.n_tokens};
+        memcpy(row.hash, h.hash, 16);
+        struct blk *b = table_find(&s->table, &h.key, h.variant);
+        if (b && (merge || b->time_ns >= h.time_ns))
+            continue; /* an older copy in a slot that was given back */
+        if (b) {
+            struct layout *bl = s->layout[b->layout];
+            slot_give(bl, layout_seg(bl, b->segment), b->slot);
+            must(slot_claim(l, g, i) == 0);
+            blk_fill(b, l, &row);
+        } else if ((r = row_take(s, &row)) < 0) {
+            return r;
+        }
+        r = rows_put(x, &row);
+        if (r < 0)
+            return r;
+    }
+    return missed;
+}
+
+/* --- segments whose slots are still to be asked ------------------------------------------------- */
+
+struct due {
+    struct seg_unread v[UNREAD_MAX];
+    uint32_t n;
+};
+
+static bool due_has(const struct due *d, uint64_t tag, uint32_t number)
+{
+    for (uint32_t i = 0; i < d->n; i++)
+        if ((d->v[i].tag == tag || d->v[i].tag == 0) &&
+            (d->v[i].number == number || d->v[i].number == SEG_ANY))
+            return true;
+    return false;
+}
+
+/* Too many to be told apart are all of them. */
+static void due_add(struct due *d, uint64_t tag, uint32_t number)
+{
+    if (d->n == UNREAD_MAX) {
+        d->n = 0;
+        tag = 0;
+        number = SEG_ANY;
+    }
+    d->v[d->n++] = (struct seg_unread){tag, number};
+}
+
+static void due_get(struct kvstore *s, struct due *d)
+{
+    static const uint32_t cap = UNREAD_MAX * UNREAD_BYTES;
+    uint8_t *b = malloc(cap);
+    int n = b ? index_meta_get(s->idx, INDEX_LOOP, "unread", b, cap) : 0;
+
+    d->n = 0;
+    for (int at = 0; at + UNREAD_BYTES <= n; at += UNREAD_BYTES)
+        due_add(d, ld64(b + at), ld32(b + at + 8));
+    free(b);
+}
+
+static int due_put(struct kvstore *s, const struct due *d)
+{
+    uint8_t *b = malloc(d->n * UNREAD_BYTES + 1);
+    int r = b ? index_begin(s->idx) : -ENOMEM;
+
+    for (uint32_t i = 0; i < d->n && b; i++) {
+        st64(b + (uint64_t)i * UNREAD_BYTES, d->v[i].tag);
+        st32(b + (uint64_t)i * UNREAD_BYTES + 8, d->v[i].number);
+    }
+    if (r == 0) {
+        r = index_meta_put(s->idx, "unread", b, d->n * UNREAD_BYTES);
+        if (r < 0)
+            index_abort(s->idx);
+        else
+            r = index_commit(s->idx);
+    }
+    free(b);
+    return r;
+}
+
+/* Asks the slots of what is due; afterwards due is what could not be asked. */
+static int due_scan(struct rows *x, struct due *d, bool merge)
+{
+    struct kvstore *s = x->s;
+    struct due *left = calloc(1, sizeof *left);
+    uint8_t *buf = NULL;
+    int r = left && posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES) == 0 ? 0 : -ENOMEM;
+
+    for (uint32_t i = 0; i < s->n_layouts && r >= 0; i++)
+        for (uint32_t k = 0; k < s->layout[i]->n_seg && r >= 0; k++) {
+            struct layout *l = s->layout[i];
+            struct seg *g = l->seg[k];
+            if (!due_has(d, l->tag, g->number))
+                continue;
+            r = slots_scan(x, l, g, merge, buf);
+            if (r == 1)
+                due_add(left, l->tag, g->number);
+        }
+    for (uint32_t i = 0; i < s->n_unread && r >= 0; i++)
+        if (due_has(d, s->unread[i].tag, s->unread[i].number))
+            due_add(left, s->unread[i].tag, s->unread[i].number);
+    if (r >= 0)
+        r = rows_flush(x);
+    if (r == 0)
+        *d = *left;
+    if (r == 0)
+        r = due_put(s, d);
+    free(left);
+    free(buf);
+    return r;
+}
+
+/* --- the two ways ---------------------------------------------------------------------------------- */
+
+int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep)
+{
+    struct due *d = calloc(1, sizeof *d);
+    struct rows x;
+    int r = rows_init(&x, s);
+
+    if (!d)
+        r = -ENOMEM;
+    if (r == 0)
+        r = rows_load(&x, rep);
+    if (r == 0)
+        due_get(s, d);
+    if (r == 0 && d->n)
+        r = due_scan(&x, d, true);
+    free(x.put);
+    free(d);
+    return r;
+}
+
+int recover_blocks_rebuild(struct kvstore *s)
+{
+    struct due *d = calloc(1, sizeof *d);
+    struct rows x;
+    int r = rows_init(&x, s);
+
+    if (!d)
+        r = -ENOMEM;
+    if (r == 0) { /* said first: one that is killed on its way is gone on with */
+        due_add(d, 0, SEG_ANY);
+        r = due_put(s, d);
+    }
+    if (r == 0)
+        r = due_scan(&x, d, false);
+    free(x.put);
+    free(d);
+    return r;
+}
+
+static int by_age(const void *a, const void *b)
+{
+    const struct blk *x = *(struct blk *const *)a, *y = *(struct blk *const *)b;
+
+    if (x->time_ns != y->time_ns)
+        return x->time_ns > y->time_ns ? -1 : 1;
+    return 0;
+}
+
+/* Youngest first: each carries its age up to its ancestors, and after a crash the newest
+ * slots are looked at, since they are what a lying disk would have lost. */
+int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep)
+{
+    struct blk **v = malloc((s->table.n + 1) * sizeof(void *));
+    struct rows x;
+    uint64_t n = 0;
+    uint8_t *buf = NULL;
+    int r = rows_init(&x, s);
+
+    if (r < 0 || !v || posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES)) {
+        free(x.put);
+        free(v);
+        return -ENOMEM;
+    }
+    for (uint64_t i = 0; i < s->table.n_buckets; i++)
+        for (struct blk *b = s->table.bucket[i]; b; b = b->next)
+            v[n++] = b;
+    qsort(v, n, sizeof *v, by_age);
+    for (uint64_t i = 0; i < n; i++) {
+        struct blk *up = table_find(&s->table, &v[i]->parent, v[i]->variant);
+        if (up)
+            table_touch(&s->table, up, v[i]->used * USED_UNIT_NS);
+    }
+    for (uint64_t i = 0; i < n && i < VERIFY_NEWEST && !rep->clean && r == 0; i++) {
+        struct layout *l = s->layout[v[i]->layout];
+        struct seg *g = layout_seg(l, v[i]->segment);
+        struct slot_head h;
+        uint32_t crc;
+        int e = head_read(l, g, v[i]->slot, buf, &h, &crc);
+        if (e == 0 && crc == v[i]->head_crc && memcmp(h.key.b, v[i]->key.b, 32) == 0)
+            continue;
+        if (not_read(e)) { /* the row stays, and the slot with it */
+            g->stuck = true;
+            rep->blocks_unread++;
+        } else {
+            r = rows_del(&x, &v[i]->key, v[i]->variant);
+            slot_give(l, g, v[i]->slot);
+            rep->blocks_dropped++;
+            s->n.corrupt++;
+        }
+        table_del(&s->table, v[i]);
+        s->n.blocks--;
+    }
+    if (r == 0)
+        r = rows_flush(&x);
+    free(x.put);
+    free(v);
+    free(buf);
+    return r;
+}

@@ -1,0 +1,421 @@
+/* test_segs.c - files of blocks that cannot be read, are hurt or are somebody else's: they cost
+ * their blocks, never the start, and nothing that could not be read is touched. */
+#include "kvstore/seg.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BLOCKS = 80, NOBODY = 65534 };
+
+static void path_of(const struct rig *g, uint32_t number, char ret[512])
+{
+    snprintf(ret, 512, "%s/kv/test/seg-%04u", g->dir, number);
+}
+
+/* Blocks [0, n) of a chain, all at once; odd: every other one. */
+static void put_many(struct rig *g, uint64_t seed, uint32_t n, bool odd)
+{
+    static struct rig_block b[BLOCKS];
+
+    for (uint32_t i = odd; i < n; i += 1 + odd) {
+        rig_block_set(g, &b[i], seed, i);
+        rig_submit(g, &b[i], true);
+    }
+    rig_wait(g);
+    for (uint32_t i = odd; i < n; i += 1 + odd)
+        CHECK_EQ(b[i].r.res, 0);
+}
+
+/* A store with three segments, cleanly closed; as root, under a user who may be refused. */
+static void make(struct rig *g)
+{
+    rig_init(g, KVS_IO_THREADS, true);
+    if (geteuid() == 0) {
+        CHECK_EQ(chown(g->dir, NOBODY, NOBODY), 0);
+        CHECK_EQ(seteuid(NOBODY), 0);
+        CHECK_EQ(prctl(PR_SET_DUMPABLE, 1), 0); /* else its own /proc/self is not its own */
+    }
+    g->o.disk_bytes = 8 << 20;
+    CHECK_EQ(rig_open(g), 0);
+    put_many(g, 1, BLOCKS, false);
+    rig_close(g);
+}
+
+static void unmake(struct rig *g)
+{
+    rig_close(g);
+    if (getuid() == 0)
+        CHECK_EQ(seteuid(0), 0);
+    rig_rm(g->dir);
+}
+
+static int blocks_there(struct rig *g)
+{
+    int n = 0;
+
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        int r = rig_get(g, 1, i, NULL);
+        CHECK(r == 0 || r == -ENOENT);
+        n += r == 0;
+    }
+    return n;
+}
+
+/* Whether a note names the file and says this; prints it. */
+static bool said(struct rig *g, const char *file, const char *words)
+{
+    char note[512];
+    bool yes = false;
+
+    while (kvs_note(g->s, note, sizeof note)) {
+        printf("    %s\n", note);
+        yes |= strstr(note, file) && strstr(note, words);
+    }
+    return yes;
+}
+
+static uint64_t sum(const char *path)
+{
+    uint64_t h = 0;
+    uint8_t b[4096];
+    int fd = open(path, O_RDONLY);
+
+    for (ssize_t n; fd >= 0 && (n = read(fd, b, sizeof b)) > 0;)
+        for (ssize_t i = 0; i < n; i++)
+            h = h * 31 + b[i];
+    if (fd >= 0)
+        close(fd);
+    return h;
+}
+
+/* --- what cannot be read ------------------------------------------------------------------------ */
+
+static void mode_000(const char *path)
+{
+    CHECK_EQ(chmod(path, 0), 0);
+}
+static void mode_back(const char *path)
+{
+    CHECK_EQ(chmod(path, 0600), 0);
+}
+/* STORE/kv/test/seg-N to STORE/away, and back. */
+static void away_of(const char *path, char ret[512])
+{
+    snprintf(ret, 512, "%s", path);
+    snprintf(strstr(ret, "/kv/test/"), 8, "/away");
+}
+static void away(const char *path)
+{
+    char to[512];
+
+    away_of(path, to);
+    CHECK_EQ(rename(path, to), 0);
+}
+static void back(const char *path)
+{
+    char from[512];
+
+    away_of(path, from);
+    CHECK_EQ(remove(path), 0);
+    CHECK_EQ(rename(from, path), 0);
+}
+static void a_directory(const char *path)
+{
+    away(path);
+    CHECK_EQ(mkdir(path, 0700), 0);
+}
+/* Reading it fails with EIO, as a dying disk's would. */
+static void eio(const char *path)
+{
+    away(path);
+    CHECK_EQ(symlink("/proc/self/mem", path), 0);
+}
+static void a_pipe(const char *path)
+{
+    away(path);
+    CHECK_EQ(mkfifo(path, 0600), 0);
+}
+
+static const struct {
+    const char *name, *words;
+    void (*hide)(const char *path), (*show)(const char *path);
+} hidden[] = {
+    {"mode 000", "Permission denied", mode_000, mode_back},
+    {"a directory", "Is a directory", a_directory, back},
+    {"EIO", "Input/output error", eio, back},
+    {"a pipe", "put the file back", a_pipe, back},
+};
+
+static void a_file_that_cannot_be_read_costs_its_blocks_for_one_run(void)
+{
+    for (unsigned i = 0; i < sizeof hidden / sizeof *hidden; i++)
+        for (int crash = 0; crash < 2; crash++) {
+            struct rig g;
+            char path[512], idx[512];
+            struct stat st;
+
+            make(&g);
+            path_of(&g, 2, path);
+            uint64_t was = sum(path);
+            hidden[i].hide(path);
+            if (crash) { /* the index goes too: the slots are all there is */
+                snprintf(idx, sizeof idx, "%s/index.mdb", g.dir);
+                CHECK_EQ(unlink(idx), 0);
+            }
+            rig_reopen(&g);
+            CHECK_EQ(g.rep.segs_unread, 1);
+            if (!said(&g, "seg-0002", hidden[i].words))
+                t_fail(__FILE__, __LINE__, "%s: nothing is said", hidden[i].name);
+            int some = blocks_there(&g);
+            CHECK(some > BLOCKS / 3 && some < BLOCKS);
+            put_many(&g, 1, BLOCKS, true); /* recomputed, in new segments too */
+            put_many(&g, 2, 60, false);
+            rig_close(&g);
+            CHECK_EQ(lstat(path, &st), 0);
+            hidden[i].show(path);
+            CHECK_EQ(sum(path), was);
+            rig_reopen(&g);
+            CHECK_EQ(g.rep.segs_unread, 0);
+            CHECK_EQ(blocks_there(&g), BLOCKS);
+            for (uint32_t n = 0; n < 60; n++)
+                CHECK_EQ(rig_get(&g, 2, n, NULL), 0);
+            unmake(&g);
+        }
+}
+
+static void a_folder_that_cannot_be_listed_is_left_alone(void)
+{
+    static const mode_t modes[] = {0, 0300};
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig g;
+        char path[512], seg[512];
+
+        make(&g);
+        snprintf(path, sizeof path, "%s/kv/test", g.dir);
+        path_of(&g, 1, seg);
+        uint64_t was = sum(seg);
+        CHECK_EQ(chmod(path, modes[i]),
+                 0); /* 0300: what is in it can be replaced all the same */
+        rig_reopen(&g);
+        CHECK(g.rep.segs_unread > 0);
+        CHECK(said(&g, "kv/test", "Permission denied"));
+        CHECK_EQ(blocks_there(&g), 0);
+        CHECK_EQ(rig_put(&g, 1, 0), -ENOSPC);
+        CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+        rig_close(&g);
+        CHECK_EQ(chmod(path, 0700), 0);
+        CHECK_EQ(sum(seg), was);
+        rig_reopen(&g);
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        unmake(&g);
+    }
+}
+
+static void anothers_file_is_not_replaced(void)
+{
+    struct rig g, h;
+    char path[512], theirs[512], cmd[1400];
+
+    make(&h);
+    make(&g);
+    path_of(&g, 1, path);
+    path_of(&h, 1, theirs);
+    uint64_t was = sum(theirs);
+    snprintf(cmd, sizeof cmd, "rm %s/kv/test/* && cp -p %s %s", g.dir, theirs, path);
+    CHECK_EQ(system(cmd), 0);
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), 0);
+    CHECK(said(&g, "seg-0001", "another store"));
+    put_many(&g, 1, BLOCKS, false);
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    CHECK_EQ(sum(path), was);
+    unmake(&g);
+    unmake(&h);
+}
+
+static _Atomic bool disk_fails;
+static int on_read(void *user, const struct io_req *q, uint32_t *len)
+{
+    (void)user, (void)len;
+    return disk_fails && q->op == IO_READ ? -EIO : 0;
+}
+
+static void a_disk_that_does_not_answer_costs_no_row(void)
+{
+    struct rig g;
+
+    make(&g);
+    g.env.io_fault = on_read;
+    disk_fails = true;
+    rig_reopen(&g);
+    CHECK_EQ(rig_get(&g, 1, 3, NULL), -ENOENT);
+    CHECK_EQ(rig_get(&g, 1, 3, NULL), -ENOENT);
+    CHECK(said(&g, "seg-0001", "Input/output error"));
+    disk_fails = false;
+    CHECK_EQ(rig_get(&g, 1, 4, NULL), 0);
+    CHECK_EQ(rig_get(&g, 1, 3, NULL), -ENOENT); /* never tried again in this run */
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    unmake(&g);
+}
+
+/* --- what is hurt --------------------------------------------------------------------------------- */
+
+static void flip(const char *path, off_t at, int bytes)
+{
+    uint8_t b;
+    int fd = open(path, O_RDWR);
+
+    for (int i = 0; i < bytes; i++) {
+        CHECK_EQ(pread(fd, &b, 1, at + i), 1);
+        b ^= 0xff;
+        CHECK_EQ(pwrite(fd, &b, 1, at + i), 1);
+    }
+    close(fd);
+}
+
+static off_t size_of(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? 0 : st.st_size;
+}
+
+static void any_flipped_byte_of_a_header_is_mended_from_its_copy(void)
+{
+    /* magic, version, CRC, uuid, layout, sizes, slots, number, the rest */
+    static const off_t at[] = {0, 8, 12, 20, 33, 100, 120, 124, 4000};
+
+    for (unsigned i = 0; i < sizeof at / sizeof *at; i++) {
+        struct rig g;
+        char path[512];
+
+        make(&g);
+        path_of(&g, 3, path);
+        uint64_t was = sum(path);
+        flip(path, at[i], 1);
+        flip(path, 4096, 4096); /* and the first slot, which was all that spoke before */
+        rig_reopen(&g);
+        CHECK(said(&g, "seg-0003", "its copy"));
+        CHECK(blocks_there(&g) >= BLOCKS - 1);
+        rig_close(&g);
+        flip(path, 4096, 4096);
+        CHECK_EQ(sum(path), was);
+        unmake(&g);
+    }
+}
+
+static void a_header_hurt_in_both_copies_is_mended_from_any_slot(void)
+{
+    struct rig g;
+    char path[512];
+
+    make(&g);
+    path_of(&g, 1, path);
+    uint64_t was = sum(path);
+    flip(path, 100, 8);
+    flip(path, size_of(path) - 4096, 8);
+    flip(path, 4096, 8); /* the first slot does not speak any more */
+    rig_reopen(&g);
+    CHECK(said(&g, "seg-0001", "a slot"));
+    CHECK_EQ(blocks_there(&g), BLOCKS - 1);
+    rig_close(&g);
+    flip(path, 4096, 8);
+    CHECK_EQ(sum(path), was); /* both copies are back */
+    unmake(&g);
+}
+
+static void a_file_in_which_nothing_speaks_is_set_aside(void)
+{
+    struct rig g;
+    char path[512], dir[300], aside[600] = "", cmd[700];
+    struct dirent *e;
+
+    make(&g);
+    path_of(&g, 1, path);
+    snprintf(cmd, sizeof cmd, "head -c %lld /dev/urandom > %s", (long long)size_of(path), path);
+    CHECK_EQ(system(cmd), 0);
+    uint64_t was = sum(path);
+    rig_reopen(&g);
+    CHECK(said(&g, "seg-0001", "set aside as seg-0001.bad-"));
+    int some = blocks_there(&g);
+    CHECK(some > 0 && some < BLOCKS);
+    put_many(&g, 1, BLOCKS, false);
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    snprintf(dir, sizeof dir, "%s/kv/test", g.dir);
+    DIR *d = opendir(dir);
+    while ((e = readdir(d)))
+        if (strstr(e->d_name, ".bad-"))
+            snprintf(aside, sizeof aside, "%s/%s", dir, e->d_name);
+    closedir(d);
+    CHECK_EQ(sum(aside), was);
+    unmake(&g);
+}
+
+static void a_file_cut_short_keeps_what_it_holds_and_its_rows(void)
+{
+    struct rig g;
+    char path[512], copy[800];
+
+    make(&g);
+    path_of(&g, 1, path);
+    snprintf(copy, sizeof copy, "cp -p %s %s/whole", path, g.dir);
+    CHECK_EQ(system(copy), 0);
+    CHECK_EQ(truncate(path, 4096 + 10 * RIG_SLOT + 5000), 0);
+    rig_reopen(&g);
+    CHECK(said(&g, "seg-0001", "cut short"));
+    int some = blocks_there(&g);
+    CHECK(some >= 10 && some < BLOCKS);
+    rig_close(&g);
+    CHECK_EQ(size_of(path), 4096 + 10 * RIG_SLOT + 5000);
+    snprintf(copy, sizeof copy, "%s/whole", g.dir);
+    CHECK_EQ(rename(copy, path), 0); /* found again in a backup */
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    unmake(&g);
+}
+
+static void files_with_one_header_open_as_ever(void)
+{
+    struct rig g;
+    char path[512], note[512];
+
+    make(&g);
+    for (uint32_t n = 1; n <= 3; n++) {
+        path_of(&g, n, path);
+        CHECK_EQ(truncate(path, size_of(path) - SEG_HEAD_BYTES), 0);
+    }
+    rig_reopen(&g);
+    CHECK(!kvs_note(g.s, note, sizeof note));
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    rig_close(&g);
+    flip(path, 0, 16); /* a slot still speaks for it */
+    rig_reopen(&g);
+    CHECK(said(&g, "seg-0003", "a slot"));
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    unmake(&g);
+}
+
+#define ROW(name)                                                                              \
+    {                                                                                          \
+#        name, name                                                                            \
+    }
+T_MAIN(ROW(a_file_that_cannot_be_read_costs_its_blocks_for_one_run),
+       ROW(a_folder_that_cannot_be_listed_is_left_alone), ROW(anothers_file_is_not_replaced),
+       ROW(a_disk_that_does_not_answer_costs_no_row),
+       ROW(any_flipped_byte_of_a_header_is_mended_from_its_copy),
+       ROW(a_header_hurt_in_both_copies_is_mended_from_any_slot),
+       ROW(a_file_in_which_nothing_speaks_is_set_aside),
+       ROW(a_file_cut_short_keeps_what_it_holds_and_its_rows),
+       ROW(files_with_one_header_open_as_ever))
