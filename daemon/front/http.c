@@ -51,6 +51,18 @@ struct hx {
 };
 
 /* --- exchanges --------------------------------------------------------------------------- */
+/* Between a request and the end of its reply nothing is read.  libevent would take the end of
+ * the client's sending for the end of the client, who may well wait for his answer, and ends the
+ * process when its own read callback meets the bytes of a next request.  Whether he is there is
+ * looked after by look_for_gone; reading begins again with the next request.  After every call
+ * that writes, because writing switches it on. */
+static void hx_deaf(struct evhttp_request *req)
+{
+    struct evhttp_connection *c = evhttp_request_get_connection(req);
+    if (c)
+        bufferevent_disable(evhttp_connection_get_bufferevent(c), EV_READ);
+}
+
 static void hx_free(struct hx *x)
 {
     struct evhttp_connection *c = evhttp_request_get_connection(x->req);
@@ -58,7 +70,6 @@ static void hx_free(struct hx *x)
         struct bufferevent *b = evhttp_connection_get_bufferevent(c);
         struct timeval idle = {HTTP_IDLE_S, 0};
         evhttp_connection_set_closecb(c, NULL, NULL);
-        bufferevent_setwatermark(b, EV_READ, 0, 0);
         bufferevent_set_timeouts(b, &idle, &idle);
     }
     *(x->prev ? &x->prev->next : &x->s->open) = x->next;
@@ -120,6 +131,7 @@ void hx_reply(struct hx *x, int code, const char *type, const void *p, size_t n,
         (void)evbuffer_add(b, p, n);
     hx_free(x);
     evhttp_send_reply(req, code, reason(code), b);
+    hx_deaf(req);
     if (b)
         evbuffer_free(b);
 }
@@ -130,6 +142,7 @@ void hx_stream_begin(struct hx *x)
     add_header(x->req, "Cache-Control", "no-store");
     add_header(x->req, "X-Accel-Buffering", "no");
     evhttp_send_reply_start(x->req, 200, "OK");
+    hx_deaf(x->req);
 }
 void hx_stream_write(struct hx *x, const void *p, size_t n)
 {
@@ -138,6 +151,7 @@ void hx_stream_write(struct hx *x, const void *p, size_t n)
         return;
     (void)evbuffer_add(b, p, n);
     evhttp_send_reply_chunk(x->req, b);
+    hx_deaf(x->req);
     evbuffer_free(b);
 }
 void hx_stream_end(struct hx *x)
@@ -145,6 +159,7 @@ void hx_stream_end(struct hx *x)
     struct evhttp_request *req = x->req;
     hx_free(x);
     evhttp_send_reply_end(req);
+    hx_deaf(req);
 }
 size_t hx_backlog(const struct hx *x)
 {
@@ -190,14 +205,38 @@ static struct hx *hx_new(struct server *s, struct evhttp_request *req)
     void *arg = NULL;
     int one = 1;
     (void)setsockopt(bufferevent_getfd(b), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    /* Reading stays on, because a close is seen by it; but bytes of a next request that come
-     * before this reply must wait in the buffer: libevent ends the process when its own read
-     * callback meets them.  And a long answer is no idle client: no read timeout. */
     bufferevent_getcb(b, NULL, &wr, &ev, &arg);
     bufferevent_setcb(b, NULL, wr, ev, arg);
-    bufferevent_setwatermark(b, EV_READ, 0, HTTP_HEADERS_MAX);
+    hx_deaf(req);
+    /* A long answer is no idle client: no read timeout. */
     bufferevent_set_timeouts(b, NULL, &(struct timeval){HTTP_IDLE_S, 0});
     return x;
+}
+
+static int hx_fd(const struct hx *x)
+{
+    struct evhttp_connection *c = evhttp_request_get_connection(x->req);
+    return c ? bufferevent_getfd(evhttp_connection_get_bufferevent(c)) : -1;
+}
+
+/* Ends the exchanges of clients that have left.  One whose sending has ended may have closed
+ * his socket, or only that half of it: the kernel says whether anybody has it open still. */
+static void look_for_gone(struct server *s)
+{
+    static struct pollfd fds[HTTP_OPEN_MAX];
+    nfds_t n = 0, i = 0;
+    for (struct hx *x = s->open; x; x = x->next)
+        fds[n++] = (struct pollfd){hx_fd(x), POLLRDHUP, 0};
+    if (!n || poll(fds, n, 0) <= 0)
+        return;
+    for (struct hx *x = s->open, *next; x; x = next) {
+        short re = fds[i++].revents;
+        uint32_t uid;
+        next = x->next;
+        if (re & (POLLERR | POLLHUP | POLLNVAL) ||
+            (re & POLLRDHUP && net_peer_uid(hx_fd(x), &uid) == -ENOENT))
+            evhttp_connection_free(evhttp_request_get_connection(x->req)); /* on_close */
+    }
 }
 
 /* --- who may ask ------------------------------------------------------------------------- */
@@ -218,10 +257,8 @@ static bool admit(struct server *s, struct hx *x)
     struct evkeyvalq *h = evhttp_request_get_input_headers(x->req);
     if (key_fits(s, evhttp_find_header(h, "Authorization")))
         return true;
-    struct evhttp_connection *c = evhttp_request_get_connection(x->req);
-    int fd = bufferevent_getfd(evhttp_connection_get_bufferevent(c));
     uint32_t uid = 0;
-    if (net_peer_uid(fd, &uid) < 0 || uid != s->uid) {
+    if (net_peer_uid(hx_fd(x), &uid) < 0 || uid != s->uid) {
         openai_fail(x, 401, "unauthorized", NULL,
                     s->n_keys ? "this port serves its owner's processes, and others that send "
                                 "\"Authorization: Bearer KEY\" with a key of the key file"
@@ -411,6 +448,7 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
     struct server *s = user;
     (void)fd;
     (void)what;
+    look_for_gone(s);
     for (struct hx *x = s->open, *next; x; x = next) {
         next = x->next;
         if (x->ops && x->ops->tick)

@@ -1,0 +1,104 @@
+/* test_gone.c - HTTP clients that leave, and those that only have nothing more to say. */
+#include "tests/front/frontproc.h"
+
+static char got[1 << 20];
+static struct frontproc f;
+
+#define ASK(stream, words)                                                                     \
+    "{\"model\":\"fake\",\"stream\":" stream                                                   \
+    ",\"messages\":[{\"role\":\"user\",\"content\":\"" words "\"}]}"
+
+static int post(const char *body)
+{
+    int fd = http_connect(f.port);
+    dprintf(fd,
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: "
+            "close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+            strlen(body), body);
+    return fd;
+}
+
+/* The core has heard n CANCELs; waits a second at most. */
+static bool cancelled(int n)
+{
+    uint64_t until = now_ns() + 1000000000ull * T_SLOWER;
+    while (fakecore_count(f.core, "52 {\"stream\"") < n && now_ns() < until)
+        poll(NULL, 0, 10);
+    return fakecore_count(f.core, "52 {\"stream\"") == n;
+}
+
+static void whoever_leaves_ends_his_request_in_any_phase(void)
+{
+    static const struct {
+        const char *phase, *body;
+    } rows[] = {
+        {"whole, its START unanswered", ASK("false", "slow words=9")},
+        {"whole, on its way", ASK("false", "words=1000 pace=20")},
+        {"whole, before its first token", ASK("false", "words=2 pace=30000")},
+        {"stream, its START unanswered", ASK("true", "slow words=9")},
+        {"stream, on its way", ASK("true", "words=1000 pace=20")},
+        {"stream, before its first token", ASK("true", "words=2 pace=30000")},
+    };
+    front_start(&f, false, true, NULL);
+    for (int i = 0; i < (int)(sizeof rows / sizeof *rows); i++) {
+        int fd = post(rows[i].body);
+        poll(NULL, 0, 300);
+        CHECK_EQ(fakecore_count(f.core, "52 {\"stream\""), i); /* not while he is there */
+        close(fd);
+        if (!cancelled(i + 1))
+            t_fail(__FILE__, __LINE__, "%s: its client left, and it was not cancelled",
+                   rows[i].phase);
+    }
+    front_stop(&f);
+}
+
+/* A process that dies, with more of its next request sent than anybody has read. */
+static void whoever_dies_with_a_request_ahead_ends_his_request(void)
+{
+    f = (struct frontproc){0};
+    front_start(&f, false, true, NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int fd = post(ASK("false", "words=1000 pace=20"));
+        dprintf(fd, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        poll(NULL, 0, 10000);
+        _exit(0);
+    }
+    poll(NULL, 0, 300);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    CHECK(cancelled(1));
+    front_stop(&f);
+}
+
+static void who_has_nothing_more_to_send_gets_his_answer(void)
+{
+    f = (struct frontproc){0};
+    front_start(&f, false, true, NULL);
+    int fd = post(ASK("false", "words=40 pace=25"));
+    CHECK_EQ(shutdown(fd, SHUT_WR), 0);
+    read_all(fd, got, sizeof got);
+    close(fd);
+    CHECK(strstr(got, "HTTP/1.1 200") && strstr(got, " w39 "));
+    fd = post(ASK("true", "words=40 pace=25"));
+    CHECK_EQ(shutdown(fd, SHUT_WR), 0);
+    read_all(fd, got, sizeof got);
+    close(fd);
+    CHECK(strstr(got, "w39 ") && strstr(got, "[DONE]"));
+    CHECK_EQ(fakecore_count(f.core, "52 {"), 0);
+    /* And one that closes the rest of it later. */
+    fd = post(ASK("true", "words=1000 pace=25"));
+    CHECK_EQ(shutdown(fd, SHUT_WR), 0);
+    poll(NULL, 0, 700);
+    CHECK_EQ(fakecore_count(f.core, "52 {"), 0);
+    close(fd);
+    CHECK(cancelled(1));
+    front_stop(&f);
+}
+
+T_MAIN({"whoever_leaves_ends_his_request_in_any_phase",
+        whoever_leaves_ends_his_request_in_any_phase},
+       {"whoever_dies_with_a_request_ahead_ends_his_request",
+        whoever_dies_with_a_request_ahead_ends_his_request},
+       {"who_has_nothing_more_to_send_gets_his_answer",
+        who_has_nothing_more_to_send_gets_his_answer})
