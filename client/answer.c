@@ -302,9 +302,10 @@ static int ask_next(struct run *r, cJSON **ret)
 {
     struct hearth_reply rep = {0};
     struct errbuf eb = {""};
-    char json[160];
-    snprintf(json, sizeof json, "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":%d}",
-             r->a->request, r->a->n, NEXT_WAIT_MS);
+    char json[200];
+    snprintf(json, sizeof json,
+             "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":%d,\"pid\":%ld}", r->a->request,
+             r->a->n, NEXT_WAIT_MS, (long)getpid());
     *ret = NULL;
     int e =
         hearth_call(r->conn, HRT_NEXT, json, NULL, 0, NEXT_WAIT_MS + NEXT_SPARE_MS, &rep, &eb);
@@ -392,6 +393,8 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     struct run r = {.c = c, .o = o, .a = ret, .tail = tail, .tail_bytes = tail_bytes};
     *ret = (struct answer){.text = calloc(1, 1), .text_cap = 1};
     snprintf(ret->request, sizeof ret->request, "%s", j_str(start, "id", ""));
+    /* Who reads: when this process has ended, nobody does. */
+    cJSON_AddNumberToObject(start, "pid", (double)getpid());
     r.start = cJSON_PrintUnformatted(start);
     r.warned = cJSON_CreateArray();
     cJSON_Delete(start);

@@ -310,6 +310,17 @@ int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, str
     return 0;
 }
 
+void req_cancel(struct req *r)
+{
+    must(r->state < REQ_COMMITTING);
+    if (r->state < REQ_QUEUED && !r->back)
+        req_fail(r, HRT_CANCELLED, "cancelled", "cancelled before it was admitted");
+    else if (r->in_step || r->state < REQ_QUEUED)
+        r->cancel = true;
+    else
+        req_finish(r, FIN_CANCELLED);
+}
+
 /* --- the timer: readers that went away, commits, what is old ------------------------------------------ */
 static void watch_reader(struct req *r, uint64_t now)
 {
@@ -491,6 +502,12 @@ static void gen_tick(struct loop_timer *t)
         }
         if (r->state == REQ_LOADING && r->back && r->m->state == MODEL_LOADED) {
             recover_ready(r);
+            continue;
+        }
+        if (!r->cancel && reader_gone(r, now)) {
+            log_at(LOG_INFO_, "session \"%s\": its reader has gone, cancelled%s",
+                   r->s ? r->s->rec.name : "", r->state < REQ_QUEUED ? "" : " and saved");
+            req_cancel(r);
             continue;
         }
         if (r->state < REQ_QUEUED)

@@ -39,6 +39,9 @@ bool gen_uses(struct daemon *d, const struct model *m);
  * none. */
 bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap);
 
+/* The link (call.h's, compared only) has closed: what it read has no reader (reader.c). */
+void readers_link_gone(struct daemon *d, const void *link);
+
 /* The session goes out of the table: ended requests forget it. */
 void gen_session_gone(struct daemon *d, const struct sess *s);
 

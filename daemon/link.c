@@ -15,6 +15,7 @@
 #include "daemon/conf.h"
 #include "daemon/coresock.h"
 #include "daemon/daemon.h"
+#include "daemon/gen.h"
 #include "daemon/held.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
@@ -156,6 +157,7 @@ static void link_free(struct link *l)
     held_drop(l->user);
     free(l->body);
     free(l->rest);
+    readers_link_gone(ls->d, l);
     free(l);
 }
 

@@ -481,8 +481,8 @@ void op_start(struct call *c)
     }
     r = find(c, &id, asked, &none);
     if (r) {
-        r->read_ns = now_ns();
-        wait_start(r, c);
+        if (reader_came(r, c) == 0)
+            wait_start(r, c);
     } else if (none) {
         admit_start(c, &id, asked);
     }
@@ -502,9 +502,8 @@ void op_next(struct call *c)
         want_u64(c, c->json, "max_bytes", 1, TAIL_BYTES_MAX, &bytes) < 0 || stopping(c))
         return;
     r = find(c, &id, NULL, &none);
-    if (!r)
+    if (!r || reader_came(r, c) < 0)
         return;
-    r->read_ns = now;
     if (cursor > r->acked && cursor <= r->st.n_rec)
         r->acked = (uint32_t)cursor;
     w = wait_new(r, c);
@@ -526,13 +525,10 @@ static const char *cancel(struct req *r)
     if (r->load_only || r->state >= REQ_COMMITTING)
         return state_str(r->state);
     if (r->state < REQ_QUEUED && !r->back) {
-        req_fail(r, HRT_CANCELLED, "cancelled", "cancelled before it was admitted");
+        req_cancel(r);
         return "done";
     }
-    if (r->in_step || r->state < REQ_QUEUED)
-        r->cancel = true;
-    else
-        req_finish(r, FIN_CANCELLED);
+    req_cancel(r);
     return state_str(r->state);
 }
 

@@ -169,7 +169,10 @@ struct req {
     /* the stream */
     struct stream st;
     uint32_t acked;
-    uint64_t read_ns; /* somebody last asked for news */
+    uint64_t read_ns;   /* somebody last asked for news */
+    const void *reader; /* his link, to be compared only */
+    int32_t reader_pid; /* as he said it; 0: he did not */
+    uint64_t left_ns;   /* his link closed then; 0: it is open, or another has come */
     struct wait *waits;
     struct call *asker; /* who had it read back, until recover returns: hears why not */
     char warn[4][200];
@@ -235,7 +238,8 @@ void req_done(struct req *r);  /* its last batch is durable, or will never be */
 void req_queue(struct req *r); /* admitted: from here on the clockwork has it */
 void req_state(struct req *r, enum req_state to);
 bool req_active(const struct req *r);
-void req_pause(struct req *r); /* or goes on, as its reader does */
+void req_cancel(struct req *r); /* in whatever state; frees r when it was not admitted yet */
+void req_pause(struct req *r);  /* or goes on, as its reader does */
 /* A START came for r's session.  true: nobody has read r for a while, it is cancelled and
  * saved (or ends just now), so the START may wait for that; else ret_ms says when that would
  * be so, 0: r has a reader. */
@@ -269,6 +273,11 @@ void turn_end(struct req *r); /* the last batch; req_done follows */
  * E_CORRUPT: what is stored is not what it left. */
 int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked);
 void recover_ready(struct req *r); /* its model is loaded; frees r if it cannot go on */
+
+/* reader.c */
+/* A START or NEXT of r: c's sender reads it from now on. < 0: c has been failed. */
+int reader_came(struct req *r, struct call *c);
+bool reader_gone(const struct req *r, uint64_t now); /* for good, as far as can be known */
 
 /* ops_stream.c */
 void wait_start(struct req *r, struct call *c);

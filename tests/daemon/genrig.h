@@ -62,7 +62,7 @@ static void rig_make_ctx(struct rig *g, const char *flags, uint32_t ctx)
         t_fail(__FILE__, __LINE__, "cannot write %s", g->model);
     free(m.p);
 }
-static void rig_make(struct rig *g, const char *flags)
+__attribute__((unused)) static void rig_make(struct rig *g, const char *flags)
 {
     rig_make_ctx(g, flags, 2048);
 }
@@ -215,8 +215,8 @@ static bool rig_start(struct rig *g, const char *id, const int32_t *ids, uint32_
     wire_reply_fini(&r);
     return ok;
 }
-static void rig_run(struct rig *g, const int32_t *ids, uint32_t n, const char *more,
-                    struct answer *a)
+__attribute__((unused)) static void rig_run(struct rig *g, const int32_t *ids, uint32_t n,
+                                            const char *more, struct answer *a)
 {
     char id[33];
 

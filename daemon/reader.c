@@ -1,0 +1,65 @@
+/* reader.c - who reads a stream, and is he still there?
+ *
+ * A reader on a link of its own is gone when the link closes.  Behind a front many share one
+ * link, and nanomsg tells nobody that a peer has left: a client that says its pid in START and
+ * NEXT is gone when that process has ended.  Who is only silent (a slow terminal, a pager, a
+ * stopped job) is looked after in gen.c. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/req.h"
+#include <errno.h>
+#include <poll.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#define LEFT_NS (4 * 1000000000ull) /* a front that died is back sooner, its clients with it */
+
+/* Also of one that its parent has not waited for yet, which kill() would find alive. */
+static bool process_ended(int32_t pid)
+{
+    int fd = pidfd_open(pid, 0);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    bool ended;
+
+    if (fd < 0)
+        return errno == ESRCH;
+    ended = poll(&p, 1, 0) > 0;
+    close(fd);
+    return ended;
+}
+
+int reader_came(struct req *r, struct call *c)
+{
+    uint64_t pid = 0;
+
+    if (want_u64(c, c->json, "pid", 1, INT32_MAX, &pid) < 0)
+        return -EINVAL;
+    /* One that is not known at once lives in another pid namespace: its end cannot be seen. */
+    if ((int32_t)pid != r->reader_pid && pid && process_ended((int32_t)pid))
+        pid = 0;
+    r->reader_pid = (int32_t)pid;
+    r->reader = c->link;
+    r->left_ns = 0;
+    r->read_ns = now_ns();
+    return 0;
+}
+
+void readers_link_gone(struct daemon *d, const void *link)
+{
+    for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next)
+        if (r->reader == link) {
+            r->reader = NULL;
+            r->left_ns = now_ns();
+        }
+}
+
+bool reader_gone(const struct req *r, uint64_t now)
+{
+    must_be(r, REQ_MAGIC);
+    if (r->reader_pid)
+        return process_ended(r->reader_pid);
+    return r->left_ns && !r->waits && now - r->left_ns > LEFT_NS;
+}

@@ -1,0 +1,147 @@
+/* test_reader.c - answers whose reader has gone: his process ended, or his link closed. */
+#include "tests/daemon/genrig.h"
+
+static int32_t ids[2048];
+static struct answer a;
+static struct rig g;
+
+/* How many requests wait or run. */
+static int busy(void)
+{
+    struct wire_reply r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
+    const cJSON *q = cJSON_GetObjectItem(r.json, "queue");
+    int n = (int)(cJSON_GetNumberValue(cJSON_GetObjectItem(q, "running")) +
+                  cJSON_GetNumberValue(cJSON_GetObjectItem(q, "waiting")));
+
+    wire_reply_fini(&r);
+    return n;
+}
+static bool idle_within(double s)
+{
+    uint64_t until = now_ns() + (uint64_t)(s * 1e9) * T_SLOWER;
+
+    while (busy() && now_ns() < until)
+        usleep(20000);
+    return busy() == 0;
+}
+/* A process that only is there. */
+static pid_t somebody(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    return pid;
+}
+/* So long that it waits for its reader before it ends. */
+#define LONG ",\"params\":{\"max_tokens\":32000,\"ignore_eos\":true}"
+
+static void an_answer_ends_with_the_process_that_reads_it(void)
+{
+    char id[33], more[200];
+    pid_t pid = somebody();
+
+    some_ids(ids, 2000, 3);
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    snprintf(more, sizeof more, LONG ",\"session\":\"s\",\"pid\":%d", (int)pid);
+    CHECK(rig_start(&g, id, ids, 100, more));
+    usleep(700000); /* more than a look at the readers */
+    CHECK_EQ(busy(), 1);
+    kill(pid, SIGKILL); /* and its parent does not wait for it yet */
+    CHECK(idle_within(1.5));
+    /* What there was of it is kept, and the same id finds it. */
+    struct wire_reply r;
+    do {
+        r = rig_call(&g, HRT_NEXT, NULL, 0,
+                     "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":5000}", id, a.n);
+        a.n = (uint32_t)wire_num(&r, "cursor");
+        if (strcmp(wire_str(&r, "state"), "done") == 0)
+            break;
+        wire_reply_fini(&r);
+    } while (r.f.status == 0);
+    CHECK_STR(wire_str(&r, "finish"), "cancelled");
+    CHECK(a.n > 0 && a.n < 32000);
+    wire_reply_fini(&r);
+    waitpid(pid, NULL, 0);
+    rig_down(&g, SIGTERM);
+}
+
+/* It waits for the session, whose answer gives way; its link stays open, as a front's does. */
+static void a_start_that_waits_ends_with_its_process(void)
+{
+    char id[33], other[33], json[400];
+    pid_t pid = somebody();
+
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    rig_id(other);
+    CHECK(rig_start(&g, id, ids, 100, LONG ",\"session\":\"s\""));
+    usleep(100000);
+    usleep(5200000);
+    int fd = wire_connect(g.core);
+    snprintf(
+        json, sizeof json,
+        "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\",\"session\":\"s\",\"pid\":%d" LONG
+        "}",
+        other, (int)pid);
+    CHECK(wire_send(fd, HRT_START, 1, json, ids, 400));
+    usleep(700000);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    CHECK(idle_within(1.5));
+    close(fd);
+    rig_down(&g, SIGTERM);
+}
+
+static void a_process_that_was_never_seen_ends_nothing(void)
+{
+    char id[33], more[200];
+    pid_t pid = somebody();
+
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    snprintf(more, sizeof more, LONG ",\"pid\":%d", (int)pid);
+    CHECK(rig_start(&g, id, ids, 100, more)); /* from another pid namespace, say */
+    usleep(1200000);
+    CHECK_EQ(busy(), 1);
+    rig_down(&g, SIGTERM);
+}
+
+static void an_answer_ends_some_seconds_after_its_link(void)
+{
+    char id[33];
+
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    CHECK(rig_start(&g, id, ids, 100, LONG));
+    rig_read(&g, id, &a, 5);
+    close(g.fd);
+    g.fd = wire_connect(g.core);
+    usleep(2500000);
+    CHECK_EQ(busy(), 1); /* a front that died may be back yet */
+    rig_read(&g, id, &a, a.n + 5);
+    CHECK_EQ(busy(), 1);
+    close(g.fd);
+    g.fd = wire_connect(g.core);
+    CHECK(idle_within(5));
+    rig_down(&g, SIGTERM);
+}
+
+T_MAIN({"an_answer_ends_with_the_process_that_reads_it",
+        an_answer_ends_with_the_process_that_reads_it},
+       {"a_start_that_waits_ends_with_its_process", a_start_that_waits_ends_with_its_process},
+       {"a_process_that_was_never_seen_ends_nothing",
+        a_process_that_was_never_seen_ends_nothing},
+       {"an_answer_ends_some_seconds_after_its_link",
+        an_answer_ends_some_seconds_after_its_link})
