@@ -1,8 +1,18 @@
 /* bpe.c - see bpe.h.
  *
- * A short word scans its few pairs for the lowest rank; a long one keeps a heap of pairs, in
+ * A short word scans its few pairs for the lowest rank; a longer one keeps a heap of pairs, in
  * which an entry is stale once either half has grown: it then names symbols that are no longer
- * there.  Both take the lowest rank first and of equal ranks the leftmost, so they agree. */
+ * there.  Both take the lowest rank first and of equal ranks the leftmost, so they agree.
+ *
+ * A word longer than a window is merged window by window.  That is exact, because symbols are
+ * what merging makes of their whole text if (and only if) each two neighbours are what merging
+ * makes of the text of those two.  Say they are, and look at the first merge of the whole that
+ * crosses one of the boundaries: until then the text of its two neighbours went through the
+ * same merges in the whole and alone (the lowest of all is the lowest of a part that it lies
+ * in), so it is the next of the two alone as well, and they would not stay two.  So a window's
+ * result may be cut behind any of its symbols beside which the first symbol of the next
+ * window, begun there, stands.  Where no such place is found, what follows has its say far
+ * back, and the word is begun again with larger windows. */
 #include "engine/bpe.h"
 #include "base/check.h"
 #include "engine/tokenizer.h"
@@ -12,7 +22,9 @@
 
 enum {
     BPE_MAGIC = 0x42504531,
-    SHORT_MAX = 48, /* symbols up to which scanning beats the heap */
+    SHORT_MAX = 48,      /* symbols up to which scanning beats the heap */
+    WINDOW_BYTES = 4096, /* of a long word: heap and nodes stay in the cache */
+    CUTS_MAX = 5,        /* tried before windows are made larger */
     NO_RANK = -1,
 };
 
@@ -267,10 +279,10 @@ static int emit(const struct bpe *b, int32_t sym, struct tok_ids *out)
     return r;
 }
 
-static int encode_short(const struct bpe *b, const uint8_t *w, uint32_t n, struct tok_ids *out)
+/* Merges w into sym, which has room for n; returns how many are left. */
+static uint32_t merge_short(const struct bpe *b, const uint8_t *w, uint32_t n, int32_t *sym)
 {
-    int32_t sym[SHORT_MAX], rank[SHORT_MAX], made[SHORT_MAX];
-    int r = 0;
+    int32_t rank[SHORT_MAX], made[SHORT_MAX];
 
     for (uint32_t i = 0; i < n; i++)
         sym[i] = b->byte[w[i]];
@@ -301,9 +313,7 @@ static int encode_short(const struct bpe *b, const uint8_t *w, uint32_t n, struc
             made[i] = p ? p->made : 0;
         }
     }
-    for (uint32_t i = 0; r == 0 && i < n; i++)
-        r = emit(b, sym[i], out);
-    return r;
+    return n;
 }
 
 /* --- long words: a binary heap of (rank, position of the left half), smallest first -------- */
@@ -344,13 +354,25 @@ static void offer(const struct bpe *b, const struct node *v, uint64_t *h, size_t
     }
 }
 
-static int encode_long(const struct bpe *b, struct bpe_scratch *s, const uint8_t *w, uint32_t n,
-                       struct tok_ids *out)
+/* One window of a word and what it was merged to. */
+struct window {
+    uint32_t n, bytes;
+    int32_t *sym;
+    uint32_t *at; /* where each begins */
+};
+struct room { /* for windows of up to cap bytes */
+    uint32_t cap;
+    uint64_t *heap;
+    struct node *node;
+    struct window win[3]; /* this, the next, a pair */
+};
+
+static int room_make(struct bpe_scratch *s, uint32_t cap, struct room *ret)
 {
     /* At most n - 1 entries at first; each of the n - 1 merges takes one out and puts in two. */
-    size_t heap_max = 2 * (size_t)n,
-           want = heap_max * sizeof(uint64_t) + n * sizeof(struct node);
-    int r = 0;
+    size_t heap = 2 * (size_t)cap * sizeof *ret->heap, node = cap * sizeof *ret->node,
+           list = cap * sizeof(uint32_t), want = heap + node + 6 * list;
+    uint8_t *p;
 
     if (s->bytes < want) {
         free(s->p);
@@ -359,8 +381,22 @@ static int encode_long(const struct bpe *b, struct bpe_scratch *s, const uint8_t
             return -ENOMEM;
         s->bytes = want;
     }
-    uint64_t *h = s->p;
-    struct node *v = (struct node *)(h + heap_max);
+    p = s->p;
+    ret->cap = cap;
+    ret->heap = (uint64_t *)p;
+    ret->node = (struct node *)(p + heap);
+    for (int i = 0; i < 3; i++) {
+        ret->win[i].sym = (int32_t *)(p + heap + node + 2 * (size_t)i * list);
+        ret->win[i].at = (uint32_t *)(p + heap + node + (2 * (size_t)i + 1) * list);
+    }
+    return 0;
+}
+
+static void merge_long(const struct bpe *b, const struct room *m, const uint8_t *w, uint32_t n,
+                       struct window *ret)
+{
+    uint64_t *h = m->heap;
+    struct node *v = m->node;
     size_t n_heap = 0;
 
     for (uint32_t i = 0; i < n; i++)
@@ -385,24 +421,114 @@ static int encode_long(const struct bpe *b, struct bpe_scratch *s, const uint8_t
         v[left].next = v[right].next;
         if (v[left].next != NIL)
             v[v[left].next].prev = left;
-        must(n_heap + 2 <= heap_max);
+        must(n_heap + 2 <= 2 * (size_t)n);
         offer(b, v, h, &n_heap, v[left].prev);
         offer(b, v, h, &n_heap, left);
     }
-    for (uint32_t i = 0; r == 0 && i != NIL; i = v[i].next)
-        r = emit(b, v[i].sym, out);
+    ret->n = 0;
+    ret->bytes = n;
+    for (uint32_t i = 0; i != NIL; i = v[i].next) {
+        ret->sym[ret->n] = v[i].sym;
+        ret->at[ret->n++] = i;
+    }
+}
+
+/* Are left and right, side by side, what merging makes of their text?  w is that text. */
+static bool stand(const struct bpe *b, struct room *m, const uint8_t *w, uint32_t n,
+                  int32_t left, int32_t right)
+{
+    struct window *x = &m->win[2];
+
+    if (n <= SHORT_MAX)
+        x->n = merge_short(b, w, n, x->sym);
+    else
+        merge_long(b, m, w, n, x);
+    return x->n == 2 && x->sym[0] == left && x->sym[1] == right;
+}
+
+/* Finds where this window's result may be cut, and merges the next window from there on; w is
+ * where this one begins, with left bytes of the word.  0: nowhere near its end. */
+static uint32_t cut_find(const struct bpe *b, struct room *m, const uint8_t *w, uint32_t left)
+{
+    struct window *x = &m->win[0], *y = &m->win[1];
+    uint32_t back = 2;
+
+    for (int i = 0; i < CUTS_MAX && back < x->n / 2; i++, back *= 3) {
+        uint32_t c = x->n - back, at = x->at[c], rest = left - at, from = x->at[c - 1], n;
+
+        merge_long(b, m, w + at, rest < m->cap ? rest : m->cap, y);
+        n = (y->n > 1 ? y->at[1] : y->bytes) + at - from;
+        if (n <= m->cap && stand(b, m, w + from, n, x->sym[c - 1], y->sym[0]))
+            return c;
+    }
+    return 0;
+}
+
+static int emit_all(const struct bpe *b, const struct window *x, uint32_t n,
+                    struct tok_ids *out)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; r == 0 && i < n; i++)
+        r = emit(b, x->sym[i], out);
+    return r;
+}
+
+/* 0, 1: these windows are too small, an error. */
+static int encode_windows(const struct bpe *b, struct bpe_scratch *s, const uint8_t *w,
+                          uint32_t n, uint32_t size, struct tok_ids *out)
+{
+    struct room m;
+    int r = room_make(s, size, &m);
+
+    if (r == 0)
+        merge_long(b, &m, w, size, &m.win[0]);
+    while (r == 0 && m.win[0].bytes < n) {
+        uint32_t c = cut_find(b, &m, w, n);
+        struct window x = m.win[0];
+
+        r = c ? emit_all(b, &x, c, out) : 1;
+        if (r == 0 && s->pause)
+            r = s->pause(s->ctx);
+        if (r != 0)
+            break;
+        w += x.at[c];
+        n -= x.at[c];
+        m.win[0] = m.win[1];
+        m.win[1] = x;
+    }
+    return r == 0 ? emit_all(b, &m.win[0], m.win[0].n, out) : r;
+}
+
+static int encode_long(const struct bpe *b, struct bpe_scratch *s, const uint8_t *w, uint32_t n,
+                       struct tok_ids *out)
+{
+    uint32_t size = s->window > SHORT_MAX ? s->window : WINDOW_BYTES;
+    size_t before = out->n;
+    int r;
+
+    while ((r = encode_windows(b, s, w, n, size < n ? size : n, out)) == 1) {
+        out->n = before;
+        size *= 2;
+    }
     return r;
 }
 
 int bpe_encode(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t bytes,
                struct tok_ids *out)
 {
+    int32_t sym[SHORT_MAX];
+    int r = 0;
+
     must_be(b, BPE_MAGIC);
     if (bytes == 0)
         return 0;
-    if (bytes <= SHORT_MAX)
-        return encode_short(b, (const uint8_t *)word, (uint32_t)bytes, out);
     if (bytes >= 1u << 30)
         return E_LIMIT;
-    return encode_long(b, s, (const uint8_t *)word, (uint32_t)bytes, out);
+    if (bytes > SHORT_MAX)
+        return encode_long(b, s, (const uint8_t *)word, (uint32_t)bytes, out);
+    uint32_t n = merge_short(b, (const uint8_t *)word, (uint32_t)bytes, sym);
+    for (uint32_t i = 0; r == 0 && i < n; i++)
+        r = emit(b, sym[i], out);
+    return r;
 }

@@ -14,6 +14,10 @@ struct bpe;
 struct bpe_scratch { /* zero-initialise, free with bpe_scratch_fini; one thread at a time */
     void *p;
     size_t bytes;
+    /* Called now and then while a long word is merged; negative: given up with that. NULL ok. */
+    int (*pause)(void *ctx);
+    void *ctx;
+    uint32_t window; /* bytes merged at a time; 0: what is best */
 };
 void bpe_scratch_fini(struct bpe_scratch *s);
 
@@ -28,7 +32,8 @@ int bpe_add_merge(struct bpe *b, const char *left, size_t left_bytes, const char
                   size_t right_bytes);
 
 int32_t bpe_find(const struct bpe *b, const char *word, size_t bytes); /* token id or -1 */
-/* Appends the ids of one word.  O(n log n).  0, -ENOMEM, E_LIMIT (2^30 bytes or more). */
+/* Appends the ids of one word, in time linear in its bytes and in memory that does not grow
+ * with them.  0, -ENOMEM, E_LIMIT (2^30 bytes or more), what pause returned. */
 int bpe_encode(const struct bpe *b, struct bpe_scratch *s, const char *word, size_t bytes,
                struct tok_ids *out);
 int tok_ids_push(struct tok_ids *v, int32_t id); /* -ENOMEM */

@@ -38,21 +38,12 @@ struct tokenizer {
     uint8_t *kind, *end;
     struct pretok *pretok;
     struct bpe *bpe;
-    int32_t *special; /* by first byte, then longest first, then id */
+    int32_t *special; /* in the order of their bytes, of equal ones by id */
     uint32_t n_special;
     uint32_t by_byte[257]; /* special[by_byte[c]] .. special[by_byte[c + 1]] begin with c */
     int32_t bos, eos;
     bool add_bos;
     uint8_t id[32];
-};
-
-struct span { /* a special token found in the text */
-    size_t at, bytes;
-    int32_t id;
-};
-struct spans {
-    struct span *p;
-    size_t n, cap;
 };
 
 /* Tokens that end an answer under whatever type the file gives them: converters mark some of
@@ -285,18 +276,19 @@ static bool cuts(const struct tokenizer *t, uint32_t i) /* found in text before 
 }
 
 struct order { /* a special token with what it is sorted by */
-    uint8_t first;
+    const char *p;
     uint32_t bytes;
     int32_t id;
 };
 
-static int by_first_then_longest(const void *a, const void *b)
+static int by_bytes_then_id(const void *a, const void *b)
 {
     const struct order *x = a, *y = b;
-    if (x->first != y->first)
-        return x->first < y->first ? -1 : 1;
+    int r = memcmp(x->p, y->p, x->bytes < y->bytes ? x->bytes : y->bytes);
+    if (r != 0)
+        return r;
     if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
+        return x->bytes < y->bytes ? -1 : 1;
     return x->id < y->id ? -1 : 1;
 }
 
@@ -328,10 +320,10 @@ static int open_specials(struct tokenizer *t, const struct gguf *g)
     for (uint32_t i = 0; i < t->n_vocab; i++)
         if (cuts(t, i))
             o[t->n_special++] =
-                (struct order){(uint8_t)t->text[t->at[i]], t->at[i + 1] - t->at[i], (int32_t)i};
-    qsort(o, n, sizeof *o, by_first_then_longest);
+                (struct order){t->text + t->at[i], t->at[i + 1] - t->at[i], (int32_t)i};
+    qsort(o, n, sizeof *o, by_bytes_then_id);
     for (uint32_t i = 0, c = 0; c < 257; c++) {
-        while (i < n && o[i].first < c)
+        while (i < n && (uint8_t)o[i].p[0] < c)
             i++;
         t->by_byte[c] = i;
     }
@@ -437,6 +429,7 @@ struct seen {
     int32_t id[5];
 };
 enum { SEEN_COUNT = 4096, SEEN_WORTH_BYTES = 4096 };
+enum { TURN_BYTES = 64 << 10, TURN_WORDS_BYTES = 4 << 10 }; /* looked at, tokenised */
 
 struct encode { /* one call */
     const struct tokenizer *t;
@@ -444,6 +437,8 @@ struct encode { /* one call */
     bool whole_words;
     struct bpe_scratch scratch;
     struct seen *seen; /* NULL: not worth it */
+    const struct tok_pause *pause;
+    size_t since; /* bytes of words since the last turn */
     struct tok_ids *out;
 };
 
@@ -471,9 +466,21 @@ static int merge_word(struct encode *e, const char *word, size_t bytes)
     return r;
 }
 
+static int turn(const struct tok_pause *pause)
+{
+    return pause ? pause->fn(pause->ctx) : 0;
+}
+
 static int encode_word(void *ctx, size_t at, size_t bytes)
 {
     struct encode *e = ctx;
+    e->since += bytes;
+    if (e->since >= TURN_WORDS_BYTES) {
+        int r = turn(e->pause);
+        if (r < 0)
+            return r;
+        e->since = 0;
+    }
     if (e->whole_words) {
         int32_t id = bpe_find(e->t->bpe, e->text + at, bytes);
         if (id >= 0)
@@ -501,6 +508,7 @@ static int encode_plain(struct encode *e, const char *text, size_t bytes)
     return r;
 }
 
+/* --- special tokens in the text --------------------------------------------------------------- */
 static bool allowed(const struct tokenizer *t, int32_t id, const uint8_t *special, size_t bytes)
 {
     if (t->kind[id] == KIND_USER)
@@ -508,115 +516,226 @@ static bool allowed(const struct tokenizer *t, int32_t id, const uint8_t *specia
     return special && memchr(special, 0, bytes) == NULL;
 }
 
-static int spans_push(struct spans *v, struct span s)
+static size_t special_bytes(const struct tokenizer *t, uint32_t k)
 {
-    if (v->n == v->cap) {
-        size_t cap = v->cap ? v->cap * 2 : 32;
-        struct span *p = realloc(v->p, cap * sizeof *p);
-        if (p == NULL)
-            return -ENOMEM;
-        v->p = p;
-        v->cap = cap;
+    int32_t id = t->special[k];
+    return t->at[id + 1] - t->at[id];
+}
+
+/* The special tokens that begin as the text does: those of [lo, hi) have depth bytes of it. */
+struct probe {
+    uint32_t lo, hi;
+    size_t depth;
+};
+
+static void probe_begin(const struct tokenizer *t, uint8_t first, struct probe *p)
+{
+    *p = (struct probe){t->by_byte[first], t->by_byte[first + 1], 1};
+}
+
+/* The first of [lo, hi) whose byte at depth is c or more. */
+static uint32_t probe_from(const struct tokenizer *t, const struct probe *p, uint32_t c)
+{
+    uint32_t lo = p->lo, hi = p->hi;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if ((uint8_t)t->text[(size_t)t->at[t->special[mid]] + p->depth] < c)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
-    v->p[v->n++] = s;
-    return 0;
+    return lo;
 }
 
-static int longest_first(const void *a, const void *b)
+/* The next token (its place in special) that the left bytes of text begin with; shorter ones
+ * come first. */
+static bool probe_next(const struct tokenizer *t, const char *text, size_t left,
+                       const uint8_t *special, struct probe *p, uint32_t *ret)
 {
-    const struct span *x = a, *y = b;
-    if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
-    if (x->id != y->id)
-        return x->id < y->id ? -1 : 1;
-    return x->at < y->at ? -1 : 1;
+    while (p->lo < p->hi) {
+        /* Those that end here stand before those that go on. */
+        if (special_bytes(t, p->lo) == p->depth) {
+            *ret = p->lo++;
+            if (allowed(t, t->special[*ret], special, p->depth))
+                return true;
+            continue;
+        }
+        if (p->depth == left)
+            return false;
+        uint8_t c = (uint8_t)text[p->depth];
+        uint32_t lo = probe_from(t, p, c);
+        p->hi = probe_from(t, p, (uint32_t)c + 1);
+        p->lo = lo;
+        p->depth++;
+    }
+    return false;
 }
 
-static int by_place(const void *a, const void *b)
+/* Which special tokens are anywhere in the text (seen, one byte each), and whether any two
+ * places overlap. */
+static int find_specials(const struct encode *e, const char *text, size_t bytes,
+                         const uint8_t *special, uint8_t *seen, bool *ret_clash)
 {
-    const struct span *x = a, *y = b;
-    return x->at < y->at ? -1 : 1;
-}
-
-/* Every place where a special token could be.  With special NULL only the user-defined ones
- * can, and most vocabularies have none. */
-static int find_spans(const struct tokenizer *t, const char *text, size_t bytes,
-                      const uint8_t *special, struct spans *ret)
-{
+    const struct tokenizer *t = e->t;
+    size_t end = 0;
     for (size_t i = 0; i < bytes; i++) {
-        uint8_t c = (uint8_t)text[i];
-        for (uint32_t k = t->by_byte[c]; k < t->by_byte[c + 1]; k++) {
-            int32_t id = t->special[k];
-            size_t n = t->at[id + 1] - t->at[id];
-            if (n > bytes - i || memcmp(text + i, t->text + t->at[id], n) != 0 ||
-                !allowed(t, id, special ? special + i : NULL, n))
-                continue;
-            int r = spans_push(ret, (struct span){i, n, id});
+        struct probe p;
+        uint32_t k;
+        if (i % TURN_BYTES == TURN_BYTES - 1) {
+            int r = turn(e->pause);
             if (r < 0)
                 return r;
+        }
+        probe_begin(t, (uint8_t)text[i], &p);
+        while (probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, &k)) {
+            seen[k] = 1;
+            *ret_clash |= i < end;
+            end = i + special_bytes(t, k);
         }
     }
     return 0;
 }
 
-/* Keeps those that stand when longer tokens take their place before shorter ones, wherever
- * they are, and equal ones from left to right; then in the order of the text. */
-static int settle_spans(struct spans *v, size_t bytes)
+enum { FREE, BEGINS, GOES_ON }; /* what a byte of the text is to a special token */
+
+static void settle_one(const struct tokenizer *t, int32_t id, const char *text, size_t bytes,
+                       const uint8_t *special, uint8_t *taken)
 {
-    bool clash = false;
-    for (size_t i = 1; i < v->n && !clash; i++)
-        clash = v->p[i - 1].at + v->p[i - 1].bytes > v->p[i].at;
-    if (!clash) /* the usual case, and already in order */
-        return 0;
-    uint8_t *taken = calloc(bytes, 1);
-    if (taken == NULL)
-        return -ENOMEM;
-    qsort(v->p, v->n, sizeof *v->p, longest_first);
-    size_t kept = 0;
-    for (size_t i = 0; i < v->n; i++) {
-        struct span s = v->p[i];
-        if (memchr(taken + s.at, 1, s.bytes))
+    size_t n = t->at[id + 1] - t->at[id], i = 0;
+    const char *piece = t->text + t->at[id];
+    while (i + n <= bytes) {
+        const char *at = memchr(text + i, piece[0], bytes - n + 1 - i);
+        if (at == NULL)
+            return;
+        i = (size_t)(at - text);
+        /* What has been taken is as long at least: it covers one end of what it overlaps. */
+        if (taken[i] || taken[i + n - 1] || memcmp(at, piece, n) != 0 ||
+            !allowed(t, id, special ? special + i : NULL, n)) {
+            i++;
             continue;
-        memset(taken + s.at, 1, s.bytes);
-        v->p[kept++] = s;
+        }
+        memset(taken + i, GOES_ON, n);
+        taken[i] = BEGINS;
+        i += n;
     }
-    v->n = kept;
-    qsort(v->p, v->n, sizeof *v->p, by_place);
+}
+
+static int longest_first(const void *a, const void *b)
+{
+    const struct order *x = a, *y = b;
+    if (x->bytes != y->bytes)
+        return x->bytes > y->bytes ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* Longer tokens take their place before shorter ones, wherever they are, and equally long ones
+ * by id, each from left to right. */
+static int settle(const struct encode *e, const char *text, size_t bytes,
+                  const uint8_t *special, const uint8_t *seen, uint8_t *taken)
+{
+    const struct tokenizer *t = e->t;
+    uint32_t n = 0;
+    struct order *o = malloc(((size_t)t->n_special + 1) * sizeof *o);
+    int r = 0;
+
+    if (o == NULL)
+        return -ENOMEM;
+    for (uint32_t k = 0; k < t->n_special; k++)
+        if (seen[k])
+            o[n++] = (struct order){NULL, (uint32_t)special_bytes(t, k), t->special[k]};
+    qsort(o, n, sizeof *o, longest_first);
+    for (uint32_t i = 0; r == 0 && i < n; i++) {
+        settle_one(t, o[i].id, text, bytes, special, taken);
+        r = turn(e->pause);
+    }
+    free(o);
+    return r;
+}
+
+/* The special token at text[i] that counts: where tokens clash, the one that was settled on. */
+static bool special_here(const struct tokenizer *t, const char *text, size_t bytes,
+                         const uint8_t *special, const uint8_t *taken, size_t i, uint32_t *ret)
+{
+    struct probe p;
+    if (taken) {
+        size_t n = 1;
+        if (taken[i] != BEGINS)
+            return false;
+        while (i + n < bytes && taken[i + n] == GOES_ON)
+            n++;
+        probe_begin(t, (uint8_t)text[i], &p);
+        while (probe_next(t, text + i, n, special ? special + i : NULL, &p, ret))
+            if (special_bytes(t, *ret) == n)
+                return true;
+        return false;
+    }
+    probe_begin(t, (uint8_t)text[i], &p);
+    return probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, ret);
+}
+
+static int encode_text(struct encode *e, const char *text, size_t bytes, const uint8_t *special,
+                       const uint8_t *taken)
+{
+    const struct tokenizer *t = e->t;
+    size_t done = 0;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < bytes;) {
+        uint32_t k;
+        if (!special_here(t, text, bytes, special, taken, i, &k)) {
+            i++;
+            continue;
+        }
+        r = encode_plain(e, text + done, i - done);
+        if (r == 0)
+            r = tok_ids_push(e->out, t->special[k]);
+        i += special_bytes(t, k);
+        done = i;
+    }
+    return r == 0 ? encode_plain(e, text + done, bytes - done) : r;
+}
+
+int tok_encode_in_turns(const struct tokenizer *t, const char *text, size_t bytes,
+                        const uint8_t *special, bool bos, const struct tok_pause *pause,
+                        struct tok_ids *out)
+{
+    must_be(t, TOKENIZER_MAGIC);
+    if (bytes > TEXT_BYTES_MAX)
+        return E_LIMIT;
+    struct encode e = {
+        .t = t, .out = out, .pause = pause, .whole_words = pretok_ignore_merges(t->pretok)};
+    size_t before = out->n;
+    bool clash = false;
+    uint8_t *seen = calloc((size_t)t->n_special + 1, 1), *taken = NULL;
+    int r = seen ? 0 : -ENOMEM;
+
+    if (pause) {
+        e.scratch.pause = pause->fn;
+        e.scratch.ctx = pause->ctx;
+    }
+    if (bytes >= SEEN_WORTH_BYTES) /* without it, slower and the same */
+        e.seen = calloc(SEEN_COUNT, sizeof *e.seen);
+    if (r == 0 && bos && t->add_bos)
+        r = tok_ids_push(out, t->bos);
+    if (r == 0)
+        r = find_specials(&e, text, bytes, special, seen, &clash);
+    if (r == 0 && clash)
+        r = (taken = calloc(bytes, 1)) ? settle(&e, text, bytes, special, seen, taken)
+                                       : -ENOMEM;
+    if (r == 0)
+        r = encode_text(&e, text, bytes, special, taken);
+    if (r < 0)
+        out->n = before;
+    bpe_scratch_fini(&e.scratch);
+    free(e.seen);
+    free(seen);
     free(taken);
-    return 0;
+    return r;
 }
 
 int tok_encode(const struct tokenizer *t, const char *text, size_t bytes,
                const uint8_t *special, bool bos, struct tok_ids *out)
 {
-    must_be(t, TOKENIZER_MAGIC);
-    if (bytes > TEXT_BYTES_MAX)
-        return E_LIMIT;
-    struct encode e = {.t = t, .out = out, .whole_words = pretok_ignore_merges(t->pretok)};
-    struct spans spans = {0};
-    size_t before = out->n, done = 0;
-    int r = bos && t->add_bos ? tok_ids_push(out, t->bos) : 0;
-
-    if (bytes >= SEEN_WORTH_BYTES) /* without it, slower and the same */
-        e.seen = calloc(SEEN_COUNT, sizeof *e.seen);
-    if (r == 0)
-        r = find_spans(t, text, bytes, special, &spans);
-    if (r == 0)
-        r = settle_spans(&spans, bytes);
-    for (size_t i = 0; r == 0 && i < spans.n; i++) {
-        r = encode_plain(&e, text + done, spans.p[i].at - done);
-        if (r == 0)
-            r = tok_ids_push(out, spans.p[i].id);
-        done = spans.p[i].at + spans.p[i].bytes;
-    }
-    if (r == 0)
-        r = encode_plain(&e, text + done, bytes - done);
-    if (r < 0)
-        out->n = before;
-    bpe_scratch_fini(&e.scratch);
-    free(e.seen);
-    free(spans.p);
-    return r;
+    return tok_encode_in_turns(t, text, bytes, special, bos, NULL, out);
 }
 
 /* --- what a token is ------------------------------------------------------------------------ */

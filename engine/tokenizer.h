@@ -28,6 +28,16 @@ void tok_ids_fini(struct tok_ids *v);
  * 0, -ENOMEM, E_LIMIT (1 GiB of text); out is as before on failure. */
 int tok_encode(const struct tokenizer *t, const char *text, size_t bytes,
                const uint8_t *special, bool bos, struct tok_ids *out);
+/* The same in turns: pause is called after each small piece of work (a fraction of a
+ * millisecond on most machines; one word is found at a stretch, however long).  It may wait;
+ * when it returns less than 0 the work ends with that. */
+struct tok_pause {
+    int (*fn)(void *ctx);
+    void *ctx;
+};
+int tok_encode_in_turns(const struct tokenizer *t, const char *text, size_t bytes,
+                        const uint8_t *special, bool bos, const struct tok_pause *pause,
+                        struct tok_ids *out);
 /* The bytes one id stands for; "" with *ret_bytes = 0 for control tokens unless `special`.
  * Points into the tokenizer.  NULL when id is out of range. */
 const char *tok_piece(const struct tokenizer *t, int32_t id, bool special, size_t *ret_bytes);

@@ -1,7 +1,11 @@
 /* test_tokenizer.c - ids against llama.cpp's, special tokens, limits, errors. */
 #include "base/clock.h"
 #include "tests/engine/tokfix.h"
+#include <errno.h>
 #include <pthread.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* --- llama.cpp's ids (tests/peer/tokenizer_llamacpp.py wrote them) ------------------------ */
 struct cur {
@@ -408,6 +412,163 @@ static void a_flood_of_anything_is_never_quadratic(void)
     }
 }
 
+/* --- hostile text: work, turns and memory ------------------------------------------------------ */
+static const char *const floods[] = {
+    "a", " ",     "\n", " \n", "\xf0\x9f\x98\x80", "\xe4\xb8\x96", "\xff",
+    "<", "<|a|>", ".",  NULL /* noise */};
+enum { FLOODS = sizeof floods / sizeof *floods };
+
+static struct blob flood_of(int i, size_t bytes)
+{
+    struct blob b = {0};
+    uint64_t x = 88172645463325252u;
+
+    while (b.n < bytes) {
+        uint8_t c;
+
+        if (floods[i]) {
+            blob_put(&b, floods[i], strlen(floods[i]));
+            continue;
+        }
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        c = (uint8_t)x;
+        blob_put(&b, &c, 1);
+    }
+    return b;
+}
+struct turns {
+    uint64_t n, stop_at;
+};
+static int count_turn(void *ctx)
+{
+    struct turns *c = ctx;
+
+    return ++c->n == c->stop_at ? -ECANCELED : 0;
+}
+static void turns_grow_as_the_text_does_and_may_end_it(void)
+{
+    static const char *const rules[] = {"smollm", "llama-bpe", "deepseek-llm"};
+
+    for (size_t k = 0; k < sizeof rules / sizeof *rules; k++) {
+        struct fix f = own(rules[k]);
+
+        for (int i = 0; i < FLOODS; i++) {
+            struct turns c[2] = {0}, cut = {.stop_at = 3};
+            struct tok_ids v = {0};
+
+            for (int z = 0; z < 2; z++) {
+                struct blob text = flood_of(i, z ? 1 << 20 : 1 << 17);
+                struct tok_pause p = {count_turn, &c[z]};
+
+                v.n = 0;
+                CHECK_EQ(tok_encode_in_turns(f.t, (char *)text.p, text.n, NULL, false, &p, &v),
+                         0);
+                if (z) {
+                    size_t before = v.n = v.n < 5 ? v.n : 5;
+                    struct tok_pause q = {count_turn, &cut};
+
+                    CHECK_EQ(
+                        tok_encode_in_turns(f.t, (char *)text.p, text.n, NULL, false, &q, &v),
+                        -ECANCELED);
+                    CHECK_EQ(v.n, before);
+                    CHECK_EQ(cut.n, 3);
+                }
+                free(text.p);
+            }
+            /* Eight times the text: eight times the turns, none of which is more than a
+             * window's work. */
+            if (c[1].n > c[0].n * 9 || c[1].n < (1u << 20) / (64u << 10))
+                t_fail(__FILE__, __LINE__,
+                       "%s, flood %d: %llu turns for 128 KiB, %llu for 1 MiB", rules[k], i,
+                       (unsigned long long)c[0].n, (unsigned long long)c[1].n);
+            tok_ids_fini(&v);
+        }
+        fix_close(&f);
+    }
+}
+
+/* Of a process of its own, which tells by its status. */
+static int encode_in(size_t bytes, int i, const char *rule, long max_kib)
+{
+    int st = 0;
+    pid_t pid;
+
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+        struct fix f = own(rule);
+        struct blob text = flood_of(i, bytes);
+        struct tok_ids v = {0};
+        struct rusage u;
+        long before;
+
+        getrusage(RUSAGE_SELF, &u);
+        before = u.ru_maxrss;
+        if (tok_encode(f.t, (char *)text.p, text.n, NULL, false, &v) != 0)
+            _exit(2);
+        getrusage(RUSAGE_SELF, &u);
+        /* The ids it gives back grow by doubling. */
+        _exit(u.ru_maxrss - before - (long)(v.cap * sizeof *v.p * 3 / 2 >> 10) > max_kib);
+    }
+    waitpid(pid, &st, 0);
+    return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+}
+static void memory_does_not_grow_with_the_length_of_a_word(void)
+{
+    CHECK_EQ(encode_in(8 << 20, 0, "smollm", 24 << 10), 0);
+    CHECK_EQ(encode_in(8 << 20, 9, "llama-bpe", 24 << 10), 0);
+}
+/* Runs of 2 to 31 spaces are tokens that cut the text, as in some vocabularies for code. */
+static struct fix with_runs_of_spaces(void)
+{
+    struct blob b = {0};
+    struct fix f;
+
+    meta_begin(&b);
+    meta_str(&b, "tokenizer.ggml.model", "gpt2");
+    meta_str(&b, "tokenizer.ggml.pre", "gpt-2");
+    meta_arr(&b, "tokenizer.ggml.tokens", GGUF_STR, 32);
+    for (uint64_t i = 0; i < 32; i++)
+        blob_str(&b, i < 2 ? "ab" + i : "                               ", i < 2 ? 1 : i);
+    meta_arr(&b, "tokenizer.ggml.token_type", GGUF_I32, 32);
+    for (uint32_t i = 0; i < 32; i++)
+        blob_u32(&b, i < 2 ? 1 : 4);
+    meta_arr(&b, "tokenizer.ggml.merges", GGUF_STR, 0);
+    if (fix_open(&f, b) < 0)
+        t_fail(__FILE__, __LINE__, "%s", f.eb.s);
+    return f;
+}
+static void specials_that_overlap_everywhere_take_bounded_memory(void)
+{
+    struct fix f = with_runs_of_spaces();
+    struct blob text = flood_of(1, 4 << 20);
+    struct tok_ids v = {0};
+    struct rusage u;
+    long before;
+    pid_t pid;
+    int st = 0;
+
+    CHECK_EQ(tok_encode(f.t, (char *)text.p, 100, NULL, false, &v), 0);
+    CHECK_EQ(v.n, 4); /* the longest first, as often as it goes in */
+    CHECK(v.p[0] == 31 && v.p[1] == 31 && v.p[2] == 31 && v.p[3] == 7);
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+        getrusage(RUSAGE_SELF, &u);
+        before = u.ru_maxrss;
+        if (tok_encode(f.t, (char *)text.p, text.n, NULL, false, &v) != 0)
+            _exit(2);
+        getrusage(RUSAGE_SELF, &u);
+        _exit(u.ru_maxrss - before > 40 << 10);
+    }
+    waitpid(pid, &st, 0);
+    CHECK(WIFEXITED(st));
+    CHECK_EQ(WEXITSTATUS(st), 0);
+    tok_ids_fini(&v);
+    free(text.p);
+    fix_close(&f);
+}
+
 struct job {
     const struct tokenizer *t;
     const struct blob *text;
@@ -528,4 +689,7 @@ T_MAIN(CASE(golden_ids_of_the_real_vocabulary_are_llamacpps),
        CASE(repeated_words_get_the_same_ids_in_a_long_text), CASE(threads_share_a_tokenizer),
        CASE(identity_follows_all_that_decides_ids),
        CASE(a_flood_of_anything_is_never_quadratic),
+       CASE(turns_grow_as_the_text_does_and_may_end_it),
+       CASE(memory_does_not_grow_with_the_length_of_a_word),
+       CASE(specials_that_overlap_everywhere_take_bounded_memory),
        CASE(a_wrong_file_is_refused_by_the_name_of_the_field))
