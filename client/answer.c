@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "client/jsonout.h"
 #include "client/progress.h"
+#include "client/say.h"
 #include "client/words.h"
 #include <errno.h>
 #include <poll.h>
@@ -171,7 +172,7 @@ static void show_warnings(struct run *r, const cJSON *reply)
         cJSON_AddItemToArray(r->warned, cJSON_Duplicate(w, false));
         progress_clear(&r->p);
         if (!r->c->json)
-            fprintf(stderr, "%shearth: warning: %s\n", r->wrote ? "\n" : "", w->valuestring);
+            say_err("%shearth: warning: %s\n", r->wrote ? "\n" : "", shown(w->valuestring));
     }
 }
 
@@ -399,7 +400,7 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     r.warned = cJSON_CreateArray();
     cJSON_Delete(start);
     r.p = (struct progress){.tty = c->err_tty && c->color, .quiet = c->quiet || c->json};
-    snprintf(r.p.what, sizeof r.p.what, "%s", o->what ? o->what : "");
+    snprintf(r.p.what, sizeof r.p.what, "%s", o->what ? shown(o->what) : "");
     if (ioctl(2, TIOCGWINSZ, &ws) == 0)
         r.p.width = ws.ws_col;
     cli_interrupted = 0;
@@ -474,7 +475,7 @@ void answer_print_stats(struct cli *c, const struct answer *a)
     double made = j_num(u, "generated", a->n), decode = j_num(t, "decode_ms", 0);
     double read = j_num(u, "prefilled", 0), prefill = j_num(t, "prefill_ms", 0);
     double load = j_num(t, "load_ms", 0);
-    int n = snprintf(line, sizeof line, "[%s] ", answer_finish(a));
+    int n = snprintf(line, sizeof line, "[%.40s] ", shown(answer_finish(a)));
     if (made > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s tokens", words_count(b[0], made));
     if (made > 1 && decode > 0)

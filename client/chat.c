@@ -2,6 +2,7 @@
 #include "client/answer.h"
 #include "client/encoding.h"
 #include "client/place.h"
+#include "client/say.h"
 #include "client/words.h"
 #include <histedit.h>
 #include <stdlib.h>
@@ -142,7 +143,7 @@ static void do_fork(struct chat *t, const char *name)
     if (cli_call(t->c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL) != CLI_OK)
         return;
     now_in(t, o);
-    cli_note(t->c, "in fork %s now", t->session);
+    cli_note(t->c, "in fork %s now", shown(t->session));
     cJSON_Delete(o);
 }
 
@@ -190,7 +191,7 @@ static void do_save(struct chat *t, const char *name)
     if (cli_call(t->c, HRT_SESSION_RENAME, req, NULL, 0, &o, NULL) != CLI_OK)
         return;
     now_in(t, o);
-    cli_note(t->c, "saved; `hearth chat -s %s` goes on here", name);
+    cli_note(t->c, "saved; `hearth chat -s %s` goes on here", shown(name));
     cJSON_Delete(o);
 }
 
@@ -236,11 +237,11 @@ static bool command(struct chat *t, char *line)
             do_save(t, arg);
     } else if (strcmp(line, "/model") == 0) {
         if (!arg[0]) {
-            cli_note(t->c, "model: %s", t->model[0] ? t->model : "the daemon's default");
+            cli_note(t->c, "model: %s", t->model[0] ? shown(t->model) : "the daemon's default");
         } else if (find_model(t, arg, t->model, sizeof t->model) == CLI_OK) {
             t->made = false;
             t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
-            cli_note(t->c, "a new conversation with %s", t->model);
+            cli_note(t->c, "a new conversation with %s", shown(t->model));
         }
     } else {
         int best = 3;
@@ -314,7 +315,7 @@ static void greet_new(struct chat *t)
             model = j_str(m, "name", NULL);
     }
     if (model)
-        cli_note(t->c, "%s; /help lists what can be typed", model);
+        cli_note(t->c, "%s; /help lists what can be typed", shown(model));
     else
         cli_note(t->c, "/help lists what can be typed");
     cJSON_Delete(list);
@@ -360,9 +361,11 @@ static void show_last(struct chat *t)
         size_t from = n > LAST_BYTES ? n - LAST_BYTES : 0;
         while (from && from < n && ((unsigned char)text[from] & 0xc0) == 0x80)
             from++;
-        fprintf(stderr, "%s%s", cli_dim(t->c, true), from ? "... " : "");
+        fputs(cli_dim(t->c, true), stderr);
+        fputs(from ? "... " : "", stderr);
         cli_text(stderr, true, text + from, n - from);
-        fprintf(stderr, "%s%s", cli_dim(t->c, false), n && text[n - 1] == '\n' ? "" : "\n");
+        fputs(cli_dim(t->c, false), stderr);
+        fputs(n && text[n - 1] == '\n' ? "" : "\n", stderr);
     }
     free(text);
     cJSON_Delete(o);
@@ -380,7 +383,7 @@ static int greet(struct chat *t)
     /* A new one is made by its first question, so that none is left behind by /quit. */
     if (code == CLI_OK && !o)
         cli_note(t->c, "%s begins with your first question; /help lists what can be typed",
-                 t->session);
+                 shown(t->session));
     t->made = o != NULL;
     if (o && t->model[0] && strcmp(t->model, model) != 0 && j_num(o, "tokens", 0) > 0) {
         code = cli_fail(t->c, CLI_FAILED,
@@ -392,7 +395,7 @@ static int greet(struct chat *t)
             snprintf(t->model, sizeof t->model, "%s", model);
         show_last(t);
         cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists what can be typed",
-                 t->session, t->model, words_count(b[0], j_num(o, "tokens", 0)),
+                 shown(t->session), shown(t->model), words_count(b[0], j_num(o, "tokens", 0)),
                  words_ago(b[1], j_num(o, "used", 0)));
     }
     cJSON_Delete(o);

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "client/encoding.h"
 #include "client/jsonout.h"
+#include "client/say.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -105,11 +106,15 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
         cJSON_Delete(o);
         return;
     }
-    fprintf(stderr, "%shearth:%s %s%s%s\n", c->err_tty && c->color ? "\033[31m" : "",
-            c->err_tty && c->color ? "\033[0m" : "", words,
-            todo && !strstr(words, todo) ? "; " : "", todo && !strstr(words, todo) ? todo : "");
-    if (slug[0] && status[0])
-        fprintf(stderr, "%s(%s, %s)%s\n", cli_dim(c, true), status, slug, cli_dim(c, false));
+    bool more = todo && !strstr(words, todo), paint = c->err_tty && c->color;
+    fputs(paint ? "\033[31mhearth:\033[0m " : "hearth: ", stderr);
+    say_err("%s%s%s\n", shown(words), more ? "; " : "", more ? todo : "");
+    if (!slug[0] || !status[0])
+        return;
+    fputs(cli_dim(c, true), stderr);
+    say_err("(%s, %s)", shown(status), shown(slug));
+    fputs(cli_dim(c, false), stderr);
+    fputc('\n', stderr);
 }
 
 int cli_usage(struct cli *c, const char *words)
@@ -144,26 +149,18 @@ int cli_fail_as(struct cli *c, int code, enum hrt_status status, const char *slu
 
 int cli_name(struct cli *c, const char *what, const char *name)
 {
-    char shown[4 * NAME_BYTES_MAX + 1];
     const char *wrong = NULL;
-    size_t len = strlen(name), at = 0;
-    for (size_t i = 0; i < len && i < NAME_BYTES_MAX;) {
-        const unsigned char *p = (const unsigned char *)name + i;
-        size_t n = text_char(name + i, len - i);
-        bool control = *p < 0x20 || *p == 0x7f || (n == 2 && *p == 0xc2 && p[1] < 0xa0);
-        if (!wrong && (control || !n))
-            wrong = n ? "has a control character" : "is not UTF-8";
-        for (size_t k = 0; k < (n ? n : 1); k++)
-            at += (size_t)snprintf(shown + at, sizeof shown - at,
-                                   control || !n ? "\\x%02x" : "%c", p[k]);
-        i += n ? n : 1;
+    size_t len = strlen(name);
+    for (size_t i = 0, n; i < len && !wrong; i += n) {
+        n = text_char(name + i, len - i);
+        bool control = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ||
+                       (n == 2 && name[i] == '\xc2' && (unsigned char)name[i + 1] < 0xa0);
+        wrong = !n ? "is not UTF-8" : control ? "has a control character" : NULL;
     }
-    shown[at < sizeof shown ? at : sizeof shown - 1] = 0;
     if (len > NAME_BYTES_MAX)
         return cli_fail(c, CLI_USAGE, "%s: a name may have %d bytes, this one has %zu", what,
                         NAME_BYTES_MAX, len);
-    return wrong ? cli_fail(c, CLI_USAGE, "%s: the name \"%s\" %s", what, shown, wrong)
-                 : CLI_OK;
+    return wrong ? cli_fail(c, CLI_USAGE, "%s: the name \"%s\" %s", what, name, wrong) : CLI_OK;
 }
 
 int cli_not_yet(struct cli *c, const char *verb, const char *instead)
@@ -250,13 +247,19 @@ int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, si
 void cli_note(struct cli *c, const char *fmt, ...)
 {
     va_list ap;
+    char *s = NULL;
     if (c->quiet || c->json)
         return;
     va_start(ap, fmt);
-    fputs(cli_dim(c, true), stderr);
-    vfprintf(stderr, fmt, ap);
-    fprintf(stderr, "%s\n", cli_dim(c, false));
+    int n = vasprintf(&s, fmt, ap);
     va_end(ap);
+    if (n < 0)
+        return;
+    fputs(cli_dim(c, true), stderr);
+    say_text(stderr, s, (size_t)n);
+    fputs(cli_dim(c, false), stderr);
+    fputc('\n', stderr);
+    free(s);
 }
 const char *cli_dim(const struct cli *c, bool on)
 {
@@ -294,7 +297,7 @@ void out_json(const cJSON *o)
 {
     char *s = cJSON_PrintUnformatted(o);
     if (s)
-        puts(s);
+        say_json(stdout, s);
     free(s);
 }
 int out_end(struct cli *c)
@@ -302,24 +305,18 @@ int out_end(struct cli *c)
     if (fflush(stdout) == 0 && !ferror(stdout))
         return CLI_OK;
     if (errno != EPIPE) /* a reader that has seen enough is no failure to speak of */
-        fprintf(stderr, "hearth: cannot write the output: %s\n", strerror(errno));
+        say_err("hearth: cannot write the output: %s\n", strerror(errno));
     (void)c;
     return CLI_FAILED;
 }
 
-/* A model may say anything; a terminal must not obey it. */
+/* A model may say anything; a terminal must not obey it, and a script wants it as it is. */
 void cli_text(FILE *f, bool tty, const char *s, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        unsigned char ch = (unsigned char)s[i];
-        bool c1 = ch == 0xc2 && i + 1 < n && (unsigned char)s[i + 1] < 0xa0;
-        if (tty && (c1 || (ch < 0x20 && ch != '\n' && ch != '\t') || ch == 0x7f)) {
-            fputs("\xef\xbf\xbd", f);
-            i += c1;
-        } else {
-            putc(ch, f);
-        }
-    }
+    if (tty)
+        say_text(f, s, n);
+    else
+        (void)fwrite(s, 1, n, f);
 }
 
 int cli_turn_text(struct cli *c, const cJSON *session, const cJSON *turn,

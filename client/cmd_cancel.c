@@ -1,6 +1,6 @@
 /* cmd_cancel.c - ends a request that somebody else, or an earlier shell, began. */
 #include "client/cli.h"
-#include "client/words.h"
+#include "client/say.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -74,13 +74,15 @@ static int tell(struct cli *c, const char *what, cJSON *reply)
     if (c->json)
         out_json(reply);
     else if (!stream[0])
-        cli_note(c, "nothing runs in session %s", what);
+        cli_note(c, "nothing runs in session %s", shown(what));
     else if (!finish[0])
-        cli_note(c, "request %s was told to end; it does so after its present step", stream);
+        cli_note(c, "request %s was told to end; it does so after its present step",
+                 shown(stream));
     else if (strcmp(finish, "cancelled") == 0)
-        cli_note(c, "request %s is cancelled; what there is of its answer is kept", stream);
+        cli_note(c, "request %s is cancelled; what there is of its answer is kept",
+                 shown(stream));
     else
-        cli_note(c, "request %s had ended already (%s)", stream, finish);
+        cli_note(c, "request %s had ended already (%s)", shown(stream), shown(finish));
     cJSON_Delete(end);
     return CLI_OK;
 }
@@ -101,8 +103,9 @@ static int find_running(struct cli *c, char ret[33])
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
         if (n > 1 && j_bool(s, "running") && !c->json)
-            cli_note(c, "  %s  %s", j_str(s, "request", "?"),
-                     j_str(s, "name", "")[0] ? j_str(s, "name", "") : j_str(s, "id", ""));
+            cli_note(
+                c, "  %s  %s", shown(j_str(s, "request", "?")),
+                shown(j_str(s, "name", "")[0] ? j_str(s, "name", "") : j_str(s, "id", "")));
     }
     cJSON_Delete(list);
     if (code == CLI_OK && n > 1)

@@ -1,6 +1,7 @@
 /* cmd_doctor.c - looks at what Hearth needs of this machine, and says what to do. */
 #include "client/cli.h"
 #include "client/place.h"
+#include "client/say.h"
 #include "client/words.h"
 #include <dirent.h>
 #include <errno.h>
@@ -43,10 +44,12 @@ __attribute__((format(printf, 5, 6))) static void found(struct doctor *d, enum v
         cJSON_AddItemToArray(d->list, o);
         return;
     }
-    printf("%s%-4s%s  %-12s %s\n", paint ? color[v] : "", word[v], paint ? "\033[0m" : "", what,
-           words);
+    fputs(paint ? color[v] : "", stdout);
+    say_out("%-4s", word[v]);
+    fputs(paint ? "\033[0m" : "", stdout);
+    say_out("  %-12s %s\n", what, shown(words));
     if (v != GOOD && remedy)
-        printf("      %-12s -> %s\n", "", remedy);
+        say_out("      %-12s -> %s\n", "", shown(remedy));
 }
 
 /* --- the daemon ---------------------------------------------------------------------------- */
@@ -278,9 +281,9 @@ int cmd_doctor(struct cli *c, const struct args *a)
         out_json(o);
         cJSON_Delete(o);
     } else {
-        printf("%s\n", d.bad      ? "something must be mended"
-                       : d.warned ? "it will work; some things could be better"
-                                  : "all is well");
+        say_out("%s\n", d.bad      ? "something must be mended"
+                        : d.warned ? "it will work; some things could be better"
+                                   : "all is well");
         cJSON_Delete(d.list);
     }
     return d.bad ? CLI_FAILED : CLI_OK;

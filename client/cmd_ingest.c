@@ -8,6 +8,7 @@
 #include "client/answer.h"
 #include "client/encoding.h"
 #include "client/ledger.h"
+#include "client/say.h"
 #include "client/words.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -77,7 +78,7 @@ static void remember(struct ingest *g, const struct ledger_doc *d)
 {
     if (ledger_put(&g->ledger, d) < 0 && !g->warned) {
         cli_note(g->c, "cannot write %s: a second run will not know what this one did",
-                 g->ledger.path[0] ? g->ledger.path : "the state directory");
+                 g->ledger.path[0] ? shown(g->ledger.path) : "the state directory");
         g->warned = true;
     }
 }
@@ -201,7 +202,7 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     if (code != CLI_OK)
         return code;
     if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0) {
-        cli_note(c, "%s is in session %s already (%s tokens)", what, g->name,
+        cli_note(c, "%s is in session %s already (%s tokens)", shown(what), shown(g->name),
                  words_count(b, (double)(d.after - d.before)));
         return CLI_OK;
     }
@@ -227,7 +228,7 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         code = send_doc(g, &d, what, tail, n, false);
     }
     if (code == CLI_INTERRUPTED) {
-        cli_note(c, "stopped; the same command goes on with %s", what);
+        cli_note(c, "stopped; the same command goes on with %s", shown(what));
         return code;
     }
     if (code != CLI_OK)

@@ -1,6 +1,7 @@
 /* cmd_models.c - models, show, load, unload, ps, plan: thin over MODEL_*. */
 #include "client/cli.h"
 #include "client/progress.h"
+#include "client/say.h"
 #include "client/table.h"
 #include "client/words.h"
 #include <math.h>
@@ -57,18 +58,18 @@ static void print_members(const cJSON *o, int indent)
 {
     for (const cJSON *m = o->child; m; m = m->next) {
         if (cJSON_IsObject(m)) {
-            printf("%*s%s\n", indent, "", m->string);
+            say_out("%*s%s\n", indent, "", shown(m->string));
             print_members(m, indent + 2);
             continue;
         }
         char *s = cJSON_IsString(m) ? NULL : cJSON_PrintUnformatted(m), b[WORDS_BYTES];
         bool bytes = cJSON_IsNumber(m) && strstr(m->string, "bytes");
-        printf("%*s%-*s %s%s%s%s\n", indent, "", 18 - indent, m->string,
-               s                   ? s
-               : cJSON_IsString(m) ? m->valuestring
-                                   : "",
-               bytes ? " (" : "", bytes ? words_bytes(b, m->valuedouble) : "",
-               bytes ? ")" : "");
+        say_out("%*s%-*s %s%s%s%s\n", indent, "", 18 - indent, shown(m->string),
+                s                   ? shown(s)
+                : cJSON_IsString(m) ? shown(m->valuestring)
+                                    : "",
+                bytes ? " (" : "", bytes ? words_bytes(b, m->valuedouble) : "",
+                bytes ? ")" : "");
         free(s);
     }
 }
@@ -99,7 +100,7 @@ int cmd_load(struct cli *c, const struct args *a)
     snprintf(stream, sizeof stream, "%.32s", j_str(o, "stream", ""));
     snprintf(model, sizeof model, "%s", j_str(o, "model", a->pos[0]));
     struct progress p = {.tty = c->err_tty && c->color, .quiet = c->quiet || c->json};
-    snprintf(p.what, sizeof p.what, "%.39s", model);
+    snprintf(p.what, sizeof p.what, "%.39s", shown(model));
     cli_catch_interrupt();
     while (code == CLI_OK && !cli_interrupted &&
            strcmp(j_str(o, "state", "done"), "done") != 0 &&
@@ -139,7 +140,7 @@ int cmd_load(struct cli *c, const struct args *a)
         out_json(done);
         cJSON_Delete(done);
     } else {
-        cli_note(c, "%s is loaded", model);
+        cli_note(c, "%s is loaded", shown(model));
     }
     return CLI_OK;
 }
@@ -165,7 +166,7 @@ int cmd_unload(struct cli *c, const struct args *a)
                 was = strcmp(j_str(m, "state", ""), "available") != 0 &&
                       strcmp(j_str(m, "state", ""), "failed") != 0;
         }
-        cli_note(c, "%s %s", name,
+        cli_note(c, "%s %s", shown(name),
                  !was ? "was not loaded"
                  : strcmp(j_str(o, "state", ""), "loaded") == 0
                      ? "is still loaded"
@@ -295,7 +296,7 @@ int cmd_plan(struct cli *c, const struct args *a)
         table_add(&t, "memory", words_bytes(b[4], mem), "");
         table_add(&t, "free now", words_bytes(b[5], free_mem), "");
         table_print(&t);
-        printf("fits: %s\n", fits);
+        say_out("fits: %s\n", fits);
     }
     cJSON_Delete(o);
     return CLI_OK;

@@ -1,6 +1,7 @@
 /* cmd_serve.c - hearth serve: becomes hearthd, or leaves one behind in the background. */
 #include "client/cli.h"
 #include "client/place.h"
+#include "client/say.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -69,7 +70,7 @@ static void show_end(const char *log, off_t from)
     for (int lines = 0; at > text; at--)
         if (at[-1] == '\n' && ++lines == LINES_SHOWN)
             break;
-    fprintf(stderr, "%s\n", at);
+    say_err("%s\n", at);
 }
 
 /* It ended: its own exit code, so that a script can tell a wrong flag from a failed start. */
@@ -95,8 +96,8 @@ static void tell_failed(struct cli *c, struct hearth_conn *conn)
     cJSON_ArrayForEach(m, j_get(o, "models"))
     {
         if (strcmp(j_str(m, "state", ""), "failed") == 0 && !c->json)
-            fprintf(stderr, "hearth: warning: model %s cannot be loaded: %s\n",
-                    j_str(m, "name", "?"), j_str(m, "error", "see the log"));
+            say_err("hearth: warning: model %s cannot be loaded: %s\n",
+                    shown(j_str(m, "name", "?")), shown(j_str(m, "error", "see the log")));
     }
     cJSON_Delete(o);
     hearth_reply_fini(&rep);
@@ -190,7 +191,7 @@ int cmd_serve(struct cli *c, const struct args *a)
         (void)dup2(out, 2);
         (void)signal(SIGPIPE, SIG_DFL);
         execvp(prog, argv);
-        fprintf(stderr, "hearth: cannot start %s: %s\n", prog, strerror(errno));
+        say_err("hearth: cannot start %s: %s\n", shown(prog), strerror(errno));
         _exit(127);
     }
     close(out);
@@ -198,10 +199,16 @@ int cmd_serve(struct cli *c, const struct args *a)
         return cli_fail(c, CLI_FAILED, "cannot start a process: %s", strerror(errno));
     core_url(a, url, sizeof url);
     int code = await(c, pid, url, log, from);
-    if (code == CLI_OK && c->json)
-        printf("{\"pid\":%d,\"socket\":\"%s\",\"log\":\"%s\"}\n", (int)pid, url, log);
-    else if (code == CLI_OK)
-        cli_note(c, "hearthd runs, pid %d; log: %s; stop it with: kill %d", (int)pid, log,
-                 (int)pid);
+    if (code == CLI_OK && c->json) {
+        cJSON *o = cJSON_CreateObject();
+        cJSON_AddNumberToObject(o, "pid", (double)pid);
+        cJSON_AddStringToObject(o, "socket", url);
+        cJSON_AddStringToObject(o, "log", log);
+        out_json(o);
+        cJSON_Delete(o);
+    } else if (code == CLI_OK) {
+        cli_note(c, "hearthd runs, pid %d; log: %s; stop it with: kill %d", (int)pid,
+                 shown(log), (int)pid);
+    }
     return code;
 }

@@ -1,5 +1,6 @@
 /* cmd_sessions.c - the sessions verbs and du: thin over SESSION_*. */
 #include "client/cli.h"
+#include "client/say.h"
 #include "client/table.h"
 #include "client/words.h"
 #include <stdlib.h>
@@ -73,14 +74,15 @@ static void print_session(const cJSON *s)
     static const char *const head[] = {">TURN", "ROLE", ">AT", ">TOKENS", "WHEN", ""};
     char b[8][WORDS_BYTES];
     const cJSON *t;
-    printf("%s\n  id       %s\n  model    %s\n  tokens   %s\n", name_of(s), j_str(s, "id", ""),
-           j_str(s, "model", ""), words_count(b[0], j_num(s, "tokens", 0)));
-    printf("  bytes    %s on the device, %s in memory, %s on disk\n",
-           words_bytes(b[1], bytes_of(s, "device")), words_bytes(b[2], bytes_of(s, "host")),
-           words_bytes(b[3], bytes_of(s, "file")));
-    printf("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
-           words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
-           j_bool(s, "running") ? ", running" : "");
+    say_out("%s\n  id       %s\n  model    %s\n  tokens   %s\n", shown(name_of(s)),
+            shown(j_str(s, "id", "")), shown(j_str(s, "model", "")),
+            words_count(b[0], j_num(s, "tokens", 0)));
+    say_out("  bytes    %s on the device, %s in memory, %s on disk\n",
+            words_bytes(b[1], bytes_of(s, "device")), words_bytes(b[2], bytes_of(s, "host")),
+            words_bytes(b[3], bytes_of(s, "file")));
+    say_out("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
+            words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
+            j_bool(s, "running") ? ", running" : "");
     struct table tab;
     table_init(&tab, head, 6);
     cJSON_ArrayForEach(t, j_get(s, "turns"))
@@ -113,10 +115,11 @@ static int add_texts(struct cli *c, cJSON *session, const struct hearth_reply *i
             cJSON_AddStringToObject(t, "text", text);
         } else {
             bool dim = c->out_tty && c->color;
-            printf("%s[%.0f %s]%s\n", dim ? "\033[2m" : "", j_num(t, "n", 0),
-                   j_str(t, "role", "?"), dim ? "\033[0m" : "");
+            fputs(dim ? "\033[2m" : "", stdout);
+            say_out("[%.0f %s]", j_num(t, "n", 0), shown(j_str(t, "role", "?")));
+            fputs(dim ? "\033[0m\n" : "\n", stdout);
             cli_text(stdout, c->out_tty, text, n);
-            puts(n && text[n - 1] == '\n' ? "" : "\n");
+            fputs(n && text[n - 1] == '\n' ? "\n" : "\n\n", stdout);
         }
         free(text);
     }
@@ -150,7 +153,7 @@ int cmd_session_show(struct cli *c, const struct args *a)
         out_json(o);
     } else if (ids) {
         for (size_t i = 0; i < n; i++)
-            printf("%d%c", (int32_t)ld32(rep.tail + 4 * i), i + 1 < n ? ' ' : '\n');
+            say_out("%d%c", (int32_t)ld32(rep.tail + 4 * i), i + 1 < n ? ' ' : '\n');
     } else {
         print_session(o);
     }
@@ -170,7 +173,8 @@ static int change(struct cli *c, enum hrt_type type, cJSON *req, const char *did
     if (c->json)
         out_json(o);
     else
-        cli_note(c, "%s %s, %s tokens", did, name_of(o), words_count(b, j_num(o, "tokens", 0)));
+        cli_note(c, "%s %s, %s tokens", did, shown(name_of(o)),
+                 words_count(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
     return CLI_OK;
 }
@@ -206,7 +210,8 @@ int cmd_session_fork(struct cli *c, const struct args *a)
     if (c->json)
         out_json(o);
     else
-        puts(name_of(o)); /* an anonymous fork's id is what the caller needs next */
+        say_out("%s\n",
+                shown(name_of(o))); /* an anonymous fork's id is what the caller needs next */
     cJSON_Delete(o);
     return CLI_OK;
 }
@@ -326,7 +331,7 @@ int cmd_session_rm(struct cli *c, const struct args *a)
             cJSON_AddStringToObject(o, "session", a->pos[i]);
             out_json(o);
         } else {
-            cli_note(c, "removed %s", a->pos[i]);
+            cli_note(c, "removed %s", shown(a->pos[i]));
         }
         cJSON_Delete(o);
     }

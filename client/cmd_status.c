@@ -1,5 +1,6 @@
 /* cmd_status.c - status, why, fsck, version. */
 #include "client/cli.h"
+#include "client/say.h"
 #include "client/table.h"
 #include "client/words.h"
 
@@ -17,30 +18,32 @@ static void print_status(const cJSON *o)
     static const char *const head[] = {"TIER", ">USED", ">LIMIT"};
     char b[6][WORDS_BYTES];
     const cJSON *s = j_get(o, "sessions"), *q = j_get(o, "queue"), *w = j_get(o, "written"), *m;
-    printf("hearthd %s: %s, pid %.0f, up %s\n", j_str(o, "version", "?"),
-           j_str(o, "status", "?"), j_num(o, "pid", 0),
-           words_ms(b[0], j_num(o, "uptime_s", 0) * 1000));
-    printf("backend  %s, %.0f thread%s, I/O by %s\n", j_str(o, "backend", "?"),
-           j_num(o, "threads", 0), words_s(j_num(o, "threads", 0)), j_str(o, "io", "?"));
-    printf("http     %s\n", j_str(o, "http", "off"));
-    printf("models  ");
+    say_out("hearthd %s: %s, pid %.0f, up %s\n", shown(j_str(o, "version", "?")),
+            shown(j_str(o, "status", "?")), j_num(o, "pid", 0),
+            words_ms(b[0], j_num(o, "uptime_s", 0) * 1000));
+    say_out("backend  %s, %.0f thread%s, I/O by %s\n", shown(j_str(o, "backend", "?")),
+            j_num(o, "threads", 0), words_s(j_num(o, "threads", 0)),
+            shown(j_str(o, "io", "?")));
+    say_out("http     %s\n", shown(j_str(o, "http", "off")));
+    say_out("models  ");
     bool any = false;
     cJSON_ArrayForEach(m, j_get(o, "models"))
     {
-        printf("%s %s (%s)", any ? "," : "", j_str(m, "name", "?"), j_str(m, "state", "?"));
+        say_out("%s %s (%s)", any ? "," : "", shown(j_str(m, "name", "?")),
+                shown(j_str(m, "state", "?")));
         any = true;
     }
-    printf("%s\n", any ? "" : " none");
-    printf("sessions %.0f named, %.0f anonymous, %.0f running; %.0f waiting\n",
-           j_num(s, "count", 0) - j_num(s, "anonymous", 0), j_num(s, "anonymous", 0),
-           j_num(q, "running", j_num(s, "running", 0)), j_num(q, "waiting", 0));
-    printf("written  %s", words_bytes(b[1], j_num(w, "bytes", 0)));
+    say_out("%s\n", any ? "" : " none");
+    say_out("sessions %.0f named, %.0f anonymous, %.0f running; %.0f waiting\n",
+            j_num(s, "count", 0) - j_num(s, "anonymous", 0), j_num(s, "anonymous", 0),
+            j_num(q, "running", j_num(s, "running", 0)), j_num(q, "waiting", 0));
+    say_out("written  %s", words_bytes(b[1], j_num(w, "bytes", 0)));
     if (j_num(w, "new_state_bytes", 0) > 0)
-        printf(", %.2f per byte of new state",
-               j_num(w, "bytes", 0) / j_num(w, "new_state_bytes", 1));
-    printf("; today %s", words_bytes(b[2], j_num(w, "today", 0)));
+        say_out(", %.2f per byte of new state",
+                j_num(w, "bytes", 0) / j_num(w, "new_state_bytes", 1));
+    say_out("; today %s", words_bytes(b[2], j_num(w, "today", 0)));
     if (j_num(w, "budget", 0) > 0)
-        printf(" of %s", words_bytes(b[3], j_num(w, "budget", 0)));
+        say_out(" of %s", words_bytes(b[3], j_num(w, "budget", 0)));
     putchar('\n');
     struct table t;
     table_init(&t, head, 3);
@@ -50,11 +53,11 @@ static void print_status(const cJSON *o)
     table_print(&t);
     m = j_get(j_get(o, "tiers"), "file");
     if (j_num(m, "allocated", 0) > j_num(m, "used", 0))
-        printf("disk     %s more are reserved on disk\n",
-               words_bytes(b[0], j_num(m, "allocated", 0) - j_num(m, "used", 0)));
+        say_out("disk     %s more are reserved on disk\n",
+                words_bytes(b[0], j_num(m, "allocated", 0) - j_num(m, "used", 0)));
     cJSON_ArrayForEach(m, j_get(o, "warnings"))
     {
-        printf("warning: %s\n", cJSON_IsString(m) ? m->valuestring : "?");
+        say_out("warning: %s\n", cJSON_IsString(m) ? shown(m->valuestring) : "?");
     }
 }
 
@@ -120,10 +123,10 @@ int cmd_version(struct cli *c, const struct args *a)
         out_json(out);
         cJSON_Delete(out);
     } else {
-        printf("hearth %s, protocol %d\n", HEARTH_VERSION, HRT_MAJOR);
+        say_out("hearth %s, protocol %d\n", HEARTH_VERSION, HRT_MAJOR);
         if (o)
-            printf("%s, pid %.0f, at %s\n", j_str(o, "server", "hearthd ?"), j_num(o, "pid", 0),
-                   c->url);
+            say_out("%s, pid %.0f, at %s\n", shown(j_str(o, "server", "hearthd ?")),
+                    j_num(o, "pid", 0), shown(c->url));
     }
     cJSON_Delete(o);
     return CLI_OK;

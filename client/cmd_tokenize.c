@@ -1,5 +1,6 @@
 /* cmd_tokenize.c - text to token ids, and back. */
 #include "client/encoding.h"
+#include "client/say.h"
 #include <stdlib.h>
 
 static int back_to_text(struct cli *c, cJSON *req, const char *text)
@@ -22,7 +23,7 @@ static int back_to_text(struct cli *c, cJSON *req, const char *text)
         cJSON_AddStringToObject(o, "text", (const char *)rep.tail);
         out_json(o);
     } else {
-        (void)fwrite(rep.tail, 1, rep.tail_bytes, stdout);
+        cli_text(stdout, c->out_tty, (const char *)rep.tail, rep.tail_bytes);
         if (c->out_tty && (!rep.tail_bytes || rep.tail[rep.tail_bytes - 1] != '\n'))
             putchar('\n'); /* into a file go the bytes as they are */
     }
@@ -70,10 +71,10 @@ int cmd_tokenize(struct cli *c, const struct args *a)
             cJSON_AddItemToArray(list, cJSON_CreateNumber((int32_t)ld32(rep.tail + 4 * i)));
         out_json(o);
     } else if (args_has(a, "count")) {
-        printf("%zu\n", n);
+        say_out("%zu\n", n);
     } else {
         for (size_t i = 0; i < n; i++)
-            printf("%d%s", (int32_t)ld32(rep.tail + 4 * i), i + 1 < n ? " " : "");
+            say_out("%d%s", (int32_t)ld32(rep.tail + 4 * i), i + 1 < n ? " " : "");
         putchar('\n');
     }
     cJSON_Delete(o);

@@ -1,5 +1,6 @@
 /* complete.c - completion scripts, written from the table of verbs: they cannot go stale. */
 #include "client/cli.h"
+#include "client/say.h"
 
 static bool top(const struct verb *v)
 {
@@ -249,9 +250,7 @@ static int names(struct cli *c, const char *what, enum hrt_type type)
     cJSON_ArrayForEach(e, j_get(o, what))
     {
         const char *name = j_str(e, "name", "");
-        bool plain = name[0];
-        for (const unsigned char *p = (const unsigned char *)name; *p && plain; p++)
-            plain = *p >= 0x20 && *p != 0x7f && !(*p == 0xc2 && p[1] < 0xa0);
+        bool plain = name[0] && shown(name) == name;
         if (plain)
             puts(name);
     }

@@ -1,6 +1,7 @@
 /* encoding.c - see encoding.h. */
 #include "client/encoding.h"
 #include "base/text.h"
+#include "client/say.h"
 #include <errno.h>
 #include <iconv.h>
 #include <stdlib.h>
@@ -159,9 +160,9 @@ int encoding_take(struct cli *c, const struct args *a, const char *what, size_t 
         return code;
     /* With --json, too: what is sent is not what was there. */
     if (!given && strcmp(from, "UTF-8") == 0)
-        fprintf(stderr, "hearth: %s: its byte order mark is left out\n", what);
+        say_err("hearth: %s: its byte order mark is left out\n", shown(what));
     else
-        fprintf(stderr, "hearth: %s: converted from %s to UTF-8\n", what, from);
+        say_err("hearth: %s: converted from %s to UTF-8\n", shown(what), shown(from));
     return CLI_OK;
 }
 

@@ -1,5 +1,6 @@
 /* jsonout.c - see jsonout.h. */
 #include "client/jsonout.h"
+#include "client/say.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,9 +124,8 @@ void jout_json(struct jout *j, const char *name, const cJSON *v)
 }
 void jout_line(struct jout *j)
 {
-    if (!j->bad) {
-        jout_raw(j, "\n", 1);
-        (void)fwrite(j->p, 1, j->n, stdout);
+    if (!j->bad && j->p) {
+        say_json(stdout, j->p);
         (void)fflush(stdout);
     }
     j->n = 0;

@@ -1,6 +1,7 @@
 /* progress.c - see progress.h. */
 #include "client/progress.h"
 #include "base/clock.h"
+#include "client/say.h"
 #include "client/words.h"
 #include <stdio.h>
 #include <string.h>
@@ -66,7 +67,7 @@ void progress_show(struct progress *p, const struct progress_at *at)
         p->total = at->total;
         if (now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull) {
             progress_line(text, sizeof text, p->what, at);
-            fprintf(stderr, "%s\n", text);
+            say_err("%s\n", text);
             p->drawn_ns = now;
         }
     } else {
@@ -74,7 +75,8 @@ void progress_show(struct progress *p, const struct progress_at *at)
             return;
         p->drawn_ns = now;
         progress_bar(text, sizeof text, p->width ? p->width : 80, p->what, at);
-        fprintf(stderr, "\r\033[K%s", text);
+        fputs("\r\033[K", stderr);
+        say_err("%s", text);
         fflush(stderr);
         p->shown = true;
     }
@@ -97,7 +99,7 @@ void progress_done(struct progress *p)
         double s = (double)took / 1e9, rate = (p->total - p->first) / s;
         progress_line(text, sizeof text, p->what,
                       &(struct progress_at){p->stage, p->total, p->total, rate, -1});
-        fprintf(stderr, "%s, %s\n", text, words_ms(b, s * 1000));
+        say_err("%s, %s\n", text, words_ms(b, s * 1000));
     }
     p->began_ns = 0;
     p->stage[0] = 0;

@@ -1,5 +1,6 @@
 /* table.c - see table.h. */
 #include "client/table.h"
+#include "client/say.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,11 +27,8 @@ void table_add(struct table *t, ...)
     va_list ap;
     va_start(ap, t);
     for (int i = 0; i < t->cols; i++) {
-        char *s = strdup(va_arg(ap, const char *));
+        char *s = strdup(shown(va_arg(ap, const char *))); /* data must not steer a terminal */
         t->bad |= !s;
-        for (char *p = s; p && *p; p++)
-            if ((unsigned char)*p < 0x20 || *p == 0x7f)
-                *p = '?'; /* a name is data: it must not steer a terminal */
         t->cell[t->rows * t->cols + i] = s;
     }
     va_end(ap);
@@ -64,7 +62,7 @@ static void put(const char *s, int width, bool right, int *owed)
     int pad = width - table_width(s);
     *owed += right ? pad : 0;
     if (s[0]) {
-        printf("%*s%s", *owed, "", s);
+        say_out("%*s%s", *owed, "", s);
         *owed = 0;
     }
     *owed += (right ? 0 : pad) + 2;

@@ -5,11 +5,13 @@
  * bad value is refused even where a better source would have hidden it. */
 #include "daemon/conf.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/confrow.h"
 #include "daemon/ini.h"
 #include "daemon/units.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -699,6 +701,15 @@ static void print_duration(const char *name, double s)
     printf("%s = %g\n", name, s);
 }
 
+/* What a file or a flag said may hold anything. */
+static void print_text(const char *before, const char *v, const char *after)
+{
+    char shown[4 * PATH_MAX];
+
+    (void)text_show(shown, sizeof shown, v, strlen(v), false);
+    printf("%s%s%s\n", before, shown, after);
+}
+
 static void print_model(const struct conf_model *m)
 {
     const struct {
@@ -730,19 +741,22 @@ void conf_print(const struct conf *c)
     case LOG_DEBUG_: word = level[3]; break;
     default: break;
     }
-    printf("# %s\n", c->file ? c->file : "no configuration file");
-    printf("state = %s\nruntime = %s\nmodels = %s\n", c->state, c->runtime, c->models);
+    print_text("# ", c->file ? c->file : "no configuration file", "");
+    print_text("state = ", c->state, "");
+    print_text("runtime = ", c->runtime, "");
+    print_text("models = ", c->models, "");
     print_size("host-memory", c->host_bytes, "0");
     print_size("disk", c->disk_bytes, "0");
     print_size("write-budget", c->day_bytes, "none");
-    printf("device = %s\nio = %s\nlog-level = %s\n", c->device, io[c->io], word);
+    print_text("device = ", c->device, "");
+    printf("io = %s\nlog-level = %s\n", io[c->io], word);
     if (c->http)
         printf(strchr(c->http_addr, ':') ? "http = [%s]:%u\n" : "http = %s:%u\n", c->http_addr,
                c->http_port);
     else
         puts("http = off");
-    printf(c->api_key_file ? "api-key-file = %s\n" : "# no api-key-file\n",
-           c->api_key_file ? c->api_key_file : "");
+    print_text(c->api_key_file ? "api-key-file = " : "# no api-key-file",
+               c->api_key_file ? c->api_key_file : "", "");
     printf("no-front = %s\nsystem = %s\nsocket-mode = 0%o\n", c->no_front ? "true" : "false",
            c->system ? "true" : "false", c->socket_mode);
     print_duration("anonymous-expire", c->anonymous_expire_s);
@@ -750,9 +764,9 @@ void conf_print(const struct conf *c)
            c->step_goal_ms, c->stop_timeout_s);
     print_model(&c->any);
     for (uint32_t i = 0; i < c->n_models; i++) {
-        printf("[model %s]\n", c->model[i].name);
+        print_text("[model ", c->model[i].name, "]");
         if (c->model[i].path)
-            printf("path = %s\n", c->model[i].path);
+            print_text("path = ", c->model[i].path, "");
         print_model(&c->model[i]);
     }
 }

@@ -1,9 +1,10 @@
 /* log.c - one line to stderr, in one write.
  *
- * Any thread.  A line from outside data may hold anything: bytes that would move a
- * terminal's cursor or fake a second line are shown as '?'. */
+ * Any thread.  A line from outside data may hold anything: what would move a terminal's cursor,
+ * turn its reading order or fake a second line is shown as an escape. */
 #include "daemon/log.h"
 #include "base/clock.h"
+#include "base/text.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@ static const char *level_word(int level)
 
 void log_at(enum log_level level, const char *fmt, ...)
 {
-    char line[2048];
+    char line[2048], shown[4096];
     int n;
     va_list ap;
 
@@ -52,10 +53,7 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_end(ap);
     if (m < 0)
         return;
-    size_t end = strlen(line);
-    for (size_t i = (size_t)n; i < end; i++)
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-            line[i] = line[i] == '\t' ? ' ' : '?';
-    line[end++] = '\n';
-    (void)!write(STDERR_FILENO, line, end);
+    size_t end = text_show(shown, sizeof shown - 1, line, strlen(line), false);
+    shown[end++] = '\n';
+    (void)!write(STDERR_FILENO, shown, end);
 }

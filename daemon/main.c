@@ -3,6 +3,7 @@
  * Exit codes: 0 stopped as told, 1 failed (said on stderr), 2 wrong usage or configuration. */
 #include "base/clock.h"
 #include "base/stdfds.h"
+#include "base/text.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
@@ -244,6 +245,15 @@ static void daemon_close(struct daemon *d)
         close(d->lock_fd);
 }
 
+/* Before there is a log: a file's name or a value may be in it. */
+static void complain(const char *kind, const char *words)
+{
+    char shown[2 * sizeof(struct errbuf)];
+
+    (void)text_show(shown, sizeof shown, words, strlen(words), false);
+    fprintf(stderr, "hearthd: %s%s\n", kind, shown);
+}
+
 int main(int argc, char **argv)
 {
     struct conf *c;
@@ -254,7 +264,7 @@ int main(int argc, char **argv)
 
     std_fds_open();
     if (conf_open(&c, argc, argv, NULL, &eb) < 0) {
-        fprintf(stderr, "hearthd: %s\n", eb.s);
+        complain("", eb.s);
         return EXIT_USAGE;
     }
     if (c->does != CONF_RUN) {
@@ -267,9 +277,9 @@ int main(int argc, char **argv)
             (void)fflush(stdout);
             struct errbuf w = {""};
             if (conf_models_dir(c, &w) < 0)
-                fprintf(stderr, "hearthd: warning: %s\n", w.s);
+                complain("warning: ", w.s);
             if (conf_files(c, &eb) < 0)
-                fprintf(stderr, "hearthd: %s\n", eb.s);
+                complain("", eb.s);
         }
         conf_close(c);
         return eb.s[0] ? EXIT_USAGE : 0;

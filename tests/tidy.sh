@@ -41,6 +41,9 @@ own '\bio_uring_[a-z_]+ *\(|<liburing\.h>' 'kvstore/ring_uring\.c' "io_uring out
 own '\bev(http|buffer|ent)_[a-z_]+ *\(|<event2/' 'daemon/front/http\.c' "libevent outside daemon/front/http.c"
 own '<cuda|\bcuda[A-Z][A-Za-z]+ *\(' 'kernels/cuda/[a-z_]*\.(cu|cuh|c|h)' "CUDA outside kernels/cuda/"
 own 'pcre2_[a-z_]+ *\(|<pcre2\.h>' 'engine/[a-z_]*\.[ch]' "PCRE2 outside engine/"
+# What came from outside is filtered on its way to a terminal: say.h.
+grep -nE '\b(printf|fprintf|vprintf|vfprintf|puts)[[:space:]]*\(' client/*.c |
+    grep -vE '^client/(say|help|complete)\.c:' && no "client/ prints by say.h"
 # Library folders return errors; only daemon/, client/ and bench/ speak or end the program.
 lib=$(find kernels engine kvstore -name '*.[ch]' -o -name '*.cu')
 # shellcheck disable=SC2086

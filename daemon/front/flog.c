@@ -2,6 +2,7 @@
 #include "daemon/front/flog.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +22,7 @@ void log_at(enum log_level level, const char *fmt, ...)
 {
     if (level > most)
         return;
-    char line[1200];
+    char line[1200], shown[2400];
     int at;
     if (journal) {
         at = snprintf(line, sizeof line, "<%d>", level);
@@ -39,11 +40,8 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + at, sizeof line - (size_t)at - 1, fmt, ap);
     va_end(ap);
-    /* What a peer sent may be in it: no control bytes reach a terminal. */
-    size_t n = strlen(line);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-            line[i] = '?';
-    line[n] = '\n';
-    (void)fwrite(line, 1, n + 1, stderr);
+    /* What a peer sent may be in it: nothing that steers a terminal reaches one. */
+    size_t n = text_show(shown, sizeof shown - 1, line, strlen(line), false);
+    shown[n++] = '\n';
+    (void)fwrite(shown, 1, n, stderr);
 }

@@ -4,6 +4,7 @@
  * started again when it dies, so that bytes that kill one leave the other alone. */
 #include "base/clock.h"
 #include "base/stdfds.h"
+#include "base/text.h"
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
 #include "daemon/front/nn.h"
@@ -52,7 +53,10 @@ static const char usage[] =
 
 static int fail_usage(const char *words, const char *what)
 {
-    fprintf(stderr, "hearth-front: %s%s\n%s", words, what, usage);
+    char shown[400];
+
+    (void)text_show(shown, sizeof shown, what, strlen(what), false);
+    fprintf(stderr, "hearth-front: %s%s\n%s", words, shown, usage);
     return EXIT_USAGE;
 }
 

@@ -200,7 +200,7 @@ static void columns_line_up(void)
     got[n > 0 ? n : 0] = 0;
     close(fd);
     unlink(path);
-    SAYS(got, "NAME    SIZE  X\na          1  x\nlonger  1000  y?[31m\n");
+    SAYS(got, "NAME    SIZE  X\na          1  x\nlonger  1000  y\\x1b[31m\n");
 }
 
 T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
