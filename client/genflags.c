@@ -18,6 +18,8 @@ const struct flag flags_gen[] = {
     {"top-k", 0, "K", "only the K likeliest tokens, 0 is off"},
     {"top-p", 0, "P", "only the likeliest tokens that add up to P"},
     {"min-p", 0, "P", "only tokens of at least P times the likeliest one's probability"},
+    {"samplers", 0, "A;B;…",
+     "which steps choose, in what order (default: penalties;top_k;top_p;min_p;temperature)"},
     {"repeat-penalty", 0, "R", "divide the logits of recent tokens by R, 1 is off"},
     {"presence-penalty", 0, "X", "subtract X from tokens that occurred"},
     {"frequency-penalty", 0, "X", "subtract X per occurrence"},
@@ -83,6 +85,8 @@ int gen_flags(struct cli *c, const struct args *a, cJSON *start)
             s = cJSON_AddArrayToObject(p, "stop");
         cJSON_AddItemToArray(s, cJSON_CreateString(a->given[i].value));
     }
+    if (args_str(a, "samplers"))
+        cJSON_AddStringToObject(p, "samplers", args_str(a, "samplers"));
     if (args_has(a, "ignore-eos"))
         cJSON_AddTrueToObject(p, "ignore_eos");
     if (args_has(a, "raw"))

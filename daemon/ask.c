@@ -41,6 +41,23 @@ static int read_u32(struct call *c, const cJSON *o, const char *path, uint64_t m
     return r < 0 ? r : 0;
 }
 
+/* Names with ';' between them; "" is none. */
+static int ask_order_set(struct smp_params *p, const char *names, struct errbuf *eb)
+{
+    char *copy = strdup(names), *save = NULL;
+    const char *name[SMP_STEP_ + 1];
+    uint32_t n = 0;
+
+    if (!copy)
+        return err_set(eb, -ENOMEM, "samplers: no memory");
+    for (char *w = strtok_r(copy, ";", &save); w && n <= SMP_STEP_;
+         w = strtok_r(NULL, ";", &save))
+        name[n++] = w;
+    int r = smp_order_set(p, name, n, eb);
+    free(copy);
+    return r;
+}
+
 static int read_bias(struct call *c, const cJSON *o, struct ask *a)
 {
     const cJSON *map = NULL, *v;
@@ -156,6 +173,36 @@ static int read_sampling(struct call *c, const cJSON *o, struct ask *a)
     return r;
 }
 
+/* The order of the sampler's steps: a list of names, or names with ';' between them. */
+static int read_order(struct call *c, const cJSON *o, struct ask *a)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(o, "samplers"), *v;
+    const char *name[SMP_STEP_ + 1];
+    struct errbuf eb = {""};
+    uint32_t n = 0;
+    bool text = true;
+    int r;
+
+    if (!list || cJSON_IsNull(list))
+        return 0;
+    if (cJSON_IsString(list)) {
+        r = ask_order_set(&a->smp, list->valuestring, &eb);
+    } else {
+        cJSON_ArrayForEach(v, list)
+        {
+            text &= cJSON_IsString(v);
+            if (n <= SMP_STEP_ && text)
+                name[n++] = v->valuestring;
+        }
+        r = cJSON_IsArray(list) && text
+                ? smp_order_set(&a->smp, name, n, &eb)
+                : err_set(&eb, -EINVAL, "samplers: want a list of names");
+    }
+    if (r < 0)
+        call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "params.%s", eb.s);
+    return r;
+}
+
 /* The model's own defaults; a member of another type is not a user's mistake: skipped. */
 static void take_defaults(const cJSON *o, struct smp_params *p)
 {
@@ -207,6 +254,8 @@ int ask_parse(struct call *c, const cJSON *params, const cJSON *defaults,
     if (r >= 0 && params)
         r = read_bias(c, params, &a);
     if (r == 0 && params)
+        r = read_order(c, params, &a);
+    if (r == 0 && params)
         r = read_stop(c, params, &a);
     if (r == 0 && params)
         r = read_seed(c, params, &a);
@@ -224,7 +273,7 @@ cJSON *ask_save(const struct ask *a)
 {
     const struct smp_params *p = &a->smp;
     cJSON *o = cJSON_CreateObject(), *list;
-    char seed[24];
+    char seed[24], order[80] = "";
 
     cJSON_AddNumberToObject(o, "max_tokens", (double)a->max_tokens);
     cJSON_AddNumberToObject(o, "temperature", (double)p->temp);
@@ -237,6 +286,10 @@ cJSON *ask_save(const struct ask *a)
     cJSON_AddNumberToObject(o, "frequency_penalty", (double)p->frequency_penalty);
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)p->seed);
     cJSON_AddStringToObject(o, "seed", seed);
+    for (uint32_t i = 0; i < p->n_order; i++)
+        snprintf(order + strlen(order), sizeof order - strlen(order), "%s%s", i ? ";" : "",
+                 smp_step_name(p->order[i]));
+    cJSON_AddStringToObject(o, "samplers", order);
     cJSON_AddBoolToObject(o, "ignore_eos", a->ignore_eos);
     cJSON_AddNumberToObject(o, "logprobs", a->n_top);
     if (a->n_stop) {
@@ -269,6 +322,11 @@ int ask_load(struct ask *ret, const cJSON *o)
     a.max_tokens = (int64_t)v->valuedouble;
     take_defaults(o, &a.smp);
     a.smp.seed = strtoull(seed->valuestring, NULL, 10);
+    v = cJSON_GetObjectItemCaseSensitive(o, "samplers");
+    if (!v) /* of a daemon that knew one order */
+        smp_order_first(&a.smp);
+    else if (!cJSON_IsString(v) || ask_order_set(&a.smp, v->valuestring, NULL) < 0)
+        return E_CORRUPT;
     a.ignore_eos = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "ignore_eos"));
     v = cJSON_GetObjectItemCaseSensitive(o, "logprobs");
     if (cJSON_IsNumber(v) && v->valuedouble >= 0 && v->valuedouble <= SMP_TOP_MAX)

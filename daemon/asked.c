@@ -203,7 +203,7 @@ static int put_params(struct asked *a, const cJSON *o)
                                          "presence_penalty",
                                          "frequency_penalty",
                                          "logprobs"};
-    const cJSON *stop = member(o, "stop"), *v;
+    const cJSON *stop = member(o, "stop"), *order = member(o, "samplers"), *v;
 
     for (size_t i = 0; i < sizeof number / sizeof *number; i++)
         put_member(a, o, number[i]);
@@ -213,6 +213,10 @@ static int put_params(struct asked *a, const cJSON *o)
         put_value(a, "stop", stop);
     else
         cJSON_ArrayForEach(v, stop) put_value(a, "stop", v);
+    if (order) /* an empty list is another order than none */
+        put_value(a, "samplers", order);
+    if (cJSON_IsArray(order))
+        cJSON_ArrayForEach(v, order) put_value(a, "sampler", v);
     return put_bias(a, member(o, "logit_bias"));
 }
 

@@ -80,7 +80,7 @@ static int engd_room(struct engd *g, uint32_t rows)
     uint32_t n_vocab = eng_info(g->eng)->n_vocab;
     float *p;
 
-    if (!g->scratch && !(g->scratch = malloc((size_t)n_vocab * 8)))
+    if (!g->scratch && !(g->scratch = malloc((size_t)n_vocab * SMP_SCRATCH)))
         return -ENOMEM;
     if (rows <= g->logits_rows)
         return 0;

@@ -21,6 +21,51 @@ void smp_defaults(struct smp_params *p)
 {
     *p = (struct smp_params){
         .temp = 1.0f, .top_p = 1.0f, .repeat_penalty = 1.0f, .repeat_last = 64};
+    for (uint8_t i = 0; i < SMP_STEP_; i++) /* as they stand in the enum */
+        p->order[p->n_order++] = i;
+}
+
+void smp_order_first(struct smp_params *p)
+{
+    static const uint8_t order[] = {SMP_PENALTIES, SMP_TEMPERATURE, SMP_TOP_K, SMP_TOP_P,
+                                    SMP_MIN_P};
+
+    memcpy(p->order, order, sizeof order);
+    p->n_order = sizeof order;
+}
+
+const char *smp_step_name(enum smp_step s)
+{
+    static const char *const names[SMP_STEP_] = {"penalties", "top_k", "top_p", "min_p",
+                                                 "temperature"};
+
+    must(s < SMP_STEP_);
+    return names[s];
+}
+
+int smp_order_set(struct smp_params *p, const char *const *names, uint32_t n, struct errbuf *eb)
+{
+    uint8_t order[SMP_STEP_];
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t s = 0;
+        while (s < SMP_STEP_ && strcmp(names[i], smp_step_name(s)) != 0)
+            s++;
+        if (s == SMP_STEP_)
+            return err_set(eb, -EINVAL,
+                           "samplers: \"%.40s\" is none of penalties, top_k, top_p, min_p, "
+                           "temperature",
+                           names[i]);
+        if (i == SMP_STEP_ || memchr(order, s, i))
+            return err_set(eb, -EINVAL, "samplers: %s stands there twice", names[i]);
+        if (s == SMP_PENALTIES && i)
+            return err_set(eb, -EINVAL, "samplers: penalties come first, or not at all");
+        order[i] = s;
+    }
+    if (n)
+        memcpy(p->order, order, n);
+    p->n_order = n;
+    return 0;
 }
 
 static int out_of_range(struct errbuf *eb, const char *member, const char *range, double got)
@@ -252,9 +297,10 @@ static inline uint32_t key_of(float v) /* unsigned order of keys = order of valu
 }
 
 /* Keeps the largest v that together weigh `target` (each weighs 1, or its own value), and of
- * equal ones those with the smallest ids; at least one.  v and id are compacted; returns how
- * many are left.  Three passes of 11, 11 and 10 bits. */
-static uint32_t keep_top(float *v, uint32_t *id, uint32_t n, bool weigh, double target)
+ * equal ones those with the smallest ids; at least one.  v, id and also (NULL: nothing) are
+ * compacted; returns how many are left.  Three passes of 11, 11 and 10 bits. */
+static uint32_t keep_top(float *v, uint32_t *id, float *also, uint32_t n, bool weigh,
+                         double target)
 {
     static const struct {
         uint32_t shift, bits;
@@ -302,6 +348,8 @@ static uint32_t keep_top(float *v, uint32_t *id, uint32_t n, bool weigh, double 
             ties--;
         }
         v[kept] = v[i];
+        if (also)
+            also[kept] = also[i];
         id[kept++] = id[i];
     }
     return kept;
@@ -335,8 +383,9 @@ static bool adjust(const struct smp_params *p, float *v, uint32_t n_vocab,
                    const int32_t *recent, uint32_t n_recent, const uint8_t *mask,
                    uint32_t *count)
 {
-    bool penal =
-        p->repeat_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+    bool penal = p->n_order && p->order[0] == SMP_PENALTIES;
+    penal = penal &&
+            (p->repeat_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0);
     for (uint32_t i = 0; i < p->n_bias; i++) /* the least a client can say means never */
         v[p->bias[i].id] += p->bias[i].add > -100 ? p->bias[i].add : -INFINITY;
     if (penal)
@@ -372,12 +421,12 @@ static uint32_t keep_largest(float *v, uint32_t *id, uint32_t n, uint32_t k)
             most[g] = largest(v + g * GROUP, GROUP);
             place[g] = g;
         }
-        uint32_t left = keep_top(most, place, groups, false, k);
+        uint32_t left = keep_top(most, place, NULL, groups, false, k);
         for (uint32_t g = 0; g < left; g++)
             low = g == 0 || most[g] < low ? most[g] : low;
     }
     n = at_least(v, id, n, low);
-    return k < n ? keep_top(v, id, n, false, k) : n;
+    return k < n ? keep_top(v, id, NULL, n, false, k) : n;
 }
 
 /* Where a draw of `at` of the total falls. */
@@ -407,39 +456,94 @@ static uint32_t fall(const float *w, uint32_t n, double at)
     return last;
 }
 
-static uint32_t draw(const struct smp_params *p, float *v, uint32_t *id, uint32_t n, float max,
-                     uint64_t pos)
+/* What may still be drawn.  v: logits; w: their weights, e^((v - max) * per_temp), when
+ * weighed; the i-th is token id[i], or token i as long as nothing is listed. */
+struct pool {
+    float *v, *w;
+    uint32_t *id, n;
+    bool listed, weighed;
+    float max, per_temp;
+    double total; /* of w */
+};
+
+static void pool_weigh(struct pool *c)
 {
-    bool listed = p->top_k && p->top_k < n; /* else the i-th is token i */
-    if (listed)
-        n = keep_largest(v, id, n, p->top_k);
-    double total = weigh(v, v, n, max, 1.0f / p->temp);
-    if (p->top_p < 1 || p->min_p > 0) {
-        /* What cannot matter goes first.  All that weigh less than (1 - p) * total / n are
-         * together less than 1 - p of it, so the others hold the p that is wanted. */
-        double low = p->top_p < 1 ? (1 - (double)p->top_p) * total / n * 0.999 : 0;
-        if (low > 1)
-            low = 1; /* the likeliest weighs 1 and stays */
-        if (low < (double)p->min_p)
-            low = (double)p->min_p;
-        uint32_t kept = 0;
-        if (listed) {
-            for (uint32_t i = 0; i < n; i++)
-                if (v[i] >= (float)low) {
-                    v[kept] = v[i];
-                    id[kept++] = id[i];
-                }
-        } else {
-            kept = at_least(v, id, n, (float)low);
-        }
-        n = kept;
-        listed = true;
-        if (p->top_p < 1)
-            n = keep_top(v, id, n, true, (double)p->top_p * total);
-        total = sum_of(v, n);
+    if (!c->weighed)
+        c->total = weigh(c->v, c->w, c->n, c->max, c->per_temp);
+    c->weighed = true;
+}
+
+static void pool_top_k(struct pool *c, uint32_t k)
+{
+    if (k == 0 || k >= c->n)
+        return;
+    c->n = c->listed ? keep_top(c->v, c->id, c->w, c->n, false, k)
+                     : keep_largest(c->v, c->id, c->n, k);
+    /* The weights beside the logits were kept only where there was a list. */
+    c->weighed = c->weighed && c->listed;
+    c->listed = true;
+    if (c->weighed)
+        c->total = sum_of(c->w, c->n);
+}
+
+/* Only what weighs at least low; the likeliest weighs 1. */
+static void pool_above(struct pool *c, float low)
+{
+    uint32_t kept = 0;
+
+    if (!c->listed) {
+        kept = at_least(c->w, c->id, c->n, low);
+        for (uint32_t i = 0; i < kept; i++) /* id[i] >= i */
+            c->v[i] = c->v[c->id[i]];
     }
-    uint32_t i = fall(v, n, uniform(p->seed, pos) * total);
-    return listed ? id[i] : i;
+    for (uint32_t i = 0; c->listed && i < c->n; i++)
+        if (c->w[i] >= low) {
+            c->w[kept] = c->w[i];
+            c->v[kept] = c->v[i];
+            c->id[kept++] = c->id[i];
+        }
+    c->n = kept;
+    c->listed = true;
+}
+
+static void pool_top_p(struct pool *c, double p)
+{
+    if (p >= 1)
+        return;
+    pool_weigh(c);
+    /* What cannot matter goes first.  All that weigh less than (1 - p) * total / n are
+     * together less than 1 - p of it, so the others hold the p that is wanted. */
+    double want = p * c->total, low = (1 - p) * c->total / c->n * 0.999;
+    pool_above(c, low > 1 ? 1 : (float)low);
+    c->n = keep_top(c->w, c->id, c->v, c->n, true, want);
+    c->total = sum_of(c->w, c->n);
+}
+
+static void pool_min_p(struct pool *c, float p)
+{
+    if (p <= 0)
+        return;
+    pool_weigh(c);
+    pool_above(c, p);
+    c->total = sum_of(c->w, c->n);
+}
+
+static uint32_t draw(const struct smp_params *p, struct pool *c, uint64_t pos)
+{
+    for (uint32_t i = 0; i < p->n_order; i++)
+        switch (p->order[i]) {
+        case SMP_TOP_K: pool_top_k(c, p->top_k); break;
+        case SMP_TOP_P: pool_top_p(c, (double)p->top_p); break;
+        case SMP_MIN_P: pool_min_p(c, p->min_p); break;
+        case SMP_TEMPERATURE:
+            c->weighed = c->weighed && p->temp == 1;
+            c->per_temp = 1.0f / p->temp;
+            break;
+        default: break; /* penalties: done */
+        }
+    pool_weigh(c);
+    uint32_t i = fall(c->w, c->n, uniform(p->seed, pos) * c->total);
+    return c->listed ? c->id[i] : i;
 }
 
 static void report_top(const struct smp_params *p, const float *logits, uint32_t n_vocab,
@@ -468,6 +572,8 @@ int smp_pick(const struct smp_params *p, const float *logits, uint32_t n_vocab,
 {
     float *v = scratch;
     uint32_t *id = (uint32_t *)(v + n_vocab), picked;
+    struct pool c = {
+        .v = v, .w = v + 2 * (size_t)n_vocab, .id = id, .n = n_vocab, .per_temp = 1};
     struct smp_result res = {0};
 
     float max = clean_all(logits, v, n_vocab);
@@ -480,7 +586,8 @@ int smp_pick(const struct smp_params *p, const float *logits, uint32_t n_vocab,
         max = largest(v, n_vocab);
     if (max == -INFINITY)
         return -EINVAL;
-    picked = p->temp == 0 ? first_equal(v, n_vocab, max) : draw(p, v, id, n_vocab, max, pos);
+    c.max = max;
+    picked = p->temp == 0 ? first_equal(v, n_vocab, max) : draw(p, &c, pos);
     res.id = (int32_t)picked;
     res.logprob = (float)((double)clean(logits[picked]) - lse);
     *ret = res;

@@ -173,9 +173,11 @@ static void killed_in_the_middle_the_same_id_goes_on(void)
     some_ids(ids, 300, 2);
     rig_make(&g, "");
     rig_up(&g);
-    const char *more = ",\"params\":{\"max_tokens\":700,\"temperature\":1,\"seed\":9,"
+    const char *more = ",\"params\":{\"max_tokens\":700,\"temperature\":3,\"seed\":9,"
+                       "\"top_p\":0.6,\"samplers\":\"temperature;top_p\","
                        "\"ignore_eos\":true},\"session\":\"x\"";
-    const char *ref = ",\"params\":{\"max_tokens\":700,\"temperature\":1,\"seed\":9,"
+    const char *ref = ",\"params\":{\"max_tokens\":700,\"temperature\":3,\"seed\":9,"
+                      "\"top_p\":0.6,\"samplers\":\"temperature;top_p\","
                       "\"ignore_eos\":true},\"session\":\"ref\"";
     rig_run(&g, ids, 300, ref, &a);
     rig_id(id);
@@ -400,6 +402,9 @@ static void alternatives_of_a_long_answer_come_in_several_replies(void)
 static struct kvs_id old_id;
 static const struct answer *old_answer;
 
+/* What there was before there was a choice; version 1 does not say so. */
+#define FIRST_ORDER "penalties;temperature;top_k;top_p;min_p"
+
 static void into_version_1(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
 {
     uint64_t n = 0;
@@ -415,6 +420,9 @@ static void into_version_1(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
     cJSON_AddNumberToObject(o, "generated", (double)n);
     cJSON_AddStringToObject(o, "lp", text);
     cJSON_DeleteItemFromObjectCaseSensitive(o, "asked");
+    cJSON *params = cJSON_GetObjectItemCaseSensitive(o, "ask");
+    CHECK(cJSON_IsString(cJSON_GetObjectItemCaseSensitive(params, "samplers")));
+    cJSON_DeleteItemFromObjectCaseSensitive(params, "samplers");
     *ret = *q;
     ret->id = old_id;
     q->state = 2;
@@ -428,9 +436,11 @@ static void an_open_answer_of_version_1_goes_on(void)
     some_ids(ids, 30, 7);
     rig_make_ctx(&g, "", 8192);
     rig_up(&g);
-    const char *more = ",\"params\":{\"max_tokens\":4000,\"temperature\":1,\"seed\":9,"
+    const char *more = ",\"params\":{\"max_tokens\":4000,\"temperature\":3,\"seed\":9,"
+                       "\"top_p\":0.6,\"samplers\":\"" FIRST_ORDER "\","
                        "\"ignore_eos\":true},\"session\":\"x\"";
-    const char *ref = ",\"params\":{\"max_tokens\":4000,\"temperature\":1,\"seed\":9,"
+    const char *ref = ",\"params\":{\"max_tokens\":4000,\"temperature\":3,\"seed\":9,"
+                      "\"top_p\":0.6,\"samplers\":\"" FIRST_ORDER "\","
                       "\"ignore_eos\":true},\"session\":\"ref\"";
     rig_run(&g, ids, 30, ref, &a);
     rig_id(id);

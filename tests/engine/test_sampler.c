@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { V = 1000, BIG = 49152 };
-static float scratch[2 * BIG];
+static float scratch[BIG * SMP_SCRATCH / sizeof(float)];
 
 static uint64_t rng;
 static double uniform(void)
@@ -104,29 +104,64 @@ static uint32_t left_by_sorting(const struct smp_params *p, const float *v, uint
                                 bool *left)
 {
     struct one *o = malloc(n * sizeof *o);
-    double sum = 0, cum = 0, all = 0;
-    uint32_t k = p->top_k && p->top_k < n ? p->top_k : n, likely = 0;
+    double *w = malloc(n * sizeof *w), all = 0, temp = 1;
+    uint32_t kept = n, likely = 0;
     for (uint32_t i = 0; i < n; i++)
         o[i] = (struct one){v[i], (int32_t)i};
     qsort(o, n, sizeof *o, by_value);
-    for (uint32_t i = 0; i < k; i++)
-        sum += exp((double)(o[i].v - o[0].v) / (double)p->temp);
-    memset(left, 0, n);
-    for (uint32_t i = 0; i < k; i++) {
-        double w = exp((double)(o[i].v - o[0].v) / (double)p->temp);
-        if (i && p->top_p < 1 && cum >= (double)p->top_p * sum * (1 - 1e-7))
+    for (uint32_t s = 0; s <= p->n_order; s++) {
+        double sum = 0, cum = 0;
+        uint32_t i = 0;
+        for (; i < kept; i++)
+            sum += w[i] = exp((double)(o[i].v - o[0].v) / temp);
+        if (s == p->n_order)
             break;
-        cum += w;
-        if (w >= (double)p->min_p * (1 - 1e-6)) {
-            left[o[i].id] = true;
-            all += w;
+        switch (p->order[s]) {
+        case SMP_TEMPERATURE: temp = (double)p->temp; break;
+        case SMP_TOP_K: kept = p->top_k && p->top_k < kept ? p->top_k : kept; break;
+        case SMP_TOP_P:
+            for (i = 0; i < kept; cum += w[i++])
+                if (i && p->top_p < 1 && cum >= (double)p->top_p * sum * (1 - 1e-7))
+                    break;
+            kept = i;
+            break;
+        case SMP_MIN_P:
+            for (i = 0; i < kept && w[i] >= (double)p->min_p * (1 - 1e-6);)
+                i++;
+            kept = i;
+            break;
+        default: break;
         }
     }
-    for (uint32_t i = 0; i < n; i++)
-        likely +=
-            left[o[i].id] && exp((double)(o[i].v - o[0].v) / (double)p->temp) >= all * 0.02;
+    memset(left, 0, n);
+    for (uint32_t i = 0; i < kept; i++) {
+        left[o[i].id] = true;
+        all += w[i];
+    }
+    for (uint32_t i = 0; i < kept; i++)
+        likely += w[i] >= all * 0.02;
     free(o);
+    free(w);
     return likely;
+}
+
+static const char *const orders[][SMP_STEP_] = {
+    {"penalties", "top_k", "top_p", "min_p", "temperature"},
+    {"penalties", "temperature", "top_k", "top_p", "min_p"},
+    {"min_p", "temperature", "top_p", "top_k"},
+    {"top_p", "top_k", "temperature", "min_p"},
+    {"temperature", "min_p", "top_k"},
+    {"top_k"},
+    {0},
+};
+enum { ORDERS = sizeof orders / sizeof *orders };
+static void set_order(struct smp_params *p, uint32_t which)
+{
+    uint32_t n = 0;
+    struct errbuf eb = {""};
+    while (n < SMP_STEP_ && orders[which][n])
+        n++;
+    CHECK_EQ(smp_order_set(p, orders[which], n, &eb), 0);
 }
 
 static void filters_leave_what_sorting_leaves(void)
@@ -140,14 +175,16 @@ static void filters_leave_what_sorting_leaves(void)
     bool left[V], seen[V];
     seed();
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
-        for (int round = 0; round < 6; round++) {
+        for (uint32_t round = 0; round < 6 + 2 * (ORDERS - 1); round++) {
+            uint32_t kind = round < 6 ? round : round % 2 ? 5 : 2;
             struct smp_params p = params(round % 2 ? 0.7f : 1.5f);
+            set_order(&p, round < 6 ? 0 : 1 + (round - 6) / 2);
             p.top_k = cases[c].k;
             p.top_p = cases[c].p;
             p.min_p = cases[c].m;
             p.seed = (uint64_t)round;
-            noise(v, V, round < 2 ? 0.5f : 4);
-            for (int i = 0; round == 5 && i < V; i++)
+            noise(v, V, kind < 2 ? 0.5f : 4);
+            for (int i = 0; kind == 5 && i < V; i++)
                 v[i] = roundf(v[i]); /* ties */
             uint32_t want = left_by_sorting(&p, v, V, left), got = 0;
             memset(seen, 0, sizeof seen);
@@ -156,11 +193,11 @@ static void filters_leave_what_sorting_leaves(void)
                 got += !seen[id];
                 seen[id] = true;
                 if (!left[id])
-                    return t_fail(__FILE__, __LINE__, "case %zu.%d: %d (%.3f) should be out", c,
+                    return t_fail(__FILE__, __LINE__, "case %zu.%u: %d (%.3f) should be out", c,
                                   round, id, (double)v[id]);
             }
             if (got < want) /* 1200 draws miss 2 % once in 3e10 */
-                t_fail(__FILE__, __LINE__, "case %zu.%d: saw %u of %u", c, round, got, want);
+                t_fail(__FILE__, __LINE__, "case %zu.%u: saw %u of %u", c, round, got, want);
         }
 }
 
@@ -270,7 +307,8 @@ static void the_same_inputs_give_the_same_token(void)
 
 static void known_draws_stay_what_they_are(void)
 {
-    /* A change here changes what killed answers go on with: bump the numerics epoch. */
+    /* A change here changes what killed answers go on with.  These began before there was a
+     * choice of order. */
     float v[V];
     for (int i = 0; i < V; i++)
         v[i] = (float)((i * 7919) % 1000) * 0.01f;
@@ -278,8 +316,48 @@ static void known_draws_stay_what_they_are(void)
     struct smp_params p = params(0.8f);
     p.top_p = 0.9f;
     p.seed = 42;
+    smp_order_first(&p);
     for (uint64_t pos = 0; pos < sizeof want / sizeof *want; pos++)
         CHECK_EQ(pick(&p, v, V, pos), want[pos]);
+}
+
+/* What llama.cpp's users know: the filters look at the model's distribution, and temperature
+ * shapes what they left. */
+static void temperature_comes_last_unless_told(void)
+{
+    const float v[4] = {logf(0.5f), logf(0.3f), logf(0.15f), logf(0.05f)};
+    bool seen[2][4] = {{0}};
+    struct smp_params p = params(5);
+    p.top_p = 0.75f; /* the first two; at temperature 5 it would be the first three */
+    for (int first = 0; first < 2; first++) {
+        if (first)
+            smp_order_first(&p);
+        for (uint64_t pos = 0; pos < 300; pos++)
+            seen[first][pick(&p, v, 4, pos)] = true;
+    }
+    CHECK(seen[0][0] && seen[0][1] && !seen[0][2] && !seen[0][3]);
+    CHECK(seen[1][0] && seen[1][1] && seen[1][2]);
+    /* Without the step temperature does nothing, and without penalties nothing is punished. */
+    struct smp_result a = {0};
+    const int32_t recent[] = {0};
+    CHECK_EQ(smp_order_set(&p, (const char *const[]){"top_k"}, 1, NULL), 0);
+    p.top_k = 1;
+    p.repeat_penalty = 100;
+    CHECK_EQ(smp_pick(&p, v, 4, recent, 1, 0, NULL, scratch, &a), 0);
+    CHECK_EQ(a.id, 0);
+}
+
+static void an_order_is_refused_by_name(void)
+{
+    struct smp_params p = params(1);
+    struct errbuf eb = {""};
+    CHECK_EQ(smp_order_set(&p, (const char *const[]){"top_k", "typ_p"}, 2, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "\"typ_p\"") && strstr(eb.s, "min_p"));
+    CHECK_EQ(smp_order_set(&p, (const char *const[]){"top_k", "top_k"}, 2, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "top_k stands there twice") != NULL);
+    CHECK_EQ(smp_order_set(&p, (const char *const[]){"top_k", "penalties"}, 2, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "penalties come first") != NULL);
+    CHECK_EQ(p.n_order, SMP_STEP_); /* nothing changed */
 }
 
 /* --- bias, penalties, masks -------------------------------------------------------------------------- */
@@ -520,6 +598,7 @@ T_MAIN(CASE(greedy_takes_the_largest_and_of_equals_the_first),
        CASE(draws_follow_the_distribution),
        CASE(neighbouring_positions_and_seeds_are_independent),
        CASE(the_same_inputs_give_the_same_token), CASE(known_draws_stay_what_they_are),
+       CASE(temperature_comes_last_unless_told), CASE(an_order_is_refused_by_name),
        CASE(bias_lifts_and_bans), CASE(penalties_count_the_window_and_no_more),
        CASE(a_mask_leaves_only_its_bits),
        CASE(no_number_is_never_picked_and_infinity_always_is),
