@@ -60,7 +60,8 @@ static const char *remedy(const char *slug, const cJSON *numbers)
         {"context_length_exceeded", "shorten the input"},
         {"model_has_no_template", "use --raw to send plain text"},
         {"queue_full", "try again in a moment"},
-        {"disk_full", "free some space, or `hearth sessions rm` what is not needed"},
+        {"disk_full",
+         "`hearth sessions` lists what is kept, `hearth sessions rm NAME` makes room"},
         {"core_unavailable", "start it with `hearth serve`"},
     };
     if (strcmp(slug, "context_length_exceeded") == 0 && j_num(numbers, "held", 0) > 0)

@@ -7,11 +7,13 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/call.h"
+#include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "engine/chat.h"
 #include "engine/engine.h"
+#include "kvstore/kvstore.h"
 #include "proto.h"
 #include <errno.h>
 #include <sodium.h>
@@ -638,6 +640,13 @@ static void admit(struct req *r, struct prepared *p)
                  "the input needs %llu pages of KV memory, model %s has %u; raise its page "
                  "memory",
                  (unsigned long long)(n / BLOCK_TOKENS + 1), r->m->name, kvf_pages(r->m));
+        return;
+    }
+    if (kvs_turns_full(r->d->store)) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full",
+                 "sessions fill the disk limit of %llu MiB (--disk): nothing was changed; "
+                 "remove some (`hearth sessions rm NAME`), or raise --disk and restart",
+                 (unsigned long long)(r->d->conf->disk_bytes >> 20));
         return;
     }
     res = r->s ? 0 : place_anonymous(r, p);

@@ -83,6 +83,7 @@ void op_session_rewind(struct call *c);
 void op_session_rename(struct call *c);
 void op_session_pin(struct call *c);
 void op_session_remove(struct call *c);
+void ops_session_hold(struct daemon *d); /* branches that changes under way may go back to */
 void op_tokenize(struct call *c);
 void op_detokenize(struct call *c);
 void op_count(struct call *c);

@@ -33,7 +33,7 @@ static const struct row rows[] = {
      "every *.gguf in it is known by its name"},
     {"host-memory", T_SHARE, 0, W(host), "25%", 16 << 20, 0, NULL,
      "host tier: blocks kept in RAM between device and disk"},
-    {"disk", T_SHARE, 0, W(disk), "20%", 1 << 20, 0, NULL,
+    {"disk", T_SHARE, 0, W(disk), "20%", 4 << 20, 0, NULL,
      "limit of the store on disk; % is of what is free plus what it has"},
     {"write-budget", T_SHARE, 0, W(day), "none", 0, 0, NULL,
      "bytes the store writes a day, or none; past it no blocks, turns always"},

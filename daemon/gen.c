@@ -555,6 +555,26 @@ static void kicked(struct loop_timer *t)
     (void)t; /* gen_after does the work */
 }
 
+/* A request's branch, and the place of a session that is made with it: what it began to go on
+ * from may have been removed since. */
+void gen_hold(struct daemon *d)
+{
+    for (struct req *r = d->gen->reqs; r; r = r->next) {
+        if (r->br)
+            kvs_hold(d->store, &r->br->rec.id);
+        if (r->br)
+            kvs_hold(d->store, &r->br->rec.parent);
+        if (r->s && r->s->branch)
+            kvs_hold(d->store, &r->s->branch->rec.id);
+    }
+    ops_session_hold(d);
+}
+
+static void hold(void *ctx)
+{
+    gen_hold(ctx);
+}
+
 int gen_open(struct daemon *d, struct errbuf *eb)
 {
     struct gen *g = calloc(1, sizeof *g);
@@ -567,6 +587,7 @@ int gen_open(struct daemon *d, struct errbuf *eb)
     g->timer.user = g;
     g->kick.fire = kicked;
     models_on_change(d, model_changed);
+    kvs_on_collect(d->store, hold, d);
     loop_after(d->loop, gen_after, g);
     loop_timer_set(d->loop, &g->timer, now_ns() + TICK_NS);
     return 0;
@@ -608,6 +629,7 @@ void gen_close(struct daemon *d)
 
     if (!g)
         return;
+    kvs_on_collect(d->store, NULL, NULL);
     g->stopping = true;
     loop_timer_cancel(d->loop, &g->timer);
     loop_timer_cancel(d->loop, &g->kick);

@@ -41,6 +41,8 @@ bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap);
 
 /* The link (call.h's, compared only) has closed: what it read has no reader (reader.c). */
 void readers_link_gone(struct daemon *d, const void *link);
+/* The store asks which branches are held in memory alone (kvs_on_collect). */
+void gen_hold(struct daemon *d);
 
 /* The session goes out of the table: ended requests forget it. */
 void gen_session_gone(struct daemon *d, const struct sess *s);

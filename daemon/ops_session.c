@@ -46,6 +46,13 @@ struct change {
 /* Changes under way; the loop thread's own. */
 static struct change *changes;
 
+void ops_session_hold(struct daemon *d)
+{
+    for (struct change *w = changes; w; w = w->next)
+        if (w->old_branch)
+            kvs_hold(d->store, &w->old_branch->rec.id);
+}
+
 static void change_free(struct change *w)
 {
     branch_drop(w->d, w->old_branch);
@@ -237,8 +244,9 @@ static void change_done(struct kvs_batch *b)
         if (b->res == 0)
             call_ok(c, cJSON_Parse(w->reply), NULL, 0);
         else if (b->res == -ENOSPC || b->res == -EDQUOT)
-            call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL,
-                      "the disk is full: nothing was changed");
+            call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s: nothing was changed",
+                      kvs_turns_full(w->d->store) ? "sessions fill the disk limit (--disk)"
+                                                  : "the disk is full");
         else
             call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
                       "the store cannot write (%s): nothing was changed", err_str(b->res));

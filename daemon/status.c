@@ -59,9 +59,14 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
     else if (k->fault == -ENOSPC)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("the disk is full: new blocks are not kept; free "
-                                  "space or lower --disk"));
+                                  "space, or remove sessions (hearth sessions rm NAME)"));
     else if (k->fault)
         cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));
+    if (k->turns_full)
+        cJSON_AddItemToArray(
+            w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
+                                  "some are removed (hearth sessions rm NAME) or --disk is "
+                                  "raised"));
     if (k->warning[0])
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)
@@ -84,7 +89,7 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
 
     if (d->stopping)
         return "stopping";
-    if (k->fault)
+    if (k->fault || k->turns_full)
         return "degraded";
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)

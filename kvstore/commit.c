@@ -24,6 +24,7 @@ struct group {
     uint32_t n_job, n_rows;
     struct meta_job *meta;
     bool early; /* KVS_WRONG_ACK_FIRST: batches are gone already */
+    bool full;  /* batches that the limit has no room for are refused */
 };
 
 void commit_job(struct kvstore *s, struct job *j)
@@ -102,14 +103,67 @@ static bool is_full(int r)
 /* Frames into the log's buffer; a batch that does not fit its state fails alone. */
 static void group_log(struct kvstore *s, struct group *g)
 {
+    uint64_t sum = 0;
+
     turnlog_begin(s->log);
     accept_begin(&s->accept, s->idx, INDEX_COMMIT);
     for (uint32_t i = 0; i < g->n_batch; i++) {
         struct kvs_batch *b = g->batch[i];
-        g->res[i] = s->fault == -EROFS ? -EROFS : accept_batch(&s->accept, b->rec, b->n_rec);
+        g->res[i] = s->fault == -EROFS ? -EROFS : 0;
+        if (g->res[i] == 0 && g->full && !limit_takes(s, b, &sum))
+            g->res[i] = -ENOSPC;
+        if (g->res[i] == 0)
+            g->res[i] = accept_batch(&s->accept, b->rec, b->n_rec);
         if (g->res[i] == 0)
             g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
+        if (g->res[i] == 0)
+            collect_seen(s, b->rec, b->n_rec);
     }
+}
+
+/* Back to the front of the queue, those from n on. */
+static void group_return(struct kvstore *s, struct group *g, uint32_t n)
+{
+    pthread_mutex_lock(&s->to_commit.lock);
+    for (uint32_t i = g->n_batch; i-- > n;) {
+        g->batch[i]->next = s->to_commit.batches.head;
+        s->to_commit.batches.head = g->batch[i];
+        if (!g->batch[i]->next)
+            s->to_commit.batches.tail = &g->batch[i]->next;
+    }
+    pthread_mutex_unlock(&s->to_commit.lock);
+    g->n_batch = n;
+}
+
+/* Turns that do not fit the limit wait for segments to be given back, then for the log to be
+ * compacted; then they are refused. */
+static void group_limit(struct kvstore *s, struct group *g)
+{
+    uint64_t sum = 0, all = 0;
+    bool fit = true;
+
+    g->full = false;
+    for (uint32_t i = 0; i < g->n_batch; i++)
+        if (!limit_takes(s, g->batch[i], &sum))
+            fit = false;
+    all = sum;
+    if (g->n_batch == 0 || s->fault == -EROFS)
+        return;
+    if ((!fit || limit_wants_segments(s, all)) && s->space != SPACE_NONE && s->file_bytes) {
+        s->space = SPACE_WANTED;
+        group_return(s, g, 0);
+        io_wake(s);
+        return;
+    }
+    if (fit)
+        return;
+    if (ckpt_busy(s) || s->ckpt.trim || collect_gains(s) ||
+        (limit_log_due(s, true) && ckpt_begin(s) == 0)) {
+        s->limit_hold = true;
+        group_return(s, g, 0);
+        return;
+    }
+    g->full = true;
 }
 
 static int group_sync_segments(struct kvstore *s, struct group *g)
@@ -253,36 +307,21 @@ static bool group_holds(struct kvstore *s, struct group *g, int r)
         s->fault == -EROFS)
         return false;
     s->space = SPACE_WANTED;
-    pthread_mutex_lock(&s->to_commit.lock);
-    for (uint32_t i = g->n_batch; i-- > 0;) {
-        g->batch[i]->next = s->to_commit.batches.head;
-        s->to_commit.batches.head = g->batch[i];
-        if (!g->batch[i]->next)
-            s->to_commit.batches.tail = &g->batch[i]->next;
-    }
-    pthread_mutex_unlock(&s->to_commit.lock);
-    g->n_batch = 0;
+    group_return(s, g, 0);
     io_wake(s);
     return true;
 }
 
 static void group_run(struct kvstore *s, struct group *g)
 {
+    group_limit(s, g);
     group_log(s, g);
     /* The group's own book of changes is full: the rest goes with the next group. */
     uint32_t n = 0;
     while (n < g->n_batch && (g->res[n] != E_LIMIT || n == 0))
         n++;
     if (n < g->n_batch) {
-        pthread_mutex_lock(&s->to_commit.lock);
-        for (uint32_t i = g->n_batch; i-- > n;) {
-            g->batch[i]->next = s->to_commit.batches.head;
-            s->to_commit.batches.head = g->batch[i];
-            if (!g->batch[i]->next)
-                s->to_commit.batches.tail = &g->batch[i]->next;
-        }
-        pthread_mutex_unlock(&s->to_commit.lock);
-        g->n_batch = n;
+        group_return(s, g, n);
         group_log(s, g);
     }
     if (s->o.wrong == KVS_WRONG_ACK_FIRST) {
@@ -315,102 +354,6 @@ static void group_run(struct kvstore *s, struct group *g)
     }
     commit_sizes(s);
     group_done(s, g, r);
-    uint64_t due = 4 * turnlog_base_bytes(s->log);
-    if (due < s->log_budget / 2)
-        due = s->log_budget / 2;
-    if (r == 0 && s->fault == 0 && turnlog_grown_bytes(s->log) > due)
-        (void)commit_checkpoint(s);
-}
-
-/* --- checkpoints ------------------------------------------------------------------------------- */
-
-static int ckpt_rec(struct kvstore *s, uint32_t kind, const void *p)
-{
-    struct kvs_rec r = {.kind = kind};
-
-    r.session = p; /* the union's members are all pointers here */
-    return turnlog_checkpoint_add(s->log, &r);
-}
-
-static int ckpt_branch(struct kvstore *s, const struct kvs_branch *b, uint64_t end)
-{
-    enum { PIECE = 16384, TURNS = 16 };
-    int32_t *ids = malloc(PIECE * sizeof *ids);
-    struct kvs_turn *turn = malloc(TURNS * sizeof *turn);
-    struct index_at at;
-    uint64_t bad = 0;
-    int r = ids && turn ? ckpt_rec(s, KVS_REC_BRANCH, b) : -ENOMEM;
-
-    for (uint64_t pos = b->parent_pos; pos < end && r == 0; pos += PIECE) {
-        uint64_t to = pos + PIECE < end ? pos + PIECE : end;
-        struct kvs_rec rec = {.kind = KVS_REC_TOKENS,
-                              .tokens = {b->id, pos, ids, (uint32_t)(to - pos)}};
-        r = index_tokens(s->idx, INDEX_COMMIT, &b->id, pos, to, ids);
-        if (r == 0)
-            r = turnlog_checkpoint_add(s->log, &rec);
-    }
-    index_at_turns(&at, &b->id);
-    for (int n = 1; r == 0 && n > 0;) {
-        n = index_turns(s->idx, INDEX_COMMIT, &at, &b->id, turn, TURNS, &bad);
-        r = n < 0 ? n : 0;
-        for (int i = 0; i < n && r == 0; i++)
-            r = ckpt_rec(s, KVS_REC_TURN, &turn[i]);
-    }
-    free(ids);
-    free(turn);
-    return r < 0 ? r : bad ? E_CORRUPT : 0;
-}
-
-static int ckpt_req(struct kvstore *s, const struct kvs_req *q)
-{
-    struct index_at at;
-    struct kvs_part a;
-    uint8_t *data;
-    uint64_t bad = 0;
-    int n = 1, r = ckpt_rec(s, KVS_REC_REQ, q);
-
-    index_at_parts(&at, q->owner, &q->id);
-    while (r == 0 && (n = index_parts(s->idx, INDEX_COMMIT, &at, &a, &data, &bad)) == 1) {
-        r = ckpt_rec(s, KVS_REC_PART, &a);
-        free(data);
-    }
-    return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;
-}
-
-static int ckpt_all(struct kvstore *s)
-{
-    struct kvs_session *ses = malloc(sizeof *ses);
-    struct kvs_branch b;
-    struct kvs_req q;
-    char *reply;
-    uint64_t bad = 0, end, now = wall_ns();
-    int n = ses ? 1 : -ENOMEM, r = 0;
-
-    struct index_at at = {0};
-    while (n > 0 && r == 0) {
-        n = index_branches(s->idx, INDEX_COMMIT, &at, &b, &end, 1, &bad);
-        if (n == 1)
-            r = ckpt_branch(s, &b, end);
-    }
-    at.bytes = 0;
-    n = n < 0 ? n : 1;
-    while (n > 0 && r == 0) {
-        n = index_sessions(s->idx, INDEX_COMMIT, &at, ses, 1, &bad);
-        if (n == 1)
-            r = ckpt_rec(s, KVS_REC_SESSION, ses);
-    }
-    free(ses);
-    at.bytes = 0;
-    n = n < 0 ? n : 1;
-    while (n > 0 && r == 0) {
-        n = index_reqs(s->idx, INDEX_COMMIT, &at, &q, &reply, &bad);
-        if (n != 1)
-            break;
-        if (!forget_due(s, INDEX_COMMIT, &q, now))
-            r = ckpt_req(s, &q);
-        free(reply);
-    }
-    return r < 0 ? r : n < 0 ? n : bad ? E_CORRUPT : 0;
 }
 
 /* What log and index take, for whoever asks. */
@@ -419,24 +362,7 @@ void commit_sizes(struct kvstore *s)
     s->log_bytes = turnlog_bytes(s->log);
     s->index_bytes = index_bytes(s->idx);
     s->ahead_bytes = turnlog_ahead_bytes(s->log) + index_ahead_bytes(s->idx);
-}
-
-/* Everything live into a new file that begins the log; the old files go once it is whole. */
-int commit_checkpoint(struct kvstore *s)
-{
-    int r = turnlog_checkpoint_begin(s->log);
-
-    if (r == 0)
-        r = ckpt_all(s);
-    if (r == 0)
-        r = turnlog_checkpoint_end(s->log);
-    if (r < 0) {
-        turnlog_checkpoint_abort(s->log); /* the old log is as it was */
-        if (!is_full(r))
-            store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
-    }
-    commit_sizes(s);
-    return r;
+    limit_look(s);
 }
 
 /* --- the turn ------------------------------------------------------------------------------------- */
@@ -463,7 +389,7 @@ static void seg_work(struct kvstore *s, struct seg_job *j)
 
 static bool waits_for_space(const struct kvstore *s)
 {
-    return s->space == SPACE_WANTED;
+    return s->space == SPACE_WANTED || s->limit_hold;
 }
 
 /* Takes what is here, up to the bounds of one group.  false: nothing. */
@@ -535,9 +461,16 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
         s->day_mark = s->sys.bytes_written;
         s->day = day;
     }
-    if (gather(s, &g, forget_busy(s) ? 0 : wait_ns))
+    bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim;
+    if (gather(s, &g, busy ? 0 : wait_ns))
         group_run(s, &g);
     forget_turn(s);
+    collect_turn(s);
+    if (!ckpt_busy(s) && !s->ckpt.trim && s->fault != -EROFS && limit_log_due(s, false))
+        (void)ckpt_begin(s);
+    ckpt_turn(s);
+    if (s->limit_hold && !ckpt_busy(s) && !s->ckpt.trim && !collect_gains(s))
+        s->limit_hold = false;
     uint64_t now = now_ns();
     if (!s->reserve_held && now > s->reserve_ns && s->fault != -EROFS)
         reserve_make(s);

@@ -29,7 +29,7 @@ struct index {
     uint32_t magic;
     MDB_env *env;
     MDB_dbi db[DB_];
-    MDB_txn *txn[INDEX_WHO_]; /* the two readers are reset between uses */
+    MDB_txn *txn[INDEX_WHO_]; /* the first two are reset between uses */
     struct sys *sys;
     uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
     char path[PATH_MAX];
@@ -104,7 +104,7 @@ static int del(struct index *i, enum db db, const void *key, size_t n)
 static int view(struct index *i, enum index_who w)
 {
     must_be(i, INDEX_MAGIC);
-    if (w == INDEX_WRITE) {
+    if (w >= INDEX_SNAP) {
         must(i->txn[w]);
         return 0;
     }
@@ -115,8 +115,21 @@ static int view(struct index *i, enum index_who w)
 
 static void unview(struct index *i, enum index_who w)
 {
-    if (w != INDEX_WRITE)
+    if (w < INDEX_SNAP)
         mdb_txn_reset(i->txn[w]);
+}
+
+int index_snap(struct index *i)
+{
+    must(!i->txn[INDEX_SNAP]);
+    return index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
+}
+
+void index_unsnap(struct index *i)
+{
+    if (i->txn[INDEX_SNAP])
+        mdb_txn_abort(i->txn[INDEX_SNAP]);
+    i->txn[INDEX_SNAP] = NULL;
 }
 
 /* --- keys ----------------------------------------------------------------------------------- */
@@ -246,6 +259,17 @@ uint64_t index_ahead_bytes(const struct index *i)
 
     mdb_env_info(i->env, &info);
     used = ((uint64_t)info.me_last_pgno + 1) * 4096;
+    return taken > used ? taken - used : 0;
+}
+
+uint64_t index_spare_bytes(struct index *i)
+{
+    uint64_t taken = index_bytes(i), used = taken;
+
+    if (view(i, INDEX_COMMIT) == 0) {
+        used = index_used_bytes(i->txn[INDEX_COMMIT]);
+        unview(i, INDEX_COMMIT);
+    }
     return taken > used ? taken - used : 0;
 }
 
@@ -776,27 +800,41 @@ static int apply_cut(struct index *i, const struct kvs_id *branch, uint64_t firs
     return r < 0 ? r : branch_put(i, &b, first);
 }
 
-int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max)
+/* Empty first, then gone: in between it is a branch that holds nothing. */
+int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t *rows)
 {
-    int r = log_del(i, id, TOKENS_KIND, 0, &rows_max);
+    struct kvs_branch b;
+    uint64_t end;
+    int r = branch_get(i, INDEX_WRITE, id, &b, &end);
 
+    if (r == 0 && end != b.parent_pos)
+        r = branch_put(i, &b, b.parent_pos);
+    if (r == 0 || r == -ENOENT || r == E_CORRUPT)
+        r = log_del(i, id, TOKENS_KIND, 0, rows);
     if (r == 0)
-        r = log_del(i, id, TURN_KIND, 0, &rows_max);
+        r = log_del(i, id, TURN_KIND, 0, rows);
     if (r == 0)
         r = del(i, DB_BRANCH, id->b, 16);
     return r == -ENOENT ? 0 : r;
+}
+
+int index_parts_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows)
+{
+    uint8_t k[32];
+    size_t n = key_part(k, owner, id, 0);
+
+    return rows_del(i, DB_REQ, k, n, rows);
 }
 
 /* Parts first: none is ever without its request. */
 int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows)
 {
     uint8_t k[32];
-    size_t n = key_part(k, owner, id, 0);
-    int r = rows_del(i, DB_REQ, k, n, rows);
+    int r = index_parts_del(i, owner, id, rows);
 
     if (r)
         return r;
-    r = del(i, DB_REQ, k, REQ_KEY);
+    r = del(i, DB_REQ, k, key_req(k, owner, id));
     if (r == 0)
         (*rows)--; /* rows_del left one */
     return r == -ENOENT ? 0 : r;

@@ -1,6 +1,6 @@
 /* index.h - what is where: sessions, branches, tokens, turns, requests, blocks, in LMDB.
  *
- * Only index.c and index_walk.c know LMDB.  One writer (the commit thread, or whoever opens
+ * Only index.c, index_walk.c and index_shrink.c know LMDB.  One writer (the commit thread, or whoever opens
  * the store before threads run); each reading thread has its own view.  Reads copy out and
  * end their transaction before they return; nothing calls back, waits or does other I/O
  * inside one.  Every value ends in a CRC32C over key and value: a wrong one is E_CORRUPT.
@@ -17,8 +17,8 @@
 
 struct index;
 struct sys;
-/* Whose view a read uses.  WRITE sees the open write transaction. */
-enum index_who { INDEX_LOOP, INDEX_COMMIT, INDEX_WRITE, INDEX_WHO_ };
+/* Whose view a read uses.  SNAP sees one moment, WRITE the open write transaction. */
+enum index_who { INDEX_LOOP, INDEX_COMMIT, INDEX_SNAP, INDEX_WRITE, INDEX_WHO_ };
 
 struct index_opts {
     const char *dir;
@@ -32,11 +32,16 @@ void index_close(struct index *i);
  * Damaged files may crash it: call it in a child process.  0, -ENOENT (no index), E_CORRUPT.
  * A cleanly closed index above quick_bytes is trusted without the walk. */
 int index_verify(const char *dir, uint64_t quick_bytes);
+/* Copied smaller when over half of it is free and the copy fits the limit beside it; before
+ * open.  Whatever goes wrong, it is as it was. */
+void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
 int index_remove(struct sys *y, const char *dir);
 uint64_t index_bytes(const struct index *i);       /* taken on disk */
 uint64_t index_ahead_bytes(const struct index *i); /* of these: for pages to come */
-bool index_near_full(const struct index *i);       /* past 70 % of the map */
-void index_reader_check(struct index *i);          /* forget readers that died */
+/* Of what is taken: pages that hold nothing, before the file's end and behind it. */
+uint64_t index_spare_bytes(struct index *i);
+bool index_near_full(const struct index *i); /* past 70 % of the map */
+void index_reader_check(struct index *i);    /* forget readers that died */
 
 /* --- reads ----------------------------------------------------------------------------- */
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);
@@ -84,6 +89,11 @@ struct index_block {
 int index_blocks(struct index *i, enum index_who w, struct index_at *at,
                  struct index_block *ret, uint32_t n, uint64_t *ret_bad);
 
+/* From snap to unsnap the reads of INDEX_SNAP see the state as it was then.  No page that is
+ * freed meanwhile is used again: for seconds, not for ever.  Commit thread. */
+int index_snap(struct index *i);
+void index_unsnap(struct index *i);
+
 /* --- writes: begin, any of these, commit or abort ---------------------------------------- */
 int index_begin(struct index *i);
 int index_commit(struct index *i); /* -ENOSPC: the disk or the map is full */
@@ -93,9 +103,11 @@ int index_apply(struct index *i, const struct kvs_rec *r);
 int index_block_put(struct index *i, const struct index_block *b);
 int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant);
 int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes);
-/* One step of dropping a branch with all it holds: 1 more to do, 0 gone. */
-int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t rows_max);
-/* The same of a request and its parts; counts off *rows what it takes, at most all. */
+/* One step of dropping a branch with all it holds: 1 more to do, 0 gone.  Counts off *rows
+ * what it takes, at most all. */
+int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t *rows);
+/* The same of a request and its parts, and of the parts alone. */
 int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows);
+int index_parts_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint32_t *rows);
 
 #endif

@@ -11,6 +11,7 @@ extern const char *const index_db_names[DB_];
 int index_err(int rc);                                        /* LMDB's code as one of ours */
 int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */
 int index_env_open(MDB_env **ret, const char *path, unsigned flags);
+uint64_t index_used_bytes(MDB_txn *txn); /* of the pages that hold something */
 /* Takes the check off a value; E_CORRUPT when it does not fit. */
 int index_value_ok(const MDB_val *k, MDB_val *v);
 

@@ -139,6 +139,8 @@ static void store_free(struct kvstore *s)
         free(s->layout[i]);
     }
     free(s->unread);
+    free(s->to_commit.held);
+    free(s->collect.keep.v);
     table_fini(&s->table);
     if (s->event_fd >= 0)
         close(s->event_fd);
@@ -240,7 +242,7 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
     va_end(ap);
 }
 
-static void event(struct kvstore *s)
+void store_event(struct kvstore *s)
 {
     uint64_t one = 1;
 
@@ -259,7 +261,7 @@ void store_note(struct kvstore *s, const char *fmt, ...)
         s->to_loop.notes_over++;
     pthread_mutex_unlock(&s->to_loop.lock);
     va_end(ap);
-    event(s);
+    store_event(s);
 }
 
 bool kvs_note(struct kvstore *s, char *ret, size_t cap)
@@ -330,7 +332,7 @@ void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res)
     LIST_PUSH(&s->to_loop.reqs, r);
     pthread_mutex_unlock(&s->to_loop.lock);
     if (first)
-        event(s);
+        store_event(s);
 }
 
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res)
@@ -341,7 +343,7 @@ void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res)
     LIST_PUSH(&s->to_loop.batches, b);
     pthread_mutex_unlock(&s->to_loop.lock);
     if (first)
-        event(s);
+        store_event(s);
 }
 
 void kvs_wake(struct kvstore *s)
@@ -367,6 +369,8 @@ void kvs_loop_turn(struct kvstore *s)
     struct kvs_batch *b = s->to_loop.batches.head;
     LIST_INIT(&s->to_loop.reqs);
     LIST_INIT(&s->to_loop.batches);
+    bool asked = s->to_loop.asked;
+    s->to_loop.asked = false;
     pthread_mutex_unlock(&s->to_loop.lock);
     /* done() may free the request and submit others. */
     while (b) {
@@ -383,6 +387,8 @@ void kvs_loop_turn(struct kvstore *s)
         r->done(r);
         r = next;
     }
+    if (asked)
+        collect_asked(s);
 }
 
 uint64_t kvs_in_flight(const struct kvstore *s)
@@ -528,6 +534,11 @@ int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b)
     pthread_cond_signal(&s->to_commit.cond);
     pthread_mutex_unlock(&s->to_commit.lock);
     return 0;
+}
+
+bool kvs_turns_full(const struct kvstore *s)
+{
+    return s->turns_full;
 }
 
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
@@ -789,6 +800,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->evicted = s->n.evicted;
     ret->syncs = s->sys.syncs;
     ret->commits = s->n.commits;
+    ret->turns_full = s->turns_full;
     ret->fault = s->fault;
     pthread_mutex_lock(&s->ring_lock);
     ret->uring = s->io.ring && s->io.ops == &ring_uring;

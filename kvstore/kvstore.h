@@ -114,6 +114,15 @@ struct kvs_batch {
 /* Batches become durable in the order submitted; several share one sync and one commit. */
 int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b);
 
+/* Branches that no session and no request leads to are dropped while the store is open.  The
+ * loop is asked first, inside kvs_loop_turn: hold() calls kvs_hold for every branch that a
+ * batch may yet name and that only the loop's memory leads to. */
+void kvs_on_collect(struct kvstore *s, void (*hold)(void *ctx), void *ctx);
+void kvs_hold(struct kvstore *s, const struct kvs_id *branch);
+/* Turns, log and index have all the room the limit gives them: what is begun can be ended,
+ * nothing should be begun before something was removed. */
+bool kvs_turns_full(const struct kvstore *s);
+
 /* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned. */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
                  void *ctx);
@@ -151,7 +160,8 @@ struct kvs_stats {
     uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;
-    int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
+    bool turns_full; /* see kvs_turns_full */
+    int fault;       /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
     bool uring, direct;
     char warning[256];
 };

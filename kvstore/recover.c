@@ -62,6 +62,7 @@ static int index_start(struct kvstore *s, struct errbuf *eb)
 {
     struct index_opts o = {s->dir, &s->sys, s->index_budget / 2, s->o.no_fsync};
 
+    index_shrink(&s->sys, s->dir, s->o.disk_bytes);
     return index_open(&s->idx, &o, eb);
 }
 
@@ -302,7 +303,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     if (r == 0)
         r = mark_open(s);
     if (r == 0 && hurt)
-        (void)commit_checkpoint(s);
+        (void)ckpt_all(s);
     if (r < 0)
         return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
     s->day = store_day_now();

@@ -16,7 +16,7 @@ static const uint64_t RETRY_NS = 2000000000u; /* after the disk refused a segmen
 
 uint64_t seg_limit(const struct kvstore *s)
 {
-    uint64_t log = s->log_bytes > s->log_budget ? s->log_bytes : s->log_budget;
+    uint64_t log = s->log_want > s->log_budget ? s->log_want : s->log_budget;
     uint64_t idx = s->index_bytes > s->index_budget ? s->index_bytes : s->index_budget;
     uint64_t rest = s->reserve_bytes + log + idx;
 

@@ -114,6 +114,51 @@ struct io_side { /* the io thread's own */
 /* What a full disk asks of the io thread, and its answer. */
 enum space { SPACE_FINE, SPACE_WANTED, SPACE_MADE, SPACE_NONE };
 
+/* The commit thread's own; see ckpt.c. */
+enum { CKPT_NONE, CKPT_BRANCHES, CKPT_SESSIONS, CKPT_REQS, CKPT_END };
+struct ckpt {
+    uint8_t phase;
+    bool trim;                 /* files that the last one replaced are being removed */
+    struct index_at at, turns; /* of the branch under way: */
+    bool in_branch;
+    struct kvs_branch branch;
+    uint64_t pos, end;
+    uint64_t wall, again_ns; /* when it began; not before, after a failure */
+};
+
+/* The commit thread's own; see collect.c. */
+enum {
+    COLLECT_NONE,
+    COLLECT_SESSIONS,
+    COLLECT_REQS,
+    COLLECT_ASK,
+    COLLECT_ASKED,
+    COLLECT_SWEEP,
+    COLLECT_END,
+    COLLECT_MAX = 64
+};
+struct idset {
+    struct kvs_id *v;
+    uint64_t cap, n; /* power of two; zero ids are empty places */
+};
+struct collect {
+    uint8_t phase;
+    bool wanted;
+    struct index_at at;
+    struct idset keep;
+    uint64_t bad, began_ns, due_ns, rest_ns; /* a round is due; and not before */
+    uint64_t freed_bytes;                    /* of tokens, since the log was compacted */
+    uint32_t n_gone, n_done, n_parts, n_parts_done;
+    struct {
+        struct kvs_id id;
+        uint64_t bytes;
+    } gone[COLLECT_MAX]; /* branches found, to be dropped */
+    struct {
+        uint32_t owner;
+        struct kvs_id id;
+    } parts[COLLECT_MAX]; /* requests likewise, that lose their parts */
+};
+
 struct forget {         /* the commit thread's own; see forget.c */
     uint64_t next_ns;   /* when the next round begins */
     struct index_at at; /* how far this one has come; nothing: none is under way */
@@ -152,6 +197,11 @@ struct kvstore {
     struct io_side io;
     struct accept accept; /* commit */
     struct forget forget;
+    struct ckpt ckpt;
+    struct collect collect;
+    /* The loop's: what it has in mind and nothing on disk leads to, when it is asked. */
+    void (*hold)(void *ctx);
+    void *hold_ctx;
 
     struct {
         pthread_mutex_t lock;
@@ -166,11 +216,16 @@ struct kvstore {
         LIST(struct job) jobs;
         LIST(struct meta_job) metas;
         bool woken;
+        bool answered; /* the loop was asked, and has held what it holds: */
+        struct kvs_id *held;
+        uint32_t n_held, cap_held;
+        bool held_short; /* no memory for all of them */
     } to_commit;
     struct {
         pthread_mutex_t lock;
         LIST(struct kvs_block_req) reqs;
         LIST(struct kvs_batch) batches;
+        bool asked;
         char warning[256];
         char note[NOTES_MAX][NOTE_BYTES]; /* the oldest first; see kvs_note */
         uint32_t n_notes, notes_over;
@@ -187,7 +242,10 @@ struct kvstore {
      * nothing: what was written before the open counts too).  The commit thread sets both;
      * a stale read counts a round of yesterday's. */
     _Atomic uint64_t day, day_mark;
-    bool reserve_held; /* commit */
+    _Atomic uint64_t log_want; /* what the log takes, and will to be compacted */
+    _Atomic bool turns_full;   /* turns have all the room there is */
+    bool limit_hold;           /* commit: turns wait for the log to be compacted */
+    bool reserve_held;         /* commit */
     uint64_t reserve_ns, reader_check_ns;
     _Atomic int fault; /* 0, -EROFS, -ENOSPC */
     _Atomic int space; /* enum space */
@@ -217,7 +275,6 @@ void room_count(struct kvstore *s); /* slot_bytes, from the layouts */
 /* commit.c */
 void commit_job(struct kvstore *s, struct job *j); /* io thread */
 void commit_wake(struct kvstore *s);
-int commit_checkpoint(struct kvstore *s);
 void commit_sizes(struct kvstore *s); /* log_bytes, index_bytes, ahead_bytes */
 int commit_day(struct kvstore *s);    /* into the open transaction: what today has cost */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
@@ -226,8 +283,24 @@ void reserve_make(struct kvstore *s);
 bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q, uint64_t wall);
 bool forget_busy(const struct kvstore *s); /* in the middle of a round: do not sleep long */
 void forget_turn(struct kvstore *s);       /* a little of it */
-/* collect.c: branches nobody leads to; counts the sessions (open) */
-int collect_open(struct kvstore *s, struct kvs_open_report *rep);
+/* ckpt.c: the log compacted (commit thread) */
+int ckpt_begin(struct kvstore *s);
+bool ckpt_busy(const struct kvstore *s);
+void ckpt_turn(struct kvstore *s); /* a little of it */
+int ckpt_all(struct kvstore *s);   /* at open */
+/* collect.c: branches nobody leads to (commit thread) */
+int collect_open(struct kvstore *s, struct kvs_open_report *rep); /* counts the sessions */
+bool collect_busy(const struct kvstore *s);
+bool collect_gains(const struct kvstore *s); /* a round is under way, or due soon */
+void collect_turn(struct kvstore *s);
+void collect_asked(struct kvstore *s);                                       /* loop thread */
+void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n); /* accepted */
+/* limit.c: may turns take more? (commit thread) */
+bool limit_takes(const struct kvstore *s, const struct kvs_batch *b, uint64_t *sum);
+bool limit_wants_segments(const struct kvstore *s, uint64_t bytes);
+bool limit_log_due(const struct kvstore *s, bool pressed);
+bool limit_passed(const struct kvstore *s);
+void limit_look(struct kvstore *s); /* log_want, turns_full */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 /* recover_segs.c, recover_blocks.c: its part about segments and blocks, in this order: the
@@ -246,6 +319,7 @@ void recover_numbers(const struct kvstore *s, struct layout *l);
  * once: each is kept until the loop has fetched it. */
 void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void store_note(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void store_event(struct kvstore *s); /* the loop has something to do */
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
 void store_fault(struct kvstore *s, int code, const char *doing);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 enum { LOG_MAGIC = 0x746c6f67, FORMAT_OLDEST = 1, FORMAT_VERSION = 2, SEGS_MAX = 100000 };
+enum { CKPT_BUF_BYTES = 1 << 20, CKPT_SYNC_BYTES = 4 << 20 };
 static const char SEG_MAGIC[8] = "HRTHLOG1";
 static const uint32_t FRAME_MAGIC = 0x4d524648; /* "HFRM" */
 
@@ -32,6 +33,10 @@ struct lhead {
     bool base;
     uint64_t seq; /* of the last frame before this file; of a checkpoint: its state's */
     uint32_t prev_crc;
+};
+struct lbuf { /* frames not yet written */
+    uint8_t *p;
+    uint64_t cap, used;
 };
 struct turnlog {
     uint32_t magic;
@@ -48,15 +53,17 @@ struct turnlog {
     uint64_t seq;      /* of the last frame in it */
     uint32_t crc;
     /* The group being made. */
-    uint8_t *buf;
-    uint64_t buf_cap, used;
+    struct lbuf group;
     uint64_t group_at, group_seq;
     uint32_t group_crc;
     uint64_t grown, base_bytes;
-    /* A checkpoint being written. */
+    /* A checkpoint being written, beside the frames that go on coming. */
     int ckpt_fd;
-    uint64_t ckpt_at, ckpt_n;
+    struct lbuf ckpt;
+    uint32_t ckpt_number, ckpt_old; /* its file; how many files it replaces */
+    uint64_t ckpt_at, ckpt_n, ckpt_grown, ckpt_unsynced;
     uint32_t ckpt_crc;
+    uint32_t n_trim; /* files in front that a checkpoint has replaced */
 };
 
 static void seg_path(const struct turnlog *l, uint32_t number, const char *suffix,
@@ -118,23 +125,23 @@ int log_frame_get(const uint8_t *b, uint64_t n, struct log_frame *ret, uint64_t 
     return 0;
 }
 
-static int buf_room(struct turnlog *l, uint64_t more)
+static int buf_room(struct lbuf *f, uint64_t more)
 {
-    if (l->used + more <= l->buf_cap)
+    if (f->used + more <= f->cap)
         return 0;
-    uint64_t cap = l->buf_cap ? l->buf_cap : 1 << 16;
-    while (cap < l->used + more)
+    uint64_t cap = f->cap ? f->cap : 1 << 16;
+    while (cap < f->used + more)
         cap *= 2;
-    uint8_t *b = realloc(l->buf, cap);
+    uint8_t *b = realloc(f->p, cap);
     if (!b)
         return -ENOMEM;
-    l->buf = b;
-    l->buf_cap = cap;
+    f->p = b;
+    f->cap = cap;
     return 0;
 }
 
-/* Appends one frame to buf. */
-static int frame_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n, uint64_t seq,
+/* Appends one frame. */
+static int frame_add(struct lbuf *f, const struct kvs_rec *r, uint32_t n, uint64_t seq,
                      uint32_t prev_crc, uint32_t *ret_crc)
 {
     uint64_t bytes = 0;
@@ -148,10 +155,10 @@ static int frame_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n, uin
             return E_LIMIT;
     }
     uint64_t whole = round_up(LOG_FRAME_HEAD_BYTES + bytes + 4, 8);
-    int e = buf_room(l, whole);
+    int e = buf_room(f, whole);
     if (e < 0)
         return e;
-    uint8_t *b = l->buf + l->used, *p = b + LOG_FRAME_HEAD_BYTES;
+    uint8_t *b = f->p + f->used, *p = b + LOG_FRAME_HEAD_BYTES;
     st32(b, FRAME_MAGIC);
     st32(b + 4, (uint32_t)bytes);
     st64(b + 8, seq);
@@ -164,7 +171,7 @@ static int frame_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n, uin
     uint32_t crc = crc32c(0, b, LOG_FRAME_HEAD_BYTES + bytes);
     memset(p, 0, (size_t)(b + whole - p));
     st32(p, crc);
-    l->used += whole;
+    f->used += whole;
     *ret_crc = crc;
     return 0;
 }
@@ -180,7 +187,8 @@ void turnlog_close(struct turnlog *l)
     if (l->fd >= 0)
         close(l->fd);
     free(l->seg);
-    free(l->buf);
+    free(l->group.p);
+    free(l->ckpt.p);
     free(l);
 }
 
@@ -448,7 +456,9 @@ static int seg_add(struct turnlog *l, uint32_t number)
 
 static uint32_t next_number(const struct turnlog *l)
 {
-    return l->n_seg ? l->seg[l->n_seg - 1].number + 1 : 1;
+    uint32_t last = l->n_seg ? l->seg[l->n_seg - 1].number : 0;
+
+    return (l->ckpt_fd >= 0 && l->ckpt_number > last ? l->ckpt_number : last) + 1;
 }
 
 static int roll(struct turnlog *l, uint64_t need)
@@ -485,7 +495,7 @@ static int roll(struct turnlog *l, uint64_t need)
 void turnlog_begin(struct turnlog *l)
 {
     must_be(l, LOG_MAGIC);
-    l->used = 0;
+    l->group.used = 0;
     l->group_seq = l->seq;
     l->group_crc = l->crc;
 }
@@ -493,7 +503,7 @@ void turnlog_begin(struct turnlog *l)
 int turnlog_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n)
 {
     uint32_t crc;
-    int e = frame_add(l, r, n, l->seq + 1, l->crc, &crc);
+    int e = frame_add(&l->group, r, n, l->seq + 1, l->crc, &crc);
 
     if (e == 0) {
         l->seq++;
@@ -504,8 +514,8 @@ int turnlog_add(struct turnlog *l, const struct kvs_rec *r, uint32_t n)
 
 const uint8_t *turnlog_group(const struct turnlog *l, uint64_t *ret_bytes)
 {
-    *ret_bytes = l->used;
-    return l->buf;
+    *ret_bytes = l->group.used;
+    return l->group.p;
 }
 
 static void group_back(struct turnlog *l)
@@ -524,13 +534,13 @@ int turnlog_write(struct turnlog *l, bool sync)
     int r = 0;
 
     must_be(l, LOG_MAGIC);
-    if (l->used == 0)
+    if (l->group.used == 0)
         return 0;
-    if (l->fd < 0 || l->at + l->used > l->size)
-        r = roll(l, l->used);
+    if (l->fd < 0 || l->at + l->group.used > l->size)
+        r = roll(l, l->group.used);
     if (r == 0) {
         l->group_at = l->at;
-        r = sys_write(l->sys, l->fd, l->buf, l->used, l->at);
+        r = sys_write(l->sys, l->fd, l->group.p, l->group.used, l->at);
     }
     if (r == 0 && sync)
         r = turnlog_sync(l);
@@ -538,23 +548,23 @@ int turnlog_write(struct turnlog *l, bool sync)
         group_back(l);
         return r;
     }
-    l->at += l->used;
-    l->grown += l->used;
+    l->at += l->group.used;
+    l->grown += l->group.used;
     return 0;
 }
 
 int turnlog_undo(struct turnlog *l)
 {
     must_be(l, LOG_MAGIC);
-    if (l->used == 0)
+    if (l->group.used == 0)
         return 0;
-    memset(l->buf, 0, l->used);
-    int r = sys_write(l->sys, l->fd, l->buf, l->used, l->group_at);
+    memset(l->group.p, 0, l->group.used);
+    int r = sys_write(l->sys, l->fd, l->group.p, l->group.used, l->group_at);
     if (r == 0)
         r = turnlog_sync(l);
     l->at = l->group_at;
-    l->grown -= l->used;
-    l->used = 0;
+    l->grown -= l->group.used;
+    l->group.used = 0;
     group_back(l);
     return r;
 }
@@ -570,7 +580,7 @@ uint64_t turnlog_bytes(const struct turnlog *l)
 
     for (uint32_t i = 0; i < l->n_seg; i++)
         n += l->seg[i].taken;
-    return n;
+    return n + (l->ckpt_fd >= 0 ? l->ckpt_at : 0);
 }
 
 uint64_t turnlog_ahead_bytes(const struct turnlog *l)
@@ -588,6 +598,15 @@ uint64_t turnlog_base_bytes(const struct turnlog *l)
     return l->base_bytes;
 }
 
+uint64_t turnlog_need(const struct turnlog *l, uint64_t bytes)
+{
+    uint64_t file = round_up(bytes + LOG_HEAD_BYTES, LOG_HEAD_BYTES);
+
+    if (bytes == 0 || (l->fd >= 0 && l->at + bytes <= l->size))
+        return 0;
+    return file < l->seg_bytes ? l->seg_bytes : file;
+}
+
 /* --- checkpoints --------------------------------------------------------------------------------- */
 
 void turnlog_checkpoint_abort(struct turnlog *l)
@@ -598,8 +617,8 @@ void turnlog_checkpoint_abort(struct turnlog *l)
         return;
     close(l->ckpt_fd);
     l->ckpt_fd = -1;
-    l->used = 0;
-    seg_path(l, next_number(l), ".tmp", tmp);
+    l->ckpt.used = 0;
+    seg_path(l, l->ckpt_number, ".tmp", tmp);
     (void)unlink(tmp);
 }
 
@@ -615,72 +634,102 @@ int turnlog_checkpoint_begin(struct turnlog *l)
     memcpy(h.uuid, l->uuid, 16);
     head_put(head, &h);
     seg_path(l, h.number, ".tmp", tmp);
-    l->ckpt_fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (l->ckpt_fd < 0)
+    int fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
         return -errno;
-    l->used = l->ckpt_n = 0;
+    l->ckpt_fd = fd;
+    l->ckpt_number = h.number;
+    l->ckpt_old = l->n_seg;
+    l->ckpt_grown = l->grown;
+    l->ckpt.used = l->ckpt_n = l->ckpt_unsynced = 0;
     l->ckpt_crc = 0;
     l->ckpt_at = LOG_HEAD_BYTES;
-    return sys_write(l->sys, l->ckpt_fd, head, sizeof head, 0);
-}
-
-static int ckpt_flush(struct turnlog *l)
-{
-    int r = l->used ? sys_write(l->sys, l->ckpt_fd, l->buf, l->used, l->ckpt_at) : 0;
-
-    if (r == 0)
-        l->ckpt_at += l->used;
-    l->used = 0;
-    return r;
+    /* What comes from here on lies in files behind the checkpoint's. */
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = -1;
+    l->at = l->size = 0;
+    return sys_write(l->sys, fd, head, sizeof head, 0);
 }
 
 int turnlog_checkpoint_add(struct turnlog *l, const struct kvs_rec *r)
 {
-    int e = frame_add(l, r, 1, l->ckpt_n, l->ckpt_crc, &l->ckpt_crc);
+    int e = frame_add(&l->ckpt, r, 1, l->ckpt_n, l->ckpt_crc, &l->ckpt_crc);
 
     if (e == 0)
         l->ckpt_n++;
-    if (e == 0 && l->used > 1 << 20)
-        e = ckpt_flush(l);
-    return e;
+    return e == 0 && l->ckpt.used > CKPT_BUF_BYTES ? turnlog_checkpoint_flush(l) : e;
+}
+
+int turnlog_checkpoint_flush(struct turnlog *l)
+{
+    uint64_t n = l->ckpt.used;
+    int r = n ? sys_write(l->sys, l->ckpt_fd, l->ckpt.p, n, l->ckpt_at) : 0;
+
+    l->ckpt.used = 0;
+    if (r < 0)
+        return r;
+    l->ckpt_at += n;
+    l->ckpt_unsynced += n;
+    /* A little at a time: one sync of it all would hold up every turn. */
+    if (l->ckpt_unsynced < CKPT_SYNC_BYTES)
+        return 0;
+    l->ckpt_unsynced = 0;
+    return sys_sync(l->sys, l->ckpt_fd);
+}
+
+uint64_t turnlog_checkpoint_bytes(const struct turnlog *l)
+{
+    return l->ckpt_fd < 0 ? 0 : l->ckpt_at + l->ckpt.used;
 }
 
 int turnlog_checkpoint_end(struct turnlog *l)
 {
     char tmp[PATH_MAX], path[PATH_MAX];
-    uint32_t number = next_number(l), old = l->n_seg;
-    int r = ckpt_flush(l);
+    uint32_t at = l->ckpt_old;
+    int r = turnlog_checkpoint_flush(l);
 
-    seg_path(l, number, ".tmp", tmp);
-    seg_path(l, number, "", path);
+    seg_path(l, l->ckpt_number, ".tmp", tmp);
+    seg_path(l, l->ckpt_number, "", path);
     if (r == 0)
         r = sys_sync(l->sys, l->ckpt_fd);
-    if (r == 0 && rename(tmp, path) < 0)
+    if (r == 0)
+        r = seg_add(l, l->ckpt_number); /* at the end, for now */
+    if (r == 0 && rename(tmp, path) < 0) {
         r = -errno;
+        l->n_seg--;
+    }
     if (r < 0) {
         turnlog_checkpoint_abort(l);
         return r;
     }
+    struct lseg own = {l->ckpt_number, sys_taken_bytes(path)};
+    memmove(l->seg + at + 1, l->seg + at, (l->n_seg - 1 - at) * sizeof *l->seg);
+    l->seg[at] = own;
     close(l->ckpt_fd);
     l->ckpt_fd = -1;
+    l->base_bytes = l->ckpt_at;
+    l->grown -= l->ckpt_grown;
     r = sys_sync_dir(l->sys, l->dir);
-    if (r == 0)
-        r = seg_add(l, number);
     if (r < 0)
         return r; /* both logs are whole; the next open finds the checkpoint */
     (void)sys_hook(l->sys, SYS_MAKE, true, -1, path, NULL, 0, 0);
-    l->base_bytes = l->ckpt_at;
-    l->grown = 0;
-    if (l->fd >= 0)
-        close(l->fd);
-    l->fd = -1; /* the next frame begins a file behind the checkpoint */
-    for (uint32_t i = 0; i < old && r == 0; i++) {
-        seg_path(l, l->seg[i].number, "", tmp);
-        r = sys_unlink(l->sys, tmp);
+    l->n_trim = at;
+    return 0;
+}
+
+int turnlog_trim(struct turnlog *l)
+{
+    char path[PATH_MAX];
+
+    if (l->n_trim == 0)
+        return 0;
+    seg_path(l, l->seg[0].number, "", path);
+    int r = sys_unlink(l->sys, path);
+    if (r < 0) {
+        l->n_trim = 0; /* with the next checkpoint's */
+        return r;
     }
-    if (r == 0) {
-        l->seg[0] = l->seg[old];
-        l->n_seg = 1;
-    }
-    return r;
+    memmove(l->seg, l->seg + 1, --l->n_seg * sizeof *l->seg);
+    return --l->n_trim > 0;
 }

@@ -60,13 +60,20 @@ uint64_t turnlog_bytes(const struct turnlog *l);       /* taken on disk */
 uint64_t turnlog_ahead_bytes(const struct turnlog *l); /* of these: for frames to come */
 uint64_t turnlog_grown_bytes(const struct turnlog *l); /* frames since the last checkpoint */
 uint64_t turnlog_base_bytes(const struct turnlog *l);  /* of the last checkpoint */
+/* What a group of bytes would take on disk beyond what is taken. */
+uint64_t turnlog_need(const struct turnlog *l, uint64_t bytes);
 
-/* A checkpoint of the state at turnlog_seq(): begin, any number of add, end.  A crash before
- * end leaves the old log; end deletes it.  abort after any failure. */
+/* A checkpoint of the state at turnlog_seq() as of begin: begin, any number of add and flush,
+ * end.  Groups may be written meanwhile: their frames lie behind it.  A crash before end
+ * leaves the old log; after it the files it replaces are of no use, and trim removes one at
+ * each call (1: there are more).  abort after any failure of the first four. */
 int turnlog_checkpoint_begin(struct turnlog *l);
 int turnlog_checkpoint_add(struct turnlog *l, const struct kvs_rec *r);
+int turnlog_checkpoint_flush(struct turnlog *l); /* to the file; now and then a sync */
 int turnlog_checkpoint_end(struct turnlog *l);
 void turnlog_checkpoint_abort(struct turnlog *l);
+uint64_t turnlog_checkpoint_bytes(const struct turnlog *l); /* of the one under way, so far */
+int turnlog_trim(struct turnlog *l);
 
 /* For the fuzzer and the log's own reader: one frame at b[0, n), 8-aligned.  Its whole length
  * in *ret_bytes.  -ENOENT: zeros; E_CORRUPT. */

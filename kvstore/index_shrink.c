@@ -1,0 +1,94 @@
+/* index_shrink.c - an index that holds more free pages than others, copied smaller at open.
+ *
+ * LMDB's file never shrinks by itself.  The copy is made beside it, synced, and takes its name;
+ * a kill at any instant leaves the one or the other. */
+#include "kvstore/index.h"
+#include "kvstore/index_env.h"
+#include "kvstore/sys.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { WORTH_BYTES = 1 << 20, DEPTH_MAX = 4 };
+
+uint64_t index_used_bytes(MDB_txn *txn)
+{
+    uint64_t used = 2; /* the two heads */
+    MDB_stat st;
+    MDB_dbi dbi;
+
+    /* The free list's own pages and the root of names come first; then every table. */
+    for (int d = -2; d < DB_; d++) {
+        if (d < 0)
+            dbi = (MDB_dbi)(d + 2);
+        else if (mdb_dbi_open(txn, index_db_names[d], 0, &dbi))
+            continue;
+        if (mdb_stat(txn, dbi, &st) == 0)
+            used += st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages;
+    }
+    return used * 4096;
+}
+
+static uint64_t taken_under(const char *dir, int depth)
+{
+    DIR *d = depth < DEPTH_MAX ? opendir(dir) : NULL;
+    uint64_t n = 0;
+
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct stat st;
+        char path[PATH_MAX];
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
+            index_path(path, dir, e->d_name) < 0 || lstat(path, &st) < 0)
+            continue;
+        n += S_ISDIR(st.st_mode) ? taken_under(path, depth + 1) : (uint64_t)st.st_blocks * 512;
+    }
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static int sync_file(struct sys *y, const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC), r = 0;
+
+    if (fd < 0)
+        return -errno;
+    if (!y->no_fsync && fsync(fd) < 0)
+        r = -errno;
+    close(fd);
+    return r;
+}
+
+void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
+{
+    char path[PATH_MAX], tmp[PATH_MAX];
+    uint64_t taken, used = UINT64_MAX;
+    MDB_env *env;
+    MDB_txn *txn;
+
+    if (index_path(path, dir, "index.mdb") < 0 || index_path(tmp, dir, "index.mdb.tmp") < 0 ||
+        (unlink(tmp) < 0 && errno != ENOENT) || (taken = sys_taken_bytes(path)) < WORTH_BYTES)
+        return;
+    if (index_env_open(&env, path, 0) < 0)
+        return; /* whoever opens it next says why */
+    if (mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) == 0) {
+        used = index_used_bytes(txn);
+        mdb_txn_abort(txn);
+    }
+    bool worth = used < taken / 2 && taken_under(dir, 0) + used <= disk_bytes;
+    int r = worth ? index_err(mdb_env_copy2(env, tmp, MDB_CP_COMPACT)) : -ENOENT;
+    mdb_env_close(env);
+    if (r == 0)
+        r = sync_file(y, tmp);
+    if (r == 0 && rename(tmp, path) < 0)
+        r = -errno;
+    if (r < 0)
+        (void)unlink(tmp);
+    else
+        (void)sys_sync_dir(y, dir);
+}
