@@ -9,6 +9,7 @@
 
 enum { STOPS_MAX = 16, TOP_LOGPROBS_MAX = 20, METADATA_MAX = 16 };
 #define INT_EXACT_MAX 9007199254740991.0 /* the largest integer a JSON number carries exactly */
+#define TWO_63        9223372036854775808.0
 
 __attribute__((format(printf, 4, 5))) static int bad(struct openai_error *e, const char *slug,
                                                      const char *param, const char *fmt, ...)
@@ -40,13 +41,13 @@ struct num_field {
 };
 static const struct num_field num_fields[] = {
     {"temperature", "temperature", 0, 2, false, false},
-    {"top_p", "top_p", 0, 1, true, false},
+    {"top_p", "top_p", 0, 1, false, false},
     {"presence_penalty", "presence_penalty", -2, 2, false, false},
     {"frequency_penalty", "frequency_penalty", -2, 2, false, false},
     {"max_tokens", "max_tokens", 1, 1 << 30, false, true},
     {"max_completion_tokens", "max_tokens", 1, 1 << 30, false, true},
-    {"seed", "seed", 0, INT_EXACT_MAX, false, true},
-    {"top_k", "top_k", 0, 1 << 30, false, true},
+    {"seed", "seed", -TWO_63, TWO_63, false, true},
+    {"top_k", "top_k", -1, 1 << 30, false, true},
     {"min_p", "min_p", 0, 1, false, false},
     {"repeat_penalty", "repeat_penalty", 0, 10, true, false},
 };
@@ -63,22 +64,126 @@ static int want_number(const cJSON *v, const struct num_field *f, struct openai_
     return 0;
 }
 
-/* cJSON prints 15 digits, and a seed may have 16. */
+/* Into START's params, whose ranges are not the dialect's everywhere.  cJSON prints 15 digits,
+ * and a seed may have more. */
 static void add_number(cJSON *params, const struct num_field *f, double v)
 {
     char digits[32];
+    if (strcmp(f->start, "top_p") == 0 && v == 0)
+        v = 1e-6; /* nothing but the likeliest */
+    if (strcmp(f->start, "top_k") == 0 && v < 0)
+        v = 0; /* off */
     if (!f->integer) {
         cJSON_AddNumberToObject(params, f->start, v);
+        return;
+    }
+    if (v < 0 || v > INT_EXACT_MAX) { /* a seed: its 64 bits */
+        int64_t bits = v >= TWO_63 ? INT64_MAX : (int64_t)v;
+        snprintf(digits, sizeof digits, "%llu", (unsigned long long)bits);
+        cJSON_AddStringToObject(params, f->start, digits);
         return;
     }
     snprintf(digits, sizeof digits, "%.0f", v);
     cJSON_AddRawToObject(params, f->start, digits);
 }
 
+/* --- what changes nothing ------------------------------------------------------------------ */
+
+/* null is how some clients spell absent, others send what is empty. */
+static bool says_nothing(const cJSON *v)
+{
+    return cJSON_IsNull(v) || ((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child) ||
+           (cJSON_IsString(v) && !v->valuestring[0]);
+}
+
+/* A hint without effect: the answer will name it. */
+static void ignore(struct openai_req *q, const char *of, const char *name)
+{
+    char quoted[100];
+    size_t n = strlen(q->ignored);
+    struct fbuf b = {0};
+    snprintf(quoted, sizeof quoted, "%s%.60s", of, name);
+    fbuf_json_str(&b, quoted, strlen(quoted));
+    if (!b.bad && !strstr(q->ignored, b.p) && n + b.n + 2 <= sizeof q->ignored)
+        snprintf(q->ignored + n, sizeof q->ignored - n, "%s%s", n ? "," : "", b.p);
+    fbuf_fini(&b);
+}
+
+/* Members of which only some values can be had, and those as if they were not there.  values:
+ * a JSON list; NULL: any, it is a hint. */
+static const struct {
+    const char *name, *values;
+} idle_fields[] = {
+    {"tools", "[[]]"},
+    {"tool_choice", "[\"none\",\"auto\"]"},
+    {"functions", "[[]]"},
+    {"function_call", "[\"none\",\"auto\"]"},
+    {"parallel_tool_calls", "[false,true]"},
+    {"modalities", "[[\"text\"]]"},
+    {"reasoning_effort", "[\"none\"]"},
+    {"verbosity", "[\"medium\"]"},
+    {"service_tier", "[\"auto\",\"default\"]"},
+    {"prediction", NULL},
+    {"prompt_cache_key", NULL},
+    {"prompt_cache_retention", NULL},
+    {"safety_identifier", NULL},
+    /* what servers like this one have beside, as they have it by default */
+    {"best_of", "[1]"},
+    {"echo", "[false]"},
+    {"use_beam_search", "[false]"},
+    {"length_penalty", "[1]"},
+    {"early_stopping", "[false]"},
+    {"min_tokens", "[0]"},
+    {"stop_token_ids", "[[]]"},
+    {"include_stop_str_in_output", "[false]"},
+    {"skip_special_tokens", "[true]"},
+    {"spaces_between_special_tokens", "[true,false]"},
+    {"add_generation_prompt", "[true]"},
+    {"repetition_penalty", "[1]"},
+    {"typical_p", "[1]"},
+    {"tfs_z", "[1]"},
+    {"top_a", "[0]"},
+    {"mirostat", "[0]"},
+    {"dry_multiplier", "[0]"},
+    {"xtc_probability", "[0]"},
+    {"dynatemp_range", "[0]"},
+    {"repeat_last_n", "[64]"},
+    {"n_keep", "[0]"},
+    {"n_probs", "[0]"},
+    {"id_slot", "[-1]"},
+    {"return_tokens", "[false]"},
+    {"timings_per_token", "[false]"},
+};
+
+/* 0: taken; -ENOENT: not of these; -EINVAL. */
+static int idle_field(struct openai_req *q, const cJSON *v, struct openai_error *e)
+{
+    for (size_t i = 0; i < sizeof idle_fields / sizeof *idle_fields; i++) {
+        const char *name = idle_fields[i].name, *values = idle_fields[i].values;
+        char got[64];
+        bool fits = !values;
+        if (strcmp(v->string, name) != 0)
+            continue;
+        if (!values)
+            ignore(q, "", name);
+        cJSON *list = values ? cJSON_Parse(values) : NULL;
+        const cJSON *w;
+        cJSON_ArrayForEach(w, list) fits |= cJSON_Compare(v, w, true) != 0;
+        cJSON_Delete(list);
+        /* The list as it stands, without its brackets. */
+        return fits ? 0
+                    : bad(e, "unsupported_field", name,
+                          "%s is not supported: want %.*s, or leave it out; got %s", name,
+                          (int)strlen(values) - 2, values + 1, shown(v, got, sizeof got));
+    }
+    return -ENOENT;
+}
+
 /* --- messages ---------------------------------------------------------------------------- */
 
 /* A string, or a list of text parts. */
-static int content(cJSON *to, const cJSON *v, int i, struct openai_error *e)
+static int content(struct openai_req *req, cJSON *to, const cJSON *v, int i,
+                   struct openai_error *e)
 {
     char path[64], got[64];
     snprintf(path, sizeof path, "messages[%d].content", i);
@@ -108,9 +213,8 @@ static int content(cJSON *to, const cJSON *v, int i, struct openai_error *e)
         cJSON_ArrayForEach(m, p)
         {
             if (strcmp(m->string, "type") != 0 && strcmp(m->string, "text") != 0 &&
-                !cJSON_IsNull(m))
-                return bad(e, "unsupported_field", path, "%s.%.40s is not supported", path,
-                           m->string);
+                !says_nothing(m))
+                ignore(req, "messages[].content[].", m->string);
         }
         cJSON *q = cJSON_CreateObject();
         cJSON_AddStringToObject(q, "type", "text");
@@ -120,7 +224,19 @@ static int content(cJSON *to, const cJSON *v, int i, struct openai_error *e)
     return 0;
 }
 
-static int message(cJSON *to, const cJSON *m, int i, struct openai_error *e)
+/* Members of a message that hold something of the conversation: it would be lost. */
+static bool has_part_of_it(const char *name)
+{
+    static const char *const names[] = {"tool_calls", "function_call", "tool_call_id", "audio",
+                                        "refusal"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static int message(struct openai_req *req, cJSON *to, const cJSON *m, int i,
+                   struct openai_error *e)
 {
     char path[64], got[64];
     snprintf(path, sizeof path, "messages[%d]", i);
@@ -137,23 +253,26 @@ static int message(cJSON *to, const cJSON *m, int i, struct openai_error *e)
         return bad(e, r ? "unsupported_field" : "bad_field", path,
                    "%s: want \"system\", \"developer\", \"user\" or \"assistant\", got %s",
                    path, role ? shown(role, got, sizeof got) : "nothing");
-    /* A client sends an answer back with all its members: those that are null or empty say
-     * nothing; any other would be lost. */
+    /* A client sends an answer back with all its members, and with what its own libraries hung
+     * on it. */
     const cJSON *f;
     cJSON_ArrayForEach(f, m)
     {
-        bool known = strcmp(f->string, "role") == 0 || strcmp(f->string, "content") == 0;
-        bool empty = cJSON_IsNull(f) || (cJSON_IsArray(f) && cJSON_GetArraySize(f) == 0);
-        if (!known && !empty) {
+        if (strcmp(f->string, "role") == 0 || strcmp(f->string, "content") == 0 ||
+            says_nothing(f))
+            continue;
+        if (has_part_of_it(f->string)) {
             snprintf(path, sizeof path, "messages[%d].%.32s", i, f->string);
             return bad(e, "unsupported_field", path, "%s is not supported", path);
         }
+        ignore(req, "messages[].", f->string);
     }
     cJSON_AddStringToObject(to, "role", r);
-    return content(to, cJSON_GetObjectItemCaseSensitive(m, "content"), i, e);
+    return content(req, to, cJSON_GetObjectItemCaseSensitive(m, "content"), i, e);
 }
 
-static int messages(cJSON *start, const cJSON *v, struct openai_error *e)
+static int messages(struct openai_req *req, cJSON *start, const cJSON *v,
+                    struct openai_error *e)
 {
     char got[64];
     if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) == 0)
@@ -167,7 +286,7 @@ static int messages(cJSON *start, const cJSON *v, struct openai_error *e)
     {
         cJSON *one = cJSON_CreateObject();
         cJSON_AddItemToArray(to, one);
-        r = message(one, m, i++, e);
+        r = message(req, one, m, i++, e);
         if (r < 0)
             return r;
     }
@@ -194,7 +313,7 @@ static int f_model(struct parse *p, const cJSON *v)
 }
 static int f_messages(struct parse *p, const cJSON *v)
 {
-    return messages(p->start, v, p->e);
+    return messages(p->req, p->start, v, p->e);
 }
 static int f_stream(struct parse *p, const cJSON *v)
 {
@@ -214,6 +333,8 @@ static int f_stream_options(struct parse *p, const cJSON *v)
                    "stream_options: want an object, got %s", shown(v, got, sizeof got));
     cJSON_ArrayForEach(m, v)
     {
+        if (cJSON_IsNull(m) || (cJSON_IsFalse(m) && strcmp(m->string, "include_usage") != 0))
+            continue; /* an option that is not wanted */
         if (strcmp(m->string, "include_usage") != 0)
             return bad(p->e, "unsupported_field", "stream_options",
                        "stream_options.%.40s is not supported", m->string);
@@ -294,33 +415,58 @@ static int f_top_logprobs(struct parse *p, const cJSON *v)
 static int f_user(struct parse *p, const cJSON *v)
 {
     char got[64];
-    return cJSON_IsString(v) ? 0
-                             : bad(p->e, "bad_field", "user", "user: want a string, got %s",
-                                   shown(v, got, sizeof got));
+    if (!cJSON_IsString(v))
+        return bad(p->e, "bad_field", "user", "user: want a string, got %s",
+                   shown(v, got, sizeof got));
+    ignore(p->req, "", "user");
+    return 0;
 }
+/* Given back with the answer, as OpenAI does. */
 static int f_metadata(struct parse *p, const cJSON *v)
 {
     char got[64];
-    return cJSON_IsObject(v) && cJSON_GetArraySize(v) <= METADATA_MAX
-               ? 0
-               : bad(p->e, "bad_field", "metadata",
-                     "metadata: want an object of at most %d members, got %s", METADATA_MAX,
-                     shown(v, got, sizeof got));
+    if (!cJSON_IsObject(v) || cJSON_GetArraySize(v) > METADATA_MAX)
+        return bad(p->e, "bad_field", "metadata",
+                   "metadata: want an object of at most %d members, got %s", METADATA_MAX,
+                   shown(v, got, sizeof got));
+    p->req->metadata = cJSON_PrintUnformatted(v);
+    return p->req->metadata ? 0 : bad(p->e, "out_of_memory", "", "no memory for this request");
 }
+/* false: the conversation is not kept.  true would let it be fetched by its id later. */
 static int f_store(struct parse *p, const cJSON *v)
 {
     char got[64];
-    return cJSON_IsFalse(v)
-               ? 0
-               : bad(p->e, "unsupported_field", "store",
-                     "store: only false is supported, got %s", shown(v, got, sizeof got));
+    if (!cJSON_IsFalse(v))
+        return bad(p->e, "unsupported_field", "store", "store: only false is supported, got %s",
+                   shown(v, got, sizeof got));
+    cJSON_AddFalseToObject(p->start, "keep");
+    return 0;
+}
+/* false: nothing of what is stored is to be used. */
+static int f_cache_prompt(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    if (!cJSON_IsBool(v))
+        return bad(p->e, "bad_field", "cache_prompt",
+                   "cache_prompt: want true or false, got %s", shown(v, got, sizeof got));
+    if (cJSON_IsFalse(v))
+        cJSON_AddFalseToObject(cJSON_AddObjectToObject(p->start, "hints"), "prefix");
+    return 0;
+}
+static int f_ignore_eos(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    if (!cJSON_IsBool(v))
+        return bad(p->e, "bad_field", "ignore_eos", "ignore_eos: want true or false, got %s",
+                   shown(v, got, sizeof got));
+    cJSON_AddBoolToObject(p->params, "ignore_eos", cJSON_IsTrue(v));
+    return 0;
 }
 static int f_response_format(struct parse *p, const cJSON *v)
 {
     char got[64];
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(v, "type");
-    return cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0 &&
-                   cJSON_GetArraySize(v) == 1
+    return cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0
                ? 0
                : bad(p->e, "unsupported_field", "response_format",
                      "response_format: only {\"type\":\"text\"} is supported, got %s",
@@ -344,6 +490,8 @@ static const struct {
     {"store", f_store},
     {"metadata", f_metadata},
     {"response_format", f_response_format},
+    {"cache_prompt", f_cache_prompt},
+    {"ignore_eos", f_ignore_eos},
 };
 
 static int field(struct parse *p, const cJSON *v)
@@ -354,13 +502,17 @@ static int field(struct parse *p, const cJSON *v)
     for (size_t i = 0; i < sizeof num_fields / sizeof *num_fields; i++)
         if (strcmp(v->string, num_fields[i].name) == 0) {
             int r = want_number(v, &num_fields[i], p->e);
-            if (r == 0 && cJSON_HasObjectItem(p->params, num_fields[i].start))
+            const cJSON *had = cJSON_GetObjectItem(p->params, num_fields[i].start);
+            if (r == 0 && !had)
+                add_number(p->params, &num_fields[i], v->valuedouble);
+            else if (r == 0 && strtod(had->valuestring, NULL) != v->valuedouble)
                 return bad(p->e, "bad_field", v->string,
                            "max_tokens and max_completion_tokens: want one of them, got both");
-            if (r == 0)
-                add_number(p->params, &num_fields[i], v->valuedouble);
             return r;
         }
+    int r = idle_field(p->req, v, p->e);
+    if (r != -ENOENT || says_nothing(v))
+        return r == -ENOENT ? 0 : r;
     char name[96];
     snprintf(name, sizeof name, "%.90s", v->string);
     return bad(p->e, "unsupported_field", name, "%s is not supported", name);
@@ -383,11 +535,11 @@ int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error 
         for (const cJSON *w = body->child; w != v && r == 0; w = w->next)
             if (strcmp(w->string, v->string) == 0)
                 r = bad(err, "bad_field", "", "%.40s: given twice", v->string);
-        if (r == 0 && !cJSON_IsNull(v)) /* null is how some clients spell absent */
+        if (r == 0 && !cJSON_IsNull(v))
             r = field(&p, v);
     }
     if (r == 0 && !cJSON_HasObjectItem(p.start, "messages"))
-        r = messages(p.start, NULL, err);
+        r = messages(&q, p.start, NULL, err);
     if (r == 0 && q.include_usage && !q.stream)
         r = bad(err, "bad_field", "stream_options", "stream_options: only with stream:true");
     if (r == 0 && q.top_logprobs && !q.logprobs)
@@ -412,7 +564,16 @@ int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error 
     cJSON_Delete(p.params);
     if (r == 0)
         *ret = q;
+    else
+        free(q.metadata);
     return r;
+}
+
+void openai_req_fini(struct openai_req *q)
+{
+    free(q->start);
+    free(q->metadata);
+    *q = (struct openai_req){0};
 }
 
 char *openai_error_json(int code, const char *slug, const char *param, const char *message)

@@ -1,6 +1,8 @@
 /* openai.h - the OpenAI dialect: chat completions and models.
  *
- * Every field of a request is honoured or refused by its name; nothing is dropped silently. */
+ * What asks for something that cannot be given is refused by its name; what changes nothing
+ * about the answer is taken.  A hint that has no effect here is named in the answer, under
+ * hearth.ignored: nothing is dropped silently. */
 #ifndef FRONT_OPENAI_H
 #define FRONT_OPENAI_H
 #include "base/err.h"
@@ -14,7 +16,10 @@ struct openai_req {
     char model[256]; /* as asked; "" when absent */
     bool stream, include_usage, logprobs;
     uint32_t top_logprobs;
+    char ignored[512]; /* names with quotes and commas between, as many as there is room for */
+    char *metadata;    /* JSON, malloc'd, given back with the answer; NULL: none */
 };
+void openai_req_fini(struct openai_req *q);
 /* What a 400 says. param "": none. */
 struct openai_error {
     int code; /* HTTP */
@@ -22,7 +27,7 @@ struct openai_error {
     char param[96];
     char message[512];
 };
-/* body: the parsed request. 0, or -EINVAL with err filled; ret->start is to be freed. */
+/* body: the parsed request. 0, or -EINVAL with err filled and nothing to be freed. */
 int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error *err);
 /* {"error":{"message","type","code","param"}}; malloc'd. */
 char *openai_error_json(int code, const char *slug, const char *param, const char *message);

@@ -25,7 +25,7 @@ struct chat {
 static void chat_end(struct chat *c)
 {
     gstream_close(c->g);
-    free(c->req.start);
+    openai_req_fini(&c->req);
     fbuf_fini(&c->model);
     fbuf_fini(&c->text);
     fbuf_fini(&c->probs);
@@ -111,12 +111,21 @@ static void put_usage(struct fbuf *b, const cJSON *reply)
 }
 
 /* What OpenAI has no place for, under our own name. */
-static void put_hearth(struct fbuf *b, const cJSON *reply)
+static void put_hearth(struct fbuf *b, const struct openai_req *q, const cJSON *reply)
 {
     static const char *const members[] = {"session",     "turn",    "durable",
                                           "reused_from", "timings", "warnings"};
+    if (q->metadata) {
+        fbuf_puts(b, ",\"metadata\":");
+        fbuf_puts(b, q->metadata);
+    }
     fbuf_puts(b, ",\"hearth\":{");
-    bool first = true;
+    bool first = !q->ignored[0];
+    if (!first) {
+        fbuf_puts(b, "\"ignored\":[");
+        fbuf_puts(b, q->ignored);
+        fbuf_puts(b, "]");
+    }
     for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
         char *s = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(reply, members[i]));
         if (!s)
@@ -228,7 +237,7 @@ static void chunk(struct chat *c, bool role, const char *text, size_t n, const c
     if (c->req.include_usage)
         fbuf_puts(&c->out, ",\"usage\":null");
     if (finish)
-        put_hearth(&c->out, reply);
+        put_hearth(&c->out, &c->req, reply);
     fbuf_puts(&c->out, "}\n\n");
 }
 
@@ -333,7 +342,7 @@ static void on_done(void *user, const cJSON *reply)
     put_logprobs(c);
     fbuf_printf(&c->out, ",\"finish_reason\":\"%s\"}],\"usage\":", finish);
     put_usage(&c->out, reply);
-    put_hearth(&c->out, reply);
+    put_hearth(&c->out, &c->req, reply);
     fbuf_puts(&c->out, "}\n");
     if (c->out.bad || c->text.bad || c->probs.bad) {
         no_memory(c);

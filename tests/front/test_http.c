@@ -64,7 +64,16 @@ static void a_whole_answer_has_openais_shape(void)
           has("\"finish_reason\":\"stop\""));
     CHECK(has("\"prompt_tokens\":30,\"completion_tokens\":3,\"total_tokens\":33,\"prompt_"
               "tokens_details\":{\"cached_tokens\":24}"));
-    CHECK(has("\"durable\":true"));
+    CHECK(has("\"durable\":true") && !has("ignored") && !has("metadata"));
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                  "{\"user\":\"u\",\"metadata\":{\"a\":\"b\"},\"store\":false,\"messages\":[{"
+                  "\"role\":"
+                  "\"user\",\"content\":\"words=2\"}]}",
+                  got, sizeof got),
+             200);
+    CHECK(has("\"hearth\":{\"ignored\":[\"user\"],\"session\"") &&
+          has("\"metadata\":{\"a\":\"b\"}"));
+    CHECK_EQ(fakecore_count(f.core, "\"keep\":false"), 1);
     front_stop(&f);
 }
 

@@ -26,32 +26,35 @@ static void what_is_not_honoured_is_refused_by_name(void)
     static const struct {
         const char *body, *param, *slug;
     } rows[] = {
-        {"{" MSG ",\"tools\":[]}", "tools", "unsupported_field"},
-        {"{" MSG ",\"tool_choice\":\"auto\"}", "tool_choice", "unsupported_field"},
-        {"{" MSG ",\"functions\":[]}", "functions", "unsupported_field"},
+        {"{" MSG ",\"tools\":[{\"type\":\"function\"}]}", "tools", "unsupported_field"},
+        {"{" MSG ",\"tool_choice\":\"required\"}", "tool_choice", "unsupported_field"},
+        {"{" MSG ",\"functions\":[{}]}", "functions", "unsupported_field"},
+        {"{" MSG ",\"frobnicate\":false}", "frobnicate", "unsupported_field"},
+        {"{" MSG ",\"mirostat\":2}", "mirostat", "unsupported_field"},
+        {"{" MSG ",\"verbosity\":\"low\"}", "verbosity", "unsupported_field"},
+        {"{" MSG ",\"modalities\":[\"text\",\"audio\"]}", "modalities", "unsupported_field"},
         {"{" MSG ",\"n\":2}", "n", "unsupported_field"},
         {"{" MSG ",\"n\":\"1\"}", "n", "unsupported_field"},
         {"{" MSG ",\"store\":true}", "store", "unsupported_field"},
-        {"{" MSG ",\"audio\":{}}", "audio", "unsupported_field"},
+        {"{" MSG ",\"audio\":{\"voice\":\"x\"}}", "audio", "unsupported_field"},
         {"{" MSG ",\"reasoning_effort\":\"low\"}", "reasoning_effort", "unsupported_field"},
-        {"{" MSG ",\"service_tier\":\"auto\"}", "service_tier", "unsupported_field"},
-        {"{" MSG ",\"parallel_tool_calls\":true}", "parallel_tool_calls", "unsupported_field"},
+        {"{" MSG ",\"service_tier\":\"flex\"}", "service_tier", "unsupported_field"},
         {"{" MSG ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
          "unsupported_field"},
         {"{" MSG ",\"response_format\":\"text\"}", "response_format", "unsupported_field"},
         {"{" MSG ",\"temperature\":-0.1}", "temperature", "bad_field"},
         {"{" MSG ",\"temperature\":2.1}", "temperature", "bad_field"},
         {"{" MSG ",\"temperature\":\"1\"}", "temperature", "bad_field"},
-        {"{" MSG ",\"top_p\":0}", "top_p", "bad_field"},
+        {"{" MSG ",\"top_p\":-0.1}", "top_p", "bad_field"},
         {"{" MSG ",\"top_p\":1.5}", "top_p", "bad_field"},
         {"{" MSG ",\"top_k\":1.5}", "top_k", "bad_field"},
         {"{" MSG ",\"min_p\":2}", "min_p", "bad_field"},
         {"{" MSG ",\"repeat_penalty\":0}", "repeat_penalty", "bad_field"},
         {"{" MSG ",\"max_tokens\":0}", "max_tokens", "bad_field"},
         {"{" MSG ",\"max_tokens\":1.5}", "max_tokens", "bad_field"},
-        {"{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":5}", "max_completion_tokens",
+        {"{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":6}", "max_completion_tokens",
          "bad_field"},
-        {"{" MSG ",\"seed\":-1}", "seed", "bad_field"},
+        {"{" MSG ",\"seed\":1.5}", "seed", "bad_field"},
         {"{" MSG ",\"seed\":1e300}", "seed", "bad_field"},
         {"{" MSG ",\"presence_penalty\":3}", "presence_penalty", "bad_field"},
         {"{" MSG ",\"frequency_penalty\":-3}", "frequency_penalty", "bad_field"},
@@ -81,8 +84,10 @@ static void what_is_not_honoured_is_refused_by_name(void)
         {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "bad_field"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content",
          "bad_field"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"me\"}]}",
-         "messages[0].name", "unsupported_field"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":\"no\"}]}",
+         "messages[0].refusal", "unsupported_field"},
+        {"{" MSG ",\"stream\":true,\"stream_options\":{\"include_obfuscation\":true}}",
+         "stream_options", "unsupported_field"},
         {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":[{}]}]}",
          "messages[0].tool_calls", "unsupported_field"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
@@ -123,6 +128,15 @@ static void what_is_honoured_reaches_start(void)
         {"{" MSG ",\"max_tokens\":48}", "\"max_tokens\":48"},
         {"{" MSG ",\"max_completion_tokens\":48}", "\"max_tokens\":48"},
         {"{" MSG ",\"seed\":9007199254740991}", "\"seed\":9007199254740991"},
+        {"{" MSG ",\"seed\":-1}", "\"seed\":\"18446744073709551615\""},
+        {"{" MSG ",\"seed\":9223372036854775807}", "\"seed\":\"9223372036854775807\""},
+        {"{" MSG ",\"top_p\":0}", "\"top_p\":1e-06"},
+        {"{" MSG ",\"top_k\":-1}", "\"top_k\":0"},
+        {"{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":5}", "\"max_tokens\":5"},
+        {"{" MSG ",\"store\":false}", "\"keep\":false"},
+        {"{" MSG ",\"cache_prompt\":true}", "\"params\":{}"},
+        {"{" MSG ",\"cache_prompt\":false}", "\"hints\":{\"prefix\":false}"},
+        {"{" MSG ",\"ignore_eos\":true}", "\"ignore_eos\":true"},
         {"{" MSG ",\"stop\":\"x\"}", "\"stop\":[\"x\"]"},
         {"{" MSG ",\"stop\":[\"x\",\"\\n\"]}", "\"stop\":[\"x\",\"\\n\"]"},
         {"{" MSG ",\"presence_penalty\":-2}", "\"presence_penalty\":-2"},
@@ -150,8 +164,71 @@ static void what_is_honoured_reaches_start(void)
         else if (!strstr(s, rows[i].want))
             t_fail(__FILE__, __LINE__, "%s: got %s, want %s in it", rows[i].body, s,
                    rows[i].want);
-        free(s);
+        openai_req_fini(&q);
     }
+}
+
+static void what_changes_nothing_is_taken_and_hints_are_named(void)
+{
+#define TURNS(more)                                                                            \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\","           \
+    "\"content\":"                                                                             \
+    "\"yes\"," more "},{\"role\":\"user\",\"content\":\"go\"}]}"
+    static const struct {
+        const char *body, *ignored;
+    } rows[] = {
+        {TURNS("\"provider_specific_fields\":{\"refusal\":null}"),
+         "\"messages[].provider_specific_fields\""},
+        {TURNS("\"refusal\":\"\",\"tool_calls\":[],\"function_call\":null"), ""},
+        {TURNS("\"reasoning_content\":\"\""), ""},
+        {TURNS("\"reasoning_content\":\"hm\",\"id\":\"msg_1\""),
+         "\"messages[].reasoning_content\",\"messages[].id\""},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"ann\"},"
+         "{\"role\":\"user\",\"content\":\"x\",\"name\":\"ann\"}]}",
+         "\"messages[].name\""},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\","
+         "\"cache_"
+         "control\":{\"type\":\"ephemeral\"}}]}]}",
+         "\"messages[].content[].cache_control\""},
+        {"{" MSG ",\"tools\":[],\"tool_choice\":\"none\",\"parallel_tool_calls\":false}", ""},
+        {"{" MSG ",\"functions\":[],\"function_call\":\"auto\",\"tool_choice\":\"auto\"}", ""},
+        {"{" MSG ",\"reasoning_effort\":\"none\",\"service_tier\":\"auto\"}", ""},
+        {"{" MSG ",\"modalities\":[\"text\"],\"verbosity\":\"medium\"}", ""},
+        {"{" MSG ",\"frobnicate\":[],\"more\":{},\"still\":\"\",\"none\":null}", ""},
+        {"{" MSG ",\"prompt_cache_key\":\"x\",\"user\":\"u\",\"safety_identifier\":\"s\"}",
+         "\"prompt_cache_key\",\"user\",\"safety_identifier\""},
+        {"{" MSG ",\"mirostat\":0,\"typical_p\":1.0,\"repetition_penalty\":1}", ""},
+        {"{" MSG ",\"stream\":true,\"stream_options\":{\"include_usage\":true,"
+         "\"include_obfuscation\":false}}",
+         ""},
+        {"{" MSG ",\"response_format\":{\"type\":\"text\",\"x\":1}}", ""},
+    };
+#undef TURNS
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct openai_req q = {0};
+        struct openai_error e = {0};
+        if (!start_of(rows[i].body, &q, &e))
+            t_fail(__FILE__, __LINE__, "%s: refused: %s", rows[i].body, e.message);
+        else if (strcmp(q.ignored, rows[i].ignored) != 0)
+            t_fail(__FILE__, __LINE__, "%s: got ignored %s, want %s", rows[i].body, q.ignored,
+                   rows[i].ignored);
+        openai_req_fini(&q);
+    }
+    /* More names than there is room for: some are left out, none is cut. */
+    char body[8000] = "{" MSG ",\"user\":\"u\"";
+    strcpy(strstr(body, "\"}]"), "\"");
+    for (int i = 0; i < 60; i++)
+        sprintf(body + strlen(body), ",\"member_number_%d\":5", i);
+    strcat(body, "}]}");
+    struct openai_req q = {0};
+    struct openai_error e = {0};
+    CHECK(start_of(body, &q, &e));
+    char list[600];
+    snprintf(list, sizeof list, "{\"l\":[%s]}", q.ignored);
+    cJSON *o = front_parse(list, strlen(list), NULL);
+    CHECK(o && cJSON_GetArraySize(cJSON_GetObjectItem(o, "l")) > 5);
+    cJSON_Delete(o);
+    openai_req_fini(&q);
 }
 
 static void every_request_has_an_id_of_its_own(void)
@@ -242,6 +319,8 @@ static void errors_have_openais_shape(void)
 
 T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refused_by_name},
        {"what_is_honoured_reaches_start", what_is_honoured_reaches_start},
+       {"what_changes_nothing_is_taken_and_hints_are_named",
+        what_changes_nothing_is_taken_and_hints_are_named},
        {"every_request_has_an_id_of_its_own", every_request_has_an_id_of_its_own},
        {"stream_and_usage_are_understood", stream_and_usage_are_understood},
        {"bodies_that_are_no_object_are_refused_with_words",
