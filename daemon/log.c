@@ -4,7 +4,9 @@
  * turn its reading order or fake a second line is shown as an escape. */
 #include "daemon/log.h"
 #include "base/clock.h"
+#include "base/lograte.h"
 #include "base/text.h"
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,13 +30,29 @@ static const char *level_word(int level)
                                 : "debug";
 }
 
+/* Warnings and errors that peers can cause at will must not fill the disk. */
+static bool rate_ok(enum log_level level, const char *fmt, uint32_t *ret_held)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct lograte rate;
+
+    *ret_held = 0;
+    if (level > LOG_WARN_)
+        return true;
+    pthread_mutex_lock(&lock);
+    bool ok = lograte_ok(&rate, fmt, now_ns(), ret_held);
+    pthread_mutex_unlock(&lock);
+    return ok;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
     char line[2048], shown[4096];
     int n;
+    uint32_t held;
     va_list ap;
 
-    if ((int)level > log_max)
+    if ((int)level > log_max || !rate_ok(level, fmt, &held))
         return;
     if (log_journal) {
         n = snprintf(line, sizeof line, "<%d>", (int)level);
@@ -53,6 +71,9 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_end(ap);
     if (m < 0)
         return;
+    size_t k = strlen(line);
+    if (held)
+        snprintf(line + k, sizeof line - k, " (and %u more of these)", held);
     size_t end = text_show(shown, sizeof shown - 1, line, strlen(line), false);
     shown[end++] = '\n';
     (void)!write(STDERR_FILENO, shown, end);

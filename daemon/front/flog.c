@@ -2,6 +2,7 @@
 #include "daemon/front/flog.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/lograte.h"
 #include "base/text.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,7 +21,9 @@ void flog_init(const char *name, bool to_journal, enum log_level level)
 
 void log_at(enum log_level level, const char *fmt, ...)
 {
-    if (level > most)
+    static struct lograte rate;
+    uint32_t held = 0;
+    if (level > most || (level <= LOG_WARN_ && !lograte_ok(&rate, fmt, now_ns(), &held)))
         return;
     char line[1200], shown[2400];
     int at;
@@ -40,6 +43,9 @@ void log_at(enum log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + at, sizeof line - (size_t)at - 1, fmt, ap);
     va_end(ap);
+    at = (int)strlen(line);
+    if (held)
+        snprintf(line + at, sizeof line - (size_t)at - 1, " (and %u more of these)", held);
     /* What a peer sent may be in it: nothing that steers a terminal reaches one. */
     size_t n = text_show(shown, sizeof shown - 1, line, strlen(line), false);
     shown[n++] = '\n';
