@@ -14,6 +14,8 @@ enum {
     CORELINK_MAGIC = 0x6b6e6c63,
     RETRY_MS_MIN = 20,
     RETRY_MS_MAX = 500,
+    PING_MS =
+        5000, /* while replies are due and nothing comes, the core is asked whether it lives */
     FIRST_CORE_MS = 5000, /* a core that started us listens already; more is a dead one */
     FRAME_BYTES_MAX = HRT_HEAD_BYTES + JSON_BYTES_MAX + TAIL_BYTES_MAX,
 };
@@ -37,6 +39,9 @@ struct corelink {
     bool up, over;
     uint32_t generation;
     uint64_t opened_ns, down_ns, retry_ns;
+    uint64_t
+        heard_ns; /* when bytes last came, or the link was made, or a first ask began to wait */
+    bool pinging;
     uint32_t retry_ms;
     int64_t next_id;
     struct ask *head, *tail; /* in order of arrival */
@@ -84,6 +89,12 @@ static void ask_end(struct corelink *l, struct ask *a, const struct corelink_rep
         fn(user, r);
 }
 
+static void on_ping(void *user, const struct corelink_reply *r)
+{
+    ((struct corelink *)user)->pinging = false;
+    (void)r;
+}
+
 static struct ask *ask_make(struct corelink *l, uint8_t type, const void *json, size_t json_len,
                             const void *tail, size_t tail_len)
 {
@@ -128,7 +139,7 @@ static void link_down(struct corelink *l, const char *why)
                "link to %s: %s; %u requests wait for the next one", l->path, why, l->asks);
     if (l->up && l->o.exit_with_core)
         l->over = true;
-    l->up = false;
+    l->up = l->pinging = false;
     l->in_n = 0;
     l->down_ns = now_ns();
     l->retry_ns = l->down_ns + (uint64_t)l->retry_ms * 1000000;
@@ -173,6 +184,7 @@ static void try_connect(struct corelink *l)
     }
     l->fd = fd;
     l->up = true;
+    l->heard_ns = now_ns();
     l->retry_ms = RETRY_MS_MIN;
     if (l->generation++)
         log_at(LOG_INFO_, "link to %s is back, %u requests go on", l->path, l->asks);
@@ -187,11 +199,12 @@ static void try_connect(struct corelink *l)
     changed(l);
 }
 
-static void drop_hello(struct corelink *l)
+/* What is about this link alone must not go out on the next one. */
+static void drop_own(struct corelink *l)
 {
     for (struct ask *a = l->head, *next; a; a = next) {
         next = a->next;
-        if (a->fn == on_hello) {
+        if (a->fn == on_hello || a->fn == on_ping) {
             ask_unlink(l, a);
             free(a);
         }
@@ -260,6 +273,8 @@ int64_t corelink_send(struct corelink *l, uint8_t type, const void *json, size_t
     a->fn = fn;
     a->user = user;
     int64_t id = a->id;
+    if (!l->head)
+        l->heard_ns = now_ns(); /* silence before this was nobody's fault */
     ask_link(l, a, false);
     if (!l->sending) {
         l->sending = a;
@@ -321,7 +336,7 @@ static void send_some(struct corelink *l)
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n < 0) {
-            drop_hello(l);
+            drop_own(l);
             link_down(l, strerror(errno));
             return;
         }
@@ -378,7 +393,7 @@ static void read_some(struct corelink *l)
         size_t cap = l->in_cap ? l->in_cap * 2 : 4 * STEP;
         uint8_t *p = cap <= 2u * FRAME_BYTES_MAX + 4 * STEP ? realloc(l->in, cap) : NULL;
         if (!p) {
-            drop_hello(l);
+            drop_own(l);
             link_down(l, "no memory for a reply");
             return;
         }
@@ -389,11 +404,12 @@ static void read_some(struct corelink *l)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0) {
-        drop_hello(l);
+        drop_own(l);
         link_down(l, n == 0 ? "closed by hearthd" : strerror(errno));
         return;
     }
     l->in_n += (size_t)n;
+    l->heard_ns = now_ns();
     size_t at = 0;
     int r;
     l->depth++;
@@ -401,7 +417,7 @@ static void read_some(struct corelink *l)
         ;
     l->depth--;
     if (r != -EAGAIN) {
-        drop_hello(l);
+        drop_own(l);
         link_down(l, "bytes that are no frame");
         return;
     }
@@ -421,10 +437,29 @@ void corelink_ready(struct corelink *l, short revents)
 
 int corelink_wait_ms(const struct corelink *l)
 {
-    if (l->up)
-        return -1;
     uint64_t now = now_ns();
+    if (l->up) /* a second is fine enough for a core that hangs */
+        return l->head ? 1000 : -1;
     return l->retry_ns <= now ? 0 : (int)((l->retry_ns - now) / 1000000 + 1);
+}
+
+/* A link can stand and its core hang: the kernel takes the bytes of both. */
+static void ping(struct corelink *l)
+{
+    if (l->pinging || !l->head || now_ns() - l->heard_ns < PING_MS * 1000000ull)
+        return;
+    struct ask *a = ask_make(l, HRT_PING, "{}", 2, NULL, 0);
+    if (!a)
+        return;
+    a->fn = on_ping;
+    a->user = l;
+    ask_link(l, a, false);
+    if (!l->sending) {
+        l->sending = a;
+        l->sent = 0;
+    }
+    l->pinging = true;
+    changed(l);
 }
 
 /* Those that have waited hold_ms for a core get their answer. */
@@ -433,13 +468,17 @@ static void expire(struct corelink *l)
     uint64_t now = now_ns(), hold = (uint64_t)l->o.hold_ms * 1000000;
     for (struct ask *a = l->head; a;) {
         struct ask *next = a->next;
-        uint64_t since = a->arrived_ns > l->down_ns ? a->arrived_ns : l->down_ns;
-        if (now - since >= hold) {
-            char *json =
-                front_error(HRT_UNAVAILABLE, "core_unavailable", 1000,
-                            "hearthd does not answer at %s; start it with `hearth serve` "
-                            "or `systemctl start hearthd`",
-                            l->path);
+        uint64_t mute_ns = l->up ? l->heard_ns : l->down_ns;
+        uint64_t since = a->arrived_ns > mute_ns ? a->arrived_ns : mute_ns;
+        bool waits = a->fn && a->fn != on_ping && a->fn != on_hello;
+        if (waits && now - since >= hold) {
+            char *json = front_error(
+                HRT_UNAVAILABLE, "core_unavailable", 1000,
+                l->up ? "hearthd at %s has accepted requests but answers nothing; if "
+                        "that lasts, restart it"
+                      : "hearthd does not answer at %s; start it with `hearth serve` "
+                        "or `systemctl start hearthd`",
+                l->path);
             struct corelink_reply r = {.status = HRT_UNAVAILABLE,
                                        .type = a->bytes[5],
                                        .json = json ? json : "{}",
@@ -455,10 +494,12 @@ static void expire(struct corelink *l)
 void corelink_tick(struct corelink *l)
 {
     must_be(l, CORELINK_MAGIC);
-    if (l->up || l->over)
+    if (l->over)
         return;
-    if (now_ns() >= l->retry_ns)
+    if (!l->up && now_ns() >= l->retry_ns)
         try_connect(l);
-    if (!l->up)
+    if (l->up)
+        ping(l);
+    if (!l->up || l->pinging)
         expire(l);
 }

@@ -3,7 +3,8 @@
  * Owns one AF_UNIX stream.  Requests get new ids on it and are kept as bytes until they are
  * answered; when the link breaks they are sent again on the next one (every operation is
  * idempotent).  While no core is there a request waits hold_ms and is then answered
- * UNAVAILABLE core_unavailable.  Knows no event loop: the face polls corelink_fd() for
+ * UNAVAILABLE core_unavailable; so it is when the link stands and nothing comes
+ * (a core that hangs: it is sent a PING after a while).  Knows no event loop: the face polls corelink_fd() for
  * corelink_events() and calls corelink_ready(); corelink_tick() at the latest after
  * corelink_wait_ms().  One thread. */
 #ifndef FRONT_CORELINK_H
