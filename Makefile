@@ -90,7 +90,7 @@ LIBS_kernels := $(if $(HAVE_CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt
 LIBS_engine  := -lpcre2-8 -lsodium -lxxhash -lm $(LIBS_kernels)
 LIBS_kvstore := -luring -llmdb -lsodium -lxxhash
 LIBS_daemon  := -lcjson $(LIBS_engine) $(LIBS_kvstore)
-LIBS_front   := -lnanomsg -levent_core -levent_extra -lcjson -lsodium
+LIBS_front   := -lnanomsg -levent_core -lcjson -lsodium
 LIBS_client  := -lnanomsg -lcjson -ledit -lm
 
 # --- sources, one archive a folder -------------------------------------------
@@ -195,6 +195,7 @@ $(TOOLS): $(O)/hearth-%: $(O)/bench/%_main.c.o $(BOBJ) $(call lib,engine) $(O)/l
 	$(call link,-lcjson $(LIBS_engine) $(LIBS_kvstore))
 $(O)/tests/regress/%: $(O)/tests/regress/%.c.o $(TOBJ) $(call lib,daemon)
 	$(call link,$(LIBS_daemon))
+$(O)/tests/fuzz/fuzz_http: $(O)/daemon/front/httpin.c.o
 # The same fuzz_X.c is a fuzzer under clang, and elsewhere replays its corpus.
 $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.c.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.c.o) $(TOBJ) $(call lib,daemon)
 	$(call link,$(if $(filter fuzz,$(BUILD)),-fsanitize=fuzzer) $(LIBS_daemon))

@@ -30,11 +30,13 @@ bool front_utf8_ok(const char *s, size_t n)
     return true;
 }
 
-/* Depth without a parser: brackets outside strings. */
-static int depth_of(const char *p, size_t n)
+/* Depth and number of values without a parser: brackets, commas outside strings.  A value takes
+ * a hundred bytes as soon as it is parsed, and may be written with two. */
+static int depth_of(const char *p, size_t n, size_t *ret_values)
 {
     int depth = 0, most = 0;
     bool in_str = false;
+    size_t values = 1;
     for (size_t i = 0; i < n; i++) {
         if (in_str) {
             if (p[i] == '\\')
@@ -43,13 +45,17 @@ static int depth_of(const char *p, size_t n)
                 in_str = false;
         } else if (p[i] == '"') {
             in_str = true;
+        } else if (p[i] == ',') {
+            values++;
         } else if (p[i] == '{' || p[i] == '[') {
+            values++;
             if (++depth > most)
                 most = depth;
         } else if (p[i] == '}' || p[i] == ']') {
             depth--;
         }
     }
+    *ret_values = values;
     return most;
 }
 
@@ -80,7 +86,13 @@ cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
         err_set(eb, -22, "the body holds \\u0000; text with a zero character is not taken");
         return NULL;
     }
-    if (depth_of(p, n) > JSON_DEPTH_MAX) {
+    size_t values;
+    int depth = depth_of(p, n, &values);
+    if (values > FRONT_VALUES_MAX) {
+        err_set(eb, E_LIMIT, "the JSON has more than %d values", FRONT_VALUES_MAX);
+        return NULL;
+    }
+    if (depth > JSON_DEPTH_MAX) {
         err_set(eb, E_LIMIT, "the JSON is nested deeper than %d levels", JSON_DEPTH_MAX);
         return NULL;
     }

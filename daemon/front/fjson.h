@@ -9,8 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { FRONT_VALUES_MAX = 1 << 18 }; /* in one JSON text: members, elements, objects, arrays */
 /* An object, to be freed with cJSON_Delete; NULL with words in eb: not UTF-8, not JSON,
- * deeper than JSON_DEPTH_MAX, a number no double holds, not an object. */
+ * deeper than JSON_DEPTH_MAX, more values than FRONT_VALUES_MAX, a number no double holds, not an object. */
 cJSON *front_parse(const char *p, size_t n, struct errbuf *eb);
 bool front_utf8_ok(const char *p, size_t n);
 

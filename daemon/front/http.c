@@ -1,82 +1,170 @@
-/* http.c - see http.h.  The only file that knows libevent.
+/* http.c - see http.h.  The only file that knows libevent: its loop and its buffers.
  *
  * Who may ask: a TCP peer of our own uid (the kernel's word), or the bearer of an API key;
  * and without a key only under a name that is this machine's (Host, Origin), so that a web
- * page cannot talk to us through its reader's browser. */
+ * page cannot talk to us through its reader's browser.  That is decided by the headers: of a
+ * request that is refused no byte of a body is kept.
+ *
+ * A connection takes one request at a time: headers, body, answer, and then the next. */
 #include "daemon/front/http.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/front/fjson.h"
+#include "daemon/front/httpin.h"
+#include "daemon/front/httproute.h"
+#include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
-#include <event2/http.h>
-#include <event2/keyvalq_struct.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sodium.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { HTTP_TICK_MS = 250, HTTP_IDLE_S = 120, KEYS_MAX = 64, KEY_BYTES_MAX = 256 };
+enum {
+    HTTP_TICK_MS = 250,
+    ACCEPTS_A_ROUND = 64,
+    ACCEPT_PAUSE_MS = 250, /* when descriptors or memory have run out */
+    FDS_KEPT = 32,         /* for everything that is no connection */
+    LINGER_MS = 2000,      /* a refused client may finish its sending, to read why */
+    BODY_SMALL = 16 << 10, /* taken even when the others' bodies fill their bound */
+};
+
+enum conn_state {
+    CS_HEAD, /* between requests, or within one's headers */
+    CS_BODY,
+    CS_BUSY,   /* an exchange is open */
+    CS_ENDING, /* the reply goes out, then the connection ends */
+    CS_LINGER, /* the reply is out; what still comes is thrown away */
+};
 
 struct server {
     struct event_base *base;
-    struct evhttp *http;
     struct corelink *core;
-    struct event *core_ev, *core_timer, *tick;
+    struct event *core_ev, *core_timer, *tick, *accept_ev, *accept_again;
     int core_fd; /* what core_ev watches; -1: nothing */
     short core_events;
-    struct hx *open;
-    uint32_t n_open;
-    char addr[64]; /* what we listen on */
+    struct conn *newest, *oldest; /* by the time of their last request */
+    uint32_t n_conns, conns_max, n_foreign, n_open;
+    size_t body_bytes; /* of all requests that are not whole yet */
+    char addr[64];     /* what we listen on */
     uint16_t port;
     uint32_t uid;
-    char keys[KEYS_MAX][KEY_BYTES_MAX + 1];
-    uint32_t n_keys;
+    struct keyfile keys;
     const volatile int *stop;
 };
 struct hx {
-    struct server *s;
-    struct evhttp_request *req;
+    struct conn *c;
     const struct hx_ops *ops;
     void *user;
-    struct hx *next, *prev;
+    char extra[256]; /* header lines of this reply */
+    bool stream, chunked;
 };
+struct conn {
+    struct server *s;
+    struct conn *older, *newer;
+    struct bufferevent *b;
+    uint32_t uid;      /* of the peer; UID_NONE: not known */
+    bool trusted;      /* our own uid, or has shown a key */
+    bool open;         /* x is an exchange */
+    bool reuse;        /* another request may follow */
+    uint8_t state;     /* enum conn_state */
+    size_t seen;       /* of the head's bytes */
+    uint64_t since_ns; /* of this state; of the request, from its first byte to the last */
+    struct httpin_head head;
+    struct httpin_chunks chunks;
+    uint64_t body_left;
+    struct evbuffer *body;
+    struct hx x;
+};
+enum { UID_NONE = -1 };
 
-/* --- exchanges --------------------------------------------------------------------------- */
-/* Between a request and the end of its reply nothing is read.  libevent would take the end of
- * the client's sending for the end of the client, who may well wait for his answer, and ends the
- * process when its own read callback meets the bytes of a next request.  Whether he is there is
- * looked after by look_for_gone; reading begins again with the next request.  After every call
- * that writes, because writing switches it on. */
-static void hx_deaf(struct evhttp_request *req)
+/* --- connections --------------------------------------------------------------------------- */
+static struct evbuffer *input(struct conn *c)
 {
-    struct evhttp_connection *c = evhttp_request_get_connection(req);
-    if (c)
-        bufferevent_disable(evhttp_connection_get_bufferevent(c), EV_READ);
+    return bufferevent_get_input(c->b);
+}
+static struct evbuffer *output(struct conn *c)
+{
+    return bufferevent_get_output(c->b);
 }
 
-static void hx_free(struct hx *x)
+static void conn_unlink(struct conn *c)
 {
-    struct evhttp_connection *c = evhttp_request_get_connection(x->req);
-    if (c) { /* as it was, for the next request on it */
-        struct bufferevent *b = evhttp_connection_get_bufferevent(c);
-        struct timeval idle = {HTTP_IDLE_S, 0};
-        evhttp_connection_set_closecb(c, NULL, NULL);
-        bufferevent_set_timeouts(b, &idle, &idle);
+    *(c->newer ? &c->newer->older : &c->s->newest) = c->older;
+    *(c->older ? &c->older->newer : &c->s->oldest) = c->newer;
+}
+static void conn_link(struct conn *c)
+{
+    c->newer = NULL;
+    c->older = c->s->newest;
+    *(c->older ? &c->older->newer : &c->s->oldest) = c;
+    c->s->newest = c;
+}
+
+static void conn_state(struct conn *c, enum conn_state state)
+{
+    c->state = (uint8_t)state;
+    c->since_ns = now_ns();
+    /* Between a request and the end of its reply nothing is read: what a client sends ahead waits
+     * with the kernel, and the end of his sending is not taken for his own.  Whether he is there
+     * is looked after by look_for_gone. */
+    if (state == CS_BUSY || state == CS_ENDING)
+        (void)bufferevent_disable(c->b, EV_READ);
+    else
+        (void)bufferevent_enable(c->b, EV_READ);
+}
+
+static void body_drop(struct conn *c)
+{
+    c->s->body_bytes -= evbuffer_get_length(c->body);
+    (void)evbuffer_drain(c->body, evbuffer_get_length(c->body));
+}
+
+static void conn_free(struct conn *c)
+{
+    struct server *s = c->s;
+    conn_unlink(c);
+    s->n_conns--;
+    s->n_foreign -= c->uid != s->uid;
+    if (c->open) {
+        c->open = false;
+        s->n_open--;
+        if (c->x.ops && c->x.ops->gone)
+            c->x.ops->gone(c->x.user);
     }
-    *(x->prev ? &x->prev->next : &x->s->open) = x->next;
-    if (x->next)
-        x->next->prev = x->prev;
-    x->s->n_open--;
-    free(x);
+    body_drop(c);
+    evbuffer_free(c->body);
+    httpin_fini(&c->head);
+    /* At once, not when libevent gets to freeing it: its number may be another's by then. */
+    (void)bufferevent_disable(c->b, EV_READ | EV_WRITE);
+    bufferevent_free(c->b);
+    free(c);
+}
+
+/* --- exchanges --------------------------------------------------------------------------- */
+static void conn_run(struct conn *c);
+
+/* The reply is on its way.  What follows on this connection is looked at from the loop: the
+ * caller has not finished with its own things. */
+static void hx_close(struct hx *x)
+{
+    struct conn *c = x->c;
+    c->open = false;
+    c->s->n_open--;
+    httpin_fini(&c->head);
+    conn_state(c, c->reuse ? CS_HEAD : CS_ENDING);
+    c->seen = 0;
+    bufferevent_trigger(c->b, EV_READ | EV_WRITE,
+                        BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
 }
 
 void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
@@ -86,12 +174,31 @@ void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
 }
 struct corelink *hx_core(struct hx *x)
 {
-    return x->s->core;
+    return x->c->s->core;
+}
+const char *hx_method(const struct hx *x)
+{
+    return x->c->head.method;
+}
+const char *hx_header(const struct hx *x, const char *name)
+{
+    return httpin_field(&x->c->head, name);
+}
+const char *hx_body(struct hx *x, size_t *ret_n)
+{
+    *ret_n = evbuffer_get_length(x->c->body);
+    const char *p = *ret_n ? (const char *)evbuffer_pullup(x->c->body, -1) : "";
+    if (!p)
+        *ret_n = 0;
+    return p;
 }
 
-static void add_header(struct evhttp_request *req, const char *name, const char *value)
+void hx_add_header(struct hx *x, const char *name, const char *value)
 {
-    (void)evhttp_add_header(evhttp_request_get_output_headers(req), name, value);
+    size_t n = strlen(x->extra);
+    if (strpbrk(value, "\r\n") == NULL &&
+        n + strlen(name) + strlen(value) + 5 < sizeof x->extra)
+        snprintf(x->extra + n, sizeof x->extra - n, "%s: %s\r\n", name, value);
 }
 
 static const char *reason(int code)
@@ -103,298 +210,440 @@ static const char *reason(int code)
     case 403: return "Forbidden";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
     case 409: return "Conflict";
     case 413: return "Content Too Large";
     case 415: return "Unsupported Media Type";
+    case 417: return "Expectation Failed";
     case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
     case 499: return "Client Closed Request";
     case 501: return "Not Implemented";
     case 503: return "Service Unavailable";
     case 504: return "Gateway Timeout";
+    case 505: return "HTTP Version Not Supported";
     default: return code < 500 ? "Error" : "Internal Server Error";
     }
+}
+
+/* Status line and headers; a length of -1: the body is a stream. */
+static void put_head(struct hx *x, int code, const char *type, int64_t length)
+{
+    struct conn *c = x->c;
+    char date[64];
+    time_t now = time(NULL);
+    struct tm tm;
+    (void)strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+    x->stream = length < 0;
+    x->chunked = x->stream && c->head.minor;
+    if (x->stream && !x->chunked)
+        c->reuse = false; /* HTTP/1.0: the end of the connection is the end of the body */
+    struct evbuffer *out = output(c);
+    (void)evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n", code,
+                              reason(code), date, type);
+    (void)evbuffer_add_printf(out, "Cache-Control: no-store\r\n%s", x->extra);
+    if (!x->stream)
+        (void)evbuffer_add_printf(out, "Content-Length: %lld\r\n", (long long)length);
+    else if (x->chunked)
+        (void)evbuffer_add_printf(out, "Transfer-Encoding: chunked\r\n");
+    (void)evbuffer_add_printf(out, "%s\r\n",
+                              !c->reuse       ? "Connection: close\r\n"
+                              : c->head.minor ? ""
+                                              : "Connection: keep-alive\r\n");
 }
 
 void hx_reply(struct hx *x, int code, const char *type, const void *p, size_t n,
               uint32_t retry_after_ms)
 {
-    struct evhttp_request *req = x->req;
-    struct evbuffer *b = evbuffer_new();
-    add_header(req, "Content-Type", type);
-    add_header(req, "Cache-Control", "no-store");
     if (retry_after_ms) {
         char s[32];
         snprintf(s, sizeof s, "%u", (retry_after_ms + 999) / 1000);
-        add_header(req, "Retry-After", s);
+        hx_add_header(x, "Retry-After", s);
     }
-    if (b)
-        (void)evbuffer_add(b, p, n);
-    hx_free(x);
-    evhttp_send_reply(req, code, reason(code), b);
-    hx_deaf(req);
-    if (b)
-        evbuffer_free(b);
+    put_head(x, code, type, (int64_t)n);
+    if (!x->c->head.method || strcmp(x->c->head.method, "HEAD") != 0)
+        (void)evbuffer_add(output(x->c), p, n);
+    hx_close(x);
 }
 
 void hx_stream_begin(struct hx *x)
 {
-    add_header(x->req, "Content-Type", "text/event-stream; charset=utf-8");
-    add_header(x->req, "Cache-Control", "no-store");
-    add_header(x->req, "X-Accel-Buffering", "no");
-    evhttp_send_reply_start(x->req, 200, "OK");
-    hx_deaf(x->req);
+    hx_add_header(x, "X-Accel-Buffering", "no");
+    put_head(x, 200, "text/event-stream; charset=utf-8", -1);
 }
 void hx_stream_write(struct hx *x, const void *p, size_t n)
 {
-    struct evbuffer *b = evbuffer_new();
-    if (!b)
-        return;
-    (void)evbuffer_add(b, p, n);
-    evhttp_send_reply_chunk(x->req, b);
-    hx_deaf(x->req);
-    evbuffer_free(b);
+    struct evbuffer *out = output(x->c);
+    if (!n)
+        return; /* an empty chunk would be the end */
+    if (x->chunked)
+        (void)evbuffer_add_printf(out, "%zx\r\n", n);
+    (void)evbuffer_add(out, p, n);
+    if (x->chunked)
+        (void)evbuffer_add(out, "\r\n", 2);
 }
 void hx_stream_end(struct hx *x)
 {
-    struct evhttp_request *req = x->req;
-    hx_free(x);
-    evhttp_send_reply_end(req);
-    hx_deaf(req);
+    if (x->chunked)
+        (void)evbuffer_add(output(x->c), "0\r\n\r\n", 5);
+    hx_close(x);
 }
 size_t hx_backlog(const struct hx *x)
 {
-    struct evhttp_connection *c = evhttp_request_get_connection(x->req);
-    struct bufferevent *b = c ? evhttp_connection_get_bufferevent(c) : NULL;
-    return b ? evbuffer_get_length(bufferevent_get_output(b)) : 0;
+    return evbuffer_get_length(output(x->c));
 }
 
-static void on_close(struct evhttp_connection *c, void *user)
+/* Opens the exchange of this connection.  last: no other request follows on it. */
+static struct hx *hx_open(struct conn *c, bool last)
 {
-    struct hx *x = user;
-    struct evhttp_request *req = x->req;
-    (void)c;
-    const struct hx_ops *ops = x->ops;
-    void *owner = x->user;
-    if (ops && ops->gone)
-        ops->gone(owner);
-    /* libevent lets go of a request whose connection fails before its reply is complete: then
-     * it is ours to free, else it goes with the connection. */
-    bool ours = evhttp_request_get_connection(req) == NULL;
-    hx_free(x);
-    if (ours)
-        evhttp_request_free(req);
+    c->x = (struct hx){.c = c};
+    c->open = true;
+    c->reuse = !last && c->head.keep;
+    c->s->n_open++;
+    conn_state(c, CS_BUSY);
+    return &c->x;
 }
 
-static struct hx *hx_new(struct server *s, struct evhttp_request *req)
+/* A request that is answered before, or instead of, its body. */
+static void refuse(struct conn *c, int code, const char *slug, const char *words,
+                   uint32_t retry_after_ms)
 {
-    struct hx *x = s->n_open < HTTP_OPEN_MAX ? calloc(1, sizeof *x) : NULL;
-    struct evhttp_connection *c = evhttp_request_get_connection(req);
-    if (!x || !c)
-        return free(x), NULL;
-    x->s = s;
-    x->req = req;
-    x->next = s->open;
-    if (s->open)
-        s->open->prev = x;
-    s->open = x;
-    s->n_open++;
-    evhttp_connection_set_closecb(c, on_close, x);
-    struct bufferevent *b = evhttp_connection_get_bufferevent(c);
-    bufferevent_data_cb wr = NULL;
-    bufferevent_event_cb ev = NULL;
-    void *arg = NULL;
-    int one = 1;
-    (void)setsockopt(bufferevent_getfd(b), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    bufferevent_getcb(b, NULL, &wr, &ev, &arg);
-    bufferevent_setcb(b, NULL, wr, ev, arg);
-    hx_deaf(req);
-    /* A long answer is no idle client: no read timeout. */
-    bufferevent_set_timeouts(b, NULL, &(struct timeval){HTTP_IDLE_S, 0});
-    return x;
-}
-
-static int hx_fd(const struct hx *x)
-{
-    struct evhttp_connection *c = evhttp_request_get_connection(x->req);
-    return c ? bufferevent_getfd(evhttp_connection_get_bufferevent(c)) : -1;
-}
-
-/* Ends the exchanges of clients that have left.  One whose sending has ended may have closed
- * his socket, or only that half of it: the kernel says whether anybody has it open still. */
-static void look_for_gone(struct server *s)
-{
-    static struct pollfd fds[HTTP_OPEN_MAX];
-    nfds_t n = 0, i = 0;
-    for (struct hx *x = s->open; x; x = x->next)
-        fds[n++] = (struct pollfd){hx_fd(x), POLLRDHUP, 0};
-    if (!n || poll(fds, n, 0) <= 0)
-        return;
-    for (struct hx *x = s->open, *next; x; x = next) {
-        short re = fds[i++].revents;
-        uint32_t uid;
-        next = x->next;
-        if (re & (POLLERR | POLLHUP | POLLNVAL) ||
-            (re & POLLRDHUP && net_peer_uid(hx_fd(x), &uid) == -ENOENT))
-            evhttp_connection_free(evhttp_request_get_connection(x->req)); /* on_close */
-    }
+    openai_fail(hx_open(c, true), code, slug, NULL, words, retry_after_ms);
+    body_drop(c);
 }
 
 /* --- who may ask ------------------------------------------------------------------------- */
-static bool key_fits(const struct server *s, const char *auth)
+static void learn_peer(struct conn *c)
 {
-    char want[KEY_BYTES_MAX + 1] = {0};
-    if (!auth || strncasecmp(auth, "Bearer ", 7) != 0 || strlen(auth + 7) > KEY_BYTES_MAX)
-        return false;
-    memcpy(want, auth + 7, strlen(auth + 7));
-    bool fits = false;
-    for (uint32_t i = 0; i < s->n_keys; i++) /* every key, always: time tells nothing */
-        fits |= sodium_memcmp(want, s->keys[i], sizeof want) == 0;
-    return fits;
+    struct server *s = c->s;
+    uint32_t uid;
+    if (net_peer_uid(bufferevent_getfd(c->b), &uid) < 0)
+        return;
+    s->n_foreign -= c->uid != s->uid;
+    c->uid = uid;
+    s->n_foreign += c->uid != s->uid;
+    c->trusted |= uid == s->uid;
 }
 
-static bool admit(struct server *s, struct hx *x)
+/* By the headers alone: false, and the refusal is on its way. */
+static bool admit(struct conn *c)
 {
-    struct evkeyvalq *h = evhttp_request_get_input_headers(x->req);
-    if (key_fits(s, evhttp_find_header(h, "Authorization")))
+    const struct server *s = c->s;
+    const struct httpin_head *h = &c->head;
+    if (keyfile_fits(&s->keys, httpin_field(h, "Authorization"))) {
+        c->trusted = true;
         return true;
-    uint32_t uid = 0;
-    if (net_peer_uid(hx_fd(x), &uid) < 0 || uid != s->uid) {
-        openai_fail(x, 401, "unauthorized", NULL,
-                    s->n_keys ? "this port serves its owner's processes, and others that send "
-                                "\"Authorization: Bearer KEY\" with a key of the key file"
-                              : "this port serves only the processes of the user that runs it; "
-                                "an --api-key-file lets others in",
-                    0);
+    }
+    if (c->uid == (uint32_t)UID_NONE)
+        learn_peer(c);
+    if (c->uid != s->uid) {
+        refuse(c, 401, "unauthorized",
+               s->keys.n ? "this port serves its owner's processes, and others that send "
+                           "\"Authorization: Bearer KEY\" with a key of the key file"
+                         : "this port serves only the processes of the user that runs it; "
+                           "an --api-key-file lets others in",
+               0);
         return false;
     }
-    if (!net_host_ok(evhttp_find_header(h, "Host"), s->addr)) {
-        openai_fail(x, 403, "permission_denied", NULL,
-                    "the Host header names another machine than this; use http://127.0.0.1", 0);
+    if (!net_host_ok(httpin_field(h, "Host"), s->addr)) {
+        refuse(c, 403, "permission_denied",
+               "the Host header names another machine than this; use http://127.0.0.1", 0);
         return false;
     }
-    if (!net_origin_ok(evhttp_find_header(h, "Origin"), s->addr)) {
-        openai_fail(x, 403, "permission_denied", NULL,
-                    "the Origin header names a web page of another site", 0);
+    if (!net_origin_ok(httpin_field(h, "Origin"), s->addr)) {
+        refuse(c, 403, "permission_denied",
+               "the Origin header names a web page of another site", 0);
         return false;
     }
     return true;
 }
 
-/* --- small endpoints --------------------------------------------------------------------- */
-struct probe {
-    struct hx *x;
-    int64_t ask;
-    bool metrics;
-};
-static void on_probe(void *user, const struct corelink_reply *r)
+/* --- requests come in ------------------------------------------------------------------------ */
+/* false: more bytes are needed, or a refusal is on its way. */
+static bool take_head(struct conn *c)
 {
-    struct probe *p = user;
-    cJSON *o = front_parse(r->json, r->json_len, NULL);
-    if (r->status != HRT_OK)
-        openai_fail(p->x, hrt_status_http(r->status), front_str(o, "slug", "internal"), NULL,
-                    front_str(o, "message", "hearthd refused"), 1000);
-    else if (p->metrics)
-        hx_reply(p->x, 200, "text/plain; version=0.0.4; charset=utf-8", r->tail, r->tail_len,
-                 0);
-    else
-        hx_reply(p->x, 200, "application/json", "{\"status\":\"ok\"}", 15, 0);
-    cJSON_Delete(o);
-    free(p);
-}
-static void probe_gone(void *user)
-{
-    struct probe *p = user;
-    corelink_forget(hx_core(p->x), p->ask);
-    free(p);
-}
-static void ask_core(struct hx *x, bool metrics)
-{
-    static const struct hx_ops ops = {.gone = probe_gone};
-    struct probe *p = NULL;
-    /* Whoever asks for health wants to know now, not in half a minute. */
-    if (corelink_up(x->s->core) && (p = calloc(1, sizeof *p))) {
-        p->x = x;
-        p->metrics = metrics;
-        p->ask = corelink_send(x->s->core, metrics ? HRT_METRICS : HRT_PING, "{}", 2, NULL, 0,
-                               on_probe, p);
+    struct evbuffer *in = input(c);
+    struct errbuf eb;
+    char two[2];
+    /* One empty line before a request is passed over, as the standard asks. */
+    if (!c->seen && evbuffer_copyout(in, two, 2) == 2 && memcmp(two, "\r\n", 2) == 0)
+        (void)evbuffer_drain(in, 2);
+    size_t n = evbuffer_get_length(in);
+    if (!n)
+        return false;
+    if (!c->seen)
+        c->since_ns = now_ns();
+    n = n < HTTPIN_HEAD_MAX + 1 ? n : HTTPIN_HEAD_MAX + 1;
+    const char *p = (const char *)evbuffer_pullup(in, (ssize_t)n);
+    int r = p ? httpin_scan(p, n, &c->seen, &eb) : err_set(&eb, -503, "no memory");
+    if (r == 0)
+        return false;
+    size_t head = r > 0 ? (size_t)r : 0;
+    if (r > 0)
+        r = httpin_parse(&c->head, p, head, &eb);
+    if (r < 0) {
+        refuse(c, -r, "bad_request", eb.s, 0);
+        return false;
     }
-    if (!p || p->ask < 0) {
-        free(p);
-        openai_fail(x, 503, "core_unavailable", NULL, "hearthd does not answer", 1000);
-        return;
+    (void)evbuffer_drain(in, head);
+    c->body_left = c->head.body_bytes;
+    c->chunks = (struct httpin_chunks){0};
+    if (!admit(c))
+        return false;
+    if (c->body_left > HTTP_BODY_MAX) {
+        char words[120];
+        snprintf(words, sizeof words, "the body has %llu bytes, at most %d are taken",
+                 (unsigned long long)c->body_left, HTTP_BODY_MAX);
+        refuse(c, 413, "too_large", words, 0);
+        return false;
     }
-    hx_own(x, &ops, p);
+    if (c->head.expects)
+        (void)evbuffer_add_printf(output(c), "HTTP/1.1 100 Continue\r\n\r\n");
+    uint64_t since = c->since_ns;
+    conn_state(c, CS_BODY);
+    c->since_ns = since; /* one deadline for headers and body */
+    conn_unlink(c);
+    conn_link(c);
+    return true;
 }
 
-/* --- routes ------------------------------------------------------------------------------ */
-static bool method_is(struct hx *x, enum evhttp_cmd_type want, const char *name)
+/* Room for n bytes more of this body?  Refuses if not. */
+static bool body_room(struct conn *c, size_t n)
 {
-    if (evhttp_request_get_command(x->req) == want)
-        return true;
-    char words[80];
-    snprintf(words, sizeof words, "this address wants %s", name);
-    add_header(x->req, "Allow", name);
-    openai_fail(x, 405, "bad_field", NULL, words, 0);
+    size_t have = evbuffer_get_length(c->body);
+    if (have + n > HTTP_BODY_MAX) {
+        char words[100];
+        snprintf(words, sizeof words, "the body has more than the %d bytes that are taken",
+                 HTTP_BODY_MAX);
+        refuse(c, 413, "too_large", words, 0);
+        return false;
+    }
+    if (have + n > BODY_SMALL && c->s->body_bytes + n > HTTP_BODIES_MAX) {
+        refuse(c, 503, "queue_full", "the bodies of other requests fill their bound; try again",
+               1000);
+        return false;
+    }
+    c->s->body_bytes += n;
+    return true;
+}
+
+/* true: the body is whole. */
+static bool take_chunks(struct conn *c)
+{
+    struct evbuffer *in = input(c);
+    struct evbuffer_iovec v;
+    struct errbuf eb;
+    while (evbuffer_peek(in, -1, NULL, &v, 1) > 0 && v.iov_len) {
+        const char *data;
+        size_t used = 0, n;
+        int r = httpin_chunk(&c->chunks, v.iov_base, v.iov_len, &used, &data, &n, &eb);
+        if (r < 0) {
+            refuse(c, -r, "bad_request", eb.s, 0);
+            return false;
+        }
+        if (n && !body_room(c, n))
+            return false;
+        if (n)
+            (void)evbuffer_add(c->body, data, n);
+        (void)evbuffer_drain(in, used);
+        if (r > 0)
+            return true;
+    }
     return false;
 }
 
-static void chat(struct hx *x)
+static bool take_body(struct conn *c)
 {
-    const char *type =
-        evhttp_find_header(evhttp_request_get_input_headers(x->req), "Content-Type");
-    /* A page's plain form cannot send this type without asking first. */
-    if (type && strncasecmp(type, "application/json", 16) != 0) {
-        openai_fail(x, 415, "bad_field", NULL, "want Content-Type: application/json", 0);
+    if (c->head.chunked)
+        return take_chunks(c);
+    size_t n = evbuffer_get_length(input(c));
+    n = n < c->body_left ? n : (size_t)c->body_left;
+    if (n && !body_room(c, n))
+        return false;
+    c->body_left -= n;
+    if (n)
+        (void)evbuffer_remove_buffer(input(c), c->body, n);
+    return c->body_left == 0;
+}
+
+static void begin(struct conn *c)
+{
+    if (c->s->n_open >= HTTP_OPEN_MAX) {
+        refuse(c, 503, "queue_full", "too many requests are open; try again", 1000);
         return;
     }
-    struct evbuffer *in = evhttp_request_get_input_buffer(x->req);
-    size_t n = evbuffer_get_length(in);
-    const char *p = n ? (const char *)evbuffer_pullup(in, -1) : NULL;
-    openai_chat(x, p ? p : "", p ? n : 0);
+    httproute(hx_open(c, false), c->head.path);
+    body_drop(c);
 }
 
-static void route(struct hx *x, const char *path)
+static void conn_run(struct conn *c)
 {
-    static const char models[] = "/v1/models/";
-    if (strcmp(path, "/v1/chat/completions") == 0) {
-        if (method_is(x, EVHTTP_REQ_POST, "POST"))
-            chat(x);
-    } else if (strcmp(path, "/v1/models") == 0) {
-        if (method_is(x, EVHTTP_REQ_GET, "GET"))
-            openai_models(x, NULL);
-    } else if (strncmp(path, models, sizeof models - 1) == 0 && path[sizeof models - 1]) {
-        char *id = evhttp_uridecode(path + sizeof models - 1, 0, NULL);
-        if (method_is(x, EVHTTP_REQ_GET, "GET"))
-            openai_models(x, id ? id : "");
-        free(id);
-    } else if (strcmp(path, "/health") == 0) {
-        if (method_is(x, EVHTTP_REQ_GET, "GET"))
-            ask_core(x, false);
-    } else if (strcmp(path, "/metrics") == 0) {
-        if (method_is(x, EVHTTP_REQ_GET, "GET"))
-            ask_core(x, true);
-    } else {
-        char words[300];
-        snprintf(words, sizeof words,
-                 "no such address: %.100s; there are /v1/chat/completions, /v1/models, /health "
-                 "and /metrics",
-                 front_utf8_ok(path, strlen(path)) ? path : "(not UTF-8)");
-        openai_fail(x, 404, "not_found", NULL, words, 0);
+    for (;;) {
+        if (c->state == CS_HEAD && !take_head(c))
+            break;
+        if (c->state != CS_BODY || !take_body(c))
+            break;
+        begin(c);
     }
+    if (c->state == CS_LINGER)
+        (void)evbuffer_drain(input(c), evbuffer_get_length(input(c)));
 }
 
-static void on_request(struct evhttp_request *req, void *user)
+static void on_read(struct bufferevent *b, void *user)
+{
+    (void)b;
+    conn_run(user);
+}
+
+/* The output is empty. */
+static void on_written(struct bufferevent *b, void *user)
+{
+    struct conn *c = user;
+    if (c->state != CS_ENDING || evbuffer_get_length(output(c)))
+        return;
+    /* A close with bytes unread resets the connection: the client might lose the reply. */
+    (void)shutdown(bufferevent_getfd(b), SHUT_WR);
+    conn_state(c, CS_LINGER);
+    (void)evbuffer_drain(input(c), evbuffer_get_length(input(c)));
+}
+
+static void on_event(struct bufferevent *b, short what, void *user)
+{
+    struct conn *c = user;
+    (void)b;
+    /* A client that sends no more may still read the reply that is on its way. */
+    if ((what & BEV_EVENT_EOF) && !c->open && c->state != CS_LINGER &&
+        evbuffer_get_length(output(c))) {
+        c->reuse = false;
+        conn_state(c, CS_ENDING);
+        return;
+    }
+    conn_free(c);
+}
+
+/* --- connections come in --------------------------------------------------------------------- */
+/* The one of our own that has been silent longest, between two requests. */
+static bool drop_idle(struct server *s)
+{
+    for (struct conn *c = s->oldest; c; c = c->newer)
+        if (c->state == CS_HEAD && !c->seen && !evbuffer_get_length(output(c))) {
+            conn_free(c);
+            return true;
+        }
+    return false;
+}
+
+static uint32_t conns_of(const struct server *s, uint32_t uid)
+{
+    uint32_t n = 0;
+    for (const struct conn *c = s->newest; c; c = c->older)
+        n += c->uid == uid;
+    return n;
+}
+
+/* May this peer have one more? */
+static bool conn_room(struct server *s, uint32_t uid)
+{
+    if (uid == s->uid)
+        return s->n_conns < s->conns_max || drop_idle(s);
+    uint32_t most =
+        s->conns_max / 4 < HTTP_CONNS_FOREIGN_MAX ? s->conns_max / 4 : HTTP_CONNS_FOREIGN_MAX;
+    return s->n_conns < s->conns_max && s->n_foreign < most &&
+           conns_of(s, uid) < HTTP_CONNS_UID_MAX;
+}
+
+static void conn_open(struct server *s, int fd)
+{
+    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                               "Content-Length: 0\r\nConnection: close\r\n\r\n";
+    uint32_t uid = (uint32_t)UID_NONE;
+    int one = 1;
+    (void)net_peer_uid(fd, &uid);
+    struct conn *c = conn_room(s, uid) ? calloc(1, sizeof *c) : NULL;
+    if (c) {
+        c->body = evbuffer_new();
+        c->b = bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+    }
+    if (!c || !c->body || !c->b) {
+        log_at(LOG_WARN_, "uid %d has as many connections as it may, or all have: refused one",
+               (int)uid);
+        (void)send(fd, full, sizeof full - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (c && c->body)
+            evbuffer_free(c->body);
+        if (c && c->b)
+            bufferevent_free(c->b);
+        else
+            close(fd);
+        free(c);
+        return;
+    }
+    c->s = s;
+    c->uid = uid;
+    c->trusted = uid == s->uid;
+    s->n_conns++;
+    s->n_foreign += uid != s->uid;
+    conn_link(c);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    bufferevent_setcb(c->b, on_read, on_written, on_event, c);
+    bufferevent_set_timeouts(c->b, NULL, &(struct timeval){HTTP_WRITE_S, 0});
+    conn_state(c, CS_HEAD);
+    (void)bufferevent_enable(c->b, EV_READ | EV_WRITE);
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *user)
 {
     struct server *s = user;
-    struct hx *x = hx_new(s, req);
-    if (!x) {
-        evhttp_send_reply(req, 503, reason(503), NULL);
-        return;
+    (void)what;
+    for (int i = 0; i < ACCEPTS_A_ROUND; i++) {
+        int k = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (k >= 0) {
+            conn_open(s, k);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            /* The connection stays in the kernel's queue, and so the descriptor ready. */
+            log_at(LOG_WARN_, "accept: %s, with %u connections; pausing", strerror(errno),
+                   s->n_conns);
+            (void)drop_idle(s);
+            event_del(s->accept_ev);
+            event_add(s->accept_again, &(struct timeval){0, ACCEPT_PAUSE_MS * 1000});
+            return;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            return;
+        }
     }
-    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
-    const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
-    if (admit(s, x))
-        route(x, path && path[0] ? path : "/");
+}
+static void on_accept_again(evutil_socket_t fd, short what, void *user)
+{
+    struct server *s = user;
+    (void)fd;
+    (void)what;
+    event_add(s->accept_ev, NULL);
+}
+
+/* Nobody may keep a connection for ever by being slow. */
+static void conn_tick(struct conn *c, uint64_t now)
+{
+    uint64_t ms = (now - c->since_ns) / 1000000;
+    switch (c->state) {
+    case CS_HEAD:
+        if (!c->seen && ms > (c->trusted ? HTTP_IDLE_MS : HTTP_STRANGER_MS))
+            conn_free(c);
+        else if (c->seen && ms > (c->trusted ? HTTP_HEAD_MS : HTTP_STRANGER_MS))
+            refuse(c, 408, "timeout", "the headers did not come to their end in time", 0);
+        break;
+    case CS_BODY:
+        if (ms > HTTP_REQUEST_MS)
+            refuse(c, 408, "timeout", "the body did not come to its end in time", 0);
+        break;
+    case CS_BUSY:
+        if (c->open && c->x.ops && c->x.ops->tick)
+            c->x.ops->tick(c->x.user);
+        break;
+    case CS_LINGER:
+        if (ms > LINGER_MS)
+            conn_free(c);
+        break;
+    default: break; /* the write's own timeout */
+    }
 }
 
 /* --- the link within libevent's loop ------------------------------------------------------- */
@@ -443,16 +692,38 @@ static void core_arm(void *user)
         event_base_loopbreak(s->base);
 }
 
+/* Ends the exchanges of clients that have left.  One whose sending has ended may have closed
+ * his socket, or only that half of it: the kernel says whether anybody has it open still. */
+static void look_for_gone(struct server *s)
+{
+    static struct pollfd fds[HTTP_OPEN_MAX];
+    static struct conn *of[HTTP_OPEN_MAX];
+    nfds_t n = 0;
+    for (struct conn *c = s->newest; c && n < HTTP_OPEN_MAX; c = c->older)
+        if (c->open) {
+            of[n] = c;
+            fds[n++] = (struct pollfd){bufferevent_getfd(c->b), POLLRDHUP, 0};
+        }
+    if (!n || poll(fds, n, 0) <= 0)
+        return;
+    for (nfds_t i = 0; i < n; i++) {
+        uint32_t uid;
+        if (fds[i].revents & (POLLERR | POLLHUP | POLLNVAL) ||
+            (fds[i].revents & POLLRDHUP && net_peer_uid(fds[i].fd, &uid) == -ENOENT))
+            conn_free(of[i]);
+    }
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *user)
 {
     struct server *s = user;
+    uint64_t now = now_ns();
     (void)fd;
     (void)what;
     look_for_gone(s);
-    for (struct hx *x = s->open, *next; x; x = next) {
-        next = x->next;
-        if (x->ops && x->ops->tick)
-            x->ops->tick(x->user);
+    for (struct conn *c = s->newest, *next; c; c = next) {
+        next = c->older;
+        conn_tick(c, now);
     }
     corelink_tick(s->core);
     core_arm(s);
@@ -461,43 +732,6 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
 }
 
 /* --- start and end ------------------------------------------------------------------------- */
-static int read_keys(struct server *s, const char *path, struct errbuf *eb)
-{
-    FILE *f = fopen(path, "re");
-    struct stat st;
-    if (!f || fstat(fileno(f), &st) < 0) {
-        int e = errno;
-        if (f)
-            fclose(f);
-        return err_set(eb, -e, "--api-key-file: %s: %s", path, strerror(e));
-    }
-    int r = st.st_mode & 027 /* a group may be let in: systemd hands credentials over so */
-                ? err_set(eb, -EPERM,
-                          "--api-key-file: others may read %s (mode %03o); chmod 600 it", path,
-                          st.st_mode & 0777)
-                : 0;
-    char line[1024];
-    for (int n = 1; r == 0 && fgets(line, sizeof line, f); n++) {
-        size_t len = strcspn(line, "\r\n");
-        line[len] = 0;
-        if (!len || line[0] == '#')
-            continue;
-        if (len < 16 || len > KEY_BYTES_MAX || strchr(line, ' '))
-            r = err_set(eb, -EINVAL,
-                        "--api-key-file: %s:%d: want a key of 16 to %d bytes without spaces",
-                        path, n, KEY_BYTES_MAX);
-        else if (s->n_keys == KEYS_MAX)
-            r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path, KEYS_MAX);
-        else
-            memcpy(s->keys[s->n_keys++], line, len + 1);
-    }
-    sodium_memzero(line, sizeof line);
-    fclose(f);
-    if (r == 0 && !s->n_keys)
-        r = err_set(eb, -EINVAL, "--api-key-file: %s holds no key", path);
-    return r;
-}
-
 /* Whole or not at all: a reader never sees half a number. */
 static void write_port(const struct server *s, const char *runtime)
 {
@@ -526,7 +760,7 @@ static int listen_on(struct server *s, const struct http_opts *o, struct errbuf 
         int r = net_addr_parse(o->addr, &a, eb);
         if (r < 0)
             return r;
-        if (!net_is_loopback(a.addr) && !s->n_keys)
+        if (!net_is_loopback(a.addr) && !s->keys.n)
             return err_set(eb, -EPERM,
                            "--http: %s can be reached from other machines; that wants an "
                            "--api-key-file",
@@ -543,7 +777,7 @@ static int listen_on(struct server *s, const struct http_opts *o, struct errbuf 
             getnameinfo((void *)&sa, n, s->addr, sizeof s->addr, port, sizeof port,
                         NI_NUMERICHOST | NI_NUMERICSERV) != 0)
             return err_set(eb, -EINVAL, "the socket systemd passed is not a TCP socket");
-        if (!net_is_loopback(s->addr) && !s->n_keys)
+        if (!net_is_loopback(s->addr) && !s->keys.n)
             return err_set(
                 eb, -EPERM,
                 "the socket systemd passed listens on %s; that wants an --api-key-file",
@@ -551,33 +785,38 @@ static int listen_on(struct server *s, const struct http_opts *o, struct errbuf 
         s->port = (uint16_t)strtoul(port, NULL, 10);
         (void)evutil_make_socket_nonblocking(fd);
     }
-    if (!evhttp_accept_socket_with_handle(s->http, fd))
-        return err_set(eb, -EIO, "libevent does not take the listening socket");
+    s->accept_ev = event_new(s->base, fd, EV_READ | EV_PERSIST, on_accept, s);
+    if (!s->accept_ev || event_add(s->accept_ev, NULL) < 0)
+        return err_set(eb, -ENOMEM, "libevent does not take the listening socket");
     return 0;
+}
+
+/* As many connections as there are descriptors for, up to our own bound. */
+static uint32_t conns_limit(void)
+{
+    struct rlimit lim;
+    rlim_t n = getrlimit(RLIMIT_NOFILE, &lim) == 0 ? lim.rlim_cur : 1024;
+    n = n > 2 * FDS_KEPT ? n - FDS_KEPT : FDS_KEPT;
+    return n < HTTP_CONNS_MAX ? (uint32_t)n : HTTP_CONNS_MAX;
 }
 
 int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf *eb)
 {
     static struct server s; /* one a process; keys are not left on a stack */
     s = (struct server){.core_fd = -1, .stop = stop, .uid = geteuid()};
-    int r = o->api_key_file ? read_keys(&s, o->api_key_file, eb) : 0;
+    int r = o->api_key_file ? keyfile_read(&s.keys, o->api_key_file, eb) : 0;
     if (r < 0)
         return r;
+    net_check_open();
+    s.conns_max = conns_limit();
     s.base = event_base_new();
-    s.http = s.base ? evhttp_new(s.base) : NULL;
-    if (s.http) {
-        evhttp_set_max_headers_size(s.http, HTTP_HEADERS_MAX);
-        evhttp_set_max_body_size(s.http, HTTP_BODY_MAX);
-        evhttp_set_timeout(s.http, HTTP_IDLE_S);
-        evhttp_set_allowed_methods(s.http, EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD |
-                                               EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE |
-                                               EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH);
-        evhttp_set_gencb(s.http, on_request, &s);
+    if (s.base) {
         s.core_ev = event_new(s.base, -1, 0, on_core, &s);
         s.core_timer = evtimer_new(s.base, on_core_timer, &s);
         s.tick = event_new(s.base, -1, EV_PERSIST, on_tick, &s);
+        s.accept_again = evtimer_new(s.base, on_accept_again, &s);
     }
-    if (!s.http || !s.core_ev || !s.core_timer || !s.tick)
+    if (!s.core_ev || !s.core_timer || !s.tick || !s.accept_again)
         r = err_set(eb, -ENOMEM, "libevent cannot start");
     if (r == 0)
         r = listen_on(&s, o, eb);

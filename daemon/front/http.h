@@ -1,5 +1,8 @@
 /* http.h - the HTTP face: a small server on a loopback port, dialects on top of it.
  *
+ * Everything is bounded: connections in all and of one user, bytes of headers and bodies, the
+ * time a request may take to arrive.  At the bound our own oldest silent connection gives way.
+ *
  * http.c is the only file that knows libevent; dialects see exchanges (struct hx): one request
  * that gets one reply, whole or as a stream of server-sent events.  One thread. */
 #ifndef FRONT_HTTP_H
@@ -27,6 +30,13 @@ struct hx_ops {
 };
 void hx_own(struct hx *x, const struct hx_ops *ops, void *user);
 struct corelink *hx_core(struct hx *x);
+/* What was asked, until the reply. header NULL: not sent. The body is there while the request is
+ * handed out, not later. */
+const char *hx_method(const struct hx *x);
+const char *hx_header(const struct hx *x, const char *name);
+const char *hx_body(struct hx *x, size_t *ret_n);
+/* One more header line of the reply that follows; short ones only. */
+void hx_add_header(struct hx *x, const char *name, const char *value);
 /* Whole reply; ends the exchange. retry_after_ms > 0: Retry-After. */
 void hx_reply(struct hx *x, int code, const char *type, const void *p, size_t n,
               uint32_t retry_after_ms);
@@ -37,11 +47,20 @@ void hx_stream_end(struct hx *x);
 size_t hx_backlog(const struct hx *x); /* bytes the client has not taken yet */
 
 enum {
-    HTTP_HEADERS_MAX = 16 << 10,
     HTTP_BODY_MAX = 32 << 20,
+    HTTP_BODIES_MAX = 128 << 20,  /* of all requests that are being read */
+    HTTP_CONNS_MAX = 4096,        /* fewer where there are fewer descriptors */
+    HTTP_CONNS_FOREIGN_MAX = 256, /* of them for users other than our own */
+    HTTP_CONNS_UID_MAX = 64,      /* of them for one such user */
     HTTP_OPEN_MAX = 512,          /* exchanges at a time */
     HTTP_BACKLOG_MAX = 256 << 10, /* then a stream waits for its reader */
     HTTP_KEEPALIVE_MS = 5000,     /* silence before a comment line goes out */
+    HTTP_IDLE_MS = 120000,        /* a silent connection is closed */
+    HTTP_HEAD_MS = 10000,         /* from the first byte of the headers to their last */
+    HTTP_REQUEST_MS = 60000,      /* the same with the body */
+    HTTP_STRANGER_MS = 5000,      /* for one that has not yet shown who it is: all of that */
+    HTTP_WRITE_S = 60,            /* a client that takes nothing of its reply is gone */
+    HTTP_HEALTH_MS = 1250,        /* hearthd's time to answer /health and /metrics */
     HTTP_ADMIT_MS = 2000, /* how long headers wait for START's answer, to carry its code */
 };
 

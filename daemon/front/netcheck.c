@@ -9,6 +9,7 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -79,8 +80,18 @@ static void diag_id(struct inet_diag_sockid *ret, const struct sockaddr_storage 
     ret->idiag_cookie[0] = ret->idiag_cookie[1] = INET_DIAG_NOCOOKIE;
 }
 
+/* Kept open: when descriptors have run out, who asks must still be known.  One thread. */
+static int diag_socket(void)
+{
+    static int nl = -1;
+    if (nl < 0)
+        nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    return nl < 0 ? -errno : nl;
+}
+
 int net_peer_uid_diag(int fd, uint32_t *ret_uid)
 {
+    static uint32_t seq;
     struct sockaddr_storage us = {0}, peer = {0};
     socklen_t n = sizeof us, m = sizeof peer;
     struct {
@@ -88,22 +99,25 @@ int net_peer_uid_diag(int fd, uint32_t *ret_uid)
         struct inet_diag_req_v2 r;
     } q = {.h = {.nlmsg_len = sizeof q,
                  .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-                 .nlmsg_flags = NLM_F_REQUEST},
+                 .nlmsg_flags = NLM_F_REQUEST,
+                 .nlmsg_seq = ++seq},
            .r = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u}};
     _Alignas(struct nlmsghdr) uint8_t got[1024];
+    const struct nlmsghdr *h = (const void *)got;
     if (getsockname(fd, (void *)&us, &n) < 0 || getpeername(fd, (void *)&peer, &m) < 0 ||
         (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
         return -ENOENT;
     q.r.sdiag_family = (uint8_t)peer.ss_family;
     diag_id(&q.r.id, &peer, &us);
-    int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+    int nl = diag_socket();
     if (nl < 0)
-        return -errno;
-    /* The kernel answers within send: nothing to wait for. */
-    ssize_t k =
-        send(nl, &q, sizeof q, 0) == (ssize_t)sizeof q ? recv(nl, got, sizeof got, 0) : -1;
-    close(nl);
-    const struct nlmsghdr *h = (const void *)got;
+        return nl;
+    /* The kernel answers within send: nothing to wait for.  What an earlier question left
+     * behind has another number. */
+    ssize_t k = send(nl, &q, sizeof q, 0) == (ssize_t)sizeof q ? 0 : -1;
+    do
+        k = k < 0 ? k : recv(nl, got, sizeof got, 0);
+    while (k >= (ssize_t)sizeof *h && h->nlmsg_seq != seq);
     const struct inet_diag_msg *d = NLMSG_DATA(h);
     if (k < (ssize_t)NLMSG_LENGTH(sizeof *d) || h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
         return -ENOENT; /* no such socket; a kernel without this lookup says the same */
@@ -116,6 +130,22 @@ int net_peer_uid_diag(int fd, uint32_t *ret_uid)
     return 0;
 }
 
+/* The kernel's table from its beginning.  Kept open, as above; a process that has closed its
+ * doors can open no more. */
+static FILE *proc_table(bool v6)
+{
+    static FILE *table[2];
+    if (!table[v6])
+        table[v6] = fopen(v6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+    FILE *f = table[v6];
+    if (f) { /* not rewind(), which may be content with what it has read before */
+        __fpurge(f);
+        (void)lseek(fileno(f), 0, SEEK_SET);
+        clearerr(f);
+    }
+    return f;
+}
+
 int net_peer_uid_proc(int fd, uint32_t *ret_uid)
 {
     struct sockaddr_storage us = {0}, peer = {0};
@@ -126,15 +156,13 @@ int net_peer_uid_proc(int fd, uint32_t *ret_uid)
         char a[40], b[40];
         if (!end_text(&peer, v6, a, sizeof a) || !end_text(&us, v6, b, sizeof b))
             continue;
-        FILE *f = fopen(v6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+        FILE *f = proc_table(v6);
         struct row r;
         bool found = false;
         while (f && !found && next_row(f, &r))
             /* An orphan (inode 0) belongs to nobody, whatever its uid column says. */
             found = strcmp(r.local, a) == 0 && strcmp(r.remote, b) == 0 && r.inode &&
                     state_has_owner(r.state);
-        if (f)
-            fclose(f);
         if (found) {
             *ret_uid = r.uid;
             return 0;
@@ -152,6 +180,13 @@ int net_peer_uid(int fd, uint32_t *ret_uid)
     if (r == 0)
         diag_works = true;
     return r == 0 || (r == -ENOENT && diag_works) ? r : net_peer_uid_proc(fd, ret_uid);
+}
+
+void net_check_open(void)
+{
+    (void)diag_socket();
+    (void)proc_table(false);
+    (void)proc_table(true);
 }
 
 /* The pid that has socket inode open; 0 when we may not see it. */

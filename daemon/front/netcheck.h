@@ -14,6 +14,8 @@
 /* The uid that owns the peer's end of the connected TCP socket fd. 0; -ENOENT: the peer is
  * not on this machine, or gone. */
 int net_peer_uid(int fd, uint32_t *ret_uid);
+/* Opens what that needs, once and for good: before the process gives up opening files. */
+void net_check_open(void);
 /* Its two ways, for tests. */
 int net_peer_uid_diag(int fd, uint32_t *ret_uid);
 int net_peer_uid_proc(int fd, uint32_t *ret_uid);

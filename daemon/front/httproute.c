@@ -1,0 +1,122 @@
+/* httproute.c - see httproute.h. */
+#include "daemon/front/httproute.h"
+#include "base/clock.h"
+#include "daemon/front/fjson.h"
+#include "daemon/front/httpin.h"
+#include "daemon/front/openai.h"
+#include <stdlib.h>
+#include <strings.h>
+
+/* --- small endpoints --------------------------------------------------------------------- */
+struct probe {
+    struct hx *x;
+    int64_t ask;
+    uint64_t began_ns;
+    bool metrics;
+};
+static void on_probe(void *user, const struct corelink_reply *r)
+{
+    struct probe *p = user;
+    cJSON *o = front_parse(r->json, r->json_len, NULL);
+    if (r->status != HRT_OK)
+        openai_fail(p->x, hrt_status_http(r->status), front_str(o, "slug", "internal"), NULL,
+                    front_str(o, "message", "hearthd refused"), 1000);
+    else if (p->metrics)
+        hx_reply(p->x, 200, "text/plain; version=0.0.4; charset=utf-8", r->tail, r->tail_len,
+                 0);
+    else
+        hx_reply(p->x, 200, "application/json", "{\"status\":\"ok\"}", 15, 0);
+    cJSON_Delete(o);
+    free(p);
+}
+static void probe_gone(void *user)
+{
+    struct probe *p = user;
+    corelink_forget(hx_core(p->x), p->ask);
+    free(p);
+}
+/* Whoever asks for health wants to know now, also of a core that hangs. */
+static void probe_tick(void *user)
+{
+    struct probe *p = user;
+    if (now_ns() - p->began_ns < HTTP_HEALTH_MS * 1000000ull)
+        return;
+    struct hx *x = p->x;
+    probe_gone(p);
+    openai_fail(x, 503, "core_unavailable", NULL,
+                "hearthd has a link to this front but does not answer", 1000);
+}
+static void ask_core(struct hx *x, bool metrics)
+{
+    static const struct hx_ops ops = {.gone = probe_gone, .tick = probe_tick};
+    struct probe *p = NULL;
+    /* Whoever asks for health wants to know now, not in half a minute. */
+    if (corelink_up(hx_core(x)) && (p = calloc(1, sizeof *p))) {
+        p->x = x;
+        p->began_ns = now_ns();
+        p->metrics = metrics;
+        p->ask = corelink_send(hx_core(x), metrics ? HRT_METRICS : HRT_PING, "{}", 2, NULL, 0,
+                               on_probe, p);
+    }
+    if (!p || p->ask < 0) {
+        free(p);
+        openai_fail(x, 503, "core_unavailable", NULL, "hearthd does not answer", 1000);
+        return;
+    }
+    hx_own(x, &ops, p);
+}
+
+/* --- routes ------------------------------------------------------------------------------ */
+static bool method_is(struct hx *x, const char *name)
+{
+    if (strcmp(hx_method(x), name) == 0)
+        return true;
+    char words[80];
+    snprintf(words, sizeof words, "this address wants %s", name);
+    hx_add_header(x, "Allow", name);
+    openai_fail(x, 405, "bad_field", NULL, words, 0);
+    return false;
+}
+
+static void chat(struct hx *x)
+{
+    const char *type = hx_header(x, "Content-Type");
+    /* A page's plain form cannot send this type without asking first. */
+    if (type && strncasecmp(type, "application/json", 16) != 0) {
+        openai_fail(x, 415, "bad_field", NULL, "want Content-Type: application/json", 0);
+        return;
+    }
+    size_t n;
+    const char *p = hx_body(x, &n);
+    openai_chat(x, p ? p : "", n);
+}
+
+void httproute(struct hx *x, const char *path)
+{
+    static const char models[] = "/v1/models/";
+    if (strcmp(path, "/v1/chat/completions") == 0) {
+        if (method_is(x, "POST"))
+            chat(x);
+    } else if (strcmp(path, "/v1/models") == 0) {
+        if (method_is(x, "GET"))
+            openai_models(x, NULL);
+    } else if (strncmp(path, models, sizeof models - 1) == 0 && path[sizeof models - 1]) {
+        char *id = httpin_unescape(path + sizeof models - 1);
+        if (method_is(x, "GET"))
+            openai_models(x, id ? id : "");
+        free(id);
+    } else if (strcmp(path, "/health") == 0) {
+        if (method_is(x, "GET"))
+            ask_core(x, false);
+    } else if (strcmp(path, "/metrics") == 0) {
+        if (method_is(x, "GET"))
+            ask_core(x, true);
+    } else {
+        char words[300];
+        snprintf(words, sizeof words,
+                 "no such address: %.100s; there are /v1/chat/completions, /v1/models, /health "
+                 "and /metrics",
+                 front_utf8_ok(path, strlen(path)) ? path : "(not UTF-8)");
+        openai_fail(x, 404, "not_found", NULL, words, 0);
+    }
+}

@@ -1,0 +1,57 @@
+/* keyfile.c - see keyfile.h. */
+#include "daemon/front/keyfile.h"
+#include <errno.h>
+#include <sodium.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
+{
+    FILE *f = fopen(path, "re");
+    struct stat st;
+    if (!f || fstat(fileno(f), &st) < 0) {
+        int e = errno;
+        if (f)
+            fclose(f);
+        return err_set(eb, -e, "--api-key-file: %s: %s", path, strerror(e));
+    }
+    int r = st.st_mode & 027 /* a group may be let in: systemd hands credentials over so */
+                ? err_set(eb, -EPERM,
+                          "--api-key-file: others may read %s (mode %03o); chmod 600 it", path,
+                          st.st_mode & 0777)
+                : 0;
+    char line[1024];
+    for (int n = 1; r == 0 && fgets(line, sizeof line, f); n++) {
+        size_t len = strcspn(line, "\r\n");
+        line[len] = 0;
+        if (!len || line[0] == '#')
+            continue;
+        if (len < 16 || len > KEYFILE_KEY_BYTES_MAX || strchr(line, ' '))
+            r = err_set(eb, -EINVAL,
+                        "--api-key-file: %s:%d: want a key of 16 to %d bytes without spaces",
+                        path, n, KEYFILE_KEY_BYTES_MAX);
+        else if (ret->n == KEYFILE_KEYS_MAX)
+            r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path,
+                        KEYFILE_KEYS_MAX);
+        else
+            memcpy(ret->key[ret->n++], line, len + 1);
+    }
+    sodium_memzero(line, sizeof line);
+    fclose(f);
+    if (r == 0 && !ret->n)
+        r = err_set(eb, -EINVAL, "--api-key-file: %s holds no key", path);
+    return r;
+}
+
+bool keyfile_fits(const struct keyfile *k, const char *auth)
+{
+    char want[KEYFILE_KEY_BYTES_MAX + 1] = {0};
+    if (!auth || strncasecmp(auth, "Bearer ", 7) != 0 ||
+        strlen(auth + 7) > KEYFILE_KEY_BYTES_MAX)
+        return false;
+    memcpy(want, auth + 7, strlen(auth + 7));
+    bool fits = false;
+    for (uint32_t i = 0; i < k->n; i++) /* every key, always: time tells nothing */
+        fits |= sodium_memcmp(want, k->key[i], sizeof want) == 0;
+    return fits;
+}

@@ -1,0 +1,18 @@
+/* keyfile.h - the API keys that let other users in over HTTP. */
+#ifndef FRONT_KEYFILE_H
+#define FRONT_KEYFILE_H
+#include "base/err.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { KEYFILE_KEYS_MAX = 64, KEYFILE_KEY_BYTES_MAX = 256 };
+struct keyfile {
+    char key[KEYFILE_KEYS_MAX][KEYFILE_KEY_BYTES_MAX + 1];
+    uint32_t n;
+};
+/* One key a line, # begins a comment. Refuses a file that others may read. 0; < 0 with words. */
+int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb);
+/* Is the value of an Authorization header ("Bearer KEY") one of them? NULL: no. */
+bool keyfile_fits(const struct keyfile *k, const char *authorization);
+
+#endif
