@@ -105,6 +105,14 @@ struct mk_llama {
     const char *extra_tensor;  /* one more F32 vector of this name */
     const struct mk_key *keys; /* more metadata, up to a key of NULL */
     uint32_t experts;
+    float eps;          /* 0: 1e-5 */
+    uint32_t rope_dims; /* 0: dim, or no key where dim is 0 */
+    const char *pre;    /* NULL: gpt-2 */
+    uint32_t rows;      /* of the table of tokens; 0: as many as there are tokens */
+    struct {            /* more metadata of floats, ends with NULL */
+        const char *key;
+        float v;
+    } extra[4];
 };
 enum { MK_VOCAB = 256 + 2 };
 
@@ -197,10 +205,10 @@ static void mk_put(struct mk_plan *p, const char *name, uint32_t type, uint64_t 
 }
 
 /* The metadata of a byte-level tokenizer: 256 bytes, one merge, two control tokens. */
-static uint32_t mk_tokenizer(struct mk *m)
+static uint32_t mk_tokenizer(struct mk *m, const char *pre)
 {
     mk_kv_str(m, "tokenizer.ggml.model", "gpt2");
-    mk_kv_str(m, "tokenizer.ggml.pre", "gpt-2");
+    mk_kv_str(m, "tokenizer.ggml.pre", pre ? pre : "gpt-2");
     mk_str(m, "tokenizer.ggml.tokens");
     mk_u32(m, GGUF_ARR);
     mk_u32(m, GGUF_STR);
@@ -245,8 +253,8 @@ __attribute__((unused)) static void mk_llama(struct mk *m, const struct mk_llama
     float in = 1.7f / sqrtf((float)o->embd);
     char name[64];
 
-    mk_put(&p, "token_embd.weight", o->embed_type ? o->embed_type : o->type, o->embd, MK_VOCAB,
-           1, 0);
+    mk_put(&p, "token_embd.weight", o->embed_type ? o->embed_type : o->type, o->embd,
+           o->rows ? o->rows : MK_VOCAB, 1, 0);
     for (uint32_t l = 0; l < o->layers; l++) {
         const struct {
             const char *name;
@@ -280,7 +288,7 @@ __attribute__((unused)) static void mk_llama(struct mk *m, const struct mk_llama
     if (o->extra_tensor)
         mk_put(&p, o->extra_tensor, K_F32, o->embd, 0, 1, 0);
 
-    n_kv += mk_tokenizer(&kv);
+    n_kv += mk_tokenizer(&kv, o->pre);
     mk_kv_str(&kv, "general.architecture", "llama"), n_kv++;
     mk_kv_str(&kv, "general.name", "tiny"), n_kv++;
     mk_kv_u32(&kv, "llama.block_count", o->layers), n_kv++;
@@ -292,9 +300,14 @@ __attribute__((unused)) static void mk_llama(struct mk *m, const struct mk_llama
     if (o->dim) {
         mk_kv_u32(&kv, "llama.attention.key_length", o->dim), n_kv++;
         mk_kv_u32(&kv, "llama.attention.value_length", o->dim), n_kv++;
-        mk_kv_u32(&kv, "llama.rope.dimension_count", o->dim), n_kv++;
     }
-    mk_kv_f32(&kv, "llama.attention.layer_norm_rms_epsilon", 1e-5f), n_kv++;
+    if (o->dim || o->rope_dims)
+        mk_kv_u32(&kv, "llama.rope.dimension_count", o->rope_dims ? o->rope_dims : o->dim),
+            n_kv++;
+    mk_kv_f32(&kv, "llama.attention.layer_norm_rms_epsilon", o->eps > 0 ? o->eps : 1e-5f),
+        n_kv++;
+    for (int i = 0; i < 4 && o->extra[i].key; i++)
+        mk_kv_f32(&kv, o->extra[i].key, o->extra[i].v), n_kv++;
     if (o->scaling) {
         mk_kv_str(&kv, "llama.rope.scaling.type", o->scaling), n_kv++;
         mk_kv_f32(&kv, "llama.rope.scaling.factor", o->factor), n_kv++;

@@ -167,30 +167,37 @@ static void info_says_what_the_file_says(void)
 
 static void fingerprints_follow_what_decides_the_rows(void)
 {
-    struct mk_llama m[5];
-    uint8_t fp[6][32], id[16] = {0};
+    enum { MODELS = 10 };
+    struct mk_llama m[MODELS];
+    uint8_t fp[MODELS + 1][32], id[16] = {0};
 
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < MODELS; i++)
         m[i] = tiny_default;
     m[1].ctx = 1024; /* how long a context may get does not decide a row */
     m[2].scaling = "linear", m[2].factor = 2;
     m[3].rope_freqs = true;
     m[4].layers = 1;
-    for (int i = 0; i < 5; i++) {
+    m[5].eps = 2e-5f;
+    m[6].extra[0].key = "llama.attention.scale", m[6].extra[0].v = 0.3f;
+    m[7].extra[0].key = "llama.rope.scaling.attn_factor", m[7].extra[0].v = 1.5f;
+    m[8].extra[0].key = "llama.rope.freq_base", m[8].extra[0].v = 500000;
+    m[9].pre = "llama-bpe";
+    for (int i = 0; i < MODELS; i++) {
         struct engine *e = tiny_open(&m[i], &on_ref);
         if (!e)
             return;
         eng_fingerprint(e, id, fp[i]);
         if (i == 0) {
             id[3] = 1;
-            eng_fingerprint(e, id, fp[5]);
+            eng_fingerprint(e, id, fp[MODELS]);
             id[3] = 0;
         }
         eng_close(e);
     }
     CHECK(memcmp(fp[0], fp[1], 32) == 0);
-    for (int i = 2; i < 6; i++)
-        CHECK(memcmp(fp[0], fp[i], 32) != 0);
+    for (int i = 2; i <= MODELS; i++)
+        if (memcmp(fp[0], fp[i], 32) == 0)
+            t_fail(__FILE__, __LINE__, "model %d has the fingerprint of the first", i);
 }
 
 static void the_weights_id_is_of_every_byte_and_stops_when_told(void)
@@ -319,6 +326,10 @@ static void what_llama_cannot_do_here_is_refused(void)
     m.head = 3, m.dim = 32; /* not a multiple of 2 */
     CHECK_EQ(open_edited(&m, NULL, NULL, &o, &eb), E_SHAPE);
     CHECK(strstr(eb.s, "head_count") != NULL);
+    m = tiny_default;
+    m.rows = MK_VOCAB + 1;
+    CHECK_EQ(open_edited(&m, NULL, NULL, &o, &eb), E_SHAPE);
+    CHECK(strstr(eb.s, "token_embd.weight has 259 rows, the tokenizer 258") != NULL);
     m = tiny_default;
     m.ctx = CTX_TOKENS_MAX + 1;
     CHECK_EQ(open_edited(&m, NULL, NULL, &o, &eb), E_LIMIT);

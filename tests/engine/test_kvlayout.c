@@ -83,6 +83,8 @@ static void members_outside_their_bounds_are_refused(void)
     CHECK_EQ(kv_layout_close(&l), E_LIMIT)
     BAD(l.id[0] = 0);
     BAD(strcpy(l.id, "../up"));
+    BAD(strcpy(l.id, ".."));
+    BAD(strcpy(l.id, ".hidden"));
     BAD(l.n_streams = STREAMS_MAX + 1);
     BAD(l.stream[0].tokens_row = 0);
     BAD(l.stream[0].tokens_row = 3);

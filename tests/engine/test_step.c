@@ -444,6 +444,33 @@ static void an_aborted_step_ends_and_the_next_one_runs(void)
     eng_close(e);
 }
 
+/* A backend in which somebody aborts the step while a layer is computed. */
+static struct engine *aborted;
+static int layers_run;
+static int ffn_and_abort(struct kern *k, const struct k_ffn *a)
+{
+    layers_run++;
+    eng_abort(aborted);
+    return kern_ref.ffn(k, a);
+}
+static void an_aborted_step_computes_no_further_layer(void)
+{
+    struct kern_ops ops = kern_ref;
+    struct eng_opts o = {.kern = &ops};
+    struct tiny t;
+
+    ops.ffn = ffn_and_abort;
+    aborted = tiny_open(&tiny_default, &o);
+    if (!aborted)
+        return;
+    tiny_init(&t, aborted, 1);
+    layers_run = 0;
+    CHECK_EQ(tiny_run(&t, 0, 10, 10), -ECANCELED);
+    CHECK_EQ(layers_run, 1);
+    tiny_fini(&t);
+    eng_close(aborted);
+}
+
 static void the_page_pool_gives_every_page_once(void)
 {
     struct eng_opts o = {.kern = &kern_ref, .page_memory = 0};
@@ -492,4 +519,5 @@ T_MAIN(CASE(chunks_do_not_change_a_bit), CASE(prefill_replaced_by_decode_does_no
        CASE(a_replay_never_writes_below_store_from), CASE(only_wanted_logits_are_written),
        CASE(a_missing_page_is_wanted_by_name), CASE(members_outside_their_bounds_are_refused),
        CASE(an_aborted_step_ends_and_the_next_one_runs),
+       CASE(an_aborted_step_computes_no_further_layer),
        CASE(the_page_pool_gives_every_page_once))
