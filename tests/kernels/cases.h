@@ -40,7 +40,8 @@ static const struct case_attn case_attn[] = {
     {4, 4, 40, 511, 2, 0, K_ROW_F16, false},    {4, 2, 24, 250, 300, 0, K_ROW_F16, false},
     {4, 1, 128, 700, 9, 100, K_ROW_F16, false}, {2, 2, 64, 300, 70, 256, K_ROW_F32, false},
     {8, 2, 48, 500, 1, 0, K_ROW_F32, false},    {8, 4, 96, 300, 1, 90, K_ROW_F16, false},
-    {8, 8, 16, 600, 17, 1, K_ROW_F16, false},   {9, 3, 64, 0, 512, 0, K_ROW_F16, true},
+    {8, 8, 16, 600, 17, 1, K_ROW_F16, false},   {10, 2, 16, 30, 40, 0, K_ROW_F16, false},
+    {7, 1, 24, 250, 20, 9, K_ROW_F32, false},   {9, 3, 64, 0, 512, 0, K_ROW_F16, true},
     {9, 3, 64, 511, 1, 0, K_ROW_F16, true},     {9, 3, 64, 8191, 1, 0, K_ROW_F16, true},
     {9, 3, 64, 7680, 512, 0, K_ROW_F16, true},
 };

@@ -3,6 +3,9 @@
 #include "tests/kernels/cases.h"
 #include "tests/t.h"
 #include <errno.h>
+#ifdef __x86_64__
+#    include <immintrin.h>
+#endif
 
 static uint64_t seed(void)
 {
@@ -89,8 +92,8 @@ static void each_type_and_shape_is_near_ref(void)
 /* The cpu set `vec`, n rows at once, against the C twin row by row. */
 static void same_bits(const struct cpu_vec *vec, uint32_t threads, enum k_residency res)
 {
-    static const uint32_t shapes[][2] = {{1, 256},  {13, 512}, {70, 256},
-                                         {9, 1536}, {24, 576}, {17, 32}};
+    static const uint32_t shapes[][2] = {{1, 256},  {13, 512}, {70, 256}, {9, 1536},
+                                         {24, 576}, {17, 32},  {15, 96},  {47, 256}};
     static const uint32_t counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 33, 70};
     uint64_t s = seed() + threads;
     struct kern *twin = open_with(&cpu_vec_c, 1), *k = open_with(vec, threads);
@@ -116,6 +119,13 @@ static void same_bits(const struct cpu_vec *vec, uint32_t threads, enum k_reside
                 if (memcmp(a, b, (size_t)counts[m] * rows * 4))
                     t_fail(__FILE__, __LINE__, "%s %s %u x %u, %u rows: other bits", vec->name,
                            k_type_info(case_types[t])->name, rows, cols, counts[m]);
+                for (uint32_t j = counts[m] * rows; j < n * rows; j++)
+                    if (num_bits(b[j]) != 0xaaaaaaaa) {
+                        t_fail(__FILE__, __LINE__, "%s %s %u x %u, %u rows: written behind",
+                               vec->name, k_type_info(case_types[t])->name, rows, cols,
+                               counts[m]);
+                        break;
+                    }
             }
             for (uint32_t j = 0; j < n * rows; j++)
                 b[j] = 1.5f; /* add: the old value comes first */
@@ -229,6 +239,11 @@ static void ffn_once(struct kern *k, const enum k_type t[3], uint32_t cols, uint
     free(nv);
 }
 
+static float start(size_t i)
+{
+    return (float)(i % 13) - 6;
+}
+
 static void feed_forward(const enum k_type t[3], uint32_t cols, uint32_t hidden, enum k_act act)
 {
     enum { N = 300 };
@@ -239,18 +254,24 @@ static void feed_forward(const enum k_type t[3], uint32_t cols, uint32_t hidden,
     float *x = malloc(N * cols * 4), *y = calloc(N * cols, 4), *z = calloc(N * cols, 4);
     for (size_t i = 0; i < N * cols; i++)
         x[i] = case_unit(&s) + case_unit(&s);
+    for (size_t i = 0; i < N * cols; i++)
+        y[i] = z[i] = start(i); /* what is there before is added to */
     for (size_t i = 0; i < sizeof cut / sizeof *cut - 1; i++)
         ffn_once(k, t, cols, hidden, act, x + cut[i] * cols, y + cut[i] * cols,
                  cut[i + 1] - cut[i], seed());
     ffn_once(k, t, cols, hidden, act, x, z, N, seed());
     CHECK(!memcmp(y, z, N * cols * 4));
-    memset(z, 0, 20 * cols * 4);
+    for (size_t i = 0; i < 20 * cols; i++)
+        z[i] = start(i);
     ffn_once(twin, t, cols, hidden, act, x, z, 20, seed());
     CHECK(!memcmp(y, z, 20 * cols * 4));
-    memset(z, 0, 20 * cols * 4);
+    for (size_t i = 0; i < 20 * cols; i++)
+        z[i] = start(i);
     ffn_once(ref, t, cols, hidden, act, x, z, 20, seed());
     /* The hidden row is rounded to int8 between the two halves: where a sum's last bit moves
      * it across a tie, one code differs by one. */
+    for (size_t i = 0; i < 20 * cols; i++)
+        y[i] -= start(i), z[i] -= start(i);
     double e = case_nmse(z, y, 20 * cols);
     if (e > 5e-6)
         t_fail(__FILE__, __LINE__, "%s: NMSE %g", k_type_info(t[0])->name, e);
@@ -296,6 +317,34 @@ static void one_bad_number_stays_in_its_row(void)
     kern_cpu.close(twin);
 }
 
+/* A library that once set the rounding mode, or flushed subnormals, moves no bit; and the caller
+ * gets his own mode back. */
+static void a_caller_that_rounds_otherwise_gets_the_same_bits(void)
+{
+#ifdef __x86_64__
+    enum { N = 9, COLS = 256, ROWS = 40 };
+    uint64_t s = seed();
+    void *d = case_weight(&s, K_Q4_K, ROWS, COLS);
+    float *x = malloc(N * COLS * 4), *a = malloc(N * ROWS * 4), *b = malloc(N * ROWS * 4);
+    struct k_weight_src src = {
+        .name = "w", .data = d, .type = K_Q4_K, .rows = ROWS, .cols = COLS};
+    uint32_t was = _mm_getcsr(), up = (was & ~0x6000u) | 0x4000 | 0x8040;
+    case_floats(&s, x, N * COLS);
+    for (uint32_t threads = 1; threads <= 2; threads++)
+        for (uint32_t n = 1; n <= N; n += N - 1) { /* alone, and with the pool */
+            struct kern *k = open_with(cpu_vec_list()[0], threads);
+            mm_once(k, &src, K_RES_RELAID, x, a, n, false);
+            _mm_setcsr(up);
+            mm_once(k, &src, K_RES_RELAID, x, b, n, false);
+            CHECK_EQ(_mm_getcsr() & ~0x3fu, up & ~0x3fu);
+            _mm_setcsr(was);
+            CHECK(!memcmp(a, b, n * ROWS * 4));
+            kern_cpu.close(k);
+        }
+    free(x), free(a), free(b), free(d);
+#endif
+}
+
 static void shapes_that_disagree_are_refused(void)
 {
     uint64_t s = seed();
@@ -335,4 +384,6 @@ T_MAIN({"each_type_and_shape_is_near_ref", each_type_and_shape_is_near_ref},
        {"qkv_at_once_equals_one_by_one", qkv_at_once_equals_one_by_one},
        {"feed_forward_any_chunk_same_bits_near_ref", feed_forward_any_chunk_same_bits_near_ref},
        {"one_bad_number_stays_in_its_row", one_bad_number_stays_in_its_row},
+       {"a_caller_that_rounds_otherwise_gets_the_same_bits",
+        a_caller_that_rounds_otherwise_gets_the_same_bits},
        {"shapes_that_disagree_are_refused", shapes_that_disagree_are_refused})

@@ -164,7 +164,7 @@ static void norms_of_any_width_are_near_ref_with_the_twins_bits(void)
                     .name = "n", .data = v, .type = K_F32, .rows = 1, .cols = c};
                 struct k_weight *w;
                 CHECK_EQ(ops->weight(ks[b], &w, &src, K_USE_VECTOR, K_RES_RELAID, NULL), 0);
-                struct k_norm a = {w, x, y[b], 1e-5f, n, c};
+                struct k_norm a = {w, x, y[b], i % 2 ? 0.5f : 1e-5f, n, c};
                 CHECK_EQ(ops->norm(ks[b], &a), 0);
                 a.cols++;
                 CHECK_EQ(ops->norm(ks[b], &a), -EINVAL);
@@ -197,6 +197,97 @@ static void every_set_and_thread_count_shares_one_epoch(void)
             CHECK_EQ(kern_cpu.saturations(k), 0);
             kern_cpu.close(k);
         }
+}
+
+/* Kernels that now and then round otherwise, one at a time. */
+static void nudge(float *y)
+{
+    *y = num_float(num_bits(*y) ^ 1);
+}
+static void odd_mm(const struct cpu_mm *a)
+{
+    cpu_vec_c.mm(a);
+    nudge(a->y);
+}
+static enum k_type odd_type;
+static void odd_mm_type(const struct cpu_mm *a)
+{
+    cpu_vec_c.mm(a);
+    if (a->type == odd_type)
+        nudge(a->y);
+}
+static void odd_quant(const float *x, struct cpu_xq *q, uint32_t units)
+{
+    cpu_vec_c.quant(x, q, units);
+    q->q[3] ^= 1;
+}
+static void odd_rms(const float *x, const float *w, float *y, uint32_t cols, float eps)
+{
+    cpu_vec_c.rms(x, w, y, cols, eps);
+    y[0] *= 1.01f;
+}
+static void odd_act(enum k_act f, const float *g, const float *u, float *h, uint32_t n)
+{
+    cpu_vec_c.act(f, g, u, h, n);
+    h[n - 1] *= 1.01f;
+}
+static void odd_rotate(float *x, const float *cs, uint32_t dims, enum k_rope_kind kind)
+{
+    cpu_vec_c.rotate(x, cs, dims, kind);
+    x[0] *= 1.01f;
+}
+static bool odd_store(uint8_t fmt, const float *x, void *to, uint32_t n)
+{
+    bool r = cpu_vec_c.store(fmt, x, to, n);
+    ((uint8_t *)to)[1] ^= 1;
+    return r;
+}
+static void odd_attn(struct cpu_attn_block *a)
+{
+    cpu_vec_c.attn_block(a);
+    nudge(a->o);
+}
+static void odd_join(float *m, float *l, float *o, float bm, float bl, const float *bo,
+                     uint32_t dim)
+{
+    cpu_vec_c.attn_join(m, l, o, bm, bl, bo, dim);
+    nudge(o);
+}
+
+static uint64_t epoch_of(const struct cpu_vec *v)
+{
+    uint64_t e = 0;
+    struct kern *k = open_with(v, 1);
+    CHECK_EQ(kern_cpu.epoch(k, &e), 0);
+    kern_cpu.close(k);
+    return e;
+}
+
+static void a_kernel_that_rounds_otherwise_is_another_epoch(void)
+{
+    uint64_t was = epoch_of(&cpu_vec_c);
+#define ODD(f, g)                                                                              \
+    do {                                                                                       \
+        struct cpu_vec v = cpu_vec_c;                                                          \
+        v.f = g;                                                                               \
+        if (epoch_of(&v) == was)                                                               \
+            t_fail(__FILE__, __LINE__, "%s: the epoch does not show it", #g);                  \
+    } while (0)
+    ODD(mm, odd_mm);
+    ODD(quant, odd_quant);
+    ODD(rms, odd_rms);
+    ODD(act, odd_act);
+    ODD(rotate, odd_rotate);
+    ODD(store, odd_store);
+    ODD(attn_block, odd_attn);
+    ODD(attn_join, odd_join);
+    for (int i = 0; i < CASE_TYPES; i++) {
+        odd_type = case_types[i];
+        if (odd_type != K_F16 && odd_type != K_BF16) /* widened, then as F32 */
+            ODD(mm, odd_mm_type);
+    }
+#undef ODD
+    CHECK_EQ(epoch_of(&cpu_vec_c), was);
 }
 
 static void memory_is_zeroed_and_aligned(void)
@@ -315,6 +406,8 @@ T_MAIN({"tied_and_plain_embeddings_give_the_stored_row",
         norms_of_any_width_are_near_ref_with_the_twins_bits},
        {"every_set_and_thread_count_shares_one_epoch",
         every_set_and_thread_count_shares_one_epoch},
+       {"a_kernel_that_rounds_otherwise_is_another_epoch",
+        a_kernel_that_rounds_otherwise_is_another_epoch},
        {"memory_is_zeroed_and_aligned", memory_is_zeroed_and_aligned},
        {"steps_above_the_reserve_still_run", steps_above_the_reserve_still_run},
        {"cuda_without_a_device_says_so", cuda_without_a_device_says_so},
