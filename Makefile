@@ -132,14 +132,14 @@ TOBJ  := $(call c,tests/*.c)
 HELP_ = $(filter-out $(O)/tests/$(1)/test_%,$(call c,tests/$(1)/*.c)) \
         $(if $(filter kvstore daemon,$(1)),$(call c,tests/sim/*.c))
 
-.PHONY: all check test bench fuzz soak lint format install uninstall deps demo help info clean
+.PHONY: all check test bench fuzz soak mutate lint format install uninstall deps demo help info clean
 all: $(PROGS) $(if $(wildcard client/client.c),$(O)/libhearth.a) ## the programs
 
 # --- compile ---------------------------------------------------------------
 # Another compiler or other flags: everything of the variant is compiled again.  Compared
 # while the file is read, so that a second make has nothing to run.
 FLAGS_NOW := $(CC) $(CFLAGS_ALL) $(SIZES) $(EXACT) $(AVX2) $(AVX512) | $(NVCC) $(NVFLAGS) | $(HAVE_CUDA)
-NOBUILD   := help clean deps info format uninstall test demo soak fuzz
+NOBUILD   := help clean deps info format uninstall test demo soak fuzz mutate
 ifneq ($(filter-out $(NOBUILD),$(or $(MAKECMDGOALS),all)),)
   ifneq ($(strip $(FLAGS_NOW)),$(strip $(file <$(O)/.flags)))
     $(shell mkdir -p $(O))
@@ -218,6 +218,9 @@ soak:                                           ## N=200 kills on each I/O kind,
 	@scripts/deps.sh build test
 	$(again) all
 	@MODEL='$(MODEL)' N='$(or $(N),200)' tests/soak.sh $(O)
+mutate:                                         ## breaks a line, looks whether a test notices: ONLY= FROM= JOBS=
+	@scripts/deps.sh build test
+	@python3 tests/mutate/run.py
 bench: all                                      ## this machine beside its own ceilings
 	@MODEL='$(MODEL)' bench/bench.sh $(O)
 fuzz:                                           ## SECS=60 a target, needs clang
@@ -244,6 +247,7 @@ lint: $(HDRS:%=$(O)/hdr/%.ok)                   ## headers stand alone, layers, 
 	@clang-format --dry-run -Werror $(TIDY)
 	@shellcheck $(wildcard .ci/run scripts/*.sh tests/*.sh tests/e2e/*.sh bench/*.sh)
 	@tests/e2e/test_units.sh $(O)
+	@python3 tests/mutate/run.py --check
 $(O)/hdr/%.ok: %
 	@mkdir -p $(@D)
 	@$(CC) $(CBASE) $(WARN) -Werror -fsyntax-only -x c $<
@@ -308,7 +312,7 @@ info:                                           ## what was detected
 help:                                           ## this list
 	@sed -n 's/^\([a-z_.]*\):.*## /\1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 clean:                                          ## remove what was built, keep the test venv
-	rm -rf $(foreach v,release debug asan tsan fuzz corpus,$(BDIR)/$(v))
+	rm -rf $(foreach v,release debug asan tsan fuzz corpus mutate,$(BDIR)/$(v))
 
 ifneq ($(filter-out $(NOBUILD),$(or $(MAKECMDGOALS),all)),)
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

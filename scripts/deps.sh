@@ -14,7 +14,7 @@ list() {
         libedit-dev ;;
     model) echo python3 python3-venv ;;
     test) echo python3 python3-venv systemd man-db groff-base ;;
-    lint) echo clang-format shellcheck systemd man-db groff-base ;;
+    lint) echo python3 clang-format shellcheck systemd man-db groff-base ;;
     bench) echo fio ;;
     fuzz) echo clang libclang-rt-dev ;;
     *) echo "deps: unknown list '$1', want one of: build model test lint bench fuzz" >&2; exit 2 ;;
