@@ -109,10 +109,12 @@ void req_free(struct req *r)
     kvf_close(&r->q);
     let_go(r);
     branch_drop(r->d, r->br);
-    if (r->prep && r->state == REQ_PREP)
+    if (r->prep && r->state == REQ_PREP) {
         r->prep->r = NULL; /* the worker has it; its end frees it */
-    else
+        prep_cancel(&r->prep->job);
+    } else {
         prepared_free(r->prep);
+    }
     toks_drop(r->toks);
     stream_fini(&r->st);
     ask_fini(&r->ask);

@@ -45,8 +45,14 @@ static void text_free(struct text_job *t)
 }
 
 /* ---- the work ------------------------------------------------------------------------------- */
+static int text_turn(void *ctx)
+{
+    return prep_turn(ctx);
+}
+
 static void run_tokenize(struct text_job *t)
 {
+    struct tok_pause turn = {text_turn, &t->job};
     size_t n = t->c->tail_bytes;
     uint8_t *mask = t->special ? malloc(n + 1) : NULL;
 
@@ -56,7 +62,8 @@ static void run_tokenize(struct text_job *t)
     }
     if (mask)
         memset(mask, 1, n + 1);
-    t->res = tok_encode(t->tok, n ? (const char *)t->c->tail : "", n, mask, t->bos, &t->ids);
+    t->res = tok_encode_in_turns(t->tok, n ? (const char *)t->c->tail : "", n, mask, t->bos,
+                                 &turn, &t->ids);
     free(mask);
 }
 
@@ -70,6 +77,8 @@ static void run_detokenize(struct text_job *t)
         size_t k = 0;
         const char *p = tok_piece(t->tok, id, t->special, &k);
 
+        if (i % 4096 == 4095 && (t->res = prep_turn(&t->job)) < 0)
+            return;
         if (!p) {
             t->bad_id = id;
             t->bad_at = i;
@@ -182,10 +191,11 @@ static void text_start(struct text_job *t)
         t->count->tok = t->tok;
         t->count->chat = eng_chat(t->m->eng);
         t->count->n_vocab = tok_n_vocab(t->tok);
+        t->count->turn = &t->job;
     }
     model_use(t->m); /* the tokenizer is the engine's: no unload under the job */
-    t->job =
-        (struct prep_job){.run = text_run, .done = text_done, .drop = text_drop, .user = t};
+    t->job = (struct prep_job){
+        .run = text_run, .done = text_done, .drop = text_drop, .user = t, .uid = t->c->uid};
     prep_submit(t->c->d->prep, &t->job);
 }
 
@@ -221,7 +231,8 @@ void ops_text_close(void)
     }
 }
 
-/* Its peer is gone while it waits: nobody wants the answer, and nothing reads the call yet. */
+/* Its peer is gone: nobody wants the answer.  While it waits for its model nothing reads the
+ * call yet; the worker gives it back at its next turn. */
 static void text_gone(struct call *c)
 {
     struct text_job *t = c->user;
@@ -233,6 +244,7 @@ static void text_gone(struct call *c)
             text_free(t);
             return;
         }
+    prep_cancel(&t->job);
 }
 
 static void text_submit(struct call *c, struct model *m, struct text_job *t)

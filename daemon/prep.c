@@ -1,83 +1,262 @@
 /* prep.c - see prep.h. */
 #include "daemon/prep.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+/* Beside an engine that fills all cores a worker shall not make each step wait for it. */
+enum { PREP_NICE = 5 };
+
+struct prep_thread {
+    struct prep *p;
+    pthread_t id;
+    pthread_cond_t go; /* its job may have the turn */
+};
 struct prep {
     struct post post;
-    pthread_t thread;
-    bool started, stop;
     pthread_mutex_t lock;
-    pthread_cond_t more;
-    struct prep_job *head, **tail; /* from submit until back on the loop, oldest first */
-    struct prep_job *todo;         /* the first of them that has not begun */
+    pthread_cond_t idle; /* for threads without a job */
+    bool stop;
+    struct prep_thread *thread[PREP_THREADS_MAX];
+    uint32_t n_threads, n_idle;
+    struct prep_job *oldest, *newest; /* from submit until back on the loop */
+    struct prep_job *round, **last;   /* one of each user that waits for a turn */
+    struct prep_job *now;             /* has the turn; NULL: nobody wants it */
+    struct prep_job *fresh;           /* it, and no thread has taken it yet */
+    uint64_t slice_ns;                /* when it got it */
 };
 
+/* --- whose turn it is; all with the lock held --------------------------------------------------- */
+static void round_push(struct prep *p, struct prep_job *j)
+{
+    j->next = NULL;
+    *p->last = j;
+    p->last = &j->next;
+}
+
+static void *prep_main(void *arg);
+
+static bool thread_make(struct prep *p)
+{
+    struct prep_thread *t;
+    pthread_condattr_t mono;
+    sigset_t all, old;
+    int r;
+
+    if (p->n_threads == PREP_THREADS_MAX || !(t = calloc(1, sizeof *t)))
+        return false;
+    t->p = p;
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&t->go, &mono);
+    pthread_condattr_destroy(&mono);
+    /* Signals belong to the loop thread. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r = pthread_create(&t->id, NULL, prep_main, t);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r != 0) {
+        pthread_cond_destroy(&t->go);
+        free(t);
+        return false;
+    }
+    p->thread[p->n_threads++] = t;
+    p->n_idle++;
+    return true;
+}
+
+/* The turn goes to the first in the round that can take it. */
+static void turn_give(struct prep *p)
+{
+    struct prep_job **at = &p->round, *j;
+
+    must(!p->now && !p->fresh);
+    while ((j = *at) && !j->thread && !p->n_idle && !thread_make(p))
+        at = &j->next;
+    if (!j)
+        return;
+    *at = j->next;
+    if (!*at)
+        p->last = at;
+    p->now = j;
+    p->slice_ns = now_ns();
+    if (j->thread) {
+        pthread_cond_signal(&j->thread->go);
+    } else {
+        p->fresh = j;
+        pthread_cond_signal(&p->idle);
+    }
+}
+
+/* Waits until something changes; while others wait too, no longer than who has the turn may
+ * keep it. */
+static void turn_wait(struct prep *p, pthread_cond_t *c)
+{
+    uint64_t until = (p->fresh ? now_ns() : p->slice_ns) + PREP_STUCK_NS;
+    struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+
+    if (!p->now || !p->round) {
+        pthread_cond_wait(c, &p->lock);
+        return;
+    }
+    if (pthread_cond_timedwait(c, &p->lock, &ts) != ETIMEDOUT)
+        return;
+    if (p->now && !p->fresh && p->round && now_ns() - p->slice_ns >= PREP_STUCK_NS) {
+        p->now->loose = true;
+        p->now = NULL;
+        turn_give(p);
+    }
+}
+
+/* While others wait somebody watches who has the turn. */
+static void turn_watch(struct prep *p)
+{
+    if (p->now && p->round && (p->n_idle > (p->fresh != NULL) || thread_make(p)))
+        pthread_cond_broadcast(&p->idle);
+}
+
+/* Puts j behind its user's others, or into the round. */
+static void job_add(struct prep *p, struct prep_job *j)
+{
+    struct prep_job *first = p->oldest;
+
+    while (first && !(first->first && !first->over && first->uid == j->uid))
+        first = first->newer;
+    j->older = p->newest;
+    *(p->newest ? &p->newest->newer : &p->oldest) = j;
+    p->newest = j;
+    if (first) {
+        *(first->same_newest ? &first->same_newest->same : &first->same) = j;
+        first->same_newest = j;
+        return;
+    }
+    j->first = true;
+    round_push(p, j);
+}
+
+static void job_over(struct prep *p, struct prep_job *j)
+{
+    struct prep_job *next = j->same;
+
+    j->over = true;
+    if (next) {
+        next->first = true;
+        next->same_newest = j->same_newest == next ? NULL : j->same_newest;
+        round_push(p, next);
+    }
+    if (p->now == j)
+        p->now = NULL;
+    if (!p->now)
+        turn_give(p);
+    turn_watch(p);
+}
+
+/* --- threads -------------------------------------------------------------------------------------- */
 static void prep_back(struct post_msg *m)
 {
     struct prep_job *j = m->user;
     struct prep *p = j->prep;
 
     pthread_mutex_lock(&p->lock);
-    must(p->head == j);
-    p->head = j->next;
-    if (!p->head)
-        p->tail = &p->head;
+    *(j->older ? &j->older->newer : &p->oldest) = j->newer;
+    *(j->newer ? &j->newer->older : &p->newest) = j->older;
     pthread_mutex_unlock(&p->lock);
     j->done(j);
 }
 
 static void *prep_main(void *arg)
 {
-    struct prep *p = arg;
+    struct prep_thread *t = arg;
+    struct prep *p = t->p;
 
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PREP_NICE);
     pthread_mutex_lock(&p->lock);
     for (;;) {
         struct prep_job *j;
 
-        while (!p->todo && !p->stop)
-            pthread_cond_wait(&p->more, &p->lock);
+        while (!p->fresh && !p->stop)
+            turn_wait(p, &p->idle);
         if (p->stop)
             break;
-        j = p->todo;
-        p->todo = j->next;
+        j = p->fresh;
+        p->fresh = NULL;
+        p->n_idle--;
+        j->thread = t;
+        j->turn_ns = p->slice_ns = now_ns();
+        turn_watch(p);
         pthread_mutex_unlock(&p->lock);
-        j->run(j);
-        post_send(&p->post, &j->msg);
+        if (!atomic_load_explicit(&j->cancelled, memory_order_relaxed))
+            j->run(j);
         pthread_mutex_lock(&p->lock);
+        if (p->stop)
+            break;
+        p->n_idle++;
+        job_over(p, j);
+        post_send(&p->post, &j->msg); /* from here on it is the loop's */
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
 
+int prep_turn(struct prep_job *j)
+{
+    struct prep *p = j->prep;
+    bool stop;
+
+    if (atomic_load_explicit(&j->cancelled, memory_order_relaxed))
+        return -ECANCELED;
+    if (now_ns() - j->turn_ns < PREP_SLICE_NS)
+        return 0;
+    pthread_mutex_lock(&p->lock);
+    if (!p->stop && (j->loose || p->round)) {
+        j->loose = false;
+        round_push(p, j);
+        if (p->now == j)
+            p->now = NULL;
+        if (!p->now)
+            turn_give(p);
+        while (p->now != j && !p->stop)
+            turn_wait(p, &j->thread->go);
+    }
+    j->turn_ns = now_ns();
+    if (p->now == j)
+        p->slice_ns = j->turn_ns;
+    stop = p->stop;
+    pthread_mutex_unlock(&p->lock);
+    return stop ? -ECANCELED : 0;
+}
+
+/* --- the loop's side -------------------------------------------------------------------------------- */
 int prep_open(struct prep **ret, struct loop *l)
 {
     struct prep *p = calloc(1, sizeof *p);
-    sigset_t all, old;
+    pthread_condattr_t mono;
     int r = p ? 0 : -ENOMEM;
 
     if (r < 0)
         return r;
-    p->tail = &p->head;
+    p->last = &p->round;
     pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->more, NULL);
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->idle, &mono);
+    pthread_condattr_destroy(&mono);
     p->post.watch.fd = -1;
     r = post_init(&p->post, l);
-    if (r == 0) {
-        /* Signals belong to the loop thread. */
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        r = -pthread_create(&p->thread, NULL, prep_main, p);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-    }
+    pthread_mutex_lock(&p->lock);
+    if (r == 0 && !thread_make(p))
+        r = -EAGAIN;
+    pthread_mutex_unlock(&p->lock);
     if (r < 0) {
         prep_close(p);
         return r;
     }
-    p->started = true;
     *ret = p;
     return 0;
 }
@@ -88,17 +267,24 @@ void prep_close(struct prep *p)
         return;
     pthread_mutex_lock(&p->lock);
     p->stop = true;
-    pthread_cond_signal(&p->more);
+    for (struct prep_job *j = p->oldest; j; j = j->newer)
+        prep_cancel(j);
+    pthread_cond_broadcast(&p->idle);
+    for (uint32_t i = 0; i < p->n_threads; i++)
+        pthread_cond_broadcast(&p->thread[i]->go);
     pthread_mutex_unlock(&p->lock);
-    if (p->started)
-        pthread_join(p->thread, NULL);
+    for (uint32_t i = 0; i < p->n_threads; i++) {
+        pthread_join(p->thread[i]->id, NULL);
+        pthread_cond_destroy(&p->thread[i]->go);
+        free(p->thread[i]);
+    }
     post_fini(&p->post);
-    for (struct prep_job *j = p->head, *next; j; j = next) {
-        next = j->next;
+    for (struct prep_job *j = p->oldest, *next; j; j = next) {
+        next = j->newer;
         if (j->drop)
             j->drop(j);
     }
-    pthread_cond_destroy(&p->more);
+    pthread_cond_destroy(&p->idle);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -107,13 +293,19 @@ void prep_submit(struct prep *p, struct prep_job *j)
 {
     must(j->run && j->done);
     j->prep = p;
-    j->next = NULL;
     j->msg = (struct post_msg){.fn = prep_back, .user = j};
+    j->older = j->newer = j->next = j->same = j->same_newest = NULL;
+    j->thread = NULL;
+    j->first = j->over = j->loose = false;
     pthread_mutex_lock(&p->lock);
-    *p->tail = j;
-    p->tail = &j->next;
-    if (!p->todo)
-        p->todo = j;
-    pthread_cond_signal(&p->more);
+    job_add(p, j);
+    if (!p->now)
+        turn_give(p);
+    turn_watch(p);
     pthread_mutex_unlock(&p->lock);
+}
+
+void prep_cancel(struct prep_job *j)
+{
+    atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
 }

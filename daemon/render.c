@@ -280,12 +280,20 @@ static int render_after(struct prepared *p, const struct before *b, struct chat_
     return render_messages(p, b, out);
 }
 
+static int render_turn(void *ctx)
+{
+    return prep_turn(ctx);
+}
+
 static int encode(struct prepared *p, const struct chat_text *t, bool first,
                   struct tok_ids *out)
 {
     bool bos = first && (p->raw || !chat_writes_bos(p->chat));
-    int r = tok_encode(p->tok, t->p ? t->p : "", t->n, t->mask, bos, out);
+    struct tok_pause turn = {render_turn, p->turn};
+    int r = tok_encode_in_turns(p->tok, t->p ? t->p : "", t->n, t->mask, bos, &turn, out);
 
+    if (r == -ECANCELED)
+        return refuse(p, HRT_CANCELLED, "cancelled", "nobody waits for the input any more");
     if (r == -ENOMEM)
         return no_memory(p);
     if (r < 0)
@@ -386,6 +394,11 @@ static int match(struct prepared *p, const struct chat_text *t)
     bytes = t && ends_of(p, &p->out, t->n, ends);
     for (uint32_t i = 0; i < p->n_cand; i++) {
         const struct cand *c = &p->cand[i];
+
+        if (prep_turn(p->turn) < 0) {
+            free(ends);
+            return refuse(p, HRT_CANCELLED, "cancelled", "nobody waits for the input any more");
+        }
         struct agreed a = bytes ? agree_bytes(p, t, &p->out, ends, c->toks->p, c->head)
                                 : agree_ids(&p->out, c->toks->p, c->head);
 

@@ -73,6 +73,7 @@ struct prepared {
     struct prep_job job;
     struct req *r; /* NULL: the request is gone, nobody wants the result */
     /* in */
+    struct prep_job *turn; /* the job that is being run: its own, or COUNT's */
     const struct tokenizer *tok;
     const struct chat *chat;
     uint32_t n_vocab;

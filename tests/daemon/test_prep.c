@@ -1,4 +1,5 @@
 /* test_prep.c - jobs off the loop: order, threads, and shutdown with work left. */
+#include "base/clock.h"
 #include "daemon/loop.h"
 #include "daemon/prep.h"
 #include "tests/t.h"
@@ -118,10 +119,155 @@ static void closing_drops_what_has_run_and_is_not_back(void)
     loop_close(loop);
 }
 
+/* --- users take turns --------------------------------------------------------------------------- */
+enum { LONG_S = 20 };
+static atomic_int other_done, long_state; /* 1: ended because the other was done */
+static atomic_int others_want, turns;
+
+static void long_run(struct prep_job *j)
+{
+    uint64_t until = now_ns() + LONG_S * 1000000000ull;
+
+    while (now_ns() < until) {
+        atomic_fetch_add(&turns, 1);
+        if (prep_turn(j) < 0) {
+            atomic_store(&long_state, 2);
+            return;
+        }
+        if (atomic_load(&other_done) == atomic_load(&others_want)) {
+            atomic_store(&long_state, 1);
+            return;
+        }
+    }
+}
+static void stubborn_run(struct prep_job *j) /* never asks whose turn it is */
+{
+    uint64_t until = now_ns() + LONG_S * 1000000000ull;
+
+    (void)j;
+    while (now_ns() < until && atomic_load(&other_done) != atomic_load(&others_want))
+        usleep(1000);
+    atomic_store(&long_state, atomic_load(&other_done) == atomic_load(&others_want));
+}
+static void short_run(struct prep_job *j)
+{
+    for (int i = 0; i < 3; i++)
+        (void)prep_turn(j);
+    atomic_fetch_add(&other_done, 1);
+}
+static void back(struct prep_job *j)
+{
+    (void)j;
+    if (--done_n == 0)
+        loop_stop(loop);
+}
+static void turns_begin(int others, int jobs_n)
+{
+    atomic_store(&other_done, 0);
+    atomic_store(&long_state, 0);
+    atomic_store(&others_want, others);
+    done_n = jobs_n;
+    CHECK_EQ(loop_open(&loop), 0);
+    CHECK_EQ(prep_open(&prep, loop), 0);
+}
+static void turns_end(void)
+{
+    prep_close(prep);
+    loop_close(loop);
+}
+static void a_long_job_gives_another_user_his_turn(void)
+{
+    static struct prep_job a[10], b;
+
+    turns_begin(1, 11);
+    /* Ten of one user: those behind the first do not come before another's. */
+    for (int i = 0; i < 10; i++) {
+        a[i] = (struct prep_job){.run = long_run, .done = back, .uid = 1};
+        prep_submit(prep, &a[i]);
+    }
+    b = (struct prep_job){.run = short_run, .done = back, .uid = 2};
+    prep_submit(prep, &b);
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&long_state), 1);
+    turns_end();
+}
+static void many_users_all_get_theirs_beside_long_jobs(void)
+{
+    static struct prep_job a[8], b[60];
+
+    turns_begin(60, 68);
+    for (int i = 0; i < 8; i++) {
+        a[i] = (struct prep_job){.run = long_run, .done = back, .uid = (uint32_t)i};
+        prep_submit(prep, &a[i]);
+    }
+    for (int i = 0; i < 60; i++) {
+        b[i] = (struct prep_job){.run = short_run, .done = back, .uid = (uint32_t)(100 + i)};
+        prep_submit(prep, &b[i]);
+    }
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&long_state), 1);
+    turns_end();
+}
+static void a_job_that_never_gives_way_holds_nobody(void)
+{
+    static struct prep_job a, b;
+
+    turns_begin(1, 2);
+    a = (struct prep_job){.run = stubborn_run, .done = back, .uid = 1};
+    b = (struct prep_job){.run = short_run, .done = back, .uid = 2};
+    prep_submit(prep, &a);
+    prep_submit(prep, &b);
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&long_state), 1);
+    turns_end();
+}
+static void cancelled_work_ends_and_what_has_not_begun_does_not_run(void)
+{
+    static struct prep_job a, b;
+
+    turns_begin(1, 2);
+    atomic_store(&turns, 0);
+    a = (struct prep_job){.run = long_run, .done = back, .uid = 1};
+    b = (struct prep_job){.run = short_run, .done = back, .uid = 1};
+    prep_submit(prep, &a);
+    prep_submit(prep, &b);
+    while (atomic_load(&turns) < 10)
+        usleep(1000);
+    prep_cancel(&b);
+    prep_cancel(&a);
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&long_state), 2);
+    CHECK_EQ(atomic_load(&other_done), 0);
+    turns_end();
+}
+static void closing_ends_all_that_have_begun(void)
+{
+    static struct prep_job a[20];
+    int dropped = 0;
+
+    turns_begin(1, 1);
+    for (int i = 0; i < 20; i++) {
+        a[i] = (struct prep_job){.run = long_run,
+                                 .done = back,
+                                 .drop = job_drop,
+                                 .user = &dropped,
+                                 .uid = (uint32_t)i};
+        prep_submit(prep, &a[i]);
+    }
+    usleep(100000);
+    prep_close(prep);
+    CHECK_EQ(dropped, 20);
+    loop_close(loop);
+}
+
 #define C(f)                                                                                   \
     {                                                                                          \
 #        f, f                                                                                  \
     }
 T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand),
-       C(closing_drops_what_has_run_and_is_not_back))
+       C(closing_drops_what_has_run_and_is_not_back), C(a_long_job_gives_another_user_his_turn),
+       C(many_users_all_get_theirs_beside_long_jobs),
+       C(a_job_that_never_gives_way_holds_nobody),
+       C(cancelled_work_ends_and_what_has_not_begun_does_not_run),
+       C(closing_ends_all_that_have_begun))
