@@ -189,6 +189,10 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
         say(c, "DEADLINE_EXCEEDED", "no_reply", words, NULL);
         return CLI_LATER;
     }
+    if (r == -EPERM) {
+        say(c, "PERMISSION_DENIED", "untrusted_socket", eb->s, NULL);
+        return CLI_FAILED;
+    }
     say(c, r == -EINVAL || r == E_LIMIT ? "INVALID_ARGUMENT" : "INTERNAL", "client", eb->s,
         NULL);
     return r == -EINVAL ? CLI_USAGE : CLI_FAILED;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -128,15 +129,61 @@ static int left_ms(uint64_t until_ns)
     return now >= until_ns ? 0 : (int)((until_ns - now + 999999) / 1000000);
 }
 
-/* A plain connection: does anybody listen?  fd or -errno. */
-static int connect_path(const char *path)
+/* Is it root, or are we it? */
+static bool ours(uid_t uid)
 {
+    return uid == 0 || uid == geteuid();
+}
+
+/* Whoever can put a socket there reads what we send: that must be root or we.  A directory of
+ * somebody else is his service's, when root or we gave it him: when nobody else could have made it
+ * where it lies.  0, or -EPERM with words; what is not there is no fault. */
+static int trusted(const char *path, struct errbuf *eb)
+{
+    static const char what_to_do[] = "what is sent there would be read by others; remove it, "
+                                     "set XDG_RUNTIME_DIR to a directory "
+                                     "of yours, or name the daemon's socket with --socket";
+    char dir[PATH_BYTES_MAX], above[PATH_BYTES_MAX];
+    struct stat st, up, sock;
+    const char *slash = strrchr(path, '/');
+    snprintf(dir, sizeof dir, "%.*s", slash && slash > path ? (int)(slash - path) : 1,
+             slash ? path : ".");
+    if (lstat(dir, &st) < 0)
+        return 0;
+    if (S_ISLNK(st.st_mode) && !ours(st.st_uid))
+        return err_set(eb, -EPERM, "%s is a link of uid %u: %s", dir, st.st_uid, what_to_do);
+    if (stat(dir, &st) < 0)
+        return 0;
+    snprintf(above, sizeof above, "%s", dir);
+    char *end = strrchr(above, '/');
+    if (end)
+        end[end == above] = 0;
+    if (!ours(st.st_uid) &&
+        (!end || stat(above, &up) < 0 || !ours(up.st_uid) || up.st_mode & 022))
+        return err_set(eb, -EPERM, "%s belongs to uid %u: %s", dir, st.st_uid, what_to_do);
+    if (!(st.st_mode & 022))
+        return 0;
+    if (!(st.st_mode & S_ISVTX))
+        return err_set(eb, -EPERM, "%s may be written by others (mode %04o): %s", dir,
+                       st.st_mode & 07777, what_to_do);
+    /* As in /tmp: anybody may have made it, but nobody can put another in its place. */
+    if (lstat(path, &sock) == 0 && !ours(sock.st_uid))
+        return err_set(eb, -EPERM, "%s belongs to uid %u: %s", path, sock.st_uid, what_to_do);
+    return 0;
+}
+
+/* A plain connection: does anybody listen?  fd or -errno; -EPERM with words: he is not asked. */
+static int connect_path(const char *path, struct errbuf *eb)
+{
+    int ok = trusted(path, eb);
+    if (ok < 0)
+        return ok;
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
     memcpy(sa.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0)
         return fd;
-    int e = errno;
+    int e = errno == EPERM ? EACCES : errno;
     if (fd >= 0)
         close(fd);
     return -e;
@@ -191,10 +238,10 @@ static int too_late(const struct hearth_conn *c, struct errbuf *eb)
  * nor connects again.  A front that is killed as we connect does just that.  So a connection
  * of our own watches beside the library's, opened before it: when the front that it reached has
  * ended, the library's is either of that front too, or of a younger one, and is made anew. */
-static int watch_open(struct hearth_conn *c)
+static int watch_open(struct hearth_conn *c, struct errbuf *eb)
 {
     static const uint8_t hello[8] = {0, 'S', 'P', 0, NN_REQ >> 8, NN_REQ & 255, 0, 0};
-    int fd = connect_path(c->path);
+    int fd = connect_path(c->path, eb);
     if (fd < 0)
         return fd;
     /* Without it the front closes us after a second. */
@@ -212,14 +259,14 @@ static bool watch_ended(const struct hearth_conn *c)
     return poll(&p, 1, 0) > 0;
 }
 
-/* -EIO with words; another code, without: why nobody could be reached. */
+/* -EIO and -EPERM with words; another code, without: why nobody could be reached. */
 static int nn_open(struct hearth_conn *c, struct errbuf *eb)
 {
     int max = FRAME_BYTES_MAX, resend = RESEND_MS, ivl = RETRY_MS;
     if (c->fd >= 0 && !watch_ended(c))
         return 0;
     drop(c);
-    int r = watch_open(c);
+    int r = watch_open(c, eb);
     if (r < 0)
         return r;
     c->fd = nn_socket(AF_SP, NN_REQ);
@@ -292,7 +339,7 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
             if (r == -ETIMEDOUT)
                 slice *= 2;
             drop(c);
-        } else if (r == -EIO) {
+        } else if (r == -EIO || r == -EPERM) {
             return r;
         } else {
             /* A socket that nobody listens on was left by a front that is gone, for a moment or
@@ -409,11 +456,13 @@ static int call_unix(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t 
     for (;;) {
         int r = 0;
         if (c->fd < 0) {
-            r = connect_path(c->path);
+            r = connect_path(c->path, eb);
             if (r >= 0) {
                 c->fd = r;
                 c->reached = true;
                 r = 0;
+            } else if (r == -EPERM) {
+                return r;
             } else if ((!c->answered && now_ns() >= first) || now_ns() >= until ||
                        r == -EACCES) {
                 return nobody(c, -r, eb);

@@ -196,6 +196,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     int r = rundir_take(d->conf, &d->lock_fd, eb);
 
     if (r == 0)
+        r = rundir_state(d->conf, eb);
+    if (r == 0)
         r = opened(loop_open(&d->loop), "event loop", eb);
     if (r == 0)
         r = opened(signals_open(d, sig), "signals", eb);

@@ -34,9 +34,25 @@ static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
                  : 0;
 }
 
+/* A link on the way in is only followed when it is root's or ours: nobody else can turn it then. */
+static int open_dir(const char *what, const char *path, struct errbuf *eb)
+{
+    struct stat st;
+    int fd;
+
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode) && st.st_uid != 0 &&
+        st.st_uid != geteuid())
+        return err_set(eb, -EPERM,
+                       "%s %s: is a link of uid %u; remove it, or choose another with "
+                       "--%s",
+                       what, path, st.st_uid, what[0] == 's' ? "state" : "runtime");
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? err_set(eb, -errno, "%s %s: %s", what, path, strerror(errno)) : fd;
+}
+
 static int check_dir(const struct conf *c, int fd, struct errbuf *eb)
 {
-    const mode_t bad = c->system ? 0022 : 0077;
+    const mode_t bad = c->system ? 0027 : 0077; /* the system's is for a group */
     struct stat st;
 
     if (fstat(fd, &st) < 0)
@@ -49,8 +65,8 @@ static int check_dir(const struct conf *c, int fd, struct errbuf *eb)
     if (st.st_mode & bad)
         return err_set(eb, -EPERM,
                        "runtime directory %s: has mode %04o, others could reach the "
-                       "sockets in it; chmod 700 it, or choose another with --runtime",
-                       c->runtime, st.st_mode & 07777);
+                       "sockets in it; chmod %s it, or choose another with --runtime",
+                       c->runtime, st.st_mode & 07777, c->system ? "750" : "700");
     return 0;
 }
 
@@ -95,15 +111,40 @@ static int take_lock(const struct conf *c, int dir, int *ret, struct errbuf *eb)
 int rundir_take(const struct conf *c, int *ret_lock_fd, struct errbuf *eb)
 {
     int r = make_dir(c->runtime, c->system ? 0750 : 0700, eb);
-    int dir = r < 0 ? -1 : open(c->runtime, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int dir = r < 0 ? -1 : open_dir("runtime directory", c->runtime, eb);
 
-    if (r == 0 && dir < 0)
-        r = err_set(eb, -errno, "runtime directory %s: %s", c->runtime, strerror(errno));
     if (r == 0)
-        r = check_dir(c, dir, eb);
+        r = dir < 0 ? dir : check_dir(c, dir, eb);
     if (r == 0)
         r = take_lock(c, dir, ret_lock_fd, eb);
     if (dir >= 0)
         close(dir);
+    return r;
+}
+
+int rundir_state(const struct conf *c, struct errbuf *eb)
+{
+    struct stat st;
+    int dir = open_dir("state directory", c->state, eb), r = 0;
+
+    if (dir == -ENOENT)
+        return 0; /* the store makes it, for its owner alone */
+    if (dir < 0)
+        return dir;
+    if (fstat(dir, &st) < 0)
+        r = err_set(eb, -errno, "state directory %s: %s", c->state, strerror(errno));
+    else if (st.st_uid != geteuid())
+        r = err_set(
+            eb, -EPERM,
+            "state directory %s: belongs to uid %u, this is uid %u, and its owner could "
+            "change what is kept; run hearthd as its owner, or choose another with --state",
+            c->state, st.st_uid, geteuid());
+    else if (st.st_mode & 0022)
+        r = err_set(
+            eb, -EPERM,
+            "state directory %s: has mode %04o, others could change what is kept; chmod "
+            "go-w it, or choose another with --state",
+            c->state, st.st_mode & 07777);
+    close(dir);
     return r;
 }

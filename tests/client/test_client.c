@@ -260,6 +260,69 @@ static void too_long_a_request_is_refused_here(void)
     hearth_close(c);
 }
 
+/* What a call comes to when the socket's directory has this owner and mode. */
+static int asks(const char *in, mode_t mode, uid_t owner, uid_t sock_owner, struct errbuf *eb)
+{
+    int worst = 0;
+    CHECK(chown(in, owner, (gid_t)-1) == 0 && chmod(in, mode) == 0);
+    for (int i = 0; i < 2; i++) {
+        struct hearth_conn *c = NULL;
+        struct hearth_reply r = {0};
+        CHECK(lchown(url(i) + (i ? 6 : 7), sock_owner, (gid_t)-1) == 0);
+        CHECK_EQ(hearth_connect(&c, url(i), eb), 0);
+        int got = hearth_call(c, HRT_PING, NULL, NULL, 0, 5000, &r, eb);
+        if (i && got != worst)
+            t_fail(__FILE__, __LINE__, "carriers differ: %d and %d", worst, got);
+        worst = got;
+        hearth_reply_fini(&r);
+        hearth_close(c);
+    }
+    return worst;
+}
+
+/* Others than this user and root could have put the socket there: nothing is sent to it. */
+static void a_socket_others_could_have_made_is_not_asked(void)
+{
+    struct errbuf eb = {""};
+    char above[64];
+    uid_t me = geteuid();
+    snprintf(above, sizeof above, "%s", fresh_dir());
+    up(true);
+    CHECK_EQ(asks(dir, 0700, me, me, &eb), 0);
+    CHECK_EQ(asks(dir, 0777, me, me, &eb), -EPERM);
+    CHECK(strstr(eb.s, dir) && strstr(eb.s, "0777") && strstr(eb.s, "--socket"));
+    CHECK_EQ(asks(dir, 0775, me, me, &eb), -EPERM);
+    CHECK_EQ(asks(dir, 01777, me, me, &eb), 0); /* as /tmp: it is ours, and stays so */
+    if (me != 0) {
+        down();
+        t_skip("the rest wants root, to make files of another user");
+    }
+    CHECK_EQ(asks(dir, 01777, me, 12345, &eb), -EPERM);
+    CHECK(strstr(eb.s, "12345"));
+    CHECK_EQ(asks(dir, 0700, 12345, 12345, &eb), -EPERM); /* in /tmp anybody could make it */
+    CHECK(strstr(eb.s, "12345") && strstr(eb.s, "XDG_RUNTIME_DIR"));
+    CHECK_EQ(asks(dir, 0700, me, me, &eb), 0);
+    /* A service's directory, where root made it: /run/hearth. */
+    char moved[80], was[64];
+    snprintf(was, sizeof was, "%s", dir);
+    snprintf(moved, sizeof moved, "%s/hearth", above);
+    CHECK_EQ(symlink(dir, moved), 0);
+    snprintf(core_url, sizeof core_url, "unix://%s/core.sock", moved);
+    snprintf(ipc_url, sizeof ipc_url, "ipc://%s/hearth.ipc", moved);
+    CHECK_EQ(asks(dir, 0700, me, me, &eb), 0); /* by a link of ours */
+    CHECK_EQ(lchown(moved, 12345, 12345), 0);
+    CHECK_EQ(asks(dir, 0700, me, me, &eb), -EPERM);
+    CHECK(strstr(eb.s, "link"));
+    unlink(moved);
+    CHECK_EQ(rename(was, moved), 0);
+    CHECK_EQ(asks(moved, 0750, 12345, 12345, &eb), 0);
+    CHECK_EQ(asks(moved, 0770, 12345, 12345, &eb), -EPERM);
+    chmod(above, 0777);
+    CHECK_EQ(asks(moved, 0750, 12345, 12345, &eb), -EPERM);
+    snprintf(dir, sizeof dir, "%s", above);
+    down();
+}
+
 static void ids_differ_and_are_hex(void)
 {
     char a[33], b[33];
@@ -277,4 +340,6 @@ T_MAIN({"a_call_has_its_reply_on_both_carriers", a_call_has_its_reply_on_both_ca
        {"a_deadline_is_kept", a_deadline_is_kept},
        {"a_signal_brings_a_call_back", a_signal_brings_a_call_back},
        {"too_long_a_request_is_refused_here", too_long_a_request_is_refused_here},
+       {"a_socket_others_could_have_made_is_not_asked",
+        a_socket_others_could_have_made_is_not_asked},
        {"ids_differ_and_are_hex", ids_differ_and_are_hex})

@@ -44,10 +44,56 @@ static void one_that_others_can_enter_is_refused(void)
     CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
     CHECK(strstr(eb.s, "0755") && strstr(eb.s, "chmod 700"));
     conf.system = true; /* its socket is for a group */
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+    CHECK(strstr(eb.s, "chmod 750"));
+    chmod(path, 0750);
     CHECK_EQ(rundir_take(&conf, &fd, &eb), 0);
     close(fd);
-    chmod(path, 0775);
+    chmod(path, 0770);
     CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+}
+static void a_link_of_another_user_is_not_followed(void)
+{
+    char own[500];
+    int fd;
+
+    if (geteuid() != 0)
+        t_skip("wants root, to make a link of another user");
+    fresh("/turned");
+    snprintf(own, sizeof own, "%s.own", path);
+    mkdir(own, 0700);
+    CHECK_EQ(symlink(own, path), 0);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0); /* ours: a disk that was moved, say */
+    close(fd);
+    CHECK_EQ(lchown(path, 12345, 12345), 0);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EPERM);
+    CHECK(strstr(eb.s, "12345"));
+    conf.state = path;
+    CHECK_EQ(rundir_state(&conf, &eb), -EPERM);
+    CHECK(strstr(eb.s, "12345") && strstr(eb.s, "--state"));
+}
+static void a_state_directory_that_others_can_write_is_refused(void)
+{
+    static const mode_t bad[] = {0770, 0777, 0702, 01777};
+
+    fresh("/state");
+    conf.state = path;
+    CHECK_EQ(rundir_state(&conf, &eb), 0); /* not there yet */
+    mkdir(path, 0700);
+    CHECK_EQ(rundir_state(&conf, &eb), 0);
+    chmod(path, 0755); /* they may look at its name */
+    CHECK_EQ(rundir_state(&conf, &eb), 0);
+    for (int i = 0; i < 4; i++) {
+        chmod(path, bad[i]);
+        CHECK_EQ(rundir_state(&conf, &eb), -EPERM);
+        CHECK(strstr(eb.s, "chmod go-w") && strstr(eb.s, path));
+    }
+    if (geteuid() != 0)
+        return;
+    chmod(path, 0700);
+    CHECK_EQ(chown(path, 12345, 12345), 0);
+    CHECK_EQ(rundir_state(&conf, &eb), -EPERM);
+    CHECK(strstr(eb.s, "12345") && strstr(eb.s, "--state"));
 }
 static void one_that_belongs_to_another_is_refused(void)
 {
@@ -121,4 +167,6 @@ T_MAIN(CASE(it_is_made_with_its_parents_and_closed_to_others),
        CASE(one_that_others_can_enter_is_refused), CASE(one_that_belongs_to_another_is_refused),
        CASE(one_that_cannot_be_made_says_why_and_what_to_do),
        CASE(a_second_daemon_is_refused_with_the_pid_of_the_first),
-       CASE(a_lock_that_is_a_link_is_not_followed))
+       CASE(a_lock_that_is_a_link_is_not_followed),
+       CASE(a_link_of_another_user_is_not_followed),
+       CASE(a_state_directory_that_others_can_write_is_refused))
