@@ -19,6 +19,7 @@
 #include "daemon/sess.h"
 #include "daemon/status.h"
 #include "daemon/stored.h"
+#include "daemon/templates.h"
 #include "daemon/weightsid.h"
 #include "kvstore/kvstore.h"
 #include <errno.h>
@@ -210,6 +211,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = opened(weightsid_open(&d->wid, d->loop), "hash thread", eb);
     if (r == 0)
+        r = opened(templates_open(), "chat templates", eb);
+    if (r == 0)
         r = models_open(d, eb);
     if (r == 0)
         models_on_change(d, ops_text_model_changed);
@@ -235,6 +238,7 @@ static void daemon_close(struct daemon *d)
     weightsid_close(d->wid);
     stored_close(d->stored, STORE_WAIT_S * 1000000000ull);
     models_close(d);
+    templates_close();
     if (d->gen)
         gen_close(d);
     if (d->sess)
@@ -265,6 +269,8 @@ int main(int argc, char **argv)
     struct rlimit lim;
 
     std_fds_open();
+    if (argc == 3 && strcmp(argv[1], TEMPLATES_ARG) == 0 && strcmp(argv[2], "3") == 0)
+        templates_child(3);
     if (conf_open(&c, argc, argv, NULL, &eb) < 0) {
         complain("", eb.s);
         return EXIT_USAGE;

@@ -130,6 +130,8 @@ static int append(struct prepared *p, const struct before *b, const struct chat_
     }
     if (r == -ENOMEM)
         return no_memory(p);
+    if (r == -ECHILD)
+        return refuse(p, HRT_INTERNAL, "internal", "messages: %s", eb.s);
     if (r < 0)
         return refuse(p, HRT_INVALID_ARGUMENT, "bad_field", "messages: %s",
                       eb.s[0] ? eb.s : err_str(r));

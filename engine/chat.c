@@ -10,6 +10,7 @@
 #include "engine/chat.h"
 #include "base/check.h"
 #include "engine/chat_jinja.h"
+#include "engine/chat_job.h"
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
 #include <errno.h>
@@ -19,13 +20,23 @@ enum { CHAT_MAGIC = 0x43484131 };
 
 struct chat {
     uint32_t magic;
+    struct chat_host host; /* run NULL: here */
     struct jmem mem;
-    struct jnode *t;
+    struct jnode *t; /* NULL with a host, which does the parsing */
+    char *text;
+    size_t bytes;
     const struct tokenizer *tok;
     struct jstr bos, eos;
     const char *family;
     bool writes_bos;
 };
+
+static struct chat_host host; /* set before threads, read by all */
+
+void chat_host_set(const struct chat_host *h)
+{
+    host = h ? *h : (struct chat_host){0};
+}
 
 /* Stand-ins that no template writes or cuts. */
 #define ASKED "\x01q\x02"
@@ -60,7 +71,18 @@ static int render(const struct chat *c, const struct chat_msg *m, size_t n, bool
 {
     struct jvars v = {
         .msg = m, .n_msgs = n, .prompt = prompt, .date = date, .bos = c->bos, .eos = c->eos};
-    return jinja_render(c->t, &v, out, eb);
+    struct chat_job job = {.tmpl = c->text,
+                           .tmpl_bytes = c->bytes,
+                           .bos = c->bos.p,
+                           .bos_bytes = c->bos.n,
+                           .eos = c->eos.p,
+                           .eos_bytes = c->eos.n,
+                           .msg = m,
+                           .n_msgs = n,
+                           .prompt = prompt,
+                           .date = date};
+    return c->host.run ? c->host.run(c->host.ctx, &job, out, eb)
+                       : jinja_render(c->t, &v, out, eb);
 }
 
 /* One plain exchange must work, or the template is not one we can use. */
@@ -93,7 +115,14 @@ int chat_open(struct chat **ret, const struct gguf *g, const struct tokenizer *t
     c->tok = tok;
     c->bos = token_text(tok, tok_bos(tok));
     c->eos = token_text(tok, tok_eos(tok));
-    int r = jinja_parse(&c->t, &c->mem, text.p, text.bytes, &why);
+    c->host = host;
+    c->bytes = text.bytes;
+    c->text = malloc(text.bytes);
+    int r = c->text ? 0 : -ENOMEM;
+    if (r == 0)
+        memcpy(c->text, text.p, text.bytes);
+    if (r == 0 && !c->host.run)
+        r = jinja_parse(&c->t, &c->mem, text.p, text.bytes, &why);
     if (r == 0)
         r = probe(c, &why);
     if (r < 0) {
@@ -117,6 +146,7 @@ void chat_close(struct chat *c)
         return;
     c->magic = 0;
     jmem_fini(&c->mem);
+    free(c->text);
     free(c);
 }
 

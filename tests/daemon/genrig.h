@@ -33,6 +33,14 @@ struct answer { /* all records of a stream, and its last reply */
     struct wire_reply last;
 };
 
+/* Another model in the place of the rig's. */
+__attribute__((unused)) static void rig_model(struct rig *g, const struct mk *m)
+{
+    FILE *f = fopen(g->model, "wb");
+
+    if (!f || fwrite(m->p, 1, m->n, f) != m->n || fclose(f) != 0)
+        t_fail(__FILE__, __LINE__, "cannot write %s", g->model);
+}
 static void rig_make_ctx(struct rig *g, const char *flags, uint32_t ctx)
 {
     const struct mk_llama tiny = {.layers = 2,
@@ -57,9 +65,7 @@ static void rig_make_ctx(struct rig *g, const char *flags, uint32_t ctx)
     snprintf(g->logf, sizeof g->logf, "%s/log", g->base);
     snprintf(g->model, sizeof g->model, "%s/tiny.gguf", g->base);
     mk_llama(&m, &tiny);
-    FILE *f = fopen(g->model, "wb");
-    if (!f || fwrite(m.p, 1, m.n, f) != m.n || fclose(f) != 0)
-        t_fail(__FILE__, __LINE__, "cannot write %s", g->model);
+    rig_model(g, &m);
     free(m.p);
 }
 __attribute__((unused)) static void rig_make(struct rig *g, const char *flags)
@@ -253,7 +259,7 @@ __attribute__((unused)) static double usage(const struct answer *a, const char *
 
     return cJSON_IsNumber(v) ? v->valuedouble : -1;
 }
-static void some_ids(int32_t *ret, uint32_t n, uint64_t seed)
+__attribute__((unused)) static void some_ids(int32_t *ret, uint32_t n, uint64_t seed)
 {
     for (uint32_t i = 0; i < n; i++)
         ret[i] = (int32_t)(mk_next(&seed) % 256);

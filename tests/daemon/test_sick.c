@@ -17,12 +17,10 @@ static void make_sick(struct rig *g)
                                   .ctx = 2048,
                                   .seed = 7};
     struct mk m = {0};
-    FILE *f;
 
     rig_make(g, "");
     poison_llama(&m, tiny);
-    f = fopen(g->model, "wb");
-    CHECK(f && fwrite(m.p, 1, m.n, f) == m.n && fclose(f) == 0);
+    rig_model(g, &m);
     free(m.p);
 }
 
