@@ -327,7 +327,7 @@ static int find_session(struct chat *t, cJSON **ret)
     cJSON *list = NULL, *req = cJSON_CreateObject();
     cJSON *s, *o = NULL;
     cJSON_AddTrueToObject(req, "all");
-    int code = cli_call(t->c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    int code = cli_sessions(t->c, req, &list);
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
         if (strcmp(j_str(s, "name", ""), t->session) == 0 ||

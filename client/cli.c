@@ -60,8 +60,6 @@ static const char *remedy(const char *slug, const cJSON *numbers)
         {"context_length_exceeded", "shorten the input"},
         {"model_has_no_template", "use --raw to send plain text"},
         {"queue_full", "try again in a moment"},
-        {"disk_full",
-         "`hearth sessions` lists what is kept, `hearth sessions rm NAME` makes room"},
         {"core_unavailable", "start it with `hearth serve`"},
     };
     if (strcmp(slug, "context_length_exceeded") == 0 && j_num(numbers, "held", 0) > 0)
@@ -245,6 +243,32 @@ int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, si
         *rep = own;
     else
         hearth_reply_fini(&own);
+    return code;
+}
+
+int cli_sessions(struct cli *c, cJSON *req, cJSON **ret)
+{
+    cJSON *all = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(all, "sessions");
+    int code;
+
+    for (char next[64] = "";;) {
+        cJSON *one = req ? cJSON_Duplicate(req, true) : cJSON_CreateObject(), *o = NULL, *s;
+        if (next[0])
+            cJSON_AddStringToObject(one, "after", next);
+        code = cli_call(c, HRT_SESSION_LIST, one, NULL, 0, &o, NULL);
+        while (code == CLI_OK &&
+               (s = cJSON_DetachItemFromArray(cJSON_GetObjectItem(o, "sessions"), 0)) != NULL)
+            cJSON_AddItemToArray(list, s);
+        snprintf(next, sizeof next, "%s", code == CLI_OK ? j_str(o, "next", "") : "");
+        cJSON_Delete(o);
+        if (!next[0])
+            break;
+    }
+    cJSON_Delete(req);
+    if (code == CLI_OK)
+        *ret = all;
+    else
+        cJSON_Delete(all);
     return code;
 }
 

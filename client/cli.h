@@ -40,6 +40,8 @@ void cli_catch_interrupt(void);
  * or an exit code, the error has been said. rep (NULL ok) keeps the tail. */
 int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, size_t tail_bytes,
              cJSON **ret, struct hearth_reply *rep);
+/* SESSION_LIST, all of it: as often as one reply does not hold it. */
+int cli_sessions(struct cli *c, cJSON *req, cJSON **ret);
 int cli_connect(struct cli *c, struct hearth_conn **ret); /* a connection of its own */
 
 /* --- errors. Each prints one sentence (in --json one object) and returns its exit code. */

@@ -94,7 +94,7 @@ static int find_running(struct cli *c, char ret[33])
     const cJSON *s;
     int n = 0;
     cJSON_AddTrueToObject(req, "all");
-    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    int code = cli_sessions(c, req, &list);
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
         if (j_bool(s, "running") && n++ == 0)

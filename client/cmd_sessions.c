@@ -30,7 +30,7 @@ int cmd_sessions(struct cli *c, const struct args *a)
     cJSON *req = cJSON_CreateObject(), *o = NULL;
     const cJSON *s;
     cJSON_AddBoolToObject(req, "all", args_has(a, "all"));
-    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &o, NULL);
+    int code = cli_sessions(c, req, &o);
     if (code != CLI_OK)
         return code;
     if (c->json) {
@@ -262,7 +262,7 @@ static int rm_anonymous(struct cli *c, double older_s)
     const cJSON *s;
     int removed = 0, kept = 0, stay = 0;
     cJSON_AddTrueToObject(req, "all");
-    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    int code = cli_sessions(c, req, &list);
     cli_catch_interrupt();
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
@@ -359,7 +359,7 @@ int cmd_du(struct cli *c, const struct args *a)
     const cJSON *s;
     (void)a;
     cJSON_AddTrueToObject(req, "all");
-    int code = cli_call(c, HRT_SESSION_LIST, req, NULL, 0, &list, NULL);
+    int code = cli_sessions(c, req, &list);
     if (code == CLI_OK)
         code = cli_call(c, HRT_STATUS, NULL, NULL, 0, &st, NULL);
     if (code == CLI_OK && c->json) {

@@ -246,7 +246,8 @@ static int names(struct cli *c, const char *what, enum hrt_type type)
 {
     cJSON *o = NULL;
     const cJSON *e;
-    int code = cli_call(c, type, NULL, NULL, 0, &o, NULL);
+    int code = type == HRT_SESSION_LIST ? cli_sessions(c, NULL, &o)
+                                        : cli_call(c, type, NULL, NULL, 0, &o, NULL);
     cJSON_ArrayForEach(e, j_get(o, what))
     {
         const char *name = j_str(e, "name", "");

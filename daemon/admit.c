@@ -23,7 +23,7 @@
 
 /* Stored tokens compared with one prompt at most: four million. */
 #define CAND_TOKENS_MAX (4u << 20)
-enum { MESSAGES_MAX = 1 << 16 };
+enum { MESSAGES_MAX = 1 << 16, LOOKS_MAX = 1 << 14 };
 
 /* --- reading START ---------------------------------------------------------------------------- */
 static int no_memory(struct call *c)
@@ -277,20 +277,15 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
             return bad(c, eb.s);
         r = sess_make(d, c->uid, name, (*m)->name, &s);
         if (r == 0)
-            s->unborn = true;
+            sess_unborn(s);
     } else if (fork) {
         r = sess_fork(d, s, s->head, NULL, &f);
         if (r == 0) {
             s = f;
-            s->unborn = true;
+            sess_unborn(s);
         }
     } else if (s->running) {
         return busy(c, s, name);
-    }
-    if (r == -EAGAIN) {
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
-                  "there are %d sessions, the most one daemon keeps; remove some", SESS_MAX);
-        return r;
     }
     if (r < 0)
         return no_memory(c);
@@ -301,7 +296,7 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
 static int take_system(struct call *c, struct sess *s, struct prepared *p)
 {
     const char *text = NULL;
-    char had[33], now[33], kept[sizeof s->rec.settings];
+    char had[33], now[33], kept[SESS_SETTINGS_MAX];
     int r = want_str(c, c->json, "system", JSON_BYTES_MAX, &text);
 
     if (r < 0)
@@ -408,41 +403,38 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
 }
 
 /* --- preparing -------------------------------------------------------------------------------------- */
-static int by_use(const void *a, const void *b)
-{
-    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
-
-    return x->rec.used_ns > y->rec.used_ns ? -1 : x->rec.used_ns < y->rec.used_ns;
-}
-
-/* The owner's sessions of this model, latest use first. */
+/* The owner's sessions of this model, latest use first: of the latest some. */
 static void take_cands(struct req *r, struct prepared *p)
 {
     struct daemon *d = r->d;
-    struct sess **all = calloc(SESS_MAX, sizeof *all);
+    const struct sess_user *u = sess_user(d->sess, r->uid, false);
+    struct sess *at[SESS_LISTS_] = {0};
     uint64_t tokens = 0;
-    uint32_t n = 0;
 
-    for (uint32_t i = 0; all && sess_at(d, i); i++) {
-        struct sess *s = sess_at(d, i);
+    for (int k = 0; u && k < SESS_LISTS_; k++)
+        at[k] = u->list[k].newest;
+    for (uint32_t i = 0; i < LOOKS_MAX && p->n_cand < CANDS_MAX && tokens < CAND_TOKENS_MAX;
+         i++) {
+        struct cand *c = &p->cand[p->n_cand];
+        struct sess *s = NULL;
+        int from = 0;
 
-        if (s->rec.owner == r->uid && !s->unborn && !s->removing && s->head &&
-            strcmp(s->rec.model, r->m->name) == 0)
-            all[n++] = s;
-    }
-    if (n)
-        qsort(all, n, sizeof *all, by_use);
-    for (uint32_t i = 0; i < n && p->n_cand < CANDS_MAX && tokens < CAND_TOKENS_MAX; i++) {
-        struct cand *k = &p->cand[p->n_cand];
-
-        if (sess_tokens(d, all[i], &k->toks) < 0)
+        for (int k = 0; k < SESS_LISTS_; k++)
+            if (at[k] && (!s || at[k]->rec.used_ns > s->rec.used_ns)) {
+                s = at[k];
+                from = k;
+            }
+        if (!s)
+            return;
+        at[from] = s->older;
+        if (s->removing || !s->head || strcmp(s->rec.model, r->m->name) != 0 ||
+            sess_tokens(d, s, &c->toks) < 0)
             continue;
-        k->session = all[i]->rec.id;
-        k->head = all[i]->head;
-        tokens += k->head;
+        c->session = s->rec.id;
+        c->head = s->head;
+        tokens += c->head;
         p->n_cand++;
     }
-    free(all);
 }
 
 static void prepared_done(struct prep_job *j);
@@ -571,7 +563,7 @@ static int place_anonymous(struct req *r, struct prepared *p)
         res = sess_make(d, r->uid, NULL, r->m->name, &s);
     if (res < 0)
         return res;
-    s->unborn = true;
+    sess_unborn(s);
     s->running = r;
     (void)sess_setting_set(s, "date", p->date);
     r->s = s;
@@ -680,7 +672,7 @@ static void admit(struct req *r, struct prepared *p)
                  res == -EAGAIN ? "the store's queue is full" : "no memory for the request");
         return;
     }
-    s->unborn = false;
+    sess_born(s);
     sess_open_clear(s);
     sess_place(r->d, s, branch_take(r->br), n);
     r->admitted_ns = now_ns();

@@ -7,7 +7,6 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
-#include "daemon/evict.h"
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/steps.h"
@@ -26,7 +25,7 @@
 #define ABANDON_NS (60 * 1000000000ull)
 #define GIVEWAY_NS (5 * 1000000000ull) /* nobody reads, and somebody wants the session */
 #define SWEEP_NS   (60 * 1000000000ull)
-enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024 };
+enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024, EXPIRE_MAX = 256 };
 
 /* --- the table ----------------------------------------------------------------------------------- */
 struct req *req_new(struct daemon *d, uint32_t uid, const struct kvs_id *id)
@@ -177,7 +176,7 @@ void req_finish(struct req *r, enum finish fin)
     sess_place(r->d, r->s, branch_take(r->br), r->toks->n);
     toks_drop(r->s->toks);
     r->s->toks = toks_take(r->toks);
-    r->s->touched = ++r->d->sess->clock;
+    sess_warm(r->s);
     req_state(r, REQ_COMMITTING);
     turn_end(r);
 }
@@ -421,13 +420,18 @@ struct expiry {
     struct kvs_session s;
 };
 
+static bool stays(const struct sess *s)
+{
+    return (s->rec.flags & KVS_SESS_PINNED) || s->running || s->changed || s->removing;
+}
+
 static bool expire(struct daemon *d, struct sess *s)
 {
     struct expiry *e = calloc(1, sizeof *e);
 
     if (!e)
         return false;
-    e->s = s->rec;
+    sess_record(s, &e->s);
     e->rec.kind = KVS_REC_SESSION_RM;
     e->rec.session = &e->s;
     e->b.rec = &e->rec;
@@ -441,35 +445,55 @@ static bool expire(struct daemon *d, struct sess *s)
     return true;
 }
 
-static void expire_sessions(struct daemon *d)
+static double age_s(const struct sess *s, uint64_t now)
 {
-    struct evict_item *v = calloc(SESS_MAX, sizeof *v);
+    return now > s->rec.used_ns ? (double)(now - s->rec.used_ns) / 1e9 : 0;
+}
+
+/* The oldest of a list go while they are older than age; at most *left of them. */
+static void expire_old(struct daemon *d, struct sess *s, double age, uint64_t now,
+                       uint32_t *left)
+{
+    for (struct sess *next; s && *left && age_s(s, now) > age; s = next) {
+        next = s->newer;
+        if (!stays(s) && expire(d, s))
+            --*left;
+    }
+}
+
+/* A user has at most so many; one of this minute may be about to be gone on with. */
+static void expire_most(struct daemon *d, struct sess_user *u, uint64_t now, uint32_t *left)
+{
+    struct sess *a = u->list[SESS_BRIEF].oldest, *b = u->list[SESS_ANONYMOUS].oldest;
+
+    while ((a || b) && *left &&
+           u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n > ANONYMOUS_MAX) {
+        struct sess **at = !b || (a && a->rec.used_ns <= b->rec.used_ns) ? &a : &b, *s = *at;
+
+        *at = s->newer;
+        if (age_s(s, now) < 60)
+            *at = NULL; /* nor may younger ones */
+        else if (!stays(s) && expire(d, s))
+            --*left;
+    }
+}
+
+/* Some at a time, each user's oldest first.  true: more may be due. */
+static bool expire_sessions(struct daemon *d)
+{
     double keep_s = d->conf->anonymous_expire_s;
     uint64_t now = wall_ns();
-    uint32_t n = 0, gone;
+    uint32_t left = EXPIRE_MAX;
 
-    for (uint32_t i = 0; sess_at(d, i);) {
-        struct sess *s = sess_at(d, i);
-        double age_s = now > s->rec.used_ns ? (double)(now - s->rec.used_ns) / 1e9 : 0;
-        bool brief, old, stays;
-
-        i++;
-        if (!(s->rec.flags & KVS_SESS_ANONYMOUS) || s->unborn)
-            continue;
-        stays = (s->rec.flags & KVS_SESS_PINNED) || s->running || s->changed || s->removing;
-        brief = strstr(s->rec.settings, "\"keep\":\"no\"") != NULL;
-        old = (keep_s >= 0 && age_s > keep_s) || (brief && age_s > (double)KEPT_NS / 1e9);
-        if (old && !stays) {
-            i -= expire(d, s); /* another stands in its place */
-        } else if (v) {
-            /* One of this minute may be about to be gone on with. */
-            v[n++] = (struct evict_item){s->rec.owner, s->rec.used_ns, stays || age_s < 60, s};
+    for (struct sess_user *u = d->sess->users; u && left; u = u->next) {
+        expire_old(d, u->list[SESS_BRIEF].oldest, (double)KEPT_NS / 1e9, now, &left);
+        if (keep_s >= 0) {
+            expire_old(d, u->list[SESS_ANONYMOUS].oldest, keep_s, now, &left);
+            expire_old(d, u->list[SESS_BRIEF].oldest, keep_s, now, &left);
         }
+        expire_most(d, u, now, &left);
     }
-    gone = v ? evict_pick(v, n, ANONYMOUS_MAX) : 0;
-    for (uint32_t k = 0; k < gone; k++)
-        (void)expire(d, v[k].user);
-    free(v);
+    return left == 0;
 }
 
 static void forget_requests(struct gen *g, uint64_t now)
@@ -520,8 +544,8 @@ static void gen_tick(struct loop_timer *t)
     }
     forget_requests(g, now);
     if (now - g->swept_ns > SWEEP_NS) {
-        g->swept_ns = now;
-        expire_sessions(g->d);
+        if (!expire_sessions(g->d))
+            g->swept_ns = now;
     }
     for (uint32_t i = 0; i < MODELS_MAX; i++)
         if (g->gm[i])

@@ -683,7 +683,6 @@ cJSON *model_json(struct daemon *d, const struct model *m)
     const struct slot *s = slot_of(m);
     cJSON *j = cJSON_CreateObject();
     struct file_stamp f = {0};
-    uint32_t sessions = 0;
 
     if (!j)
         return NULL;
@@ -709,14 +708,7 @@ cJSON *model_json(struct daemon *d, const struct model *m)
         cJSON_AddNumberToObject(j, "load_ms", (double)m->load_ms);
     }
     cJSON_AddNumberToObject(j, "keep_alive_s", m->keep_alive_s);
-    for (uint32_t i = 0; d->sess; i++) {
-        const struct sess *x = sess_at(d, i);
-
-        if (!x)
-            break;
-        sessions += strcmp(x->rec.model, m->name) == 0;
-    }
-    cJSON_AddNumberToObject(j, "sessions", sessions);
+    cJSON_AddNumberToObject(j, "sessions", sess_count_model(d, m->name));
     cJSON_AddBoolToObject(j, "default", m == first(d));
     cJSON_AddBoolToObject(j, "hashing", s->hashing);
     return j;

@@ -5,6 +5,7 @@
  * again gets the same answer: from the batch under way, or from the store. */
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
@@ -183,6 +184,7 @@ static void take_back_rewind(struct change *w, struct sess *s)
     s->n_turns = s->turns_cap = w->n_old_turns;
     s->turns_known = w->old_turns != NULL || s->changed;
     w->old_turns = NULL;
+    sess_warm(s);
     if (w->old_open)
         sess_open_set(s, &w->old_open_req);
 }
@@ -206,8 +208,11 @@ static void take_back(struct change *w)
     if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
         return;
     if (w->req.type == HRT_SESSION_RENAME) {
-        memcpy(s->rec.name, w->old.name, sizeof s->rec.name);
+        if (sess_name_set(s, w->old.name) < 0)
+            log_at(LOG_WARN_, "no memory: session \"%s\" has its old name at the next start",
+                   s->rec.name);
         s->rec.flags = (s->rec.flags & ~anonymous) | (w->old.flags & anonymous);
+        sess_listed(s);
     } else if (w->req.type == HRT_SESSION_PIN) {
         s->rec.flags = (s->rec.flags & ~pin) | (w->old.flags & pin);
     } else {
@@ -244,9 +249,12 @@ static void change_done(struct kvs_batch *b)
         if (b->res == 0)
             call_ok(c, cJSON_Parse(w->reply), NULL, 0);
         else if (b->res == -ENOSPC || b->res == -EDQUOT)
-            call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s: nothing was changed",
-                      kvs_turns_full(w->d->store) ? "sessions fill the disk limit (--disk)"
-                                                  : "the disk is full");
+            call_fail(
+                c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s",
+                kvs_turns_full(w->d->store)
+                    ? "sessions fill the disk limit (--disk): nothing was changed; "
+                      "remove some (`hearth sessions rm NAME`), or raise --disk and restart"
+                    : "the disk is full: nothing was changed; free some space");
         else
             call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
                       "the store cannot write (%s): nothing was changed", err_str(b->res));
@@ -269,7 +277,7 @@ static struct change *change_new(struct call *c, const struct kvs_id *id, struct
     w->req.type = c->type;
     if (s) {
         w->sess = s->rec.id;
-        w->old = s->rec;
+        sess_record(s, &w->old);
         w->old_head = s->head;
         w->old_branch = s->branch ? branch_take(s->branch) : NULL;
     }
@@ -297,7 +305,7 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     w->reply = cJSON_PrintUnformatted(reply);
     cJSON_Delete(reply);
     w->sess = s->rec.id;
-    w->rec_s = s->rec;
+    sess_record(s, &w->rec_s);
     w->req.owner = w->uid;
     w->req.id = w->id;
     w->req.session = s->rec.id;
@@ -325,13 +333,9 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     }
 }
 
-static void no_room(struct call *c, int r)
+static void no_room(struct call *c)
 {
-    if (r == -EAGAIN)
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
-                  "there are %d sessions, the most one daemon keeps; remove some", SESS_MAX);
-    else
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
+    call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
 }
 
 /* A name for a session that is to have it; NULL and answered: not this one. */
@@ -385,7 +389,7 @@ static void open_new(struct call *c, const struct kvs_id *id, const char *name,
     r = sess_make(c->d, c->uid, name, m->name, &s);
     if (r < 0) {
         change_free(w);
-        no_room(c, r);
+        no_room(c);
         return;
     }
     w->made = true;
@@ -536,7 +540,7 @@ void op_session_fork(struct call *c)
     r = sess_fork(c->d, s, (uint64_t)at, name, &f);
     if (r < 0) {
         change_free(w);
-        no_room(c, r);
+        no_room(c);
         return;
     }
     w->made = true;
@@ -570,7 +574,7 @@ void op_session_rewind(struct call *c)
     (void)sess_turns(c->d, s);
     keep_old(w, s);
     sess_move(c->d, s, (uint64_t)at);
-    s->rec.used_ns = wall_ns();
+    sess_used(s, wall_ns());
     change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
 }
 
@@ -593,7 +597,11 @@ void op_session_rename(struct call *c)
     w = change_new(c, &id, s);
     if (!w)
         return;
-    must(sess_rename(c->d, s, name) == 0);
+    if (sess_rename(c->d, s, name) < 0) {
+        change_free(w);
+        no_room(c);
+        return;
+    }
     change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
 }
 

@@ -1,4 +1,4 @@
-/* sess.c - see sess.h: the table of sessions. */
+/* sess.c - see sess.h: loading sessions, making, changing and forgetting them. */
 #include "daemon/sess.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -12,22 +12,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int sess_new(struct daemon *d, struct sess **ret)
-{
-    struct sess_table *t = d->sess;
-    struct sess *s;
-
-    if (t->n == SESS_MAX)
-        return -EAGAIN;
-    s = calloc(1, sizeof *s);
-    if (!s)
-        return -ENOMEM;
-    s->magic = SESS_MAGIC;
-    t->s[t->n++] = s;
-    *ret = s;
-    return 0;
-}
 
 bool sess_open_is(const struct sess *s, const struct kvs_id *req)
 {
@@ -51,12 +35,13 @@ void sess_open_clear(struct sess *s)
 
 static void sess_free(struct daemon *d, struct sess *s)
 {
-    s->magic = 0;
     sess_open_clear(s);
     toks_drop(s->toks);
+    s->toks = NULL;
     branch_drop(d, s->branch);
     free(s->turns);
-    free(s);
+    s->turns = NULL;
+    sess_del(s);
 }
 
 /* --- loading ------------------------------------------------------------------------------- */
@@ -68,11 +53,37 @@ static int load_each(void *ctx, const struct kvs_session *x)
 
     if (x->flags & KVS_SESS_REMOVED)
         return 0;
-    r = sess_new(d, &s);
+    r = sess_add(d->sess, &x->id, x->owner, x->model, &s);
+    if (r == 0)
+        r = sess_name_set(s, x->name);
+    if (r == 0)
+        r = sess_settings_set(s, x->settings);
     if (r < 0)
         return r;
-    s->rec = *x;
+    s->rec.flags = x->flags;
+    memcpy(s->rec.tokenizer_id, x->tokenizer_id, sizeof x->tokenizer_id);
+    s->rec.branch = x->branch;
+    s->rec.head = x->head;
+    s->rec.created_ns = x->created_ns;
+    s->rec.used_ns = x->used_ns;
     return 0;
+}
+
+static int by_use(const void *a, const void *b)
+{
+    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
+
+    return x->rec.used_ns < y->rec.used_ns ? -1 : x->rec.used_ns > y->rec.used_ns;
+}
+
+static void load_lists(struct sess_table *t)
+{
+    if (t->n)
+        qsort(t->s, t->n, sizeof(struct sess *), by_use);
+    for (uint32_t i = 0; i < t->n; i++) {
+        t->s[i]->at = i;
+        sess_listed(t->s[i]);
+    }
 }
 
 /* Each crash may leave REQ_MAX of them, and nobody has to go on with any before the next. */
@@ -144,13 +155,15 @@ static void load_place(struct daemon *d, struct sess *s)
 
 int sess_open(struct daemon *d, struct errbuf *eb)
 {
-    struct sess_table *t = calloc(1, sizeof *t);
+    struct sess_table *t = NULL;
     struct open_reqs o = {.d = d};
-    int r = t ? 0 : -ENOMEM;
+    int r = sess_table_new(&t);
 
     d->sess = t;
     if (r == 0)
         r = kvs_sessions(d->store, load_each, d);
+    if (r == 0)
+        load_lists(t);
     if (r == 0)
         r = kvs_reqs(d->store, load_req, &o);
     for (uint32_t i = 0; r == 0 && i < t->n; i++)
@@ -179,16 +192,16 @@ void sess_close(struct daemon *d)
 
     if (!t)
         return;
-    for (uint32_t i = 0; i < t->n; i++)
-        sess_free(d, t->s[i]);
-    for (uint32_t i = 0; i < sizeof t->branch / sizeof *t->branch; i++)
+    while (t->n)
+        sess_free(d, t->s[t->n - 1]);
+    for (uint32_t i = 0; i < t->n_branch_buckets; i++)
         while (t->branch[i]) {
             struct branch *b = t->branch[i];
 
             t->branch[i] = b->next;
             free(b);
         }
-    free(t);
+    sess_table_free(t);
     d->sess = NULL;
 }
 
@@ -211,49 +224,12 @@ static bool id_parse(const char *s, struct kvs_id *ret)
     return true;
 }
 
-struct sess *sess_by_id(struct daemon *d, uint32_t uid, const struct kvs_id *id)
-{
-    struct sess_table *t = d->sess;
-
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->s[i]->rec.owner == uid && memcmp(&t->s[i]->rec.id, id, sizeof *id) == 0)
-            return t->s[i];
-    return NULL;
-}
-
 struct sess *sess_find(struct daemon *d, uint32_t uid, const char *name_or_id)
 {
-    struct sess_table *t = d->sess;
     struct kvs_id id;
+    struct sess *s = name_or_id[0] ? sess_by_name(d, uid, name_or_id) : NULL;
 
-    if (!name_or_id[0])
-        return NULL;
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->s[i]->rec.owner == uid && strcmp(t->s[i]->rec.name, name_or_id) == 0)
-            return t->s[i];
-    return id_parse(name_or_id, &id) ? sess_by_id(d, uid, &id) : NULL;
-}
-
-struct sess *sess_at(struct daemon *d, uint32_t i)
-{
-    return i < d->sess->n ? d->sess->s[i] : NULL;
-}
-
-uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous)
-{
-    uint32_t n = 0, anonymous = 0;
-
-    for (uint32_t i = 0; i < d->sess->n; i++) {
-        const struct sess *s = d->sess->s[i];
-
-        if (s->unborn)
-            continue;
-        n++;
-        anonymous += (s->rec.flags & KVS_SESS_ANONYMOUS) != 0;
-    }
-    if (ret_anonymous)
-        *ret_anonymous = anonymous;
-    return n;
+    return s || !id_parse(name_or_id, &id) ? s : sess_by_id(d, uid, &id);
 }
 
 int sess_name_check(const char *name, struct errbuf *eb)
@@ -276,21 +252,22 @@ int sess_name_check(const char *name, struct errbuf *eb)
 int sess_make(struct daemon *d, uint32_t uid, const char *name, const char *model,
               struct sess **ret)
 {
+    struct kvs_id id;
     struct sess *s;
     int r;
 
     if (name && sess_find(d, uid, name))
         return -EEXIST;
-    r = sess_new(d, &s);
+    kvs_id_new(&id);
+    r = sess_add(d->sess, &id, uid, model, &s);
+    if (r == 0 && name && (r = sess_name_set(s, name)) < 0)
+        sess_del(s);
     if (r < 0)
         return r;
-    kvs_id_new(&s->rec.id);
-    s->rec.owner = uid;
     s->rec.flags = name ? 0 : KVS_SESS_ANONYMOUS;
-    snprintf(s->rec.name, sizeof s->rec.name, "%s", name ? name : "");
-    snprintf(s->rec.model, sizeof s->rec.model, "%s", model);
-    s->rec.created_ns = s->rec.used_ns = wall_ns();
+    s->rec.created_ns = wall_ns();
     s->turns_known = true;
+    sess_used(s, s->rec.created_ns);
     *ret = s;
     return 0;
 }
@@ -309,7 +286,11 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
     r = sess_make(d, s->rec.owner, name, s->rec.model, &f);
     if (r < 0)
         return r;
-    memcpy(f->rec.settings, s->rec.settings, sizeof f->rec.settings);
+    r = sess_settings_set(f, s->rec.settings);
+    if (r < 0) {
+        sess_forget(d, f);
+        return r;
+    }
     memcpy(f->rec.tokenizer_id, s->rec.tokenizer_id, sizeof f->rec.tokenizer_id);
     /* The template's date is the conversation's, not the name's. */
     if (!strstr(f->rec.settings, "\"date\"")) {
@@ -337,24 +318,17 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
     f->turns_known = s->turns_known && f->n_turns == s->n_turns;
     if (f->turns_known)
         sess_turns_clamp(f);
+    sess_warm(f);
     *ret = f;
     return 0;
 }
 
 void sess_forget(struct daemon *d, struct sess *s)
 {
-    struct sess_table *t = d->sess;
-
     must_be(s, SESS_MAGIC);
     must(!s->running);
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->s[i] == s) {
-            gen_session_gone(d, s);
-            t->s[i] = t->s[--t->n];
-            sess_free(d, s);
-            return;
-        }
-    must(!"session in the table");
+    gen_session_gone(d, s);
+    sess_free(d, s);
 }
 
 int sess_rename(struct daemon *d, struct sess *s, const char *name)
@@ -363,8 +337,11 @@ int sess_rename(struct daemon *d, struct sess *s, const char *name)
 
     if (o && o != s)
         return -EEXIST;
-    snprintf(s->rec.name, sizeof s->rec.name, "%s", name);
+    int r = sess_name_set(s, name);
+    if (r < 0)
+        return r;
     s->rec.flags &= ~(uint32_t)KVS_SESS_ANONYMOUS;
+    sess_listed(s);
     return 0;
 }
 

@@ -3,8 +3,9 @@
  * A session is a record (kvs_session) and a place: a branch and a head in it.  A branch's
  * tokens are only ever appended; a session whose place is not its branch's end (it was
  * rewound, or a fork went on first) gets a new branch with its next token.  All sessions are
- * in memory (the records, not the tokens); tokens and turns are read from the store when
- * needed and kept while they are cheap to keep.
+ * in memory, some hundred bytes each: a hundred thousand are no trouble, and nothing here looks
+ * at all of them.  Tokens and turns are read from the store when needed and kept while there is
+ * room (64 MiB, those used last).
  *
  * Changes are made here in memory and become durable in a batch the caller submits
  * (turn.c for requests, ops_session.c for the rest).  Loop thread only. */
@@ -63,18 +64,59 @@ struct turn { /* a kvs_turn without what only the disk needs */
     bool ingest_cut; /* an ingest that ended before all of it was evaluated */
 };
 
-enum { SESS_MAGIC = 0x53455353 };
-struct sess_table {
-    struct sess *s[SESS_MAX];
+enum { SESS_MAGIC = 0x53455353, SESS_SETTINGS_MAX = sizeof((struct kvs_session *)0)->settings };
+
+/* A user's sessions by their use, oldest first.  Brief: an anonymous one that asked not to be
+ * kept. */
+enum sess_list { SESS_NAMED, SESS_ANONYMOUS, SESS_BRIEF, SESS_LISTS_ };
+struct sess_user {
+    uint32_t uid;
+    struct sess_user *next;
+    struct {
+        struct sess *oldest, *newest;
+        uint32_t n;
+    } list[SESS_LISTS_];
+};
+struct sess_model { /* a model's name, once for all its sessions */
+    struct sess_model *next;
     uint32_t n;
-    struct branch *branch[1024]; /* by id */
-    uint64_t clock;
+    char name[];
+};
+struct sess_table {
+    struct sess **s;
+    uint32_t n, cap;
+    struct sess **by_id, **by_name; /* buckets */
+    uint32_t n_buckets;             /* power of two */
+    uint8_t name_key[16];
+    struct branch **branch; /* buckets, by id */
+    uint32_t n_branches, n_branch_buckets;
+    struct sess_user *users;
+    struct sess_model *models;
+    struct sess *warm_old, *warm_new; /* those with tokens or turns in memory, by use */
+    uint64_t warm_bytes, text_bytes;
 };
 
+struct sess_rec { /* a kvs_session at rest; the texts are changed by functions only */
+    struct kvs_id id;
+    uint32_t owner, flags;
+    const char *name, *model, *settings;
+    uint8_t tokenizer_id[32];
+    struct kvs_id branch; /* branch and head: as of the last batch submitted */
+    uint64_t head, created_ns, used_ns;
+};
 struct sess {
     uint32_t magic;
-    struct kvs_session rec; /* rec.branch and rec.head: as of the last batch submitted */
-    struct branch *branch;  /* its place now */
+    uint32_t at; /* in the table's array */
+    struct sess_rec rec;
+    struct sess_table *table;
+    struct sess_user *user;
+    struct sess_model *model;
+    struct sess *next_id, *next_name; /* in their buckets */
+    struct sess *older, *newer;       /* in the user's list */
+    struct sess *warm_older, *warm_newer;
+    uint64_t warm_bytes;   /* counted in the table's; 0: not among the warm */
+    uint8_t list;          /* enum sess_list; SESS_LISTS_: in none */
+    struct branch *branch; /* its place now */
     uint64_t head;
     struct toks *toks; /* the path's first toks->n, when cached; never beyond the path */
     struct turn *turns;
@@ -86,8 +128,33 @@ struct sess {
     struct req *running;
     struct kvs_id open_req; /* the request a crash or a stop left open */
     bool has_open;
-    uint64_t touched; /* order of use of the token cache */
 };
+
+/* --- the table (sess_table.c) -------------------------------------------------------------- */
+int sess_table_new(struct sess_table **ret);
+void sess_table_free(struct sess_table *t); /* empty; NULL ok */
+/* A session in the table, in no list yet, without a name; its id and owner are set. */
+int sess_add(struct sess_table *t, const struct kvs_id *id, uint32_t owner, const char *model,
+             struct sess **ret);
+void sess_del(struct sess *s); /* its tokens, turns and branch are gone already */
+int sess_name_set(struct sess *s, const char *name); /* -ENOMEM; does not ask who else has it */
+int sess_settings_set(struct sess *s, const char *text);
+/* As it goes to the store; and what a batch that is on its way says of it. */
+void sess_record(const struct sess *s, struct kvs_session *ret);
+void sess_written(struct sess *s, const struct kvs_session *x);
+/* Used now: the newest of its list.  listed: its list may be another than it was; it is in
+ * none while it is unborn. */
+void sess_used(struct sess *s, uint64_t wall);
+void sess_listed(struct sess *s);
+void sess_unborn(struct sess *s);
+void sess_born(struct sess *s);
+struct sess_user *sess_user(struct sess_table *t, uint32_t uid, bool make); /* or NULL */
+uint32_t sess_count_model(struct daemon *d, const char *model);
+uint64_t sess_bytes(struct daemon *d); /* of memory: all of them, with what is kept warm */
+/* What it keeps in memory has changed, and it is the one used last; others give way. */
+void sess_warm(struct sess *s);
+/* Its tokens and turns are let go, where they can be read again. */
+void sess_cool(struct sess *s);
 
 /* The answer s was left open in is over, or is not: so is its hold on s's branch. */
 void sess_open_set(struct sess *s, const struct kvs_id *req);
@@ -101,6 +168,7 @@ void sess_close(struct daemon *d);
 /* name_or_id: a name of this owner, or 32 hex digits.  NULL: none. */
 struct sess *sess_find(struct daemon *d, uint32_t uid, const char *name_or_id);
 struct sess *sess_by_id(struct daemon *d, uint32_t uid, const struct kvs_id *id);
+struct sess *sess_by_name(struct daemon *d, uint32_t uid, const char *name); /* not "" */
 struct sess *sess_at(struct daemon *d, uint32_t i); /* NULL past the end; order may change */
 uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous);
 /* A name a session may have: 1..NAME_BYTES_MAX bytes of UTF-8 without control characters, not
@@ -108,7 +176,7 @@ uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous);
 int sess_name_check(const char *name, struct errbuf *eb);
 
 /* A new, empty session in memory (a root branch of its own comes with its first token).
- * name NULL: anonymous.  -EEXIST, -EAGAIN (SESS_MAX). */
+ * name NULL: anonymous.  -EEXIST, -ENOMEM. */
 int sess_make(struct daemon *d, uint32_t uid, const char *name, const char *model,
               struct sess **ret);
 /* The same place under a new name; at <= head.  No I/O: O(1). */
@@ -116,7 +184,7 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
               struct sess **ret);
 void sess_forget(struct daemon *d,
                  struct sess *s); /* out of the table; the disk is the caller's */
-int sess_rename(struct daemon *d, struct sess *s, const char *name);
+int sess_rename(struct daemon *d, struct sess *s, const char *name); /* -EEXIST, -ENOMEM */
 void sess_move(struct daemon *d, struct sess *s, uint64_t head); /* rewind: head <= s->head */
 
 /* The tokens [0, head), cached or read.  *ret is taken for the caller. */
@@ -152,7 +220,7 @@ void sess_place(struct daemon *d, struct sess *s, struct branch *b,
 
 /* settings: JSON members kept with the session; "" when absent. */
 int sess_setting_set(struct sess *s, const char *key,
-                     const char *value); /* NULL: remove; E_LIMIT */
+                     const char *value); /* NULL: remove; E_LIMIT, -ENOMEM */
 const char *sess_setting(struct sess *s, const char *key, char *ret, size_t cap);
 void sess_date(struct sess *s, char ret[11]); /* the template's date: the day it was made */
 

@@ -33,12 +33,13 @@ int sess_setting_set(struct sess *s, const char *key, const char *value)
     if (value)
         cJSON_AddStringToObject(o, key, value);
     text = cJSON_PrintUnformatted(o);
-    if (!text || strlen(text) >= sizeof s->rec.settings)
+    if (!text || strlen(text) >= SESS_SETTINGS_MAX)
         r = E_LIMIT;
     else
-        memcpy(s->rec.settings, text, strlen(text) + 1);
+        r = sess_settings_set(s, strcmp(text, "{}") ? text : "");
     free(text);
     cJSON_Delete(o);
+    sess_listed(s);
     return r;
 }
 

@@ -1,4 +1,5 @@
 /* sess_path.c - what lies on a session's path: branches, tokens, turns.  See sess.h. */
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
@@ -8,9 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Tokens kept in memory for sessions at rest: sixteen million. */
-#define CACHE_BYTES_MAX (64u << 20)
 
 /* --- token arrays ---------------------------------------------------------------------------- */
 struct toks *toks_new(uint64_t cap)
@@ -93,10 +91,42 @@ void toks_cut(struct toks **at, uint64_t n)
 /* --- branches ------------------------------------------------------------------------------- */
 static struct branch **branch_slot(struct daemon *d, const struct kvs_id *id)
 {
-    struct sess_table *t = d->sess;
-    uint32_t n = sizeof t->branch / sizeof *t->branch;
+    return &d->sess->branch[ld32(id->b) & (d->sess->n_branch_buckets - 1)];
+}
 
-    return &t->branch[(id->b[0] | (uint32_t)id->b[1] << 8) % n];
+/* Room for one more.  Without memory for it the buckets are long, but the first are needed. */
+static int branch_room(struct sess_table *t)
+{
+    uint32_t n = t->n_branch_buckets ? 2 * t->n_branch_buckets : 1024;
+    struct branch **v;
+
+    if (t->n_branches < t->n_branch_buckets)
+        return 0;
+    v = calloc(n, sizeof *v);
+    if (!v)
+        return t->n_branch_buckets ? 0 : -ENOMEM;
+    for (uint32_t i = 0; i < t->n_branch_buckets; i++)
+        while (t->branch[i]) {
+            struct branch *b = t->branch[i], **at = &v[ld32(b->rec.id.b) & (n - 1)];
+
+            t->branch[i] = b->next;
+            b->next = *at;
+            *at = b;
+        }
+    free(t->branch);
+    t->branch = v;
+    t->n_branch_buckets = n;
+    return 0;
+}
+
+static void branch_link(struct daemon *d, struct branch *b)
+{
+    struct branch **slot = branch_slot(d, &b->rec.id);
+
+    b->refs = 1;
+    b->next = *slot;
+    *slot = b;
+    d->sess->n_branches++;
 }
 
 struct branch *branch_take(struct branch *b)
@@ -114,6 +144,7 @@ void branch_drop(struct daemon *d, struct branch *b)
     for (p = branch_slot(d, &b->rec.id); *p != b; p = &(*p)->next)
         must(*p);
     *p = b->next;
+    d->sess->n_branches--;
     free(b);
 }
 
@@ -131,10 +162,12 @@ void branch_disown(struct branch *b, const struct kvs_id *req)
 
 int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret)
 {
-    struct branch **slot = branch_slot(d, id), *b;
-    int r;
+    struct branch *b;
+    int r = branch_room(d->sess);
 
-    for (b = *slot; b; b = b->next)
+    if (r < 0)
+        return r;
+    for (b = *branch_slot(d, id); b; b = b->next)
         if (memcmp(&b->rec.id, id, sizeof *id) == 0) {
             *ret = branch_take(b);
             return 0;
@@ -149,9 +182,7 @@ int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret)
         free(b);
         return r;
     }
-    b->refs = 1;
-    b->next = *slot;
-    *slot = b;
+    branch_link(d, b);
     *ret = b;
     return 0;
 }
@@ -160,14 +191,15 @@ int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64
                struct branch **ret)
 {
     static const struct kvs_id none;
-    struct branch *b = calloc(1, sizeof *b), **slot;
+    struct branch *b = calloc(1, sizeof *b);
     struct kvs_branch up;
 
-    if (!b)
+    if (!b || branch_room(d->sess) < 0) {
+        free(b);
         return -ENOMEM;
+    }
     kvs_id_new(&b->rec.id);
     b->rec.owner = uid;
-    b->refs = 1;
     b->end = at;
     if (from && at > 0) {
         must(at <= from->end);
@@ -181,38 +213,12 @@ int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64
                 break;
         }
     }
-    slot = branch_slot(d, &b->rec.id);
-    b->next = *slot;
-    *slot = b;
+    branch_link(d, b);
     *ret = b;
     return 0;
 }
 
 /* --- tokens ---------------------------------------------------------------------------------- */
-static void cache_trim(struct daemon *d, const struct sess *keep)
-{
-    struct sess_table *t = d->sess;
-    uint64_t bytes = 0;
-
-    for (uint32_t i = 0; i < t->n; i++)
-        bytes += t->s[i]->toks ? t->s[i]->toks->cap * sizeof(int32_t) : 0;
-    while (bytes > CACHE_BYTES_MAX) {
-        struct sess *old = NULL;
-
-        for (uint32_t i = 0; i < t->n; i++) {
-            struct sess *s = t->s[i];
-
-            if (s->toks && s != keep && !s->changed && (!old || s->touched < old->touched))
-                old = s;
-        }
-        if (!old)
-            return;
-        bytes -= old->toks->cap * sizeof(int32_t);
-        toks_drop(old->toks);
-        old->toks = NULL;
-    }
-}
-
 int sess_tokens_hold(struct sess *s)
 {
     const struct req *q = s->running;
@@ -227,6 +233,7 @@ int sess_tokens_hold(struct sess *s)
     (void)toks_append(t, q->toks->p, s->head); /* there is room */
     toks_drop(s->toks);
     s->toks = t;
+    sess_warm(s);
     return 0;
 }
 
@@ -265,12 +272,11 @@ int sess_tokens(struct daemon *d, struct sess *s, struct toks **ret)
 
     if (r < 0)
         return r;
-    s->touched = ++d->sess->clock;
     if (t != s->toks) {
         toks_drop(s->toks);
         s->toks = toks_take(t);
-        cache_trim(d, s);
     }
+    sess_warm(s);
     *ret = t;
     return 0;
 }
@@ -305,6 +311,7 @@ int sess_turn_add(struct sess *s, const struct turn *t)
             return -ENOMEM;
         s->turns = p;
         s->turns_cap = cap;
+        sess_warm(s);
     }
     s->turns[s->n_turns++] = *t;
     return 0;
@@ -357,11 +364,8 @@ struct turn sess_turn_of(const struct kvs_turn *k)
 
 void sess_turn_ended(struct daemon *d, const struct kvs_turn *k)
 {
-    struct sess_table *table = d->sess;
-
-    for (uint32_t i = 0; i < table->n; i++) {
-        struct sess *s = table->s[i];
-
+    /* Who knows turns is among the warm. */
+    for (struct sess *s = d->sess->warm_old; s; s = s->warm_newer) {
         for (uint32_t j = 0; s->turns_known && j < s->n_turns; j++) {
             struct turn *t = &s->turns[j], was = *t;
 
@@ -381,11 +385,9 @@ void sess_turn_ended(struct daemon *d, const struct kvs_turn *k)
 
 void sess_turns_durable(struct daemon *d, const struct kvs_id *req)
 {
-    struct sess_table *table = d->sess;
-
-    for (uint32_t i = 0; i < table->n; i++)
-        for (uint32_t j = 0; j < table->s[i]->n_turns; j++) {
-            struct turn *t = &table->s[i]->turns[j];
+    for (struct sess *s = d->sess->warm_old; s; s = s->warm_newer)
+        for (uint32_t j = 0; j < s->n_turns; j++) {
+            struct turn *t = &s->turns[j];
 
             if (!t->durable && !(t->flags & KVS_TURN_OPEN))
                 t->durable = memcmp(&t->request, req, sizeof *req) == 0;
@@ -431,6 +433,7 @@ int sess_turns(struct daemon *d, struct sess *s)
         s->turns[s->n_turns - 1].first <= s->head)
         s->turns[s->n_turns - 1].n_tokens = s->head - s->turns[s->n_turns - 1].first;
     sess_turns_clamp(s);
+    sess_warm(s);
     return 0;
 }
 

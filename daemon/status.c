@@ -143,6 +143,7 @@ cJSON *status_json(struct daemon *d)
     cJSON_AddNumberToObject(o, "named", sessions - anonymous);
     cJSON_AddNumberToObject(o, "anonymous", anonymous);
     cJSON_AddNumberToObject(o, "running", g.running);
+    cJSON_AddNumberToObject(o, "memory", (double)sess_bytes(d));
     o = cJSON_AddObjectToObject(j, "tiers");
     tier(o, "device", dev.used_bytes, dev.limit_bytes);
     tier(o, "host", k.host_used, k.host_limit);

@@ -175,7 +175,7 @@ static int add_req(struct tbatch *t, struct req *r, bool done, bool only_new)
 /* What the session will be; it is when the batch is on its way (submit). */
 static void add_session(struct tbatch *t, struct req *r, uint64_t head)
 {
-    t->sess = r->s->rec;
+    sess_record(r->s, &t->sess);
     t->sess.branch = r->br->rec.id;
     t->sess.head = head;
     t->sess.used_ns = wall_ns();
@@ -372,7 +372,7 @@ static int submit(struct tbatch *t, struct req *r, int kind)
     t->b.user = t;
     res = kvs_batch_submit(r->d->store, &t->b);
     if (res != -EAGAIN && t->has_sess)
-        r->s->rec = t->sess;
+        sess_written(r->s, &t->sess);
     if (res == 0) {
         r->sent = r->toks->n;
         r->probs_sent = r->n_gen;

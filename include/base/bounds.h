@@ -8,7 +8,6 @@
 
 enum {
     MODELS_MAX = 16,             /* models known to one daemon */
-    SESS_MAX = 4096,             /* sessions known to one daemon */
     REQ_MAX = 256,               /* requests accepted and not yet ended */
     STEP_SEQS_MAX = 64,          /* sequences in one engine step */
     STEP_TOKENS_MAX = 8192,      /* tokens in one engine step, prefill plus decode */

@@ -81,6 +81,7 @@ static void write_recs(const struct kvs_rec *rec, uint32_t n)
 static void say(struct sess *s, uint32_t n, int32_t first)
 {
     struct kvs_rec rec[4];
+    struct kvs_session row;
     struct kvs_turn turn = {.role = KVS_ROLE_USER};
     struct branch *b;
     int32_t ids[512];
@@ -115,15 +116,18 @@ static void say(struct sess *s, uint32_t n, int32_t first)
              0);
     sess_place(&d, s, b, b->end);
     rec[k].kind = KVS_REC_SESSION;
-    rec[k++].session = &s->rec;
+    rec[k++].session = &row;
+    sess_record(s, &row);
     write_recs(rec, k);
 }
 
 static void save(struct sess *s)
 {
     struct kvs_rec rec = {.kind = KVS_REC_SESSION};
+    struct kvs_session row;
 
-    rec.session = &s->rec;
+    sess_record(s, &row);
+    rec.session = &row;
     write_recs(&rec, 1);
 }
 

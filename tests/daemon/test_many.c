@@ -1,0 +1,219 @@
+/* test_many.c - a hundred thousand sessions: the daemon opens, answers and forgets among them. */
+#include "kvstore/kvstore.h"
+#include "tests/daemon/genrig.h"
+#include <errno.h>
+
+enum { SESSIONS = 100000, ANONYMOUS = 3000, PER_BATCH = 200, TOKENS = 40, KEPT = 1024 };
+
+static int batch_res;
+static bool batch_over;
+static void batch_done(struct kvs_batch *b)
+{
+    batch_res = b->res;
+    batch_over = true;
+}
+
+/* Those from `from` on; the last ANONYMOUS have no name, and one in three of them is brief. */
+static void put(struct kvstore *s, uint32_t from, uint32_t n, uint64_t wall)
+{
+    struct kvs_session *ses = calloc(n, sizeof *ses);
+    struct kvs_branch *br = calloc(n, sizeof *br);
+    struct kvs_turn *turn = calloc(n, sizeof *turn);
+    struct kvs_rec *rec = calloc(4 * n, sizeof *rec);
+    static int32_t ids[TOKENS];
+    struct kvs_batch b = {.rec = rec, .n_rec = 4 * n, .done = batch_done};
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = from + i;
+        kvs_id_new(&br[i].id);
+        kvs_id_new(&ses[i].id);
+        br[i].owner = ses[i].owner = getuid();
+        ses[i].branch = br[i].id;
+        ses[i].head = TOKENS;
+        /* Used within the last hour; older ones come first. */
+        ses[i].created_ns = ses[i].used_ns = wall - 3600000000000u + at * 1000000u;
+        snprintf(ses[i].model, sizeof ses[i].model, "m");
+        if (at < SESSIONS - ANONYMOUS)
+            snprintf(ses[i].name, sizeof ses[i].name, "session number %u", at);
+        else
+            ses[i].flags = KVS_SESS_ANONYMOUS;
+        snprintf(ses[i].settings, sizeof ses[i].settings, "{\"date\":\"2026-11-27\"%s}",
+                 at >= SESSIONS - ANONYMOUS && at % 3 == 0 ? ",\"keep\":\"no\"" : "");
+        turn[i] = (struct kvs_turn){.branch = br[i].id,
+                                    .n_tokens = TOKENS,
+                                    .role = KVS_ROLE_USER,
+                                    .time_ns = wall,
+                                    .params = "{}"};
+        rec[4 * i] = (struct kvs_rec){.kind = KVS_REC_BRANCH, .branch = &br[i]};
+        rec[4 * i + 1] =
+            (struct kvs_rec){.kind = KVS_REC_TOKENS, .tokens = {br[i].id, 0, ids, TOKENS}};
+        rec[4 * i + 2] = (struct kvs_rec){.kind = KVS_REC_TURN, .turn = &turn[i]};
+        rec[4 * i + 3] = (struct kvs_rec){.kind = KVS_REC_SESSION, .session = &ses[i]};
+    }
+    batch_over = false;
+    CHECK_EQ(kvs_batch_submit(s, &b), 0);
+    while (!batch_over) {
+        kvs_commit_turn(s, 0);
+        kvs_loop_turn(s);
+    }
+    CHECK_EQ(batch_res, 0);
+    free(ses);
+    free(br);
+    free(turn);
+    free(rec);
+}
+
+static void fill(struct rig *g)
+{
+    char dir[200];
+    struct kvs_opts o = {.dir = dir,
+                         .io = KVS_IO_THREADS,
+                         .host_bytes = 16 << 20,
+                         .disk_bytes = 1 << 30,
+                         .no_fsync = true};
+    struct kvs_open_report rep;
+    struct errbuf eb = {""};
+    struct kvstore *s;
+    uint64_t wall = wall_ns();
+
+    snprintf(dir, sizeof dir, "%s/state", g->base);
+    if (kvs_open(&s, &o, &rep, &eb) < 0) {
+        t_fail(__FILE__, __LINE__, "%s", eb.s);
+        return;
+    }
+    for (uint32_t at = 0; at < SESSIONS; at += PER_BATCH)
+        put(s, at, PER_BATCH, wall);
+    kvs_close(s);
+}
+
+static uint64_t resident(pid_t pid)
+{
+    char path[64], line[256];
+    unsigned long long kb = 0;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f))
+        (void)sscanf(line, "VmRSS: %llu", &kb);
+    if (f)
+        fclose(f);
+    return kb << 10;
+}
+
+static double number(const struct wire_reply *r, const char *a, const char *b)
+{
+    const cJSON *o = cJSON_GetObjectItem(r->json, a);
+    const cJSON *v = b ? cJSON_GetObjectItem(o, b) : o;
+
+    return cJSON_IsNumber(v) ? v->valuedouble : -1;
+}
+
+/* Pages until there are no more; how many sessions, each once and in order. */
+static uint32_t list_all(struct rig *g, uint64_t *ret_longest)
+{
+    char next[64] = "";
+    uint32_t n = 0;
+    double used = 1e300;
+
+    *ret_longest = 0;
+    do {
+        struct wire_reply r = next[0]
+                                  ? rig_call(g, HRT_SESSION_LIST, NULL, 0,
+                                             "{\"all\":true,\"after\":\"%s\"}", next)
+                                  : rig_call(g, HRT_SESSION_LIST, NULL, 0, "{\"all\":true}");
+        const cJSON *s;
+        CHECK_EQ(r.f.status, 0);
+        cJSON_ArrayForEach(s, cJSON_GetObjectItem(r.json, "sessions"))
+        {
+            double u = cJSON_GetObjectItem(s, "used")->valuedouble;
+            n++;
+            CHECK(u <= used);
+            CHECK(cJSON_GetObjectItem(s, "tokens")->valuedouble >= TOKENS);
+            used = u;
+        }
+        snprintf(next, sizeof next, "%s", wire_str(&r, "next"));
+        CHECK((number(&r, "left", NULL) > 0) == (next[0] != 0));
+        *ret_longest = r.f.json_len > *ret_longest ? r.f.json_len : *ret_longest;
+        wire_reply_fini(&r);
+    } while (next[0]);
+    return n;
+}
+
+static void a_hundred_thousand_sessions_are_opened_and_used(void)
+{
+    struct wire_reply r;
+    struct answer *a = calloc(1, sizeof *a);
+    const int32_t few[] = {1, 2, 3};
+    uint64_t longest;
+    struct rig g;
+    char id[33];
+
+    rig_make(&g, "");
+    (void)same, (void)usage, (void)some_ids; /* of the rig, not needed here */
+    rig_up(&g);
+    uint64_t bare = resident(g.pid);
+    rig_down(&g, SIGTERM);
+    fill(&g);
+    for (int again = 0; again < 2; again++) {
+        uint64_t t0 = now_ns();
+        rig_up(&g);
+        printf("    open in %.2f s\n", (double)(now_ns() - t0) / 1e9);
+        r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
+        double count = number(&r, "sessions", "count"),
+               memory = number(&r, "sessions", "memory");
+        printf("    %.0f sessions in %.0f bytes, %.0f each; resident %llu MiB, bare %llu\n",
+               count, memory, memory / count, (unsigned long long)resident(g.pid) >> 20,
+               (unsigned long long)bare >> 20);
+        CHECK(memory > 0 && memory / count < 768);
+        CHECK(resident(g.pid) < bare + SESSIONS * 2048ull);
+        wire_reply_fini(&r);
+        /* Anonymous ones above the bound go, oldest first, some at a time. */
+        for (int i = 0; i < 600 * T_SLOWER; i++) {
+            r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
+            count = number(&r, "sessions", "anonymous");
+            wire_reply_fini(&r);
+            if (count <= KEPT)
+                break;
+            usleep(100000);
+        }
+        CHECK_EQ(count, KEPT);
+        /* By name, by id, in a list. */
+        r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"session number 77777\"}");
+        CHECK_EQ(r.f.status, 0);
+        snprintf(id, sizeof id, "%s", wire_str(&r, "id"));
+        wire_reply_fini(&r);
+        r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\"}", id);
+        CHECK_EQ(r.f.status, 0);
+        CHECK_STR(wire_str(&r, "name"), "session number 77777");
+        wire_reply_fini(&r);
+        CHECK_EQ(list_all(&g, &longest), SESSIONS - ANONYMOUS + KEPT);
+        CHECK(longest < 4 << 20);
+        /* Goes on, makes another, removes one. */
+        rig_id(id);
+        CHECK(rig_start(
+            &g, id, few, 3,
+            ",\"session\":\"one more\",\"create\":true,\"params\":{\"max_tokens\":3}"));
+        CHECK(rig_read(&g, id, a, 100));
+        answer_clear(a);
+        rig_id(id);
+        r = rig_call(&g, HRT_SESSION_REMOVE, NULL, 0,
+                     "{\"id\":\"%s\",\"session\":\"one more\"}", id);
+        CHECK_EQ(r.f.status, 0);
+        wire_reply_fini(&r);
+        rig_id(id);
+        CHECK(rig_start(
+            &g, id, few, 3,
+            ",\"session\":\"one more\",\"create\":true,\"params\":{\"max_tokens\":3}"));
+        CHECK(rig_read(&g, id, a, 100));
+        answer_clear(a);
+        rig_id(id);
+        r = rig_call(&g, HRT_SESSION_REMOVE, NULL, 0,
+                     "{\"id\":\"%s\",\"session\":\"one more\"}", id);
+        wire_reply_fini(&r);
+        rig_down(&g, SIGTERM);
+    }
+    free(a);
+}
+
+T_MAIN({"a_hundred_thousand_sessions_are_opened_and_used",
+        a_hundred_thousand_sessions_are_opened_and_used})
