@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum { SLICE_BYTES = 512 << 10 };
-static const uint64_t SLICE_NS = 4000000u, AGAIN_NS = 60000000000u;
+static const uint64_t SLICE_NS = 4000000u, AGAIN_NS = 60000000000u, FULL_NS = 2000000000u;
 
 static int ckpt_rec(struct kvstore *s, uint32_t kind, const void *p)
 {
@@ -128,8 +128,9 @@ static void ckpt_over(struct kvstore *s, int r)
     s->ckpt.phase = CKPT_NONE;
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
-        s->ckpt.again_ns = now_ns() + AGAIN_NS;
-        if (r != -ENOSPC && r != -EDQUOT)
+        bool full = r == -ENOSPC || r == -EDQUOT;
+        s->ckpt.again_ns = now_ns() + (full ? FULL_NS : AGAIN_NS);
+        if (!full)
             store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
     }
     commit_sizes(s);

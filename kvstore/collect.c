@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "kvstore/codec.h"
 #include "kvstore/store.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -386,6 +387,19 @@ static int step(struct kvstore *s, bool opening, uint64_t *ret_sessions)
     }
 }
 
+/* What its record takes in the log. */
+static uint64_t session_bytes(struct kvstore *s, const struct kvs_id *id)
+{
+    struct kvs_session *ses = malloc(sizeof *ses);
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = ses};
+    uint64_t n = 0;
+
+    if (ses && index_session_get(s->idx, INDEX_COMMIT, id, ses) == 0)
+        n = LOG_FRAME_HEAD_BYTES + codec_size(&r);
+    free(ses);
+    return n;
+}
+
 /* A batch has been accepted. */
 void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
 {
@@ -393,9 +407,10 @@ void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
     uint64_t due = UINT64_MAX, now = now_ns();
 
     for (uint32_t i = 0; i < n; i++)
-        if (rec[i].kind == KVS_REC_SESSION_RM)
+        if (rec[i].kind == KVS_REC_SESSION_RM) {
             due = now + SOON_NS;
-        else if (rec[i].kind == KVS_REC_SESSION && due == UINT64_MAX)
+            c->freed_bytes += session_bytes(s, &rec[i].session->id);
+        } else if (rec[i].kind == KVS_REC_SESSION && due == UINT64_MAX)
             due = now + (s->turns_full ? SOON_NS : LATER_NS); /* it may have moved */
     if (due != UINT64_MAX && (!c->wanted || due < c->due_ns)) {
         c->wanted = true;

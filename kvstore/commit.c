@@ -361,7 +361,7 @@ void commit_sizes(struct kvstore *s)
 {
     s->log_bytes = turnlog_bytes(s->log);
     s->index_bytes = index_bytes(s->idx);
-    s->ahead_bytes = turnlog_ahead_bytes(s->log) + index_ahead_bytes(s->idx);
+    s->ahead_bytes = turnlog_ahead_bytes(s->log) + index_spare_bytes(s->idx);
     limit_look(s);
 }
 

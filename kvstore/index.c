@@ -252,16 +252,6 @@ uint64_t index_bytes(const struct index *i)
     return sys_taken_bytes(i->path);
 }
 
-uint64_t index_ahead_bytes(const struct index *i)
-{
-    uint64_t taken = index_bytes(i), used;
-    MDB_envinfo info;
-
-    mdb_env_info(i->env, &info);
-    used = ((uint64_t)info.me_last_pgno + 1) * 4096;
-    return taken > used ? taken - used : 0;
-}
-
 uint64_t index_spare_bytes(struct index *i)
 {
     uint64_t taken = index_bytes(i), used = taken;

@@ -36,8 +36,7 @@ int index_verify(const char *dir, uint64_t quick_bytes);
  * open.  Whatever goes wrong, it is as it was. */
 void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
 int index_remove(struct sys *y, const char *dir);
-uint64_t index_bytes(const struct index *i);       /* taken on disk */
-uint64_t index_ahead_bytes(const struct index *i); /* of these: for pages to come */
+uint64_t index_bytes(const struct index *i); /* taken on disk */
 /* Of what is taken: pages that hold nothing, before the file's end and behind it. */
 uint64_t index_spare_bytes(struct index *i);
 bool index_near_full(const struct index *i); /* past 70 % of the map */

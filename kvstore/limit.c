@@ -98,12 +98,14 @@ bool limit_log_due(const struct kvstore *s, bool pressed)
 {
     uint64_t base = turnlog_base_bytes(s->log), grown = turnlog_grown_bytes(s->log);
     uint64_t all = all_bytes(s), log = turnlog_bytes(s->log);
-    uint64_t now = log + index_bytes(s->idx), little = base / 4 + (64 << 10);
-    bool gains = grown > little || s->collect.freed_bytes > little, due;
+    uint64_t now = log + index_bytes(s->idx), freed = s->collect.freed_bytes;
+    uint64_t some = base / 4 + (64 << 10), little = base / 64 + (16 << 10);
+    bool tight = pressed || !fits(s, all / 16, 0), due;
 
     due = grown > most(4 * base, s->log_budget / 2) ||
           (log > s->log_budget && grown > base + (64 << 10)) ||
-          s->collect.freed_bytes > little || (gains && (pressed || !fits(s, all / 16, 0)));
+          (!collect_gains(s) && /* else there is more to be gained in a moment */
+           (freed > some || (tight && (grown > some || freed > little))));
     /* Over the limit already (it was lowered): only this brings it back. */
     return due && now_ns() >= s->ckpt.again_ns &&
            (now > all || now + second_log(s) + s->file_bytes <= all);

@@ -147,7 +147,7 @@ struct collect {
     struct index_at at;
     struct idset keep;
     uint64_t bad, began_ns, due_ns, rest_ns; /* a round is due; and not before */
-    uint64_t freed_bytes;                    /* of tokens, since the log was compacted */
+    uint64_t freed_bytes; /* of tokens and sessions, since the log was compacted */
     uint32_t n_gone, n_done, n_parts, n_parts_done;
     struct {
         struct kvs_id id;
@@ -236,7 +236,7 @@ struct kvstore {
     /* Sizes in one account; written by their owner, read by all. */
     uint64_t reserve_bytes, index_budget, log_budget;
     _Atomic uint64_t file_bytes, log_bytes, index_bytes;
-    _Atomic uint64_t ahead_bytes; /* of log and index: reserved, as of the last commit */
+    _Atomic uint64_t ahead_bytes; /* of log and index: holding nothing, as of the last commit */
     _Atomic uint64_t slot_bytes;  /* of file_bytes: slots in use, as of io's last turn */
     /* Today is what was written since sys.bytes_written was this (it may be less than
      * nothing: what was written before the open counts too).  The commit thread sets both;

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""test_limit.py - sessions fill the disk limit: nothing more is taken, the advice works, nothing is lost."""
+from hearthlib import *
+import json
+
+LIMIT = 6 << 20
+TALK = {"model": "m", "create": True, "input": "prompt", "prompt": "The sea is", "params": {"max_tokens": 3}}
+
+
+def du(path):
+    n = 0
+    for d, _, files in os.walk(path):
+        for f in files:
+            try:
+                n += os.lstat(os.path.join(d, f)).st_blocks * 512
+            except OSError:
+                pass
+    return n
+
+
+def fill(link):
+    """Sessions with long system texts until one is refused; their names and the refusal."""
+    names, words = [], "x" * 1400
+    while len(names) < 20000:
+        name = "s%05d" % len(names)
+        try:
+            link.call(SESSION_OPEN, {"id": new_id(), "name": name, "model": "m", "system": "%05d %s" % (len(names), words)})
+        except Error as e:
+            return names, e
+        names.append(name)
+    raise Failed("20000 sessions of 1.4 KB fit %d bytes" % LIMIT)
+
+
+def a_full_limit_refuses_and_sessions_rm_makes_room():
+    d = Daemon("--disk", str(LIMIT)).start()
+    most = 0
+    with d.link() as l:
+        generate(l, dict(TALK, session="first"))
+        before = l.call(SESSION_SHOW, {"session": "first"})
+        names, e = fill(l)
+        most = max(most, du(d.state))
+        check_eq(e.slug, "disk_full", "slug of the refused session")
+        check(len(names) > 300, lambda: "only %d sessions fit" % len(names))
+        s = l.call(STATUS)
+        check_eq(s["status"], "degraded", "status of a full store")
+        check(any("sessions rm" in w for w in s["warnings"]), lambda: "no advice in %r" % s["warnings"])
+        full = s["tiers"]["file"]
+    r = d.cli("ask", "-s", "first", "Hello")
+    check(r.returncode != 0 and "--disk" in r.stderr and "hearth sessions rm" in r.stderr,
+          lambda: "ask on a full store: %d %s" % (r.returncode, r.stderr))
+    print("    %d sessions; %s" % (len(names), r.stderr.strip().splitlines()[0]), flush=True)
+    d.restart()
+    r = d.cli("ask", "-s", "first", "Hello")
+    check(r.returncode != 0 and "hearth sessions rm" in r.stderr, lambda: "after a restart: %s" % r.stderr)
+    # What the words say, and nothing else.
+    check_eq(d.cli("sessions", "rm", *names[:len(names) // 2]).returncode, 0, "exit code of sessions rm")
+    with d.link() as l:
+        for i in range(200):
+            s = l.call(STATUS)
+            most = max(most, du(d.state))
+            if s["status"] == "ok" and s["tiers"]["file"]["used"] < 0.95 * full["used"]:
+                break
+            time.sleep(0.1)
+        check_eq(s["status"], "ok", "status when half of them are gone: %r" % s["warnings"])
+        # The requests' own records are kept for a day.
+        check(s["tiers"]["file"]["used"] < 0.95 * full["used"],
+              lambda: "used %d of %d before" % (s["tiers"]["file"]["used"], full["used"]))
+        a = generate(l, dict(TALK, session="another"))
+        check_eq(len(a.tokens), 3, "tokens of the answer")
+    out = json.loads(d.cli("--json", "du").stdout)
+    check(out["tiers"]["file"]["used"] < full["used"], "hearth du shows it")
+    d.restart(clean=False)
+    with d.link() as l:
+        after = l.call(SESSION_SHOW, {"session": "first"})
+        check_eq(after["tokens"], before["tokens"], "tokens of the first session")
+        check_eq(l.call(SESSION_SHOW, {"session": names[-1]})["name"], names[-1], "a session that stays")
+        left = l.call(SESSION_LIST, {})["sessions"]
+        check_eq(len(left), len(names) - len(names) // 2 + 2, "sessions left")
+    most = max(most, du(d.state))
+    print("    at most %d of %d bytes on disk" % (most, LIMIT), flush=True)
+    check(most <= LIMIT + 65536, lambda: "%d bytes on disk, the limit is %d" % (most, LIMIT))
+    d.stop()
+
+
+def a_limit_too_small_is_refused_by_name():
+    d = Daemon("--disk", "1MiB")
+    d.spawn()
+    d.proc.wait(30)
+    check("disk" in d.log_tail() and "4" in d.log_tail(), lambda: d.log_tail())
+    check(d.proc.returncode not in (0, -6, -11), lambda: "ended with %d" % d.proc.returncode)
+    print("    " + d.log_tail().strip().splitlines()[-1], flush=True)
+
+
+main(a_full_limit_refuses_and_sessions_rm_makes_room, a_limit_too_small_is_refused_by_name)
