@@ -214,7 +214,7 @@ demo:                                           ## kill -9 in the middle of an a
 	@scripts/deps.sh build model
 	$(again) all
 	@MODEL='$(MODEL)' scripts/demo.sh $(O)
-soak:                                           ## N=200 kills on each I/O kind, 10,000 bad peers
+soak:                                           ## N=200 kills on each I/O kind, 10,000 bad peers, 10,000 requests
 	@scripts/deps.sh build test
 	$(again) all
 	@MODEL='$(MODEL)' N='$(or $(N),200)' tests/soak.sh $(O)

@@ -8,8 +8,11 @@ HEARTH_VENV=$(scripts/venv.sh) || exit 1
 HEARTH_PY=$HEARTH_VENV/bin/python3
 SOAK_KILLS=${N:-200}
 BAD_PEERS=${BAD_PEERS:-10000}
+SOAK_REQUESTS=${SOAK_REQUESTS:-10000}
+export SOAK_REQUESTS
 export HEARTH_TEST_MODEL HEARTH_VENV HEARTH_PY SOAK_KILLS BAD_PEERS
-TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py
+TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py tests/e2e/test_http_hostile.py
 rc=$?
-grep -h '^soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_malformed.py.log 2>/dev/null
+grep -h '^ *soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_malformed.py.log \
+    "$dir"/log/e2e.test_http_hostile.py.log 2>/dev/null
 exit $rc

@@ -42,7 +42,7 @@ enum conn_state {
     CS_HEAD, /* between requests, or within one's headers */
     CS_BODY,
     CS_BUSY,   /* an exchange is open */
-    CS_ENDING, /* the reply goes out, then the connection ends */
+    CS_ENDING, /* the reply goes out; then the next request, or the end */
     CS_LINGER, /* the reply is out; what still comes is thrown away */
 };
 
@@ -153,18 +153,16 @@ static void conn_free(struct conn *c)
 /* --- exchanges --------------------------------------------------------------------------- */
 static void conn_run(struct conn *c);
 
-/* The reply is on its way.  What follows on this connection is looked at from the loop: the
- * caller has not finished with its own things. */
+/* The reply is on its way; what follows on this connection is looked at when the client has
+ * taken it: who sends requests and reads nothing gets no further. */
 static void hx_close(struct hx *x)
 {
     struct conn *c = x->c;
     c->open = false;
     c->s->n_open--;
     httpin_fini(&c->head);
-    conn_state(c, c->reuse ? CS_HEAD : CS_ENDING);
+    conn_state(c, CS_ENDING);
     c->seen = 0;
-    bufferevent_trigger(c->b, EV_READ | EV_WRITE,
-                        BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS);
 }
 
 void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
@@ -501,6 +499,11 @@ static void on_written(struct bufferevent *b, void *user)
     struct conn *c = user;
     if (c->state != CS_ENDING || evbuffer_get_length(output(c)))
         return;
+    if (c->reuse) {
+        conn_state(c, CS_HEAD);
+        conn_run(c);
+        return;
+    }
     /* A close with bytes unread resets the connection: the client might lose the reply. */
     (void)shutdown(bufferevent_getfd(b), SHUT_WR);
     conn_state(c, CS_LINGER);
@@ -526,7 +529,7 @@ static void on_event(struct bufferevent *b, short what, void *user)
 static bool drop_idle(struct server *s)
 {
     for (struct conn *c = s->oldest; c; c = c->newer)
-        if (c->state == CS_HEAD && !c->seen && !evbuffer_get_length(output(c))) {
+        if (c->state == CS_HEAD && !c->seen) {
             conn_free(c);
             return true;
         }
