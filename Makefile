@@ -90,7 +90,7 @@ LIBS_kernels := $(if $(HAVE_CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt
 LIBS_engine  := -lpcre2-8 -lsodium -lxxhash -lm $(LIBS_kernels)
 LIBS_kvstore := -luring -llmdb -lsodium -lxxhash
 LIBS_daemon  := -lcjson $(LIBS_engine) $(LIBS_kvstore)
-LIBS_front   := -lnanomsg -levent_core -lcjson -lsodium
+LIBS_front   := -lnanomsg -levent_core -lcjson -lsodium -lseccomp
 LIBS_client  := -lnanomsg -lcjson -ledit -lm
 
 # --- sources, one archive a folder -------------------------------------------

@@ -85,6 +85,9 @@ static void front_start(struct front *f)
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
         if (getppid() != parent) /* it died before the line above */
             _exit(0);
+        /* Whatever is open here, by whichever library, is not the front's. */
+        if (close_range(3, ~0u, 0) < 0)
+            closefrom(3);
         execv(f->all->program, (char *const *)(uintptr_t)argv);
         _exit(EXIT_EXEC);
     }
@@ -226,6 +229,11 @@ void fronts_close(struct daemon *d)
                 (void)nanosleep(&ms, NULL);
             }
         }
+    /* The front itself has no right to remove anything. */
+    char ipc[256];
+    if (!a->f[FRONT_NN].off &&
+        snprintf(ipc, sizeof ipc, "%s/hearth.ipc", d->conf->runtime) < (int)sizeof ipc)
+        (void)unlink(ipc);
     free(a->program);
     free(a);
     d->fronts = NULL;

@@ -23,6 +23,7 @@
 #include "daemon/weightsid.h"
 #include "kvstore/kvstore.h"
 #include <errno.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,8 @@ static int store_open(struct daemon *d, struct errbuf *eb)
             err_set(eb, r, "store %s: %s", c->state, err_str(r));
         return r;
     }
+    /* LMDB opens its files so that programs inherit them; nothing that is open here is for any. */
+    (void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
     bool fresh = !rep.sessions && !rep.blocks && !rep.log_bytes;
     log_at(LOG_INFO_, "store %s: open in %.0f ms, %llu sessions, %llu blocks, io %s%s%s",
            c->state, (double)(now_ns() - t0) / 1e6, (unsigned long long)rep.sessions,

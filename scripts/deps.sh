@@ -11,7 +11,7 @@ list() {
     case $1 in
     build) echo gcc libc6-dev make pkg-config liburing-dev liblmdb-dev libnanomsg-dev \
         libevent-dev libcjson-dev libsodium-dev libxxhash-dev libpcre2-dev \
-        libedit-dev ;;
+        libedit-dev libseccomp-dev ;;
     model) echo python3 python3-venv ;;
     test) echo python3 python3-venv systemd man-db groff-base ;;
     lint) echo python3 clang-format shellcheck systemd man-db groff-base ;;

@@ -491,6 +491,14 @@ static void expire(struct corelink *l)
     }
 }
 
+void corelink_wait_first(struct corelink *l, const volatile int *stop)
+{
+    while (l->o.exit_with_core && !l->up && !l->over && !*stop) {
+        (void)poll(NULL, 0, corelink_wait_ms(l));
+        corelink_tick(l);
+    }
+}
+
 void corelink_tick(struct corelink *l)
 {
     must_be(l, CORELINK_MAGIC);

@@ -54,6 +54,9 @@ int corelink_fd(const struct corelink *l);       /* -1: not connected */
 short corelink_events(const struct corelink *l); /* POLLIN, POLLOUT */
 void corelink_ready(struct corelink *l, short revents);
 int corelink_wait_ms(const struct corelink *l); /* until corelink_tick must be called; -1 */
+/* For a link that lasts as long as its core (exit_with_core): waits until it stands or is over.
+ * What follows may give up the right to make another. */
+void corelink_wait_first(struct corelink *l, const volatile int *stop);
 void corelink_tick(struct corelink *l);
 bool corelink_up(const struct corelink *l);
 bool corelink_over(const struct corelink *l); /* exit_with_core, and the core has gone */

@@ -15,6 +15,7 @@
 #include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
+#include "daemon/front/sandbox.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -836,6 +837,8 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
         if (r == 0) {
             write_port(&s, o->runtime);
             log_at(LOG_INFO_, "serving http://%s for %s", at, o->core.path);
+            corelink_wait_first(s.core, stop);
+            sandbox_enter(!co.exit_with_core);
             core_arm(&s);
             event_add(s.tick, &(struct timeval){0, HTTP_TICK_MS * 1000});
             (void)event_base_dispatch(s.base);

@@ -8,6 +8,7 @@
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
 #include "daemon/front/nn.h"
+#include "daemon/front/sandbox.h"
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -15,7 +16,6 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -199,13 +199,7 @@ int main(int argc, char **argv)
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGINT, &sa, NULL);
     signal(SIGPIPE, SIG_IGN);
-    struct rlimit lim;
-    if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
-        lim.rlim_cur = lim.rlim_max < 65536 ? lim.rlim_max : 65536;
-        (void)setrlimit(RLIMIT_NOFILE, &lim);
-    }
-    /* An abort of libnanomsg is expected now and then; its core files would only fill disks. */
-    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    sandbox_begin();
     umask(077);
     return o.nn && http ? keep(&o) : run_face(&o, o.nn != NULL);
 }

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/front/fjson.h"
+#include "daemon/front/sandbox.h"
 #include "proto.h"
 #include <errno.h>
 #include <libgen.h>
@@ -294,12 +295,12 @@ int nnface_run(const char *url, const struct corelink_opts *core, const volatile
         r = bind_path(f.sock, url, stop, eb);
     if (r == 0) {
         log_at(LOG_INFO_, "serving %s for %s", url, core->path);
+        corelink_wait_first(f.core, stop);
+        sandbox_enter(!core->exit_with_core);
         r = serve(&f, stop, eb);
     }
-    /* Not nn_close after the core has gone: it would unlink the path, and by now that may be
-     * the next front's.  The process ends here anyway. */
-    if (f.sock >= 0 && !corelink_over(f.core))
-        (void)nn_close(f.sock);
+    /* No nn_close: it unlinks the path, which by now may be the next front's, and aborts when it
+     * may not.  The process ends here anyway; a path that nobody serves is no obstacle. */
     while (f.asks)
         nnask_free(f.asks);
     corelink_close(f.core);
