@@ -164,13 +164,19 @@ static int store_open(struct daemon *d, struct errbuf *eb)
     return r < 0 ? err_set(eb, r, "store threads: %s", err_str(r)) : 0;
 }
 
-/* The loop turns, or this would not be asked; what else could be stuck is the disk.  In flight
- * without any progress for this long, a restart is what is left to try. */
+/* The loop turns, or this would not be asked; what else could be stuck is a worker that renders
+ * or tokenises, or the disk.  Without any progress for this long, a restart is what is left to
+ * try. */
 static bool healthy(struct daemon *d)
 {
     static uint64_t seen, since_ns;
     struct kvs_stats k = {0};
 
+    if (d->prep && prep_silent_ns(d->prep) > STUCK_S * 1000000000ull) {
+        log_at(LOG_ERROR_,
+               "a worker has prepared one request for %d s, the watchdog is not fed", STUCK_S);
+        return false;
+    }
     if (!d->store || !kvs_in_flight(d->store)) {
         since_ns = 0;
         return true;

@@ -309,3 +309,16 @@ void prep_cancel(struct prep_job *j)
 {
     atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
 }
+
+uint64_t prep_silent_ns(struct prep *p)
+{
+    uint64_t now, longest = 0;
+
+    pthread_mutex_lock(&p->lock);
+    now = now_ns();
+    for (struct prep_job *j = p->oldest; j; j = j->newer)
+        if (j->thread && !j->over && (j == p->now || j->loose) && now - j->turn_ns > longest)
+            longest = now - j->turn_ns;
+    pthread_mutex_unlock(&p->lock);
+    return longest;
+}

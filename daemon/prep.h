@@ -51,5 +51,8 @@ void prep_submit(struct prep *p, struct prep_job *j); /* loop thread */
 void prep_cancel(struct prep_job *j);
 /* From run(), at least every few hundred microseconds: lets others work.  -ECANCELED: give up. */
 int prep_turn(struct prep_job *j);
+/* For how long a job has been at work without asking whose turn it is: the longest of all, 0
+ * when none works.  What the watchdog looks at.  Any thread. */
+uint64_t prep_silent_ns(struct prep *p);
 
 #endif

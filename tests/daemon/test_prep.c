@@ -221,6 +221,27 @@ static void a_job_that_never_gives_way_holds_nobody(void)
     CHECK_EQ(atomic_load(&long_state), 1);
     turns_end();
 }
+/* What the watchdog asks: a job that works and says nothing, and not one that waits. */
+static void a_job_that_hangs_is_seen(void)
+{
+    static struct prep_job a, b;
+    uint64_t until = now_ns() + LONG_S * 1000000000ull, silent = 0;
+
+    turns_begin(1, 2);
+    CHECK_EQ(prep_silent_ns(prep), 0);
+    a = (struct prep_job){.run = stubborn_run, .done = back, .uid = 1};
+    prep_submit(prep, &a);
+    while (silent < 2 * (uint64_t)PREP_STUCK_NS && now_ns() < until) {
+        usleep(1000);
+        silent = prep_silent_ns(prep);
+    }
+    CHECK(silent >= 2 * (uint64_t)PREP_STUCK_NS);
+    b = (struct prep_job){.run = short_run, .done = back, .uid = 2}; /* lets a end */
+    prep_submit(prep, &b);
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(prep_silent_ns(prep), 0);
+    turns_end();
+}
 static void cancelled_work_ends_and_what_has_not_begun_does_not_run(void)
 {
     static struct prep_job a, b;
@@ -268,6 +289,6 @@ T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand),
        C(closing_drops_what_has_run_and_is_not_back), C(a_long_job_gives_another_user_his_turn),
        C(many_users_all_get_theirs_beside_long_jobs),
-       C(a_job_that_never_gives_way_holds_nobody),
+       C(a_job_that_never_gives_way_holds_nobody), C(a_job_that_hangs_is_seen),
        C(cancelled_work_ends_and_what_has_not_begun_does_not_run),
        C(closing_ends_all_that_have_begun))
