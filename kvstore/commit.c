@@ -374,7 +374,7 @@ static void seg_work(struct kvstore *s, struct seg_job *j)
     } else if (j->job.kind == JOB_GROW) {
         char dir[PATH_MAX];
         snprintf(dir, sizeof dir, "%s/kv/%s", s->dir, j->l->id);
-        j->job.res = sys_mkdir(dir);
+        j->job.res = sys_mkdir(&s->sys, dir);
         if (j->job.res == 0)
             j->job.res =
                 seg_make(&s->sys, s->dir, s->uuid, j->l, j->number, j->n_slots, &j->seg);

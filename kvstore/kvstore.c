@@ -24,7 +24,7 @@ static uint64_t clamp(uint64_t v, uint64_t lo, uint64_t hi)
 }
 
 /* The directory and everything above it that is missing. */
-static int make_dirs(const char *dir, struct errbuf *eb)
+static int make_dirs(struct sys *y, const char *dir, struct errbuf *eb)
 {
     char path[PATH_MAX];
 
@@ -37,7 +37,7 @@ static int make_dirs(const char *dir, struct errbuf *eb)
                 return err_set(eb, -errno, "cannot make %s: %s", path, strerror(errno));
             *p = '/';
         }
-    int r = sys_mkdir(path);
+    int r = sys_mkdir(y, path);
     return r < 0 ? err_set(eb, r,
                            "cannot make %s: %s; choose another directory or change its "
                            "owner or mode",
@@ -174,7 +174,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
     store_init(s, o, env);
     r = table_init(&s->table);
     if (r == 0)
-        r = make_dirs(s->dir, eb);
+        r = make_dirs(&s->sys, s->dir, eb);
     if (r == 0)
         r = lock_take(s, eb);
     if (r == 0) {

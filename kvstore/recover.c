@@ -279,7 +279,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
 
     for (int i = 0; i < 2 && r == 0; i++) {
         snprintf(path, sizeof path, "%s/%s", s->dir, i ? "kv" : "log");
-        r = sys_mkdir(path);
+        r = sys_mkdir(&s->sys, path);
     }
     if (r < 0)
         return err_set(eb, r, "cannot make %s: %s", path, err_str(r));

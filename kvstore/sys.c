@@ -108,11 +108,12 @@ static int sync_parent(struct sys *y, const char *path)
 {
     char dir[4096];
     const char *slash = strrchr(path, '/');
+    size_t n = !slash || slash == path ? 1 : (size_t)(slash - path);
 
-    if (!slash || (size_t)(slash - path) >= sizeof dir)
+    if (n >= sizeof dir)
         return -ENAMETOOLONG;
-    memcpy(dir, path, (size_t)(slash - path));
-    dir[slash - path] = 0;
+    memcpy(dir, slash ? path : ".", n);
+    dir[n] = 0;
     return sys_sync_dir(y, dir);
 }
 
@@ -129,9 +130,14 @@ int sys_unlink(struct sys *y, const char *path)
     return r;
 }
 
-int sys_mkdir(const char *path)
+int sys_mkdir(struct sys *y, const char *path)
 {
-    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+    int r = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+
+    /* Also when it was there: whoever made it may have been killed before the sync. */
+    if (r == 0 && (r = sync_parent(y, path)) == -EACCES)
+        r = 0;
+    return r;
 }
 
 static int make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,

@@ -43,7 +43,9 @@ int sys_sync(struct sys *y, int fd);
 int sys_alloc(struct sys *y, int fd, uint64_t bytes); /* size becomes bytes, space is taken */
 int sys_sync_dir(struct sys *y, const char *path);
 int sys_unlink(struct sys *y, const char *path); /* missing is fine */
-int sys_mkdir(const char *path);                 /* 0700; there already is fine */
+/* 0700; there already is fine.  Its name is durable when this returns, where the directory above
+ * may be read at all. */
+int sys_mkdir(struct sys *y, const char *path);
 /* A new file under path that is whole or absent: made beside it, allocated (alloc_bytes may
  * be 0), head written at its start, synced, renamed, directory synced. */
 int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
