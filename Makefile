@@ -214,9 +214,9 @@ demo:                                           ## kill -9 in the middle of an a
 	@scripts/deps.sh build model
 	$(again) all
 	@MODEL='$(MODEL)' scripts/demo.sh $(O)
-soak:                                           ## N=200 kills on each I/O kind, 10,000 bad peers, 10,000 requests
+soak:                                           ## N=200 kills on each I/O kind, N * 100 power cuts, 10,000 bad peers and requests
 	@scripts/deps.sh build test
-	$(again) all
+	$(again) all $(O)/tests/kvstore/test_cuts
 	@MODEL='$(MODEL)' N='$(or $(N),200)' tests/soak.sh $(O)
 mutate:                                         ## breaks a line, looks whether a test notices: ONLY= FROM= JOBS=
 	@scripts/deps.sh build test

@@ -1,5 +1,6 @@
 #!/bin/sh
-# soak.sh DIR - the long versions of the end-to-end tests.  N: kills per I/O kind.
+# soak.sh DIR - the long versions of the end-to-end tests, and of the power cuts.  N: kills per
+# I/O kind, and a hundred times as many cuts.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 dir=$1
@@ -9,9 +10,10 @@ HEARTH_PY=$HEARTH_VENV/bin/python3
 SOAK_KILLS=${N:-200}
 BAD_PEERS=${BAD_PEERS:-10000}
 SOAK_REQUESTS=${SOAK_REQUESTS:-10000}
-export SOAK_REQUESTS
-export HEARTH_TEST_MODEL HEARTH_VENV HEARTH_PY SOAK_KILLS BAD_PEERS
-TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py tests/e2e/test_http_hostile.py
+HEARTH_CUTS=$((SOAK_KILLS * 100))
+export HEARTH_TEST_MODEL HEARTH_VENV HEARTH_PY SOAK_KILLS BAD_PEERS SOAK_REQUESTS HEARTH_CUTS
+TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py \
+    tests/e2e/test_http_hostile.py "$dir/tests/kvstore/test_cuts"
 rc=$?
 grep -h '^ *soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_malformed.py.log \
     "$dir"/log/e2e.test_http_hostile.py.log 2>/dev/null
