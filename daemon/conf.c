@@ -47,6 +47,8 @@ static const struct row rows[] = {
     {"io", T_ENUM, 0, W(io), "auto", 0, 0, "auto uring threads", "how blocks reach the disk"},
     {"http", T_HTTP, 0, W(http), "127.0.0.1:8765", 0, 0, NULL,
      "ADDR:PORT of the OpenAI-compatible front, or off"},
+    {"http-any-port", T_BOOL, 0, C(http_any_port), "false", 0, 0, NULL,
+     "when another user has that port: take the next free one instead of ending"},
     {"api-key-file", T_PATH, 0, C(api_key_file), NULL, 0, 0, NULL,
      "keys that let HTTP clients of other users in, one a line"},
     {"keep-alive", T_DURATION, R_MODEL, M(keep_alive_s), "-1", 0, 0, NULL,
@@ -755,6 +757,7 @@ void conf_print(const struct conf *c)
                c->http_port);
     else
         puts("http = off");
+    printf("http-any-port = %s\n", c->http_any_port ? "true" : "false");
     print_text(c->api_key_file ? "api-key-file = " : "# no api-key-file",
                c->api_key_file ? c->api_key_file : "", "");
     printf("no-front = %s\nsystem = %s\nsocket-mode = 0%o\n", c->no_front ? "true" : "false",

@@ -52,6 +52,7 @@ struct conf {
     bool http; /* false: --http off */
     char http_addr[64];
     uint16_t http_port;
+    bool http_any_port; /* also beside another user who has http_port */
     char *api_key_file; /* or NULL */
     bool system;        /* --system: one daemon for the machine */
     bool no_front;

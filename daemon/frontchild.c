@@ -7,6 +7,7 @@
 #include "daemon/loop.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,9 @@ enum { FRONT_NN, FRONT_HTTP, FRONTS };
 static const char *const front_word[FRONTS] = {"nanomsg", "HTTP"};
 
 /* Statuses after which another try would end the same way: bad usage, exec failed. */
-enum { EXIT_USAGE = 2, EXIT_EXEC = 127 };
+enum { EXIT_USAGE = 2, EXIT_PORT = 3, EXIT_EXEC = 127 };
+#define PORT_AGAIN_NS 10000000000u /* another user has the port: look again then */
+enum { CHECK_MS = 5000 };
 
 struct front {
     struct fronts *all;
@@ -37,6 +40,12 @@ struct fronts {
     bool closing;
 };
 
+static void http_addr(const struct conf *c, char *ret, size_t cap)
+{
+    snprintf(ret, cap, strchr(c->http_addr, ':') ? "[%s]:%u" : "%s:%u", c->http_addr,
+             c->http_port);
+}
+
 static void front_start(struct front *f)
 {
     const struct conf *c = f->all->d->conf;
@@ -50,10 +59,11 @@ static void front_start(struct front *f)
         argv[n++] = "--nn";
         argv[n++] = nn;
     } else {
-        snprintf(http, sizeof http, strchr(c->http_addr, ':') ? "[%s]:%u" : "%s:%u",
-                 c->http_addr, c->http_port);
+        http_addr(c, http, sizeof http);
         argv[n++] = "--http";
         argv[n++] = http;
+        if (c->http_any_port)
+            argv[n++] = "--http-any-port";
         if (c->api_key_file) {
             argv[n++] = "--api-key-file";
             argv[n++] = c->api_key_file;
@@ -112,6 +122,13 @@ static void front_died(struct front *f, int status)
     f->pid = 0;
     if (f->all->closing)
         return;
+    if (exited && code == EXIT_PORT && f->kind == FRONT_HTTP) {
+        daemon_warn(d,
+                    "HTTP is off: another user has its port (see the log), and is given what "
+                    "clients send to it; choose another port with --http");
+        loop_timer_set(d->loop, &f->again, now + PORT_AGAIN_NS);
+        return;
+    }
     if (exited && (code == EXIT_USAGE || code == EXIT_EXEC)) {
         f->off = true;
         daemon_warn(d, "the %s front (%s) ended with exit code %d at start and stays off; %s",
@@ -164,6 +181,56 @@ static char *find_program(const struct conf *c)
         return NULL;
     *slash = 0;
     return asprintf(&p, "%s/hearth-front", self) < 0 ? NULL : p;
+}
+
+/* What the check said, until it ends or takes too long.  Its exit status, or -1: not known. */
+static int check_read(pid_t pid, int fd, char *ret, size_t cap)
+{
+    uint64_t until = now_ns() + CHECK_MS * 1000000ull, now;
+    size_t n = 0;
+    ssize_t k = 1;
+    int st = -1;
+
+    while (k > 0 && n < cap - 1 && (now = now_ns()) < until) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        if (poll(&p, 1, (int)((until - now) / 1000000) + 1) > 0 &&
+            (k = read(fd, ret + n, cap - 1 - n)) > 0)
+            n += (size_t)k;
+    }
+    ret[n] = 0;
+    ret[strcspn(ret, "\n")] = 0;
+    if (k > 0)
+        (void)kill(pid, SIGKILL);
+    while (waitpid(pid, &st, 0) < 0 && errno == EINTR)
+        ;
+    return k <= 0 && WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+}
+
+int fronts_check(const struct conf *c, struct errbuf *eb)
+{
+    char http[128], words[sizeof eb->s];
+    char *program = c->no_front || !c->http ? NULL : find_program(c);
+    const char *argv[] = {
+        program, "--http", http, "--check", c->http_any_port ? "--http-any-port" : NULL, NULL};
+    int out[2], code;
+
+    if (!program || access(program, X_OK) < 0 || pipe2(out, O_CLOEXEC) < 0) {
+        free(program);
+        return 0; /* fronts_open says what is missing */
+    }
+    http_addr(c, http, sizeof http);
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)dup2(out[1], STDOUT_FILENO);
+        execv(program, (char *const *)(uintptr_t)argv);
+        _exit(EXIT_EXEC);
+    }
+    free(program);
+    close(out[1]);
+    code = pid < 0 ? -1 : check_read(pid, out[0], words, sizeof words);
+    close(out[0]);
+    return code == EXIT_PORT ? err_set(eb, -EADDRINUSE, "%s", words) : 0;
 }
 
 int fronts_open(struct daemon *d)

@@ -10,9 +10,13 @@
 #include "base/err.h"
 #include <stdint.h>
 
+struct conf;
 struct daemon;
 enum { FRONT_DEATHS_MAX = 100 };
 
+/* Before anything else of a start, and before there are threads: has another user the port for
+ * HTTP?  -EADDRINUSE with words that name him: clients that trust the number would talk to him. */
+int fronts_check(const struct conf *c, struct errbuf *eb);
 /* Sets d->fronts and starts them; core.sock must be bound.  A program that cannot be found is
  * a standing warning, not an error: core.sock serves without it. */
 int fronts_open(struct daemon *d);

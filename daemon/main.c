@@ -208,6 +208,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = rundir_state(d->conf, eb);
     if (r == 0)
+        r = fronts_check(d->conf, eb);
+    if (r == 0)
         r = opened(loop_open(&d->loop), "event loop", eb);
     if (r == 0)
         r = opened(signals_open(d, sig), "signals", eb);

@@ -770,7 +770,7 @@ static int listen_on(struct server *s, const struct http_opts *o, struct errbuf 
                            "--api-key-file",
                            a.addr);
         memcpy(s->addr, a.addr, sizeof s->addr);
-        fd = net_listen(&a, &s->port, eb);
+        fd = net_listen(&a, o->any_port, &s->port, eb);
         if (fd < 0)
             return fd;
     } else {

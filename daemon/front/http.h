@@ -13,8 +13,9 @@
 #include <stddef.h>
 
 struct http_opts {
-    const char *addr;         /* "127.0.0.1:8765"; NULL with listen_fd */
-    int listen_fd;            /* a socket systemd has bound for us; -1: bind addr */
+    const char *addr; /* "127.0.0.1:8765"; NULL with listen_fd */
+    bool any_port;    /* take the next free one also when another user has addr's port */
+    int listen_fd;    /* a socket systemd has bound for us; -1: bind addr */
     const char *api_key_file; /* one key a line; NULL: none */
     const char *runtime;      /* http.port is written there; NULL: nowhere */
     struct corelink_opts core;

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
+#include "daemon/front/netcheck.h"
 #include "daemon/front/nn.h"
 #include "daemon/front/sandbox.h"
 #include <errno.h>
@@ -22,6 +23,7 @@
 
 enum {
     EXIT_USAGE = 2,
+    EXIT_PORT = 3,      /* the HTTP port is another user's */
     EXIT_CORE_GONE = 0, /* the core closed the link: that is the end, not a failure */
     HOLD_MS = 30000,
     AGAIN_MS = 10, /* no back-off below a hundred deaths a second */
@@ -29,7 +31,7 @@ enum {
 
 struct opts {
     const char *nn, *http, *core, *api_key_file, *runtime;
-    bool exit_with_core;
+    bool exit_with_core, any_port, check;
     int listen_fd;
 };
 static volatile int stop;
@@ -45,10 +47,12 @@ static const char usage[] =
     "Serves clients of hearthd over nanomsg and HTTP.\n\n"
     "  --nn ipc://PATH      nanomsg REQ/REP endpoint\n"
     "  --http ADDR:PORT     HTTP on a loopback port; the next free one when it is taken\n"
+    "  --http-any-port      ... also when the one who took it is another user\n"
     "  --core PATH          hearthd's core.sock (default: RUNTIME/core.sock)\n"
     "  --runtime DIR        the port in use is written to DIR/http.port\n"
     "  --api-key-file FILE  keys that let other users in over HTTP, one a line\n"
     "  --exit-with-core     end when hearthd closes the link (when hearthd started us)\n"
+    "  --check              only see whether the HTTP port can be had, and say why not\n"
     "  --version, --help\n";
 
 static int fail_usage(const char *words, const char *what)
@@ -62,7 +66,18 @@ static int fail_usage(const char *words, const char *what)
 
 static int parse(int argc, char **argv, struct opts *o)
 {
-    enum { O_NN = 256, O_HTTP, O_CORE, O_KEYS, O_RUNTIME, O_EXIT, O_VERSION, O_HELP };
+    enum {
+        O_NN = 256,
+        O_HTTP,
+        O_CORE,
+        O_KEYS,
+        O_RUNTIME,
+        O_EXIT,
+        O_ANY,
+        O_CHECK,
+        O_VERSION,
+        O_HELP
+    };
     static const struct option longs[] = {
         {"nn", 1, 0, O_NN},
         {"http", 1, 0, O_HTTP},
@@ -70,6 +85,8 @@ static int parse(int argc, char **argv, struct opts *o)
         {"api-key-file", 1, 0, O_KEYS},
         {"runtime", 1, 0, O_RUNTIME},
         {"exit-with-core", 0, 0, O_EXIT},
+        {"http-any-port", 0, 0, O_ANY},
+        {"check", 0, 0, O_CHECK},
         {"version", 0, 0, O_VERSION},
         {"help", 0, 0, O_HELP},
         {0},
@@ -82,6 +99,8 @@ static int parse(int argc, char **argv, struct opts *o)
         case O_KEYS: o->api_key_file = optarg; break;
         case O_RUNTIME: o->runtime = optarg; break;
         case O_EXIT: o->exit_with_core = true; break;
+        case O_ANY: o->any_port = true; break;
+        case O_CHECK: o->check = true; break;
         case O_VERSION: puts("hearth-front 0.1.0"); exit(0);
         case O_HELP:
         case 'h': fputs(usage, stdout); exit(0);
@@ -107,13 +126,29 @@ static int run_face(const struct opts *o, bool nn)
     int r = nn ? nnface_run(o->nn, &core, &stop, &eb)
                : http_run(&(struct http_opts){.addr = o->http,
                                               .listen_fd = o->listen_fd,
+                                              .any_port = o->any_port,
                                               .api_key_file = o->api_key_file,
                                               .runtime = o->runtime,
                                               .core = core},
                           &stop, &eb);
     if (r < 0)
         log_at(LOG_ERROR_, "%s", eb.s);
-    return r < 0 ? 1 : EXIT_CORE_GONE;
+    return !nn && r == -EADDRINUSE ? EXIT_PORT : r < 0 ? 1 : EXIT_CORE_GONE;
+}
+
+/* For hearthd's start: the words go to stdout. */
+static int check(const struct opts *o)
+{
+    struct errbuf eb = {""};
+    struct net_addr a;
+    uint16_t port;
+    int fd = net_addr_parse(o->http, &a, &eb);
+    flog_init("http", false, LOG_ERROR_);
+    if (fd == 0)
+        fd = net_listen(&a, o->any_port, &port, &eb);
+    if (fd < 0)
+        printf("%s\n", eb.s);
+    return fd == -EADDRINUSE ? EXIT_PORT : fd < 0 ? 1 : 0;
 }
 
 /* --- the keeper of two ----------------------------------------------------------------------- */
@@ -183,6 +218,8 @@ int main(int argc, char **argv)
     int r = parse(argc, argv, &o);
     if (r)
         return r;
+    if (o.check)
+        return o.http ? check(&o) : fail_usage("--check wants --http", "");
     if (!o.core && o.runtime) {
         snprintf(core, sizeof core, "%s/core.sock", o.runtime);
         o.core = core;

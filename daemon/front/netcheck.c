@@ -218,27 +218,31 @@ static long pid_of(unsigned long inode)
     return pid;
 }
 
-void net_who_listens(uint16_t port, char *ret, size_t cap)
+bool net_who_listens(uint16_t port, char *ret, size_t cap)
 {
-    struct row r;
-    bool found = false;
-    for (int v6 = 0; v6 <= 1 && !found; v6++) {
+    struct row r, one;
+    bool found = false, foreign = false;
+    for (int v6 = 0; v6 <= 1 && !foreign; v6++) {
         FILE *f = fopen(v6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
-        while (f && !found && next_row(f, &r)) {
-            const char *colon = strchr(r.local, ':');
-            found = r.state == TCP_LISTEN_ && colon && strtoul(colon + 1, NULL, 16) == port;
+        while (f && !foreign && next_row(f, &one)) {
+            const char *colon = strchr(one.local, ':');
+            if (one.state != TCP_LISTEN_ || !colon || strtoul(colon + 1, NULL, 16) != port)
+                continue;
+            r = one; /* of several, on different addresses, another user's is the one to name */
+            found = true;
+            foreign = r.uid != geteuid();
         }
         if (f)
             fclose(f);
     }
     if (!found) {
         snprintf(ret, cap, "someone this process cannot see");
-        return;
+        return true;
     }
     long pid = pid_of(r.inode);
     if (!pid) {
         snprintf(ret, cap, "a process of uid %u", r.uid);
-        return;
+        return foreign;
     }
     char path[64], cmd[120] = "";
     snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
@@ -250,6 +254,7 @@ void net_who_listens(uint16_t port, char *ret, size_t cap)
         if (!cmd[i])
             cmd[i] = ' ';
     snprintf(ret, cap, "pid %ld (%s) of uid %u", pid, cmd, r.uid);
+    return foreign;
 }
 
 bool net_is_loopback(const char *addr)
@@ -348,13 +353,18 @@ static int listen_at(const struct net_addr *a, uint16_t port)
     return -e;
 }
 
-int net_listen(const struct net_addr *a, uint16_t *ret_port, struct errbuf *eb)
+int net_listen(const struct net_addr *a, bool any_port, uint16_t *ret_port, struct errbuf *eb)
 {
     int fd = listen_at(a, a->port);
     uint16_t port = a->port;
     if (fd == -EADDRINUSE) {
         char who[256];
-        net_who_listens(a->port, who, sizeof who);
+        if (net_who_listens(a->port, who, sizeof who) && !any_port)
+            return err_set(
+                eb, -EADDRINUSE,
+                "--http: port %u is taken by %s, who is given what clients send to it; "
+                "choose another port, or take the next free one with --http-any-port",
+                a->port, who);
         for (int i = 1; fd == -EADDRINUSE && i <= PORTS_TRIED && a->port + i <= 65535; i++) {
             port = (uint16_t)(a->port + i);
             fd = listen_at(a, port);

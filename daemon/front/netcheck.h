@@ -19,8 +19,9 @@ void net_check_open(void);
 /* Its two ways, for tests. */
 int net_peer_uid_diag(int fd, uint32_t *ret_uid);
 int net_peer_uid_proc(int fd, uint32_t *ret_uid);
-/* "pid 71 (ollama serve) of uid 1000", as far as /proc lets us see; never fails. */
-void net_who_listens(uint16_t port, char *ret, size_t cap);
+/* "pid 71 (ollama serve) of uid 1000", as far as /proc lets us see; never fails.  True: another
+ * user's, or nobody's that can be seen. */
+bool net_who_listens(uint16_t port, char *ret, size_t cap);
 /* A page on another site may resolve its name to 127.0.0.1 and talk to us: its Host or Origin
  * gives it away.  host NULL: none sent.  addr: what we listen on. */
 bool net_host_ok(const char *host, const char *addr);
@@ -35,8 +36,9 @@ struct net_addr {
     uint16_t port;
 };
 int net_addr_parse(const char *s, struct net_addr *ret, struct errbuf *eb);
-/* Binds and listens; when the port is taken says by whom (log) and takes the next free one of
- * the hundred above it; ret_port says which. fd, or < 0 with words. */
-int net_listen(const struct net_addr *a, uint16_t *ret_port, struct errbuf *eb);
+/* Binds and listens; when the port is taken by the same user says by whom (log) and takes the next
+ * free one of the hundred above it; ret_port says which.  One that another user has is an error
+ * (-EADDRINUSE) unless any_port: who trusts the number would talk to him. fd, or < 0 with words. */
+int net_listen(const struct net_addr *a, bool any_port, uint16_t *ret_port, struct errbuf *eb);
 
 #endif

@@ -136,5 +136,35 @@ def ctrl_c_works_while_the_front_is_silent():
     ctrl_c_works(lambda f: f.proc.send_signal(signal.SIGSTOP), lambda f: f.proc.send_signal(signal.SIGCONT), "front silent")
 
 
-main(a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
+def a_port_that_another_user_has_ends_the_start():
+    if os.geteuid() != 0:
+        skip("wants root, to be another user")
+    port = free_port()
+    squatter = subprocess.Popen([sys.executable, "-c", "import os, socket; os.setuid(12345); s = socket.socket();"
+                                 "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', %d)); s.listen();"
+                                 "print('up', flush=True); input()" % port], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                preexec_fn=die_with_parent)
+    check_eq(squatter.stdout.readline(), b"up\n", "the other user's program")
+    d = Daemon("--http", "127.0.0.1:%d" % port, front=True, model_path=None)
+    d.spawn()
+    check_eq(d.proc.wait(30 * SLOWER), 1, "exit code beside another user's program")
+    log = d.log_tail()
+    for w in ("port %d is taken by pid %d" % (port, squatter.pid), "uid 12345", "--http-any-port"):
+        check(w in log, lambda: "the log does not say %r: %s" % (w, log))
+    p = d.cli("serve", "--detach", "--json", *d.argv()[1:])
+    check(p.returncode == 1, lambda: "serve --detach: %d %s %s" % (p.returncode, p.stdout, p.stderr))
+    d.start("--http-any-port")
+    until(lambda: d.status()["http"], "no HTTP front")
+    got = int(d.status()["http"].rsplit(":", 1)[1])
+    check(port < got <= port + 100, lambda: "HTTP is at %d" % got)
+    check_eq(d.stop(), 0, "exit status")
+    squatter.kill()
+    squatter.wait()
+    d.start()
+    until(lambda: d.status()["http"], "no HTTP front")
+    check_eq(int(d.status()["http"].rsplit(":", 1)[1]), port, "the port that is free again")
+    check_eq(d.stop(), 0, "exit status")
+
+
+main(a_port_that_another_user_has_ends_the_start, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
      ctrl_c_works_while_the_front_is_silent)

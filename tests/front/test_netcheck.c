@@ -4,7 +4,11 @@
 #include "daemon/front/netcheck.h"
 #include "tests/t.h"
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void names_of_this_machine_pass_and_no_others(void)
@@ -82,7 +86,7 @@ static int a_connection(int family, int *ret_listen, int *ret_client)
     struct net_addr a;
     uint16_t port = 0;
     CHECK_EQ(net_addr_parse(family == AF_INET6 ? "[::1]:0" : "127.0.0.1:0", &a, NULL), 0);
-    *ret_listen = net_listen(&a, &port, NULL);
+    *ret_listen = net_listen(&a, false, &port, NULL);
     if (*ret_listen < 0)
         return -1;
     struct sockaddr_storage sa = a.sa;
@@ -180,10 +184,10 @@ static void a_taken_port_gives_the_next_and_names_its_owner(void)
     uint16_t first = 0, second = 0;
     char who[256];
     CHECK_EQ(net_addr_parse("127.0.0.1:0", &a, NULL), 0);
-    int l = net_listen(&a, &first, NULL);
+    int l = net_listen(&a, false, &first, NULL);
     CHECK(l >= 0 && first > 0);
     a.port = first;
-    int m = net_listen(&a, &second, NULL);
+    int m = net_listen(&a, false, &second, NULL);
     CHECK(m >= 0 && second > first && second <= first + 100);
     net_who_listens(first, who, sizeof who);
     char pid[32];
@@ -194,6 +198,44 @@ static void a_taken_port_gives_the_next_and_names_its_owner(void)
     close(m);
 }
 
+/* Who trusts the number would talk to him. */
+static void a_port_that_another_user_has_is_an_error(void)
+{
+    struct net_addr a;
+    struct errbuf eb = {""};
+    uint16_t first = 0, second = 0;
+    int up[2];
+    if (geteuid() != 0)
+        t_skip("wants root, to be another user");
+    CHECK_EQ(net_addr_parse("127.0.0.1:0", &a, NULL), 0);
+    CHECK_EQ(pipe(up), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool ok =
+            setresuid(12345, 12345, 12345) == 0 && net_listen(&a, false, &first, NULL) >= 0;
+        (void)!write(up[1], &first, ok ? sizeof first : 0);
+        close(up[1]);
+        pause();
+        _exit(0);
+    }
+    CHECK_EQ(read(up[0], &first, sizeof first), sizeof first);
+    a.port = first;
+    CHECK_EQ(net_listen(&a, false, &second, &eb), -EADDRINUSE);
+    char want[40];
+    snprintf(want, sizeof want, "port %u is taken by pid %d ", first, (int)pid);
+    if (!strstr(eb.s, want) || !strstr(eb.s, "uid 12345") || !strstr(eb.s, "--http-any-port"))
+        t_fail(__FILE__, __LINE__, "\"%s\" lacks \"%s\" or uid or flag", eb.s, want);
+    int m = net_listen(&a, true, &second, &eb);
+    CHECK(m >= 0 && second > first && second <= first + 100);
+    close(m);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    m = net_listen(&a, false, &second, &eb);
+    CHECK(m >= 0 && second == first);
+    close(m);
+}
+
 T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_and_no_others},
        {"an_origin_of_another_site_is_refused", an_origin_of_another_site_is_refused},
        {"addresses_are_parsed_or_refused_with_words",
@@ -201,4 +243,5 @@ T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_a
        {"the_kernel_names_the_peers_uid", the_kernel_names_the_peers_uid},
        {"a_peer_is_found_at_once_among_thousands", a_peer_is_found_at_once_among_thousands},
        {"a_taken_port_gives_the_next_and_names_its_owner",
-        a_taken_port_gives_the_next_and_names_its_owner})
+        a_taken_port_gives_the_next_and_names_its_owner},
+       {"a_port_that_another_user_has_is_an_error", a_port_that_another_user_has_is_an_error})
