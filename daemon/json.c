@@ -1,6 +1,7 @@
 /* json.c - see json.h. */
 #include "daemon/json.h"
 #include "base/bounds.h"
+#include "base/surrogate.h"
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,25 +26,6 @@ static void skip_space(struct scan *s)
 {
     while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r'))
         s->p++;
-}
-
-static int hex4(const uint8_t *p, const uint8_t *end)
-{
-    int v = 0;
-
-    if (end - p < 4)
-        return -1;
-    for (int i = 0; i < 4; i++) {
-        uint8_t c = p[i];
-        int d = c >= '0' && c <= '9'   ? c - '0'
-                : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                       : -1;
-        if (d < 0)
-            return -1;
-        v = v << 4 | d;
-    }
-    return v;
 }
 
 /* Length of the UTF-8 sequence at p, 0 when it is not one (overlong, surrogate, too big). */
@@ -77,22 +59,12 @@ static int scan_escape(struct scan *s) /* at the byte after the backslash */
         s->p++;
         return 0;
     }
-    int v = hex4(s->p + 1, s->end);
+    int v = surrogate_escape((const char *)s->p - 1, (size_t)(s->end - s->p) + 1);
     if (v < 0)
         return bad(s, "\\u wants four hexadecimal digits");
     if (v == 0)
         return bad(s, "\\u0000 is not accepted in a string");
-    s->p += 5;
-    if (v >= 0xdc00 && v <= 0xdfff)
-        return bad(s, "a low surrogate without its high one");
-    if (v >= 0xd800 && v <= 0xdbff) {
-        if (s->end - s->p < 6 || s->p[0] != '\\' || s->p[1] != 'u')
-            return bad(s, "a high surrogate without its low one");
-        v = hex4(s->p + 2, s->end);
-        if (v < 0xdc00 || v > 0xdfff)
-            return bad(s, "a high surrogate without its low one");
-        s->p += 6;
-    }
+    s->p += 5; /* of a surrogate's halves surrogate.h has the rule */
     return 0;
 }
 
@@ -285,6 +257,7 @@ static int no_twins(const cJSON *v, struct errbuf *eb)
 int json_parse(cJSON **ret, const char *text, size_t bytes, struct errbuf *eb)
 {
     struct scan s = {.p = (const uint8_t *)text, .eb = eb};
+    char *mended = NULL;
     cJSON *v;
     int r = 0;
 
@@ -295,7 +268,16 @@ int json_parse(cJSON **ret, const char *text, size_t bytes, struct errbuf *eb)
     }
     if (r < 0)
         return r;
+    if (surrogate_lone(text, bytes, 0) < bytes) {
+        mended = malloc(bytes);
+        if (!mended)
+            return err_set(eb, -ENOMEM, "JSON: not enough memory for %zu bytes", bytes);
+        memcpy(mended, text, bytes);
+        surrogate_mend(mended, bytes);
+        text = mended;
+    }
     v = bytes ? cJSON_ParseWithLength(text, bytes) : cJSON_CreateObject();
+    free(mended);
     if (!v)
         return err_set(eb, -ENOMEM, "JSON: not enough memory for %u values", s.values);
     r = no_twins(v, eb);

@@ -3,7 +3,8 @@
  * cJSON is lenient (trailing bytes, raw control characters, "\u0000" that ends a string
  * early) and spends 64 bytes a value, so 8 MiB of "[[],[],..." would become a quarter of a
  * gigabyte.  This pass runs first, in one walk without memory: grammar, UTF-8, depth
- * <= JSON_DEPTH_MAX, at most JSON_VALUES_MAX values.  Any thread; no state. */
+ * <= JSON_DEPTH_MAX, at most JSON_VALUES_MAX values.  Half a surrogate pair is taken as U+FFFD
+ * (base/surrogate.h).  Any thread; no state. */
 #ifndef DAEMON_JSON_H
 #define DAEMON_JSON_H
 #include "base/err.h"

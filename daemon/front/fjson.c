@@ -1,6 +1,7 @@
 /* fjson.c - see fjson.h. */
 #include "daemon/front/fjson.h"
 #include "base/bounds.h"
+#include "base/surrogate.h"
 #include "proto.h"
 #include <stdarg.h>
 #include <stdlib.h>
@@ -96,8 +97,20 @@ cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
         err_set(eb, E_LIMIT, "the JSON is nested deeper than %d levels", JSON_DEPTH_MAX);
         return NULL;
     }
-    const char *end = p;
-    cJSON *o = cJSON_ParseWithLengthOpts(p, n, &end, 0);
+    char *mended = NULL;
+    if (surrogate_lone(p, n, 0) < n) {
+        mended = malloc(n);
+        if (!mended) {
+            err_set(eb, -12, "the front has no memory for this body");
+            return NULL;
+        }
+        memcpy(mended, p, n);
+        surrogate_mend(mended, n);
+    }
+    const char *from = mended ? mended : p, *end = from;
+    cJSON *o = cJSON_ParseWithLengthOpts(from, n, &end, 0);
+    end = p + (end - from);
+    free(mended);
     if (!o) {
         err_set(eb, -22, "the body is not JSON (near byte %zu of %zu)", (size_t)(end - p), n);
         return NULL;

@@ -1,6 +1,7 @@
 /* fjson.h - the little the front does with JSON: parse within bounds, write errors.
  *
- * cJSON is the parser; depth and size are checked before it sees a byte. */
+ * cJSON is the parser; depth and size are checked before it sees a byte, and half a surrogate
+ * pair is U+FFFD by then (base/surrogate.h). */
 #ifndef FRONT_FJSON_H
 #define FRONT_FJSON_H
 #include "base/err.h"

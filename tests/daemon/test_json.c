@@ -39,6 +39,41 @@ static void good_texts_pass(void)
             t_fail(__FILE__, __LINE__, "refused: %s", good[i]);
 }
 
+/* Texts and what they say. */
+static void half_a_surrogate_pair_is_a_replacement_character(void)
+{
+#define FFFD "\xef\xbf\xbd"
+    static const struct {
+        const char *text, *want;
+    } rows[] = {
+        {"{\"a\":\"\\ud800\"}", FFFD},
+        {"{\"a\":\"x\\uDBFF\"}", "x" FFFD},
+        {"{\"a\":\"\\udc00y\"}", FFFD "y"},
+        {"{\"a\":\"\\ud800\\u0041\"}", FFFD "A"},
+        {"{\"a\":\"\\ud800\\ud83d\\ude00\"}", FFFD "\xf0\x9f\x98\x80"},
+        {"{\"a\":\"\\ud83d\\ude00\\ude00\"}", "\xf0\x9f\x98\x80" FFFD},
+        {"{\"a\":\"\\udc00\\ud800\"}", FFFD FFFD},
+        {"{\"a\":\"\\ud800\\n\\\\ud800\"}", FFFD "\n\\ud800"},
+        {"{\"a\":\"\\\\\\ud800\"}", "\\" FFFD},
+    };
+#undef FFFD
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct errbuf eb = {""};
+        cJSON *v = NULL;
+        size_t n = strlen(rows[i].text);
+        char *p = malloc(n);
+
+        memcpy(p, rows[i].text, n);
+        CHECK_EQ(json_parse(&v, p, n, &eb), 0);
+        free(p);
+        const char *got = cJSON_GetStringValue(cJSON_GetObjectItem(v, "a"));
+        if (!got || strcmp(got, rows[i].want) != 0)
+            t_fail(__FILE__, __LINE__, "%s: got %s %s", rows[i].text, got ? got : "nothing",
+                   eb.s);
+        cJSON_Delete(v);
+    }
+}
+
 static void bad_texts_are_refused_with_the_place_and_the_reason(void)
 {
     static const struct {
@@ -70,9 +105,8 @@ static void bad_texts_are_refused_with_the_place_and_the_reason(void)
         {"{\"a\":\"\\q\"}", "unknown escape"},
         {"{\"a\":\"\\u12\"}", "four hexadecimal digits"},
         {"{\"a\":\"\\u0000\"}", "\\u0000"},
-        {"{\"a\":\"\\ud800\"}", "high surrogate"},
-        {"{\"a\":\"\\ud800\\u0041\"}", "high surrogate"},
-        {"{\"a\":\"\\udc00\"}", "low surrogate"},
+        {"{\"a\":\"\\ud800", "ends inside a string"},
+        {"{\"a\":\"\\ud800\\u00\"}", "four hexadecimal digits"},
         {"{\"a\":\"\n\"}", "control character"},
         {"{\"a\":\"\xff\"}", "not UTF-8"},
         {"{\"a\":\"\xc0\xaf\"}", "not UTF-8"},
@@ -156,6 +190,8 @@ static void mutated_texts_never_harm(void)
 }
 
 T_MAIN({"good_texts_pass", good_texts_pass},
+       {"half_a_surrogate_pair_is_a_replacement_character",
+        half_a_surrogate_pair_is_a_replacement_character},
        {"bad_texts_are_refused_with_the_place_and_the_reason",
         bad_texts_are_refused_with_the_place_and_the_reason},
        {"a_zero_byte_in_the_text_is_refused", a_zero_byte_in_the_text_is_refused},

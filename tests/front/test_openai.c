@@ -288,6 +288,19 @@ static void bodies_that_are_no_object_are_refused_with_words(void)
     CHECK(strstr(eb.s, "32"));
 }
 
+static void half_a_surrogate_pair_is_a_replacement_character(void)
+{
+    struct openai_req q = {0};
+    struct openai_error e = {0};
+    char *s = start_of("{\"messages\":[{\"role\":\"user\",\"content\":\"a\\ud83d b\\ude00\"}]}",
+                       &q, &e);
+    CHECK(s && strstr(s, "\"a\xef\xbf\xbd b\xef\xbf\xbd\""));
+    openai_req_fini(&q);
+    s = start_of("{\"messages\":[{\"role\":\"user\",\"content\":\"\\ud83d\\ude00\"}]}", &q, &e);
+    CHECK(s && strstr(s, "\"\xf0\x9f\x98\x80\""));
+    openai_req_fini(&q);
+}
+
 static void strings_are_escaped_and_read_back(void)
 {
     struct fbuf b = {0};
@@ -325,5 +338,7 @@ T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refus
        {"stream_and_usage_are_understood", stream_and_usage_are_understood},
        {"bodies_that_are_no_object_are_refused_with_words",
         bodies_that_are_no_object_are_refused_with_words},
+       {"half_a_surrogate_pair_is_a_replacement_character",
+        half_a_surrogate_pair_is_a_replacement_character},
        {"strings_are_escaped_and_read_back", strings_are_escaped_and_read_back},
        {"errors_have_openais_shape", errors_have_openais_shape})
