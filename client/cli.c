@@ -59,6 +59,7 @@ static const char *remedy(const char *slug, const cJSON *numbers)
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
         {"context_length_exceeded", "shorten the input"},
         {"model_has_no_template", "use --raw to send plain text"},
+        {"template_not_supported", "use --raw to send plain text"},
         {"queue_full", "try again in a moment"},
         {"core_unavailable", "start it with `hearth serve`"},
     };

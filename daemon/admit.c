@@ -469,9 +469,7 @@ void admit_model_ready(struct req *r)
                  s->rec.name, r->m->name);
         return;
     }
-    p->tok = eng_tokenizer(r->m->eng);
-    p->chat = eng_chat(r->m->eng);
-    p->n_vocab = info->n_vocab;
+    prepared_model(p, r->m->eng);
     if (s) {
         sess_date(s, p->date);
         res = sess_tokens(d, s, &p->path);
@@ -518,10 +516,11 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
     r->err_b = context;
     r->err_held = r->s ? r->s->head : 0;
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
-             "the input comes to %llu tokens%s, the model's context is %llu%s; nothing was "
-             "changed",
-             (unsigned long long)tokens, r->err_held ? " with what the session holds" : "",
-             (unsigned long long)context,
+             /* Programs know this error by the first half, as OpenAI words it. */
+             "the model's maximum context length is %llu tokens, the input comes to %llu%s%s; "
+             "nothing was changed",
+             (unsigned long long)context, (unsigned long long)tokens,
+             r->err_held ? " with what the session holds" : "",
              tokens == context ? " and leaves no room for an answer" : "");
 }
 

@@ -188,9 +188,7 @@ static void text_start(struct text_job *t)
 {
     t->tok = eng_tokenizer(t->m->eng);
     if (t->count) {
-        t->count->tok = t->tok;
-        t->count->chat = eng_chat(t->m->eng);
-        t->count->n_vocab = tok_n_vocab(t->tok);
+        prepared_model(t->count, t->m->eng);
         t->count->turn = &t->job;
     }
     model_use(t->m); /* the tokenizer is the engine's: no unload under the job */

@@ -13,6 +13,8 @@
 #include "base/clock.h"
 #include "daemon/req.h"
 #include "engine/chat.h"
+#include "engine/engine.h"
+#include "engine/gguf.h"
 #include "proto.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -39,6 +41,17 @@ void prepared_free(struct prepared *p)
         toks_drop(p->cand[i].toks);
     tok_ids_fini(&p->out);
     free(p);
+}
+
+void prepared_model(struct prepared *p, const struct engine *e)
+{
+    struct gguf_str text;
+
+    p->tok = eng_tokenizer(e);
+    p->chat = eng_chat(e);
+    p->n_vocab = tok_n_vocab(p->tok);
+    if (!p->chat && gguf_str(eng_gguf(e), "tokenizer.chat_template", &text) && text.bytes)
+        p->chat_why = eng_chat_why(e);
 }
 
 __attribute__((format(printf, 4, 5))) static int refuse(struct prepared *p, uint32_t status,
@@ -271,6 +284,9 @@ static int render_after(struct prepared *p, const struct before *b, struct chat_
         r = text_add(out, p->text, p->text_bytes, p->special);
         return r < 0 ? no_memory(p) : 0;
     }
+    if (!p->chat && p->chat_why)
+        return refuse(p, HRT_FAILED_PRECONDITION, "template_not_supported",
+                      "the model's chat template cannot be run: %.440s", p->chat_why);
     if (!p->chat)
         return refuse(p, HRT_FAILED_PRECONDITION, "model_has_no_template",
                       "the model declares no chat template; send plain text (--raw)");

@@ -27,6 +27,7 @@
 struct call;
 struct chat;
 struct engd_step;
+struct engine;
 
 enum req_state {
     REQ_LOADING,
@@ -76,6 +77,7 @@ struct prepared {
     struct prep_job *turn; /* the job that is being run: its own, or COUNT's */
     const struct tokenizer *tok;
     const struct chat *chat;
+    const char *chat_why; /* the template that is there cannot be run; NULL: none is there */
     uint32_t n_vocab;
     uint8_t input; /* enum req_input */
     bool raw, special, generate;
@@ -105,6 +107,7 @@ struct prepared {
     uint64_t took_ns;
 };
 void prepared_free(struct prepared *p);
+void prepared_model(struct prepared *p, const struct engine *e); /* what it needs of e */
 void render_run(struct prep_job *j); /* worker thread */
 
 /* A call that waits: for admission (START) or for news (NEXT). */

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""test_dialect.py - what HTTP clients look for in words, codes and answers; plain HTTP, a real model."""
+from hearthlib import *
+import http.client
+
+
+def serve(*flags, **kw):
+    want = free_port()
+    d = Daemon("--http", "127.0.0.1:%d" % want, *flags, front=True, **kw).start()
+    port = http_port(d, want)
+    d.load()
+    return d, port
+
+
+def post(port, body, host="127.0.0.1", headers=None):
+    """(status, parsed body) of a whole answer; of a stream: (status, list of its events)."""
+    c = http.client.HTTPConnection(host, port, timeout=120 * SLOWER)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    c.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json", **(headers or {})})
+    r = c.getresponse()
+    got = r.read().decode()
+    c.close()
+    if r.getheader("Content-Type", "").startswith("text/event-stream"):
+        ev = [e[6:] for e in got.split("\n\n") if e.startswith("data: ")]
+        return r.status, [json.loads(e) if e != "[DONE]" else e for e in ev]
+    return r.status, json.loads(got) if got else None
+
+
+def user(s):
+    return {"role": "user", "content": s}
+
+
+def assistant(s):
+    return {"role": "assistant", "content": s}
+
+
+def said(r):
+    check_eq(r[0], 200, "status of %r" % (r[1],))
+    return r[1]["choices"][0]["message"]["content"]
+
+
+def too_long_a_prompt_is_said_in_the_words_programs_look_for():
+    d, port = serve("--context", "512")
+    for stream in (False, True):
+        code, r = post(port, {"messages": [user("a b " * 800)], "stream": stream})
+        e = r["error"] if isinstance(r, dict) else r[0]["error"]
+        check_eq((code, e["code"]), (400, "context_length_exceeded"), "code")
+        check("maximum context length is 512 tokens" in e["message"], lambda: e["message"])
+    d.stop()
+
+
+def half_a_surrogate_pair_does_not_end_a_conversation():
+    d, port = serve()
+    body = b'{"messages":[{"role":"user","content":"cut: \\ud83d"}],"max_tokens":5,"temperature":0}'
+    first = said(post(port, body))
+    check_eq(said(post(port, {"messages": [user("cut: \ufffd")], "max_tokens": 5, "temperature": 0})), first, "as U+FFFD")
+    # The same over the daemon's own protocol.
+    with d.link() as l:
+        fid = l.n = 1
+        l.s.sendall(pack(START, b'{"id":"%s","model":"m","input":"messages","messages":[{"role":"user","content":"\\udc00"}],'
+                         b'"params":{"max_tokens":2}}' % new_id().encode(), fid=fid))
+        check_eq(l.reply()[2], 0, "status of a START with half a pair")
+    d.stop()
+
+
+def a_template_that_cannot_be_run_is_not_no_template():
+    with open(model(), "rb") as f:
+        b = f.read()
+    mark = b"{% for message in messages %}"
+    at = b.find(mark)
+    check(at > 0, "the model's template is another one")
+    # As long as what it takes the place of.
+    text = b"{% import 'x' as y %}"
+    path = os.path.join(tmpdir(), "other.gguf")
+    with open(path, "wb") as f:
+        f.write(b[:at] + text + b" " * (len(mark) - len(text)) + b[at + len(mark):])
+    d, port = serve(model_path=path)
+    code, r = post(port, {"messages": [user("hi")], "max_tokens": 2})
+    check_eq(r["error"]["code"], "template_not_supported", "code of %r" % r)
+    check("import" in r["error"]["message"], lambda: "the construct is not named: %s" % r["error"]["message"])
+    p = d.cli("run", "m", "hi", url="unix://" + d.sock)
+    check(p.returncode and "import" in p.stderr and "--raw" in p.stderr, lambda: p.stderr)
+    check_eq(d.cli("run", "--raw", "-n", "2", "m", "hi").returncode, 0, "exit code with --raw")
+    d.stop()
+
+
+main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
+     a_template_that_cannot_be_run_is_not_no_template)
