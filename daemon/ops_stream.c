@@ -3,8 +3,10 @@
  * Nothing is pushed: a reader asks for what lies at its cursor and waits for it.  NEXT is
  * answered as soon as there is something to hear, else when its wait ends; a START waits
  * until its request is admitted and its beginning durable. */
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/text.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
@@ -164,6 +166,33 @@ static void add_progress(cJSON *o, struct req *r, uint64_t now)
     cJSON_AddNumberToObject(p, "resumed", (double)r->resumed);
 }
 
+/* A token's text, and its bytes where they are no text of their own (part of a character, or
+ * a zero byte).  Moves *at behind the piece; returns how long this is in JSON, at most. */
+static size_t add_piece(cJSON *o, const uint8_t **at)
+{
+    size_t n = ld16(*at), k = 0;
+    const char *p = (const char *)*at + 2;
+    struct tok_stream u = {{0}, 0};
+    char *text;
+
+    *at += 2 + n;
+    text = malloc(n * 3 + 64);
+    if (text) {
+        k = tok_stream_feed(&u, p, n, text);
+        k += tok_stream_end(&u, text + k);
+        text[k] = 0;
+    }
+    cJSON_AddStringToObject(o, "text", text ? text : "");
+    free(text);
+    if (text_bad(p, n) < n) {
+        cJSON *b = cJSON_AddArrayToObject(o, "bytes");
+
+        for (size_t i = 0; i < n; i++)
+            cJSON_AddItemToArray(b, cJSON_CreateNumber((uint8_t)p[i]));
+    }
+    return 16 * n; /* each byte as U+FFFD and as a number, or as \u00XX */
+}
+
 /* Top alternatives of the records handed out: of as many as one reply holds, one at least.
  * Returns where it stopped. */
 static uint32_t add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
@@ -181,16 +210,16 @@ static uint32_t add_tops(cJSON *o, struct req *r, uint32_t from, uint32_t to)
         cJSON_AddNumberToObject(e, "index", i);
         uint32_t n_top;
         const struct smp_top *a = stream_tops(&r->st, i, &n_top);
-        const char *text = stream_top_texts(&r->st, i);
+        const uint8_t *piece = stream_pieces(&r->st, i);
 
-        for (uint32_t k = 0; k < n_top; k++, a++, text += strlen(text) + 1) {
+        cJSON_AddNumberToObject(e, "at", (double)stream_begins(&r->st, i));
+        bytes += TOP_JSON_BYTES + add_piece(e, &piece);
+        for (uint32_t k = 0; k < n_top; k++, a++) {
             cJSON *x = cJSON_CreateObject();
 
-            bytes +=
-                TOP_JSON_BYTES + 6 * strlen(text); /* should every byte be written as \u00XX */
             cJSON_AddNumberToObject(x, "id", a->id);
             cJSON_AddNumberToObject(x, "logprob", (double)a->logprob);
-            cJSON_AddStringToObject(x, "text", text);
+            bytes += TOP_JSON_BYTES + add_piece(x, &piece);
             cJSON_AddItemToArray(top, x);
         }
         cJSON_AddItemToObject(e, "top", top);

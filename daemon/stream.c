@@ -23,8 +23,9 @@ void stream_fini(struct stream *s)
     free(s->held);
     free(s->top);
     free(s->n_tops);
-    free(s->top_text);
-    free(s->top_at);
+    free(s->piece);
+    free(s->piece_at);
+    free(s->begins);
     memset(s, 0, sizeof *s);
 }
 
@@ -61,53 +62,63 @@ static int room(struct stream *s, size_t bytes, size_t held)
         uint32_t cap = s->top_cap ? s->top_cap * 2 : 64;
         struct smp_top *t = realloc(s->top, (size_t)cap * s->top_want * sizeof *t);
         uint8_t *n;
-        size_t *at;
+        size_t *at, *from;
 
         if (t)
             s->top = t;
         n = t ? realloc(s->n_tops, cap) : NULL;
         if (n)
             s->n_tops = n;
-        at = n ? realloc(s->top_at, cap * sizeof *at) : NULL;
-        if (!at)
+        at = n ? realloc(s->piece_at, cap * sizeof *at) : NULL;
+        if (at)
+            s->piece_at = at;
+        from = at ? realloc(s->begins, cap * sizeof *from) : NULL;
+        if (!from)
             return -ENOMEM;
-        s->top_at = at;
+        s->begins = from;
         s->top_cap = cap;
     }
     return 0;
 }
 
-enum { TOP_PIECE_MAX = 300 }; /* a longer one has no text here */
+static int put_piece(struct stream *s, const char *p, size_t n)
+{
+    if (!p || n > UINT16_MAX)
+        n = 0;
+    if (s->n_piece + n + 2 > s->piece_cap) {
+        size_t cap = (s->n_piece + n + 2) * 2 + 256;
+        uint8_t *q = realloc(s->piece, cap);
+
+        if (!q)
+            return -ENOMEM;
+        s->piece = q;
+        s->piece_cap = cap;
+    }
+    st16(s->piece + s->n_piece, (uint16_t)n);
+    if (n)
+        memcpy(s->piece + s->n_piece + 2, p, n);
+    s->n_piece += n + 2;
+    return 0;
+}
 
 /* The model may be gone when they are read. */
-static int put_top_texts(struct stream *s, const struct tokenizer *t, const struct smp_top *top,
-                         uint32_t n)
+static int put_pieces(struct stream *s, const struct tokenizer *t, const char *own,
+                      size_t own_bytes, const struct smp_top *top, uint32_t n)
 {
-    size_t need = s->n_top_text + (size_t)n * (TOP_PIECE_MAX * 3 + 64), at = s->n_top_text;
+    size_t from = s->n_piece;
+    int r = put_piece(s, own, own_bytes);
 
-    if (need > s->top_text_cap) {
-        char *p = realloc(s->top_text, need * 2);
+    for (uint32_t k = 0; r == 0 && k < n; k++) {
+        size_t bytes = 0;
+        const char *p = tok_piece(t, top[k].id, true, &bytes);
 
-        if (!p)
-            return -ENOMEM;
-        s->top_text = p;
-        s->top_text_cap = need * 2;
+        r = put_piece(s, p, bytes);
     }
-    for (uint32_t k = 0; k < n; k++) {
-        size_t bytes = 0, from = at;
-        const char *piece = tok_piece(t, top[k].id, true, &bytes);
-        struct tok_stream u = {{0}, 0};
-
-        if (piece && bytes < TOP_PIECE_MAX) {
-            at += tok_stream_feed(&u, piece, bytes, s->top_text + at);
-            at += tok_stream_end(&u, s->top_text + at);
-        }
-        s->top_text[at] = 0;
-        at = from + strlen(s->top_text + from) + 1; /* the byte 0 is a token too */
-    }
-    s->top_at[s->n_rec] = s->n_top_text;
-    s->n_top_text = at;
-    return 0;
+    if (r < 0)
+        s->n_piece = from;
+    s->piece_at[s->n_rec] = from;
+    s->begins[s->n_rec] = s->fed;
+    return r;
 }
 
 /* Where the first stop string begins in what is held; n_held: nowhere. */
@@ -163,7 +174,7 @@ int stream_token(struct stream *s, const struct tokenizer *t, int32_t id, float 
         bytes = 0;
     r = room(s, HRT_REC_BYTES + s->n_held + bytes * 3 + 64, bytes * 3 + 64);
     if (r == 0 && s->top_want)
-        r = put_top_texts(s, t, top, n_top < s->top_want ? n_top : s->top_want);
+        r = put_pieces(s, t, piece, bytes, top, n_top < s->top_want ? n_top : s->top_want);
     if (r < 0)
         return r;
     rec = s->buf + s->n;
@@ -184,8 +195,12 @@ int stream_token(struct stream *s, const struct tokenizer *t, int32_t id, float 
         s->n_tops[s->n_rec] = (uint8_t)n;
     }
     s->n_rec++;
-    if (piece)
-        s->n_held += tok_stream_feed(&s->utf, piece, bytes, s->held + s->n_held);
+    if (piece) {
+        size_t made = tok_stream_feed(&s->utf, piece, bytes, s->held + s->n_held);
+
+        s->n_held += made;
+        s->fed += made;
+    }
     at = stop_at(s);
     if (at < s->n_held) {
         let_go(s, at);
@@ -245,10 +260,16 @@ const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *
     return s->top_want ? s->top + (size_t)i * s->top_want : NULL;
 }
 
-const char *stream_top_texts(const struct stream *s, uint32_t i)
+const uint8_t *stream_pieces(const struct stream *s, uint32_t i)
 {
     must(i < s->n_rec && s->top_want);
-    return s->top_text + s->top_at[i];
+    return s->piece + s->piece_at[i];
+}
+
+size_t stream_begins(const struct stream *s, uint32_t i)
+{
+    must(i < s->n_rec && s->top_want);
+    return s->begins[i];
 }
 
 size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to)

@@ -31,8 +31,10 @@ struct stream {
     struct smp_top *top; /* n_top per record, when asked for */
     uint8_t *n_tops;
     uint32_t top_want, top_cap;
-    char *top_text; /* their texts, each ended by a NUL, and where a record's begin */
-    size_t *top_at, n_top_text, top_text_cap;
+    uint8_t *piece; /* of each record its own bytes, then its alternatives' (stream_pieces) */
+    size_t *piece_at, n_piece, piece_cap;
+    size_t fed;     /* bytes of text that were made of tokens so far */
+    size_t *begins; /* of each record: fed before it */
 };
 
 void stream_init(struct stream *s, char *const *stop, uint32_t n_stop, uint32_t top_want);
@@ -48,8 +50,13 @@ const uint8_t *stream_read(const struct stream *s, uint32_t from, size_t bytes_m
 float stream_logprob(const struct stream *s, uint32_t i);
 /* The alternatives of record i, when they were asked for. */
 const struct smp_top *stream_tops(const struct stream *s, uint32_t i, uint32_t *ret_n);
-/* Their texts, made with the record: as many strings, back to back. */
-const char *stream_top_texts(const struct stream *s, uint32_t i);
+/* When alternatives were asked for: the bytes that token i adds to the text (none: it is not
+ * text), then those of each alternative.  Each is a u16 length and so many bytes, which need
+ * not be whole characters. */
+const uint8_t *stream_pieces(const struct stream *s, uint32_t i);
+/* Where in the answer's text the first of its bytes comes out; a token whose place is not
+ * below the end of the text lies behind a stop string. */
+size_t stream_begins(const struct stream *s, uint32_t i);
 size_t stream_bytes(const struct stream *s, uint32_t from, uint32_t to); /* of these records */
 size_t stream_unread(const struct stream *s, uint32_t from); /* bytes, visible or not */
 

@@ -545,8 +545,8 @@ int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error 
     if (r == 0 && q.top_logprobs && !q.logprobs)
         r = bad(err, "bad_field", "top_logprobs", "top_logprobs: only with logprobs:true");
     if (r == 0) {
-        if (q.top_logprobs)
-            cJSON_AddNumberToObject(p.params, "logprobs", q.top_logprobs);
+        if (q.logprobs) /* one at least: the token's own bytes come with them */
+            cJSON_AddNumberToObject(p.params, "logprobs", q.top_logprobs ? q.top_logprobs : 1);
         cJSON_AddItemToObject(p.start, "params", p.params);
         p.params = NULL;
         q.start = cJSON_PrintUnformatted(p.start);

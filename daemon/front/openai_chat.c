@@ -15,6 +15,8 @@ struct chat {
     struct fbuf model; /* as a JSON string */
     struct fbuf text;  /* whole: the answer so far */
     struct fbuf probs; /* logprobs.content so far: of the answer, or of the next chunk */
+    struct fbuf held;  /* a line for each token whose text is not out: where it begins, JSON */
+    uint64_t said;     /* bytes of text that are out */
     struct fbuf out;   /* one chunk in the making */
     long long created;
     uint64_t began_ns, wrote_ns;
@@ -29,6 +31,7 @@ static void chat_end(struct chat *c)
     fbuf_fini(&c->model);
     fbuf_fini(&c->text);
     fbuf_fini(&c->probs);
+    fbuf_fini(&c->held);
     fbuf_fini(&c->out);
     free(c);
 }
@@ -143,63 +146,111 @@ static const char *finish_of(const cJSON *reply)
     return strcmp(front_str(reply, "finish", "stop"), "length") == 0 ? "length" : "stop";
 }
 
-static void put_prob(struct fbuf *b, const char *text, size_t n, double logprob)
+/* JSON has no infinity: a forbidden token's is shown as OpenAI shows its own, -9999. */
+static double shown_logprob(double v)
 {
-    fbuf_puts(b, "{\"token\":");
-    fbuf_json_str(b, text, n);
-    /* JSON has no infinity: a forbidden token's is shown as OpenAI shows its own, -9999. */
-    fbuf_printf(b, ",\"logprob\":%.9g,\"bytes\":[", logprob > -9999 ? logprob : -9999.0);
-    for (size_t i = 0; i < n; i++)
-        fbuf_printf(b, i ? ",%u" : "%u", (unsigned char)text[i]);
-    fbuf_puts(b, "]");
+    return v > -9999 ? v : -9999.0;
 }
 
-static const cJSON *top_at(const cJSON *reply, uint32_t index)
+/* A token of NEXT's list: its text, or where that is not all of it the bytes, as OpenAI writes
+ * them ("\\xf0\\x9f"). */
+static void put_prob(struct fbuf *b, const cJSON *t, double logprob)
 {
-    const cJSON *e;
-    cJSON_ArrayForEach(e, cJSON_GetObjectItemCaseSensitive(reply, "logprobs"))
-    {
-        if (front_num(e, "index", -1) == index)
-            return cJSON_GetObjectItemCaseSensitive(e, "top");
-    }
-    return NULL;
-}
-
-static void put_probs(struct chat *c, const struct gstream_rec *r, const cJSON *reply)
-{
-    const cJSON *top = top_at(reply, r->index), *t;
-    const char *text = r->text;
-    size_t n = r->len;
-    /* The record's text may be held back or joined with another's; the list has its own. */
-    cJSON_ArrayForEach(t, top)
-    {
-        if (front_num(t, "id", -1) == r->token) {
-            text = front_str(t, "text", "");
-            n = strlen(text);
+    const cJSON *bytes = cJSON_GetObjectItemCaseSensitive(t, "bytes"), *v;
+    const char *text = front_str(t, "text", "");
+    struct fbuf name = {0}, list = {0};
+    if (cJSON_IsArray(bytes)) {
+        cJSON_ArrayForEach(v, bytes)
+        {
+            unsigned byte = (unsigned)v->valuedouble & 255;
+            fbuf_printf(&name, "\\x%02x", byte);
+            fbuf_printf(&list, list.n ? ",%u" : "%u", byte);
         }
+    } else {
+        fbuf_puts(&name, text);
+        for (const char *p = text; *p; p++)
+            fbuf_printf(&list, list.n ? ",%u" : "%u", (unsigned char)*p);
     }
-    if (c->probs.n)
-        fbuf_puts(&c->probs, ",");
-    put_prob(&c->probs, text, n, r->logprob);
-    fbuf_puts(&c->probs, ",\"top_logprobs\":[");
+    fbuf_puts(b, "{\"token\":");
+    fbuf_json_str(b, name.n ? name.p : "", name.n);
+    fbuf_printf(b, ",\"logprob\":%.9g,\"bytes\":[", shown_logprob(logprob));
+    fbuf_put(b, list.p, list.n);
+    fbuf_puts(b, "]");
+    b->bad |= name.bad || list.bad;
+    fbuf_fini(&name);
+    fbuf_fini(&list);
+}
+
+/* NEXT's entry of this record, at *at or behind it: they come in the same order. */
+static const cJSON *entry_of(const cJSON **at, const struct gstream_rec *r)
+{
+    while (*at && front_num(*at, "index", -1) < r->index)
+        *at = (*at)->next;
+    return *at && front_num(*at, "index", -1) == r->index ? *at : NULL;
+}
+
+/* What a record says of its token waits until the text has come to where the token begins: the
+ * tokens of a stop string never come out.  A token that is no text is not listed. */
+static void hold_probs(struct chat *c, const struct gstream_rec *r, const cJSON *e)
+{
+    const cJSON *t;
     uint32_t k = 0;
-    cJSON_ArrayForEach(t, top)
+    if (!e || (!front_str(e, "text", "")[0] && !cJSON_HasObjectItem(e, "bytes")))
+        return;
+    fbuf_printf(&c->held, "%020.0f ", front_num(e, "at", 0));
+    put_prob(&c->held, e, r->logprob);
+    fbuf_puts(&c->held, ",\"top_logprobs\":[");
+    cJSON_ArrayForEach(t, cJSON_GetObjectItemCaseSensitive(e, "top"))
     {
-        const char *s = front_str(t, "text", "");
         if (k >= c->req.top_logprobs)
             break;
         if (k++)
-            fbuf_puts(&c->probs, ",");
-        put_prob(&c->probs, s, strlen(s), (float)front_num(t, "logprob", -9999));
-        fbuf_puts(&c->probs, "}");
+            fbuf_puts(&c->held, ",");
+        put_prob(&c->held, t, (float)front_num(t, "logprob", -9999));
+        fbuf_puts(&c->held, "}");
     }
-    fbuf_puts(&c->probs, "]}");
+    fbuf_puts(&c->held, "]}\n");
+}
+
+/* Moves what is due to probs. */
+static void let_go_probs(struct chat *c)
+{
+    size_t from = 0;
+    while (from < c->held.n && strtoull(c->held.p + from, NULL, 10) < c->said) {
+        const char *p = c->held.p + from + 21, *end = strchr(p, '\n');
+        if (c->probs.n)
+            fbuf_puts(&c->probs, ",");
+        fbuf_put(&c->probs, p, (size_t)(end - p));
+        from = (size_t)(end + 1 - c->held.p);
+    }
+    if (from) {
+        memmove(c->held.p, c->held.p + from, c->held.n - from);
+        c->held.n -= from;
+        c->held.p[c->held.n] = 0;
+    }
+}
+
+/* The records' text, and of logprobs what is due with it. */
+static void take(struct chat *c, const struct gstream_rec *r, size_t n, const cJSON *reply)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(reply, "logprobs");
+    const cJSON *at = list ? list->child : NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (r[i].kind == HRT_KIND_TEXT) {
+            fbuf_put(&c->text, r[i].text, r[i].len);
+            c->said += r[i].len;
+        }
+        if (c->req.logprobs)
+            hold_probs(c, &r[i], entry_of(&at, &r[i]));
+    }
+    if (c->req.logprobs)
+        let_go_probs(c);
 }
 
 static void put_logprobs(struct chat *c)
 {
     fbuf_puts(&c->out, ",\"logprobs\":");
-    if (!c->req.logprobs || !c->probs.n) {
+    if (!c->req.logprobs || (c->req.stream && !c->probs.n)) {
         fbuf_puts(&c->out, "null");
         return;
     }
@@ -277,27 +328,16 @@ static void on_admitted(void *user, const cJSON *reply)
 static void on_records(void *user, const struct gstream_rec *r, size_t n, const cJSON *reply)
 {
     struct chat *c = user;
-    if (!c->req.stream) {
-        for (size_t i = 0; i < n; i++) {
-            if (r[i].kind == HRT_KIND_TEXT)
-                fbuf_put(&c->text, r[i].text, r[i].len);
-            if (c->req.logprobs)
-                put_probs(c, &r[i], reply);
-        }
-        return;
-    }
     struct fbuf *t = &c->text;
-    t->n = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (r[i].kind == HRT_KIND_TEXT)
-            fbuf_put(t, r[i].text, r[i].len);
-        if (c->req.logprobs)
-            put_probs(c, &r[i], reply);
-    }
+    if (c->req.stream)
+        t->n = 0;
+    take(c, r, n, reply);
+    if (!c->req.stream)
+        return;
     if (!t->n && !c->probs.n)
         return;
     chunk(c, false, t->n ? t->p : "", t->n, NULL, NULL);
-    if (c->out.bad || t->bad) {
+    if (c->out.bad || t->bad || c->held.bad || c->probs.bad) {
         no_memory(c);
         return;
     }
@@ -344,7 +384,7 @@ static void on_done(void *user, const cJSON *reply)
     put_usage(&c->out, reply);
     put_hearth(&c->out, &c->req, reply);
     fbuf_puts(&c->out, "}\n");
-    if (c->out.bad || c->text.bad || c->probs.bad) {
+    if (c->out.bad || c->text.bad || c->held.bad || c->probs.bad) {
         no_memory(c);
         return;
     }

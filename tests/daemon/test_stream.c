@@ -78,24 +78,55 @@ static void each_token_has_one_record_and_its_text(void)
     stream_fini(&s);
 }
 
-static void alternatives_keep_their_texts(void)
+/* The next piece at *p is this one. */
+static void piece_is(const uint8_t **p, const char *want, size_t n)
 {
-    const struct smp_top top[2][3] = {{{.id = 'a'}, {.id = 0}, {.id = 'b'}},
+    if (ld16(*p) != n || memcmp(*p + 2, want, n) != 0)
+        t_fail(__FILE__, __LINE__, "got %u bytes \"%.*s\", want %zu", ld16(*p), (int)ld16(*p),
+               (const char *)*p + 2, n);
+    *p += 2 + ld16(*p);
+}
+
+static void tokens_and_alternatives_keep_their_bytes(void)
+{
+    const struct smp_top top[2][3] = {{{.id = 'a'}, {.id = 0}, {.id = 0xe2}},
                                       {{.id = 'c'}, {.id = 'd'}, {.id = 'e'}}};
     struct stream s;
-    const char *p;
+    const uint8_t *p;
 
     need_tok();
     stream_init(&s, NULL, 0, 3);
-    for (int i = 0; i < 2; i++)
-        CHECK_EQ(stream_token(&s, tok, 'x', -1.5f, top[i], 3 - (uint32_t)i, false), 0);
-    p = stream_top_texts(&s, 0);
-    CHECK_STR(p, "a");
-    CHECK_STR(p + 2, "");
-    CHECK_STR(p + 3, "b");
-    p = stream_top_texts(&s, 1);
-    CHECK_STR(p, "c");
-    CHECK_STR(p + 2, "d");
+    CHECK_EQ(stream_token(&s, tok, 'x', -1.5f, top[0], 3, false), 0);
+    CHECK_EQ(stream_token(&s, tok, 0xf0, -1.5f, top[1], 2, false), 0);
+    p = stream_pieces(&s, 0);
+    piece_is(&p, "x", 1);
+    piece_is(&p, "a", 1);
+    piece_is(&p, "\0", 1);
+    piece_is(&p, "\xe2", 1);
+    CHECK(p == stream_pieces(&s, 1));
+    piece_is(&p, "\xf0", 1);
+    piece_is(&p, "c", 1);
+    piece_is(&p, "d", 1);
+    stream_fini(&s);
+}
+
+static void tokens_know_where_in_the_text_they_begin(void)
+{
+    static char word[] = "STOP", *stop[] = {word};
+    static const size_t want[] = {0, 1, 1, 1, 1, 5, 6, 7, 8, 9, 10};
+    const struct smp_top top = {.id = 'a'};
+    struct stream s;
+
+    need_tok();
+    stream_init(&s, stop, 1, 1);
+    for (const char *p = "a\xf0\x9f\x94\xa5yzSTOP"; *p; p++)
+        CHECK_EQ(stream_token(&s, tok, (uint8_t)*p, -1.5f, &top, 1, false), 0);
+    CHECK(s.stopped);
+    text_of(&s, text, len);
+    CHECK_EQ(strlen(text), 7); /* what begins at 7 or behind is the stop string's */
+    CHECK_EQ(s.n_rec, 11);
+    for (uint32_t i = 0; i < s.n_rec; i++)
+        CHECK_EQ(stream_begins(&s, i), want[i]);
     stream_fini(&s);
 }
 
@@ -257,8 +288,9 @@ static void any_text_with_any_stops_is_cut_at_the_first(void)
     }
 }
 
-T_MAIN(CASE(each_token_has_one_record_and_its_text), CASE(alternatives_keep_their_texts),
-       CASE(a_code_point_is_never_split),
+T_MAIN(CASE(each_token_has_one_record_and_its_text),
+       CASE(tokens_and_alternatives_keep_their_bytes),
+       CASE(tokens_know_where_in_the_text_they_begin), CASE(a_code_point_is_never_split),
        CASE(a_code_point_cut_off_at_the_end_comes_out_as_its_replacement),
        CASE(a_stop_string_across_tokens_ends_the_text_before_it),
        CASE(what_only_looked_like_a_stop_comes_out_later),

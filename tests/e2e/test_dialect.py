@@ -84,5 +84,30 @@ def a_template_that_cannot_be_run_is_not_no_template():
     d.stop()
 
 
+def logprobs_carry_the_tokens_bytes_and_end_with_the_text():
+    d, port = serve()
+
+    def tokens(r):
+        if isinstance(r[1], dict):
+            return r[1]["choices"][0]["logprobs"]["content"], said(r)
+        ch = [e["choices"][0] for e in r[1] if e != "[DONE]" and e["choices"]]
+        return [t for c in ch for t in (c["logprobs"] or {"content": []})["content"]], "".join(c["delta"].get("content", "") for c in ch)
+
+    for stream in (False, True):
+        # An emoji is several tokens here: each has its own bytes.
+        body = {"messages": [user("Repeat exactly: 🦔🦔🦔"), assistant("🦔🦔🦔"), user("Again: 🦔🦔🦔")], "max_tokens": 24,
+                "temperature": 0, "logprobs": True, "top_logprobs": 3, "stream": stream}
+        t, text = tokens(post(port, body))
+        check_eq(bytes(b for x in t for b in x["bytes"]), text.encode(), "bytes of all tokens, stream=%s" % stream)
+        check(all(len(x["top_logprobs"]) == 3 for x in t), "three alternatives each")
+        # Up to a stop string, and not its own tokens; the end of the turn is none either.
+        for stop, prompt in ((["7"], "Count: 1 2 3 4 5 6 7 8 9"), ([" quick brown"], "Say: the quick brown fox"), (None, "Say hello.")):
+            body = {"messages": [user(prompt)], "max_tokens": 60, "temperature": 0, "logprobs": True, "stop": stop, "stream": stream}
+            t, text = tokens(post(port, body))
+            check_eq(bytes(b for x in t for b in x["bytes"]), text.encode(), "bytes of all tokens, stop %r, stream=%s" % (stop, stream))
+            check(all(x["top_logprobs"] == [] for x in t), "alternatives that were not asked for")
+    d.stop()
+
+
 main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
-     a_template_that_cannot_be_run_is_not_no_template)
+     a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text)

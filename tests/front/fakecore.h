@@ -6,7 +6,7 @@
  * knows no stream, and the same START gives the same words.
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
- * "pace=MS" between them (0), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "fail" (ends in
+ * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s). */
 #ifndef TESTS_FAKECORE_H
@@ -32,7 +32,8 @@ enum { FC_CONNS = 64, FC_STREAMS = 256, FC_DUE = 512, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms;
-    bool emoji, fail, cut, cancelled, ingest;
+    bool emoji, fail, cut, cancelled, ingest, probs;
+    int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
 };
 struct fc_due { /* a reply that waits for its time */
@@ -83,9 +84,21 @@ static const char *fc_prompt(const cJSON *o, const char *tail)
 /* The text of token i: words, or with emoji three bytes-less tokens and then a whole one. */
 static int fc_word(const struct fc_stream *s, int i, char *ret)
 {
+    if (s->stop && i >= s->stop)
+        return 0;
     if (!s->emoji)
         return sprintf(ret, "w%d ", i);
     return i % 4 == 3 ? sprintf(ret, "\xf0\x9f\xa6\x94") : 0;
+}
+
+/* Where word i begins. */
+static int fc_at(const struct fc_stream *s, int i)
+{
+    char w[32];
+    int at = 0;
+    for (int j = 0; j < i; j++)
+        at += s->stop && j >= s->stop ? 3 : sprintf(w, "w%d ", j);
+    return at;
 }
 
 static void fc_next(struct fc *c, const struct fc_due *d)
@@ -108,7 +121,7 @@ static void fc_next(struct fc *c, const struct fc_due *d)
         p[14] = p[15] = 0;
         p += HRT_REC_BYTES + len;
     }
-    char json[900];
+    char json[16000];
     bool done = (s->cancelled || i >= s->words) && i >= ready;
     int k = snprintf(json, sizeof json, "{\"state\":\"%s\",\"cursor\":%d",
                      done ? "done" : "decode", i);
@@ -116,11 +129,19 @@ static void fc_next(struct fc *c, const struct fc_due *d)
         k += snprintf(
             json + k, sizeof json - (size_t)k,
             ",\"progress\":{\"done\":%d,\"total\":40,\"tokens_per_s\":10,\"eta_ms\":100}", i);
-    if (i > d->cursor && !s->emoji)
-        k += snprintf(json + k, sizeof json - (size_t)k,
-                      ",\"logprobs\":[{\"index\":%d,\"top\":[{\"id\":%d,\"logprob\":-0.5,"
-                      "\"text\":\"w%d \"},{\"id\":7,\"logprob\":-2.25,\"text\":\"x\"}]}]",
-                      d->cursor, 1000 + d->cursor, d->cursor);
+    for (int j = d->cursor, n = 0; s->probs && j < i; j++) {
+        static const char *const part[] = {"240", "159", "166", "148"};
+        k += snprintf(json + k, sizeof json - (size_t)k, "%s{\"index\":%d,\"at\":%d,\"top\":[",
+                      n++ ? "," : ",\"logprobs\":[", j, s->emoji ? j / 4 * 4 : fc_at(s, j));
+        k += s->emoji ? snprintf(json + k, sizeof json - (size_t)k,
+                                 "],\"text\":\"\xef\xbf\xbd\",\"bytes\":[%s]}", part[j % 4])
+                      : snprintf(json + k, sizeof json - (size_t)k,
+                                 "{\"id\":%d,\"logprob\":-0.5,\"text\":\"w%d \"},{\"id\":7,"
+                                 "\"logprob\":-2.25,\"text\":\"x\"}],\"text\":\"w%d \"}",
+                                 1000 + j, j, j);
+        if (j + 1 == i)
+            k += snprintf(json + k, sizeof json - (size_t)k, "]");
+    }
     if (done && s->fail)
         k += snprintf(json + k, sizeof json - (size_t)k,
                       ",\"finish\":\"error\",\"error\":{\"status\":\"DATA_LOSS\",\"slug\":"
@@ -198,6 +219,10 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
             s.words = atoi(q + 6);
         if ((q = strstr(p, "pace=")))
             s.pace_ms = atoi(q + 5);
+        if ((q = strstr(p, "stop=")))
+            s.stop = atoi(q + 5);
+        s.probs =
+            cJSON_HasObjectItem(cJSON_GetObjectItemCaseSensitive(o, "params"), "logprobs");
         s.emoji = strstr(p, "emoji") != NULL;
         s.fail = strstr(p, "fail") != NULL;
         s.cut = strstr(p, "cut") != NULL;

@@ -114,6 +114,56 @@ static void no_chunk_splits_a_code_point(void)
     front_stop(&f);
 }
 
+#define PROBS(stream, words)                                                                   \
+    "{\"stream\":" stream                                                                      \
+    ",\"logprobs\":true,\"top_logprobs\":2,\"messages\":[{\"role\":\"user\","                  \
+    "\"content\":\"" words "\"}]}"
+
+static int count(const char *words)
+{
+    int n = 0;
+    for (const char *p = got; (p = strstr(p, words)); p++)
+        n++;
+    return n;
+}
+
+static void logprobs_have_the_tokens_bytes_and_end_with_the_text(void)
+{
+    static const char *const stream[] = {"false", "true"};
+    up(NULL);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                      i ? PROBS("true", "words=3 pace=20") : PROBS("false", "words=3"), got,
+                      sizeof got),
+                 200);
+        CHECK(has(
+            "{\"token\":\"w1 "
+            "\",\"logprob\":-0.200000003,\"bytes\":[119,49,32],\"top_logprobs\":"
+            "[{\"token\":\"w1 \",\"logprob\":-0.5,\"bytes\":[119,49,32]},{\"token\":\"x\","));
+        CHECK_EQ(count("top_logprobs"), 3);
+        /* A character of four tokens: each has its byte, and they come when it does. */
+        CHECK_EQ(
+            http(f.port, "POST", "/v1/chat/completions", NULL,
+                 i ? PROBS("true", "emoji words=4 pace=20") : PROBS("false", "emoji words=4"),
+                 got, sizeof got),
+            200);
+        CHECK(has("{\"token\":\"\\\\xf0\",\"logprob\":-0.100000001,\"bytes\":[240],"));
+        CHECK(has("\"bytes\":[159],") && has("\"bytes\":[166],") && has("\"bytes\":[148],"));
+        CHECK_EQ(count("top_logprobs"), 4);
+        /* The tokens of a stop string are not listed. */
+        CHECK_EQ(
+            http(f.port, "POST", "/v1/chat/completions", NULL,
+                 i ? PROBS("true", "words=5 stop=3 pace=20") : PROBS("false", "words=5 stop=3"),
+                 got, sizeof got),
+            200);
+        CHECK(has("\"token\":\"w2 \"") && !has("\"token\":\"w3 \""));
+        if (count("top_logprobs") != 3)
+            t_fail(__FILE__, __LINE__, "stream %s: %d tokens listed, want 3", stream[i],
+                   count("top_logprobs"));
+    }
+    front_stop(&f);
+}
+
 static void refusals_have_the_codes_of_their_kind(void)
 {
     up(NULL);
@@ -606,6 +656,8 @@ T_MAIN({"small_addresses_answer", small_addresses_answer},
        {"a_whole_answer_has_openais_shape", a_whole_answer_has_openais_shape},
        {"a_stream_is_events_that_end_in_done", a_stream_is_events_that_end_in_done},
        {"no_chunk_splits_a_code_point", no_chunk_splits_a_code_point},
+       {"logprobs_have_the_tokens_bytes_and_end_with_the_text",
+        logprobs_have_the_tokens_bytes_and_end_with_the_text},
        {"refusals_have_the_codes_of_their_kind", refusals_have_the_codes_of_their_kind},
        {"an_error_in_the_middle_is_an_event", an_error_in_the_middle_is_an_event},
        {"other_sites_and_names_are_kept_out", other_sites_and_names_are_kept_out},

@@ -143,6 +143,7 @@ static void what_is_honoured_reaches_start(void)
         {"{" MSG ",\"frequency_penalty\":2}", "\"frequency_penalty\":2"},
         {"{" MSG ",\"logit_bias\":{\"17\":-100}}", "\"logit_bias\":{\"17\":-100}"},
         {"{" MSG ",\"logprobs\":true,\"top_logprobs\":3}", "\"logprobs\":3"},
+        {"{" MSG ",\"logprobs\":true}", "\"logprobs\":1"},
         {"{" MSG ",\"n\":1,\"user\":\"u\",\"store\":false,\"metadata\":{\"a\":\"b\"}}",
          "\"input\":\"messages\""},
         {"{" MSG ",\"response_format\":{\"type\":\"text\"}}", "\"input\":\"messages\""},
