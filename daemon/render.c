@@ -237,9 +237,11 @@ static int close_user(struct prepared *p, const struct chat_msg *m, size_t n,
     return r;
 }
 
+/* A last message of the assistant's is the beginning of the answer: it follows the opening as
+ * it is, and nothing closes it. */
 static int render_messages(struct prepared *p, const struct before *b, struct chat_text *out)
 {
-    struct chat_msg *m = calloc(p->n_msg + 2, sizeof *m);
+    struct chat_msg *m = calloc(p->n_msg + 2, sizeof *m), begun = {0};
     size_t n = 0;
     int r;
 
@@ -251,12 +253,16 @@ static int render_messages(struct prepared *p, const struct before *b, struct ch
         m[n++] = (struct chat_msg){p->msg[i].role, p->msg[i].text, strlen(p->msg[i].text)};
     if (p->input != IN_MESSAGES)
         m[n++] = (struct chat_msg){"user", p->text, p->text_bytes};
+    else if (p->generate && n && strcmp(m[n - 1].role, "assistant") == 0)
+        begun = m[--n];
     if (b->user_open && n && strcmp(m[0].role, "user") == 0)
         r = go_on_user(p, m, n, out);
     else if (b->user_open)
         r = close_user(p, m, n, out);
     else
         r = append(p, b, m, n, p->generate, out);
+    if (r == 0 && begun.bytes && text_add(out, begun.text, begun.bytes, 0) < 0)
+        r = no_memory(p);
     free(m);
     return r;
 }

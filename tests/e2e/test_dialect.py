@@ -109,5 +109,23 @@ def logprobs_carry_the_tokens_bytes_and_end_with_the_text():
     d.stop()
 
 
+def a_last_message_of_the_assistants_is_gone_on_with():
+    d, port = serve()
+    head = [{"role": "system", "content": "Be terse."}, user("Name a colour.")]
+    begun = "The colour of the sky at"
+    r = post(port, {"messages": head + [assistant(begun)], "max_tokens": 12, "temperature": 0})
+    with d.link() as l:
+        want = generate(l, {"model": "m", "input": "prompt", "raw": True, "special": True, "params": {"max_tokens": 12, "temperature": 0},
+                            "prompt": "<|im_start|>system\nBe terse.<|im_end|>\n<|im_start|>user\nName a colour.<|im_end|>\n"
+                                      "<|im_start|>assistant\n" + begun})
+    check_eq(said(r), want.text, "what follows the beginning")
+    # The same conversation goes on: all but the newest message is there already.
+    r = post(port, {"messages": head + [assistant(begun + said(r)), user("Another.")], "max_tokens": 4, "temperature": 0})
+    u = r[1]["usage"]
+    check(u["prompt_tokens"] - u["prompt_tokens_details"]["cached_tokens"] < 30, lambda: "%r" % u)
+    d.stop()
+
+
 main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
-     a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text)
+     a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text,
+     a_last_message_of_the_assistants_is_gone_on_with)
