@@ -524,8 +524,8 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
              tokens == context ? " and leaves no room for an answer" : "");
 }
 
-/* Where a request without a session runs: on the anonymous session whose whole path it
- * extends, else in a new one that shares the path it matched. */
+/* Where a request without a session runs: on the anonymous session whose whole path (as far as
+ * its client has seen it) it extends, else in a new one that shares the path it matched. */
 static int place_anonymous(struct req *r, struct prepared *p)
 {
     struct daemon *d = r->d;
@@ -547,8 +547,12 @@ static int place_anonymous(struct req *r, struct prepared *p)
         toks_drop(now);
         if (from && sess_turns(d, from) < 0)
             from = NULL;
-        if (from && from->head == p->base && (from->rec.flags & KVS_SESS_ANONYMOUS) &&
-            !from->running && !from->has_open && sess_at_end(from)) {
+        if (from && (from->rec.flags & KVS_SESS_ANONYMOUS) && !from->running &&
+            !from->has_open &&
+            ((from->head == p->base && sess_at_end(from)) ||
+             unseen_behind(from, p, k->toks->p))) {
+            if (from->head > p->base)
+                sess_move(d, from, p->base); /* written with the beginning of r */
             r->s = from;
             from->running = r;
             if (r->keep) /* what one question began is a conversation now */

@@ -108,7 +108,7 @@ struct prepared {
 };
 void prepared_free(struct prepared *p);
 void prepared_model(struct prepared *p, const struct engine *e); /* what it needs of e */
-void render_run(struct prep_job *j); /* worker thread */
+void render_run(struct prep_job *j);                             /* worker thread */
 
 /* A call that waits: for admission (START) or for news (NEXT). */
 struct wait {
@@ -268,6 +268,15 @@ void turn_commit(struct req *r);           /* what was generated so far */
 int turn_interrupted(struct daemon *d, struct sess *s, struct kvs_req *ret, char **ret_text,
                      uint64_t *ret_first);
 void turn_end(struct req *r); /* the last batch; req_done follows */
+
+/* unseen.c */
+/* Of an answer of these n tokens that a stop string ended: how many its text has whole, and
+ * how many bytes of the next. */
+void unseen_of(const struct stream *st, const struct tokenizer *tok, const int32_t *ids,
+               uint64_t n, uint32_t *ret_seen, uint32_t *ret_bytes);
+/* Does s, whose turns are known and whose tokens are path, agree with all of p that anybody
+ * has seen: is what lies behind p->base behind a stop string? */
+bool unseen_behind(const struct sess *s, const struct prepared *p, const int32_t *path);
 
 /* recover.c */
 /* From the store: a request of c's user that ended lately or is open.  asked: what c asks for

@@ -62,6 +62,10 @@ struct turn { /* a kvs_turn without what only the disk needs */
     bool opened;           /* ends with the assistant's opening */
     bool durable;
     bool ingest_cut; /* an ingest that ended before all of it was evaluated */
+    /* A stop string ended it: its text is that of its first `seen` tokens, and seen_bytes of
+     * the next one. */
+    bool stopped;
+    uint32_t seen, seen_bytes;
 };
 
 enum { SESS_MAGIC = 0x53455353, SESS_SETTINGS_MAX = sizeof((struct kvs_session *)0)->settings };

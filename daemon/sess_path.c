@@ -323,6 +323,7 @@ static void turn_cut(struct turn *t, uint64_t end)
     t->n_tokens = end - t->first;
     t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
     t->finish = FIN_NONE;
+    t->stopped = false;
     /* Half a question is a question that is still being asked. */
     if (t->role == KVS_ROLE_USER) {
         t->user_open = true;
@@ -357,6 +358,8 @@ struct turn sess_turn_of(const struct kvs_turn *k)
 
     t.user_open = strstr(k->params, "\"user_open\":true") != NULL;
     t.opened = strstr(k->params, "\"opened\":true") != NULL;
+    const char *seen = strstr(k->params, "\"seen\":[");
+    t.stopped = seen && sscanf(seen + 8, "%u,%u", &t.seen, &t.seen_bytes) == 2;
     t.ingest_cut = strstr(k->params, "\"ingest\":true") != NULL && k->finish != FIN_LENGTH &&
                    k->finish != FIN_STOP;
     return t;

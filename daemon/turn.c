@@ -203,6 +203,15 @@ static void turn_params(struct req *r, char ret[1024], bool input)
         cJSON_DeleteItemFromObjectCaseSensitive(ask, "logit_bias");
         cJSON_DeleteItemFromObjectCaseSensitive(ask, "stop");
         cJSON_AddItemToObject(o, "ask", ask);
+        if (r->st.stopped && r->state == REQ_COMMITTING) {
+            cJSON *seen = cJSON_AddArrayToObject(o, "seen");
+            uint32_t tokens, bytes;
+
+            unseen_of(&r->st, eng_tokenizer(r->m->eng), r->toks->p + r->n_prompt,
+                      r->toks->n - r->n_prompt, &tokens, &bytes);
+            cJSON_AddItemToArray(seen, cJSON_CreateNumber(tokens));
+            cJSON_AddItemToArray(seen, cJSON_CreateNumber(bytes));
+        }
     }
     s = cJSON_PrintUnformatted(o);
     snprintf(ret, 1024, "%s", s ? s : "{}");

@@ -126,6 +126,47 @@ def a_last_message_of_the_assistants_is_gone_on_with():
     d.stop()
 
 
+def a_conversation_that_ends_at_stop_strings_is_one_session():
+    d, port = serve()
+    for n, (stop, strip) in enumerate(((["."], False), (["."], True), ([" the", "\n"], False), (["ing", "ed", "e "], False))):
+        msgs = [{"role": "system", "content": "Conversation %d. %s" % (n, text(1, 1500))}]
+        cached = prompt = before = 0
+        stops = 0
+        for turn in range(5):
+            msgs.append(user("Question %d: say something about part %d, at length." % (turn + 1, turn + 2)))
+            r = post(port, {"messages": msgs, "max_tokens": 60, "temperature": 0, "stop": stop})
+            u, a = r[1]["usage"], said(r)
+            check(not any(s in a for s in stop), lambda: "%r has a stop string" % a)
+            stops += r[1]["choices"][0]["finish_reason"] == "stop"
+            if turn:
+                check_eq(r[1]["hearth"]["session"]["id"], sess, "session of turn %d, stop %r, strip %s" % (turn + 1, stop, strip))
+                now = u["prompt_tokens_details"]["cached_tokens"]
+                # Behind a restart it is whole blocks.
+                check(now > (250 if turn == 3 and n == 0 else cached), lambda: "turn %d: %d cached tokens after %d" % (turn + 1, now, cached))
+                check(u["prompt_tokens"] - now <= u["prompt_tokens"] - before + 256, lambda: "turn %d: %r" % (turn + 1, u))
+                cached = now
+            sess, before = r[1]["hearth"]["session"]["id"], u["prompt_tokens"]
+            msgs.append(assistant(a.strip() if strip else a))
+            if turn == 2 and n == 0:
+                check_eq(d.stop(), 0, "clean stop")
+                d.start()
+                d.load()
+                http_port(d, port)
+        check(stops >= 3, "hardly anything ended at its stop string: %d of 5" % stops)
+        with d.link() as l:
+            t = l.call(SESSION_SHOW, {"session": sess})["turns"]
+            # The later ones begin as the first does, with a piece of its beginning.
+            check_eq([x["role"] for x in t][n > 0:], ["user", "assistant"] * 5, "roles of its turns")
+    with d.link() as l:
+        check_eq(len(l.call(SESSION_LIST, {"all": True})["sessions"]), 4, "sessions of four conversations")
+    # An edit is none: the end that was cut off was there to be seen.
+    r = post(port, {"messages": [user("Tell me of Rome.")], "max_tokens": 60, "temperature": 0, "stop": ["."]})
+    cut = " ".join(said(r).split()[:3])
+    r2 = post(port, {"messages": [user("Tell me of Rome."), assistant(cut), user("Go on.")], "max_tokens": 4, "temperature": 0})
+    check(r2[1]["hearth"]["session"]["id"] != r[1]["hearth"]["session"]["id"], "an edited conversation took the other's place")
+    d.stop()
+
+
 main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
      a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text,
-     a_last_message_of_the_assistants_is_gone_on_with)
+     a_last_message_of_the_assistants_is_gone_on_with, a_conversation_that_ends_at_stop_strings_is_one_session)
