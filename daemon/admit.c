@@ -517,7 +517,7 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
     r->err_held = r->s ? r->s->head : 0;
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
              /* Programs know this error by the first half, as OpenAI words it. */
-             "the model's maximum context length is %llu tokens, the input comes to %llu%s%s; "
+             "this model's maximum context length is %llu tokens, the input comes to %llu%s%s; "
              "nothing was changed",
              (unsigned long long)context, (unsigned long long)tokens,
              r->err_held ? " with what the session holds" : "",
