@@ -36,6 +36,7 @@ enum {
     ACCEPT_PAUSE_MS = 250, /* when descriptors or memory have run out */
     FDS_KEPT = 32,         /* for everything that is no connection */
     LINGER_MS = 2000,      /* a refused client may finish its sending, to read why */
+    STOP_MS = 400,         /* for the last words to everybody; hearthd waits half a second */
     BODY_SMALL = 16 << 10, /* taken even when the others' bodies fill their bound */
 };
 
@@ -804,6 +805,37 @@ static uint32_t conns_limit(void)
     return n < HTTP_CONNS_MAX ? (uint32_t)n : HTTP_CONNS_MAX;
 }
 
+/* The front ends.  Whoever waits for an answer hears so, as an error of its own or, when that has
+ * begun, as an event in it: a connection that just breaks looks like a fault. */
+static void say_stop(struct server *s)
+{
+    const char *slug = *s->stop ? "shutting_down" : "core_unavailable";
+    const char *words = *s->stop ? "the daemon is stopping; what there is of the answer is kept"
+                                 : "hearthd has ended; it may be back in a moment";
+    uint64_t until = now_ns() + STOP_MS * 1000000ull;
+    bool pending = true;
+    (void)event_del(s->accept_ev);
+    for (struct conn *c = s->newest, *next; c; c = next) {
+        struct hx *x = &c->x;
+        next = c->older;
+        if (!c->open)
+            continue;
+        if (x->ops && x->ops->gone)
+            x->ops->gone(x->user);
+        c->reuse = false;
+        if (x->stream)
+            openai_fail_event(x, 503, slug, words);
+        else
+            openai_fail(x, 503, slug, NULL, words, 1000);
+    }
+    while (pending && now_ns() < until) {
+        (void)event_base_loop(s->base, EVLOOP_ONCE);
+        pending = false;
+        for (struct conn *c = s->newest; c; c = c->older)
+            pending |= c->state == CS_ENDING;
+    }
+}
+
 int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf *eb)
 {
     static struct server s; /* one a process; keys are not left on a stack */
@@ -842,9 +874,9 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
             core_arm(&s);
             event_add(s.tick, &(struct timeval){0, HTTP_TICK_MS * 1000});
             (void)event_base_dispatch(s.base);
+            say_stop(&s);
         }
     }
-    /* The process ends now; what clients still have open is closed with it. */
     corelink_close(s.core);
     s.core = NULL;
     return r;

@@ -37,5 +37,7 @@ void openai_chat(struct hx *x, const char *body, size_t n);
 void openai_models(struct hx *x, const char *id); /* id NULL: all */
 void openai_fail(struct hx *x, int code, const char *slug, const char *param,
                  const char *message, uint32_t retry_after_ms);
+/* The same as the last event of a stream. */
+void openai_fail_event(struct hx *x, int code, const char *slug, const char *message);
 
 #endif

@@ -46,6 +46,20 @@ void openai_fail(struct hx *x, int code, const char *slug, const char *param, co
     free(json);
 }
 
+void openai_fail_event(struct hx *x, int code, const char *slug, const char *words)
+{
+    char *json = openai_error_json(code, slug, NULL, words);
+    struct fbuf b = {0};
+    fbuf_puts(&b, "data: ");
+    fbuf_puts(&b, json ? json : "{}");
+    fbuf_puts(&b, "\n\n");
+    if (!b.bad)
+        hx_stream_write(x, b.p, b.n);
+    hx_stream_end(x);
+    fbuf_fini(&b);
+    free(json);
+}
+
 /* "params.top_p: want ..." names its member: the client's own name for it, or "". */
 static void param_of(const char *words, char *ret, size_t cap)
 {
@@ -73,14 +87,7 @@ static void refuse(struct chat *c, const struct gstream_error *e)
     if (!c->streaming) {
         openai_fail(c->x, code, e->slug, param, e->message, e->retry_after_ms);
     } else {
-        char *json = openai_error_json(code, e->slug, param, e->message);
-        c->out.n = 0;
-        fbuf_puts(&c->out, "data: ");
-        fbuf_puts(&c->out, json ? json : "{}");
-        fbuf_puts(&c->out, "\n\n");
-        free(json);
-        hx_stream_write(c->x, c->out.p, c->out.n);
-        hx_stream_end(c->x);
+        openai_fail_event(c->x, code, e->slug, e->message);
     }
     chat_end(c);
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """test_dialect.py - what HTTP clients look for in words, codes and answers; plain HTTP, a real model."""
 from hearthlib import *
-import http.client
+import http.client, threading
 
 
 def serve(*flags, **kw):
@@ -167,6 +167,28 @@ def a_conversation_that_ends_at_stop_strings_is_one_session():
     d.stop()
 
 
+def a_stop_is_said_to_whoever_waits():
+    d, port = serve()
+    got = {}
+
+    def ask(stream):
+        body = {"messages": [user("Write a novel.")], "max_tokens": 3000, "temperature": 1, "stream": stream, "logit_bias": {"2": -100, "0": -100}}
+        got[stream] = post(port, body)
+
+    ts = [threading.Thread(target=ask, args=(s,)) for s in (False, True)]
+    for t in ts:
+        t.start()
+    time.sleep(1)
+    check_eq(d.stop(), 0, "clean stop")
+    for t in ts:
+        t.join(10)
+    code, r = got.get(False, (0, None))
+    check(code == 503 and r["error"]["code"] == "shutting_down", lambda: "whole: %r %r" % (code, r))
+    code, ev = got.get(True, (0, None))
+    check(code == 200 and "error" in ev[-1] and ev[-1]["error"]["code"] == "shutting_down", lambda: "stream: %r ... %r" % (code, ev and ev[-1]))
+
+
 main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
      a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text,
-     a_last_message_of_the_assistants_is_gone_on_with, a_conversation_that_ends_at_stop_strings_is_one_session)
+     a_last_message_of_the_assistants_is_gone_on_with, a_conversation_that_ends_at_stop_strings_is_one_session,
+     a_stop_is_said_to_whoever_waits)

@@ -96,9 +96,60 @@ static void who_has_nothing_more_to_send_gets_his_answer(void)
     front_stop(&f);
 }
 
+static bool saw(int fd, const char *a, const char *b)
+{
+    read_all(fd, got, sizeof got);
+    close(fd);
+    return strstr(got, a) && strstr(got, b);
+}
+
+static void whoever_waits_hears_that_it_stops(void)
+{
+    f = (struct frontproc){0};
+    front_start(&f, false, true, NULL);
+    int whole = post(ASK("false", "words=1000 pace=20")),
+        first = post(ASK("false", "slow words=9"));
+    int stream = post(ASK("true", "words=1000 pace=20"));
+    int idle = http_connect(f.port);
+    poll(NULL, 0, 300);
+    uint64_t t0 = now_ns();
+    kill(f.front_pid, SIGTERM);
+    CHECK(saw(whole, "HTTP/1.1 503 ", "\"code\":\"shutting_down\""));
+    CHECK(strstr(got, "Retry-After: 1") && strstr(got, "Content-Type: application/json"));
+    CHECK(saw(first, "HTTP/1.1 503 ", "shutting_down"));
+    CHECK(saw(stream, "w1 ", "data: {\"error\":{") && strstr(got, "shutting_down"));
+    CHECK(!strstr(got, "[DONE]") && strstr(got, "0\r\n\r\n"));
+    CHECK((now_ns() - t0) / 1000000 < 450 * T_SLOWER);
+    close(idle);
+    front_stop(&f);
+}
+
+static void whoever_waits_hears_that_the_core_has_ended(void)
+{
+    const char *more[] = {"--exit-with-core", NULL};
+    f = (struct frontproc){0};
+    front_start(&f, false, true, more);
+    int whole = post(ASK("false", "words=1000 pace=20"));
+    int stream = post(ASK("true", "words=1000 pace=20"));
+    poll(NULL, 0, 300);
+    fakecore_kill(f.core_pid);
+    f.core_pid = 0;
+    CHECK(saw(whole, "HTTP/1.1 503 ", "\"code\":\"core_unavailable\""));
+    CHECK(saw(stream, "w1 ", "\"code\":\"core_unavailable\""));
+    int st = -1;
+    for (int i = 0; i < 300 && waitpid(f.front_pid, &st, WNOHANG) == 0; i++)
+        poll(NULL, 0, 10);
+    CHECK(WIFEXITED(st) && WEXITSTATUS(st) == 0);
+    f.front_pid = 0;
+    front_stop(&f);
+}
+
 T_MAIN({"whoever_leaves_ends_his_request_in_any_phase",
         whoever_leaves_ends_his_request_in_any_phase},
        {"whoever_dies_with_a_request_ahead_ends_his_request",
         whoever_dies_with_a_request_ahead_ends_his_request},
        {"who_has_nothing_more_to_send_gets_his_answer",
-        who_has_nothing_more_to_send_gets_his_answer})
+        who_has_nothing_more_to_send_gets_his_answer},
+       {"whoever_waits_hears_that_it_stops", whoever_waits_hears_that_it_stops},
+       {"whoever_waits_hears_that_the_core_has_ended",
+        whoever_waits_hears_that_the_core_has_ended})
