@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "daemon/front/fjson.h"
 #include "daemon/front/httpin.h"
+#include "daemon/front/httplisten.h"
 #include "daemon/front/httproute.h"
 #include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
@@ -20,13 +21,10 @@
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
-#include <fcntl.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -51,7 +49,7 @@ enum conn_state {
 struct server {
     struct event_base *base;
     struct corelink *core;
-    struct event *core_ev, *core_timer, *tick, *accept_ev, *accept_again;
+    struct event *core_ev, *core_timer, *tick, *accept_ev, *accept6_ev, *accept_again;
     int core_fd; /* what core_ev watches; -1: nothing */
     short core_events;
     struct conn *newest, *oldest; /* by the time of their last request */
@@ -595,6 +593,13 @@ static void conn_open(struct server *s, int fd)
     (void)bufferevent_enable(c->b, EV_READ | EV_WRITE);
 }
 
+static void accept_stop(struct server *s)
+{
+    event_del(s->accept_ev);
+    if (s->accept6_ev)
+        event_del(s->accept6_ev);
+}
+
 static void on_accept(evutil_socket_t fd, short what, void *user)
 {
     struct server *s = user;
@@ -608,7 +613,7 @@ static void on_accept(evutil_socket_t fd, short what, void *user)
             log_at(LOG_WARN_, "accept: %s, with %u connections; pausing", strerror(errno),
                    s->n_conns);
             (void)drop_idle(s);
-            event_del(s->accept_ev);
+            accept_stop(s);
             event_add(s->accept_again, &(struct timeval){0, ACCEPT_PAUSE_MS * 1000});
             return;
         } else if (errno != EINTR && errno != ECONNABORTED) {
@@ -622,6 +627,8 @@ static void on_accept_again(evutil_socket_t fd, short what, void *user)
     (void)fd;
     (void)what;
     event_add(s->accept_ev, NULL);
+    if (s->accept6_ev)
+        event_add(s->accept6_ev, NULL);
 }
 
 /* Nobody may keep a connection for ever by being slow. */
@@ -737,62 +744,19 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
 }
 
 /* --- start and end ------------------------------------------------------------------------- */
-/* Whole or not at all: a reader never sees half a number. */
-static void write_port(const struct server *s, const char *runtime)
-{
-    char path[4096], tmp[4096 + 16];
-    if (!runtime || snprintf(path, sizeof path, "%s/http.port", runtime) >= (int)sizeof path)
-        return;
-    snprintf(tmp, sizeof tmp, "%s.%d", path, (int)getpid());
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    char line[16];
-    int n = snprintf(line, sizeof line, "%u\n", s->port);
-    bool ok = fd >= 0 && write(fd, line, (size_t)n) == n;
-    if (fd >= 0)
-        close(fd);
-    if (!ok || rename(tmp, path) < 0) {
-        log_at(LOG_WARN_, "cannot write %s: %s; clients must know port %u by themselves", path,
-               strerror(errno), s->port);
-        (void)unlink(tmp);
-    }
-}
-
 static int listen_on(struct server *s, const struct http_opts *o, struct errbuf *eb)
 {
-    int fd = o->listen_fd;
-    if (fd < 0) {
-        struct net_addr a;
-        int r = net_addr_parse(o->addr, &a, eb);
-        if (r < 0)
-            return r;
-        if (!net_is_loopback(a.addr) && !s->keys.n)
-            return err_set(eb, -EPERM,
-                           "--http: %s can be reached from other machines; that wants an "
-                           "--api-key-file",
-                           a.addr);
-        memcpy(s->addr, a.addr, sizeof s->addr);
-        fd = net_listen(&a, o->any_port, &s->port, eb);
-        if (fd < 0)
-            return fd;
-    } else {
-        struct sockaddr_storage sa = {0};
-        socklen_t n = sizeof sa;
-        char port[16] = "0";
-        if (getsockname(fd, (void *)&sa, &n) < 0 ||
-            getnameinfo((void *)&sa, n, s->addr, sizeof s->addr, port, sizeof port,
-                        NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-            return err_set(eb, -EINVAL, "the socket systemd passed is not a TCP socket");
-        if (!net_is_loopback(s->addr) && !s->keys.n)
-            return err_set(
-                eb, -EPERM,
-                "the socket systemd passed listens on %s; that wants an --api-key-file",
-                s->addr);
-        s->port = (uint16_t)strtoul(port, NULL, 10);
-        (void)evutil_make_socket_nonblocking(fd);
-    }
-    s->accept_ev = event_new(s->base, fd, EV_READ | EV_PERSIST, on_accept, s);
+    int fd[2];
+    int r = http_listen(o, s->keys.n > 0, s->addr, &s->port, fd, eb);
+    if (r < 0)
+        return r;
+    s->accept_ev = event_new(s->base, fd[0], EV_READ | EV_PERSIST, on_accept, s);
     if (!s->accept_ev || event_add(s->accept_ev, NULL) < 0)
         return err_set(eb, -ENOMEM, "libevent does not take the listening socket");
+    if (fd[1] >= 0)
+        s->accept6_ev = event_new(s->base, fd[1], EV_READ | EV_PERSIST, on_accept, s);
+    if (s->accept6_ev)
+        (void)event_add(s->accept6_ev, NULL);
     return 0;
 }
 
@@ -814,7 +778,7 @@ static void say_stop(struct server *s)
                                  : "hearthd has ended; it may be back in a moment";
     uint64_t until = now_ns() + STOP_MS * 1000000ull;
     bool pending = true;
-    (void)event_del(s->accept_ev);
+    accept_stop(s);
     for (struct conn *c = s->newest, *next; c; c = next) {
         struct hx *x = &c->x;
         next = c->older;
@@ -867,7 +831,7 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
         co.user = &s;
         r = corelink_open(&s.core, &co, eb);
         if (r == 0) {
-            write_port(&s, o->runtime);
+            http_write_port(s.port, o->runtime);
             log_at(LOG_INFO_, "serving http://%s for %s", at, o->core.path);
             corelink_wait_first(s.core, stop);
             sandbox_enter(!co.exit_with_core);

@@ -63,6 +63,31 @@ static bool state_has_owner(unsigned state)
     return state == TCP_ESTABLISHED_ || state == TCP_FIN_WAIT1_ || state == TCP_FIN_WAIT2_;
 }
 
+/* ::ffff:127.0.0.1 is how a socket of both families shows what is IPv4. */
+static void unmap(struct sockaddr_storage *ss)
+{
+    const struct sockaddr_in6 a6 = *(const struct sockaddr_in6 *)(const void *)ss;
+    struct sockaddr_in *a4 = (void *)ss;
+    if (ss->ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&a6.sin6_addr))
+        return;
+    memset(ss, 0, sizeof *ss);
+    a4->sin_family = AF_INET;
+    a4->sin_port = a6.sin6_port;
+    memcpy(&a4->sin_addr, a6.sin6_addr.s6_addr + 12, 4);
+}
+
+static bool both_ends(int fd, struct sockaddr_storage *us, struct sockaddr_storage *peer)
+{
+    socklen_t n = sizeof *us, m = sizeof *peer;
+    memset(us, 0, sizeof *us);
+    memset(peer, 0, sizeof *peer);
+    if (getsockname(fd, (void *)us, &n) < 0 || getpeername(fd, (void *)peer, &m) < 0)
+        return false;
+    unmap(us);
+    unmap(peer);
+    return true;
+}
+
 /* The end that peer's socket has of a connection to us, for the kernel's own lookup. */
 static void diag_id(struct inet_diag_sockid *ret, const struct sockaddr_storage *peer,
                     const struct sockaddr_storage *us)
@@ -92,8 +117,7 @@ static int diag_socket(void)
 int net_peer_uid_diag(int fd, uint32_t *ret_uid)
 {
     static uint32_t seq;
-    struct sockaddr_storage us = {0}, peer = {0};
-    socklen_t n = sizeof us, m = sizeof peer;
+    struct sockaddr_storage us, peer;
     struct {
         struct nlmsghdr h;
         struct inet_diag_req_v2 r;
@@ -104,8 +128,7 @@ int net_peer_uid_diag(int fd, uint32_t *ret_uid)
            .r = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u}};
     _Alignas(struct nlmsghdr) uint8_t got[1024];
     const struct nlmsghdr *h = (const void *)got;
-    if (getsockname(fd, (void *)&us, &n) < 0 || getpeername(fd, (void *)&peer, &m) < 0 ||
-        (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
+    if (!both_ends(fd, &us, &peer) || (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
         return -ENOENT;
     q.r.sdiag_family = (uint8_t)peer.ss_family;
     diag_id(&q.r.id, &peer, &us);
@@ -148,9 +171,8 @@ static FILE *proc_table(bool v6)
 
 int net_peer_uid_proc(int fd, uint32_t *ret_uid)
 {
-    struct sockaddr_storage us = {0}, peer = {0};
-    socklen_t n = sizeof us, m = sizeof peer;
-    if (getsockname(fd, (void *)&us, &n) < 0 || getpeername(fd, (void *)&peer, &m) < 0)
+    struct sockaddr_storage us, peer;
+    if (!both_ends(fd, &us, &peer))
         return -ENOENT;
     for (int v6 = 0; v6 <= 1; v6++) {
         char a[40], b[40];
@@ -260,7 +282,7 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap)
 bool net_is_loopback(const char *addr)
 {
     return strncmp(addr, "127.", 4) == 0 || strcmp(addr, "::1") == 0 ||
-           strcmp(addr, "localhost") == 0;
+           strncasecmp(addr, "::ffff:127.", 11) == 0 || strcmp(addr, "localhost") == 0;
 }
 
 /* The name before an optional :PORT, compared without case. */
@@ -385,5 +407,25 @@ int net_listen(const struct net_addr *a, bool any_port, uint16_t *ret_port, stru
     if (getsockname(fd, (void *)&got, &n) == 0)
         port = ntohs(((struct sockaddr_in *)&got)->sin_port);
     *ret_port = port;
+    return fd;
+}
+
+int net_listen_v6(uint16_t port)
+{
+    struct net_addr a = {.addr = "::1", .port = port, .len = sizeof(struct sockaddr_in6)};
+    *(struct sockaddr_in6 *)(void *)&a.sa =
+        (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd = listen_at(&a, port);
+    if (fd == -EADDRINUSE) {
+        char who[256];
+        net_who_listens(port, who, sizeof who);
+        log_at(LOG_WARN_,
+               "port %u of ::1 is taken, maybe by %s: what calls this machine `localhost` may "
+               "get there instead of here; use 127.0.0.1",
+               port, who);
+    } else if (fd < 0 && fd != -EAFNOSUPPORT && fd != -EADDRNOTAVAIL) {
+        log_at(LOG_WARN_, "cannot listen on ::1 port %u: %s; 127.0.0.1 is served", port,
+               strerror(-fd));
+    }
     return fd;
 }

@@ -188,7 +188,34 @@ def a_stop_is_said_to_whoever_waits():
     check(code == 200 and "error" in ev[-1] and ev[-1]["error"]["code"] == "shutting_down", lambda: "stream: %r ... %r" % (code, ev and ev[-1]))
 
 
+def localhost_is_served_over_ipv6_too():
+    try:
+        with socket.socket(socket.AF_INET6) as s:
+            s.bind(("::1", 0))
+    except OSError:
+        skip("no IPv6 here")
+    d, port = serve()
+    said(post(port, {"messages": [user("hi")], "max_tokens": 2}, host="::1"))
+    if os.getuid() == 0:  # the kernel's word on who calls holds there, too
+        code = ("import os,sys,encodings.idna,http.client as h; os.setgid(65534); os.setuid(65534); c = h.HTTPConnection('::1', %d); "
+                "c.request('GET', '/v1/models'); sys.exit(c.getresponse().status != 401)" % port)
+        check_eq(subprocess.run([sys.executable, "-c", code]).returncode, 0, "another user's call over IPv6")
+    d.stop()
+    # Taken by somebody else: said, and no reason not to serve.
+    with socket.socket(socket.AF_INET6) as s:
+        s.bind(("::1", 0))
+        s.listen()
+        want = s.getsockname()[1]
+        d = Daemon("--http", "127.0.0.1:%d" % want, front=True).start()
+        http_port(d, want)
+        t0 = time.monotonic()
+        while "of ::1 is taken" not in d.log_tail():
+            check(time.monotonic() - t0 < 10 * SLOWER, "no word of the port that is taken")
+            time.sleep(0.05)
+        d.stop()
+
+
 main(too_long_a_prompt_is_said_in_the_words_programs_look_for, half_a_surrogate_pair_does_not_end_a_conversation,
      a_template_that_cannot_be_run_is_not_no_template, logprobs_carry_the_tokens_bytes_and_end_with_the_text,
      a_last_message_of_the_assistants_is_gone_on_with, a_conversation_that_ends_at_stop_strings_is_one_session,
-     a_stop_is_said_to_whoever_waits)
+     a_stop_is_said_to_whoever_waits, localhost_is_served_over_ipv6_too)

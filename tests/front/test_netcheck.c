@@ -147,6 +147,33 @@ static void the_kernel_names_the_peers_uid(void)
     }
 }
 
+/* A socket of both families shows an IPv4 peer as ::ffff:127.0.0.1. */
+static void the_kernel_names_a_mapped_peers_uid(void)
+{
+    struct sockaddr_in6 a6 = {.sin6_family = AF_INET6};
+    struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a6;
+    int l = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), zero = 0;
+    if (l < 0 || setsockopt(l, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) < 0 ||
+        bind(l, (void *)&a6, sizeof a6) < 0)
+        t_skip("no IPv6");
+    CHECK_EQ(listen(l, 8), 0);
+    CHECK_EQ(getsockname(l, (void *)&a6, &n), 0);
+    a4.sin_port = a6.sin6_port;
+    int c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_EQ(connect(c, (void *)&a4, sizeof a4), 0);
+    int fd = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+    for (int way = 0; way < 3; way++) {
+        uint32_t uid = 12345;
+        if (here(way, fd) && (ways[way].uid(fd, &uid) != 0 || uid != getuid()))
+            t_fail(__FILE__, __LINE__, "by %s: uid %u, want %u", ways[way].name, uid, getuid());
+    }
+    CHECK(net_is_loopback("::ffff:127.0.0.1"));
+    close(c);
+    close(fd);
+    close(l);
+}
+
 /* Each connection that was closed is remembered for a minute; the look must not grow by it. */
 static void a_peer_is_found_at_once_among_thousands(void)
 {
@@ -241,6 +268,7 @@ T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_a
        {"addresses_are_parsed_or_refused_with_words",
         addresses_are_parsed_or_refused_with_words},
        {"the_kernel_names_the_peers_uid", the_kernel_names_the_peers_uid},
+       {"the_kernel_names_a_mapped_peers_uid", the_kernel_names_a_mapped_peers_uid},
        {"a_peer_is_found_at_once_among_thousands", a_peer_is_found_at_once_among_thousands},
        {"a_taken_port_gives_the_next_and_names_its_owner",
         a_taken_port_gives_the_next_and_names_its_owner},
