@@ -49,6 +49,8 @@ static const struct row rows[] = {
      "ADDR:PORT of the OpenAI-compatible front, or off"},
     {"http-any-port", T_BOOL, 0, C(http_any_port), "false", 0, 0, NULL,
      "when another user has that port: take the next free one instead of ending"},
+    {"http-origin", T_ORIGINS, 0, C(http_origin), NULL, 0, 0, NULL,
+     "web pages that may ask over HTTP, beside this machine's"},
     {"api-key-file", T_PATH, 0, C(api_key_file), NULL, 0, 0, NULL,
      "keys that let HTTP clients of other users in, one a line"},
     {"keep-alive", T_DURATION, R_MODEL, M(keep_alive_s), "-1", 0, 0, NULL,
@@ -599,8 +601,8 @@ void conf_close(struct conf *c)
 {
     if (!c)
         return;
-    char *own[] = {c->file,  c->state,        c->runtime,       c->models,  c->core_path,
-                   c->front, c->api_key_file, c->notify_socket, c->any.path};
+    char *own[] = {c->file,  c->state,        c->runtime,       c->models,   c->core_path,
+                   c->front, c->api_key_file, c->notify_socket, c->any.path, c->http_origin};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         free(own[i]);
     for (uint32_t i = 0; i < c->n_models; i++)
@@ -758,6 +760,8 @@ void conf_print(const struct conf *c)
     else
         puts("http = off");
     printf("http-any-port = %s\n", c->http_any_port ? "true" : "false");
+    print_text(c->http_origin ? "http-origin = " : "# no http-origin",
+               c->http_origin ? c->http_origin : "", "");
     print_text(c->api_key_file ? "api-key-file = " : "# no api-key-file",
                c->api_key_file ? c->api_key_file : "", "");
     printf("no-front = %s\nsystem = %s\nsocket-mode = 0%o\n", c->no_front ? "true" : "false",

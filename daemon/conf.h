@@ -54,6 +54,7 @@ struct conf {
     uint16_t http_port;
     bool http_any_port; /* also beside another user who has http_port */
     char *api_key_file; /* or NULL */
+    char *http_origin;  /* web pages that may ask, as a list; or NULL */
     bool system;        /* --system: one daemon for the machine */
     bool no_front;
     uint32_t socket_mode;      /* of core.sock */

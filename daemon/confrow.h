@@ -19,6 +19,7 @@ enum conf_type {
     T_DURATION, /* double seconds >= min, or -1 */
     T_MODE,     /* uint32, octal; "auto" is 0 */
     T_HTTP,     /* struct http */
+    T_ORIGINS,  /* char *: a list of SCHEME://HOST, which the front looks at more closely */
     T_MODEL,    /* [NAME=]PATH, repeatable */
 };
 enum { R_MODEL = 1, R_ONLY_MODEL = 2, R_DIAG = 4 };

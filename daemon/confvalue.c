@@ -121,6 +121,15 @@ int confvalue_put(void *base, const struct row *row, const struct text *t, const
 
     switch (row->type) {
     case T_PATH: return put_path(at, row, t, dir, eb);
+    case T_ORIGINS: {
+        char *s = strstr(t->s, "://") && strlen(t->s) < 4096 ? strdup(t->s) : NULL;
+
+        if (!s)
+            return want(row, t, eb, "origins like app://obsidian.md, https://chat.example");
+        free(*(char **)at);
+        *(char **)at = s;
+        return 0;
+    }
     case T_WORD: {
         uint32_t place;
         const char *colon = strchr(t->s, ':');

@@ -50,7 +50,7 @@ static void front_start(struct front *f)
 {
     const struct conf *c = f->all->d->conf;
     char nn[256], http[128];
-    const char *argv[12];
+    const char *argv[16];
     int n = 0;
 
     argv[n++] = f->all->program;
@@ -67,6 +67,10 @@ static void front_start(struct front *f)
         if (c->api_key_file) {
             argv[n++] = "--api-key-file";
             argv[n++] = c->api_key_file;
+        }
+        if (c->http_origin) {
+            argv[n++] = "--http-origin";
+            argv[n++] = c->http_origin;
         }
     }
     argv[n++] = "--core";

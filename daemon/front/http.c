@@ -17,6 +17,7 @@
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
 #include "daemon/front/sandbox.h"
+#include "daemon/front/origin.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -59,13 +60,14 @@ struct server {
     uint16_t port;
     uint32_t uid;
     struct keyfile keys;
+    struct origins origins;
     const volatile int *stop;
 };
 struct hx {
     struct conn *c;
     const struct hx_ops *ops;
     void *user;
-    char extra[256]; /* header lines of this reply */
+    char extra[1024]; /* header lines of this reply */
     bool stream, chunked;
 };
 struct conn {
@@ -75,6 +77,7 @@ struct conn {
     uint32_t uid;      /* of the peer; UID_NONE: not known */
     bool trusted;      /* our own uid, or has shown a key */
     bool open;         /* x is an exchange */
+    bool cors;         /* the page that asks may read the answer */
     bool reuse;        /* another request may follow */
     uint8_t state;     /* enum conn_state */
     size_t seen;       /* of the head's bytes */
@@ -203,6 +206,7 @@ static const char *reason(int code)
 {
     switch (code) {
     case 200: return "OK";
+    case 204: return "No Content";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
     case 403: return "Forbidden";
@@ -240,7 +244,15 @@ static void put_head(struct hx *x, int code, const char *type, int64_t length)
     (void)evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n", code,
                               reason(code), date, type);
     (void)evbuffer_add_printf(out, "Cache-Control: no-store\r\n%s", x->extra);
-    if (!x->stream)
+    const char *origin = c->cors ? httpin_field(&c->head, "Origin") : NULL;
+    if (origin)
+        (void)evbuffer_add_printf(out,
+                                  "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
+                                  "Access-Control-Expose-Headers: Retry-After\r\n",
+                                  origin);
+    if (code == 204)
+        ;
+    else if (!x->stream)
         (void)evbuffer_add_printf(out, "Content-Length: %lld\r\n", (long long)length);
     else if (x->chunked)
         (void)evbuffer_add_printf(out, "Transfer-Encoding: chunked\r\n");
@@ -328,10 +340,21 @@ static bool admit(struct conn *c)
 {
     const struct server *s = c->s;
     const struct httpin_head *h = &c->head;
+    const char *no = origin_refusal(
+        &s->origins, &(struct origin_ask){.origin = httpin_field(h, "Origin"),
+                                          .site = httpin_field(h, "Sec-Fetch-Site"),
+                                          .mode = httpin_field(h, "Sec-Fetch-Mode"),
+                                          .addr = s->addr,
+                                          .uid = s->uid});
+    c->cors = !no;
     if (keyfile_fits(&s->keys, httpin_field(h, "Authorization"))) {
         c->trusted = true;
         return true;
     }
+    /* A browser asks without the key whether the page may send it. */
+    if (!no && s->keys.n && strcmp(h->method, "OPTIONS") == 0 &&
+        httpin_field(h, "Access-Control-Request-Method"))
+        return true;
     if (c->uid == (uint32_t)UID_NONE)
         learn_peer(c);
     if (c->uid != s->uid) {
@@ -348,9 +371,8 @@ static bool admit(struct conn *c)
                "the Host header names another machine than this; use http://127.0.0.1", 0);
         return false;
     }
-    if (!net_origin_ok(httpin_field(h, "Origin"), s->addr)) {
-        refuse(c, 403, "permission_denied",
-               "the Origin header names a web page of another site", 0);
+    if (no) {
+        refuse(c, 403, "permission_denied", no, 0);
         return false;
     }
     return true;
@@ -805,6 +827,8 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
     static struct server s; /* one a process; keys are not left on a stack */
     s = (struct server){.core_fd = -1, .stop = stop, .uid = geteuid()};
     int r = o->api_key_file ? keyfile_read(&s.keys, o->api_key_file, eb) : 0;
+    if (r == 0)
+        r = origins_parse(&s.origins, o->origins ? o->origins : "", eb);
     if (r < 0)
         return r;
     net_check_open();

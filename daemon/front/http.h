@@ -17,7 +17,8 @@ struct http_opts {
     bool any_port;    /* take the next free one also when another user has addr's port */
     int listen_fd;    /* a socket systemd has bound for us; -1: bind addr */
     const char *api_key_file; /* one key a line; NULL: none */
-    const char *runtime;      /* http.port is written there; NULL: nowhere */
+    const char *origins; /* web pages that may ask (origin.h); NULL: this machine's alone */
+    const char *runtime; /* http.port is written there; NULL: nowhere */
     struct corelink_opts core;
 };
 /* Serves until *stop or the core is gone for good. 0; < 0 with words. Blocks. */

@@ -81,8 +81,11 @@ static bool method_is(struct hx *x, const char *name)
 static void chat(struct hx *x)
 {
     const char *type = hx_header(x, "Content-Type");
+    bool page = hx_header(x, "Origin") || hx_header(x, "Sec-Fetch-Site");
     /* A page's plain form cannot send this type without asking first. */
-    if (type && strncasecmp(type, "application/json", 16) != 0) {
+    if (type ? strncasecmp(type, "application/json", 16) != 0 ||
+                   (type[16] && !strchr("; \t", type[16]))
+             : page) {
         openai_fail(x, 415, "bad_field", NULL, "want Content-Type: application/json", 0);
         return;
     }
@@ -91,9 +94,28 @@ static void chat(struct hx *x)
     openai_chat(x, p ? p : "", n);
 }
 
+/* A browser asks whether a page may: who may not has been refused by now. */
+static bool preflight(struct hx *x)
+{
+    const char *headers = hx_header(x, "Access-Control-Request-Headers");
+    if (strcmp(hx_method(x), "OPTIONS") != 0 || !hx_header(x, "Origin") ||
+        !hx_header(x, "Access-Control-Request-Method"))
+        return false;
+    hx_add_header(x, "Access-Control-Allow-Methods", "GET, POST");
+    hx_add_header(x, "Access-Control-Allow-Headers",
+                  headers && strlen(headers) < 600 ? headers : "authorization, content-type");
+    hx_add_header(x, "Access-Control-Max-Age", "600");
+    if (hx_header(x, "Access-Control-Request-Private-Network"))
+        hx_add_header(x, "Access-Control-Allow-Private-Network", "true");
+    hx_reply(x, 204, "text/plain", "", 0, 0);
+    return true;
+}
+
 void httproute(struct hx *x, const char *path)
 {
     static const char models[] = "/v1/models/";
+    if (preflight(x))
+        return;
     if (strcmp(path, "/v1/chat/completions") == 0) {
         if (method_is(x, "POST"))
             chat(x);

@@ -30,7 +30,7 @@ enum {
 };
 
 struct opts {
-    const char *nn, *http, *core, *api_key_file, *runtime;
+    const char *nn, *http, *core, *api_key_file, *origins, *runtime;
     bool exit_with_core, any_port, check;
     int listen_fd;
 };
@@ -50,6 +50,8 @@ static const char usage[] =
     "  --http-any-port      ... also when the one who took it is another user\n"
     "  --core PATH          hearthd's core.sock (default: RUNTIME/core.sock)\n"
     "  --runtime DIR        the port in use is written to DIR/http.port\n"
+    "  --http-origin LIST   web pages that may ask beside this machine's: app://obsidian.md, "
+    "...\n"
     "  --api-key-file FILE  keys that let other users in over HTTP, one a line\n"
     "  --exit-with-core     end when hearthd closes the link (when hearthd started us)\n"
     "  --check              only see whether the HTTP port can be had, and say why not\n"
@@ -71,6 +73,7 @@ static int parse(int argc, char **argv, struct opts *o)
         O_HTTP,
         O_CORE,
         O_KEYS,
+        O_ORIGIN,
         O_RUNTIME,
         O_EXIT,
         O_ANY,
@@ -83,6 +86,7 @@ static int parse(int argc, char **argv, struct opts *o)
         {"http", 1, 0, O_HTTP},
         {"core", 1, 0, O_CORE},
         {"api-key-file", 1, 0, O_KEYS},
+        {"http-origin", 1, 0, O_ORIGIN},
         {"runtime", 1, 0, O_RUNTIME},
         {"exit-with-core", 0, 0, O_EXIT},
         {"http-any-port", 0, 0, O_ANY},
@@ -97,6 +101,7 @@ static int parse(int argc, char **argv, struct opts *o)
         case O_HTTP: o->http = strcmp(optarg, "off") == 0 ? NULL : optarg; break;
         case O_CORE: o->core = optarg; break;
         case O_KEYS: o->api_key_file = optarg; break;
+        case O_ORIGIN: o->origins = optarg; break;
         case O_RUNTIME: o->runtime = optarg; break;
         case O_EXIT: o->exit_with_core = true; break;
         case O_ANY: o->any_port = true; break;
@@ -128,6 +133,7 @@ static int run_face(const struct opts *o, bool nn)
                                               .listen_fd = o->listen_fd,
                                               .any_port = o->any_port,
                                               .api_key_file = o->api_key_file,
+                                              .origins = o->origins,
                                               .runtime = o->runtime,
                                               .core = core},
                           &stop, &eb);

@@ -279,6 +279,24 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap)
     return foreign;
 }
 
+enum net_port net_port_owners(uint16_t port, uint32_t uid)
+{
+    enum net_port ret = NET_PORT_NOBODY;
+    for (int v6 = 0; v6 <= 1; v6++) {
+        FILE *f = proc_table(v6);
+        struct row r;
+        while (f && next_row(f, &r)) {
+            const char *colon = strrchr(r.local, ':');
+            if (r.state != TCP_LISTEN_ || !colon || strtoul(colon + 1, NULL, 16) != port)
+                continue;
+            if (r.uid != uid && r.uid != 0)
+                return NET_PORT_OTHERS;
+            ret = NET_PORT_OURS;
+        }
+    }
+    return ret;
+}
+
 bool net_is_loopback(const char *addr)
 {
     return strncmp(addr, "127.", 4) == 0 || strcmp(addr, "::1") == 0 ||

@@ -22,6 +22,10 @@ int net_peer_uid_proc(int fd, uint32_t *ret_uid);
 /* "pid 71 (ollama serve) of uid 1000", as far as /proc lets us see; never fails.  True: another
  * user's, or nobody's that can be seen. */
 bool net_who_listens(uint16_t port, char *ret, size_t cap);
+/* Who listens on a TCP port of this machine, on any address: nobody that can be seen, our own
+ * user or root alone, or somebody else too. */
+enum net_port { NET_PORT_NOBODY, NET_PORT_OURS, NET_PORT_OTHERS };
+enum net_port net_port_owners(uint16_t port, uint32_t uid);
 /* A page on another site may resolve its name to 127.0.0.1 and talk to us: its Host or Origin
  * gives it away.  host NULL: none sent.  addr: what we listen on. */
 bool net_host_ok(const char *host, const char *addr);

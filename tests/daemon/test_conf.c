@@ -132,6 +132,16 @@ static void http_for_other_machines_wants_keys(void)
     CHECK_EQ(open_with(&c, "--http [::1]:8765"), 0);
     conf_close(c);
 }
+static void origins_of_pages_are_a_list(void)
+{
+    struct conf *c;
+
+    CHECK_EQ(open_with(&c, "--http-origin obsidian"), -EINVAL);
+    CHECK(strstr(eb.s, "http-origin") && strstr(eb.s, "app://obsidian.md"));
+    CHECK_EQ(open_file(&c, "http-origin = app://obsidian.md, moz-extension://*\n", ""), 0);
+    CHECK_STR(c->http_origin, "app://obsidian.md, moz-extension://*");
+    conf_close(c);
+}
 static void a_flag_beats_the_environment_beats_the_file_beats_the_default(void)
 {
     struct conf *c;
@@ -435,7 +445,7 @@ T_MAIN(CASE(defaults_are_those_of_the_documents),
        CASE(the_system_service_has_places_of_its_own),
        CASE(directories_made_by_the_manager_are_used),
        CASE(a_flag_beats_the_environment_beats_the_file_beats_the_default),
-       CASE(http_for_other_machines_wants_keys),
+       CASE(http_for_other_machines_wants_keys), CASE(origins_of_pages_are_a_list),
        CASE(a_models_section_beats_the_file_and_loses_to_a_flag),
        CASE(models_come_from_flags_environment_and_file_in_that_order),
        CASE(a_relative_path_starts_where_it_was_written),
