@@ -274,12 +274,13 @@ void gstream_close(struct gstream *g)
     if (g->ask)
         corelink_forget(g->core, g->ask);
     g->ask = 0;
-    if (g->state != GS_ENDED) {
+    /* A core that is away goes on with nothing that nobody asks it for. */
+    if (g->state != GS_ENDED && corelink_up(g->core)) {
         char json[64];
         int n = snprintf(json, sizeof json, "{\"stream\":\"%s\"}", g->id);
         (void)corelink_send(g->core, HRT_CANCEL, json, (size_t)n, NULL, 0, ignore, NULL);
-        g->state = GS_ENDED;
     }
+    g->state = GS_ENDED;
     g->closed = true;
     if (!g->busy)
         gstream_free(g);

@@ -40,7 +40,8 @@ struct gstream_ops {
 /* start: START's JSON, taken (malloc'd); id: its 32 hex digits. 0; -EAGAIN: too much is open. */
 int gstream_open(struct gstream **ret, struct corelink *core, char *start, const char *id,
                  const struct gstream_ops *ops, void *user);
-/* Frees; when it has not ended, the core is told to CANCEL (what is there is kept). NULL ok. */
+/* Frees; when it has not ended, a core that is there is told to CANCEL (what is there is kept).
+ * NULL ok. */
 void gstream_close(struct gstream *g);
 /* paused: the reader is slow, ask for no more; false again lets it go on. */
 void gstream_pause(struct gstream *g, bool paused);
