@@ -16,8 +16,8 @@
 #include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
-#include "daemon/front/sandbox.h"
 #include "daemon/front/origin.h"
+#include "daemon/front/sandbox.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>

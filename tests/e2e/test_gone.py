@@ -2,7 +2,8 @@
 """test_gone.py - clients that leave, over HTTP and over nanomsg: their requests end with them, in any phase."""
 from hearthlib import *
 
-HTTP_MAX_S = 1.0  # and one round of looking
+HTTP_MAX_S = 1.0
+SLACK_S = 3.0  # beside other work a step of prefill takes long
 NN_MAX_S = 5.0
 
 
@@ -27,7 +28,7 @@ def until_busy(d):
 def ends(d, words, limit):
     t0 = time.monotonic()
     while busy(d):
-        check(time.monotonic() - t0 < (limit + 1) * SLOWER, "%s: still there after %.1f s" % (words, limit + 1))
+        check(time.monotonic() - t0 < (limit + SLACK_S) * SLOWER, "%s: still there after %.1f s" % (words, limit + SLACK_S))
         time.sleep(0.02)
     print("    %-32s over %.2f s after its client" % (words, time.monotonic() - t0), flush=True)
 
