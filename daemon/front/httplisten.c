@@ -47,8 +47,8 @@ static int listen_at_addr(const struct http_opts *o, bool keyed, char ret_addr[6
     if (ret_fd[0] < 0)
         return ret_fd[0];
     if (strcmp(a.addr, "127.0.0.1") == 0 || strcmp(a.addr, "localhost") == 0)
-        ret_fd[1] = net_listen_v6(*ret_port);
-    return 0;
+        ret_fd[1] = net_listen_v6(*ret_port, o->any_port, eb);
+    return ret_fd[1] == -EADDRINUSE ? ret_fd[1] : 0;
 }
 
 int http_listen(const struct http_opts *o, bool keyed, char ret_addr[64], uint16_t *ret_port,

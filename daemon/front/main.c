@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
+#include "daemon/front/httplisten.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/nn.h"
 #include "daemon/front/sandbox.h"
@@ -146,15 +147,16 @@ static int run_face(const struct opts *o, bool nn)
 static int check(const struct opts *o)
 {
     struct errbuf eb = {""};
-    struct net_addr a;
+    char addr[64];
     uint16_t port;
-    int fd = net_addr_parse(o->http, &a, &eb);
+    int fd[2];
     flog_init("http", false, LOG_ERROR_);
-    if (fd == 0)
-        fd = net_listen(&a, o->any_port, &port, &eb);
-    if (fd < 0)
+    int r = http_listen(
+        &(struct http_opts){.addr = o->http, .listen_fd = -1, .any_port = o->any_port}, true,
+        addr, &port, fd, &eb);
+    if (r < 0)
         printf("%s\n", eb.s);
-    return fd == -EADDRINUSE ? EXIT_PORT : fd < 0 ? 1 : 0;
+    return r == -EADDRINUSE ? EXIT_PORT : r < 0 ? 1 : 0;
 }
 
 /* --- the keeper of two ----------------------------------------------------------------------- */

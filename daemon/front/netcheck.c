@@ -428,22 +428,28 @@ int net_listen(const struct net_addr *a, bool any_port, uint16_t *ret_port, stru
     return fd;
 }
 
-int net_listen_v6(uint16_t port)
+int net_listen_v6(uint16_t port, bool any_port, struct errbuf *eb)
 {
     struct net_addr a = {.addr = "::1", .port = port, .len = sizeof(struct sockaddr_in6)};
     *(struct sockaddr_in6 *)(void *)&a.sa =
         (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     int fd = listen_at(&a, port);
-    if (fd == -EADDRINUSE) {
-        char who[256];
-        net_who_listens(port, who, sizeof who);
+    if (fd >= 0)
+        return fd;
+    if (fd == -EADDRINUSE && !any_port && net_port_owners(port, geteuid()) == NET_PORT_OTHERS)
+        return err_set(
+            eb, -EADDRINUSE,
+            "--http: port %u of ::1 is taken by another user, who is given what clients "
+            "send to `localhost`; choose another port, or serve 127.0.0.1 all the same "
+            "with --http-any-port",
+            port);
+    if (fd == -EADDRINUSE)
         log_at(LOG_WARN_,
-               "port %u of ::1 is taken, maybe by %s: what calls this machine `localhost` may "
-               "get there instead of here; use 127.0.0.1",
-               port, who);
-    } else if (fd < 0 && fd != -EAFNOSUPPORT && fd != -EADDRNOTAVAIL) {
+               "port %u of ::1 is taken: what calls this machine `localhost` may get there "
+               "instead of here; use 127.0.0.1",
+               port);
+    else if (fd != -EAFNOSUPPORT && fd != -EADDRNOTAVAIL)
         log_at(LOG_WARN_, "cannot listen on ::1 port %u: %s; 127.0.0.1 is served", port,
                strerror(-fd));
-    }
-    return fd;
+    return -ENOENT;
 }

@@ -44,8 +44,8 @@ int net_addr_parse(const char *s, struct net_addr *ret, struct errbuf *eb);
  * free one of the hundred above it; ret_port says which.  One that another user has is an error
  * (-EADDRINUSE) unless any_port: who trusts the number would talk to him. fd, or < 0 with words. */
 int net_listen(const struct net_addr *a, bool any_port, uint16_t *ret_port, struct errbuf *eb);
-/* The same port of ::1, which `localhost` is for many clients.  fd; < 0: there is no IPv6, or
- * it cannot be had and the log says so. */
-int net_listen_v6(uint16_t port);
+/* The same port of ::1, which `localhost` is for many clients.  fd; -ENOENT: there is no IPv6, or
+ * it cannot be had and the log says so; -EADDRINUSE with words: as net_listen. */
+int net_listen_v6(uint16_t port, bool any_port, struct errbuf *eb);
 
 #endif

@@ -201,7 +201,22 @@ def localhost_is_served_over_ipv6_too():
                 "c.request('GET', '/v1/models'); sys.exit(c.getresponse().status != 401)" % port)
         check_eq(subprocess.run([sys.executable, "-c", code]).returncode, 0, "another user's call over IPv6")
     d.stop()
-    # Taken by somebody else: said, and no reason not to serve.
+    # Taken by another user, it is as if 127.0.0.1 were: what is sent to localhost would be his.
+    if os.getuid() == 0:
+        want = free_port()
+        p = subprocess.Popen([sys.executable, "-c", "import os, socket; os.setuid(12345); s = socket.socket(socket.AF_INET6); "
+                              "s.bind(('::1', %d)); s.listen(); print('up', flush=True); input()" % want],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+        check_eq(p.stdout.readline(), b"up\n", "the other user's program")
+        d = Daemon("--http", "127.0.0.1:%d" % want, front=True).spawn()
+        check_eq(d.proc.wait(30 * SLOWER), 1, "exit code beside another user's ::1")
+        check("of ::1 is taken by another user" in d.log_tail(), "the log does not say why")
+        d.start("--http-any-port")
+        http_port(d, want)
+        d.stop()
+        p.kill()
+        p.wait()
+    # Taken by a program of one's own: said, and no reason not to serve.
     with socket.socket(socket.AF_INET6) as s:
         s.bind(("::1", 0))
         s.listen()
