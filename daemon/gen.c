@@ -441,6 +441,7 @@ static bool expire(struct daemon *d, struct sess *s)
         free(e);
         return false;
     }
+    sess_blocks_forget(d, s);
     sess_forget(d, s);
     return true;
 }

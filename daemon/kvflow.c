@@ -447,6 +447,22 @@ void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t 
     free(key);
 }
 
+void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
+                   uint32_t from, uint32_t n)
+{
+    const struct kvf *f = m->kv;
+    bool stored = f ? f->keyed : m->known_block_bytes != 0;
+    struct kvs_key *key = stored ? calloc(n + 1, sizeof *key) : NULL;
+
+    if (!key)
+        return;
+    kvs_key_root(f ? f->fingerprint : m->fingerprint, uid, &key[0]);
+    for (uint32_t b = 0; b < n; b++)
+        kvs_key_next(&key[b], ids + (uint64_t)b * BLOCK_TOKENS, BLOCK_TOKENS, &key[b + 1]);
+    kvs_forget(d->store, key + 1 + from, n - from, m->variant);
+    free(key);
+}
+
 /* --- sequences -------------------------------------------------------------------------------------- */
 static int seq_room(struct kvf_seq *q, uint32_t blocks)
 {

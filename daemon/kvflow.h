@@ -58,6 +58,9 @@ struct kvflow_places {
 };
 void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
                  uint64_t n, struct kvflow_places *ret);
+/* The blocks [from, n) of this path are needed by nobody: the store may have their room. */
+void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
+                   uint32_t from, uint32_t n);
 uint64_t kvflow_block_bytes(const struct model *m); /* one block's payload */
 
 /* --- one running sequence ------------------------------------------------------------------- */

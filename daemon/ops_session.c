@@ -225,8 +225,10 @@ static void removed(struct change *w)
 {
     struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
 
-    if (s)
-        sess_forget(w->d, s);
+    if (!s)
+        return;
+    sess_blocks_forget(w->d, s);
+    sess_forget(w->d, s);
 }
 
 static void change_done(struct kvs_batch *b)

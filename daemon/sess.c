@@ -33,12 +33,20 @@ void sess_open_clear(struct sess *s)
     s->has_open = false;
 }
 
+static void branch_left(struct daemon *d, struct sess *s)
+{
+    if (s->branch)
+        s->branch->sessions--;
+    branch_drop(d, s->branch);
+    s->branch = NULL;
+}
+
 static void sess_free(struct daemon *d, struct sess *s)
 {
     sess_open_clear(s);
     toks_drop(s->toks);
     s->toks = NULL;
-    branch_drop(d, s->branch);
+    branch_left(d, s);
     free(s->turns);
     s->turns = NULL;
     sess_del(s);
@@ -145,6 +153,7 @@ static void load_place(struct daemon *d, struct sess *s)
                s->rec.name);
         return;
     }
+    s->branch->sessions++;
     s->head = s->rec.head;
     if (s->head > s->branch->end) {
         log_at(LOG_WARN_, "session \"%s\": %llu tokens recorded, %llu found; it goes on there",
@@ -168,6 +177,8 @@ int sess_open(struct daemon *d, struct errbuf *eb)
         r = kvs_reqs(d->store, load_req, &o);
     for (uint32_t i = 0; r == 0 && i < t->n; i++)
         load_place(d, t->s[i]);
+    if (r == 0)
+        branches_loaded(d);
     /* An open turn's tokens are the session's: it stands at the end of them. */
     for (uint32_t i = 0; r == 0 && i < o.n; i++) {
         const struct open_req *q = &o.v[i];
@@ -350,8 +361,7 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
     must_be(s, SESS_MAGIC);
     must(head <= s->head);
     if (head == 0) {
-        branch_drop(d, s->branch);
-        s->branch = NULL;
+        branch_left(d, s);
         memset(&s->rec.branch, 0, sizeof s->rec.branch);
     }
     s->head = s->rec.head = head;
@@ -362,7 +372,8 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
 void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t head)
 {
     must(head <= b->end);
-    branch_drop(d, s->branch);
+    b->sessions++; /* it may be the one it stands in */
+    branch_left(d, s);
     s->branch = b;
     s->head = s->rec.head = head;
     s->rec.branch = b->rec.id;

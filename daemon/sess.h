@@ -47,7 +47,10 @@ struct branch {
      * left open.  Everybody else goes on in a branch of his own. */
     bool owned;
     struct kvs_id owner;
-    uint32_t refs; /* sessions and requests */
+    uint32_t refs;     /* sessions and requests */
+    uint32_t sessions; /* of these */
+    uint64_t shared;   /* so many tokens are, or were, of branches that hang on it, too */
+    bool shared_known;
     struct branch *next;
 };
 
@@ -211,6 +214,9 @@ const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: no
 /* May s, whose turns are known, append to its branch as it stands: at the end of it, with no turn
  * on record there, and nobody else owns it?  Otherwise branch_new. */
 bool sess_at_end(const struct sess *s);
+/* The session is going: what of its KV is its alone is given back. */
+void sess_blocks_forget(struct daemon *d, struct sess *s);
+void branches_loaded(struct daemon *d); /* every session has its branch */
 /* A new branch for appending after `at` tokens of from's path (from NULL or at 0: a root). */
 int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64_t at,
                struct branch **ret);

@@ -3,6 +3,8 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/kvflow.h"
+#include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
 #include "kvstore/kvstore.h"
@@ -119,6 +121,33 @@ static int branch_room(struct sess_table *t)
     return 0;
 }
 
+static struct branch *branch_find(struct daemon *d, const struct kvs_id *id)
+{
+    struct branch *b = *branch_slot(d, id);
+
+    while (b && memcmp(&b->rec.id, id, sizeof *id) != 0)
+        b = b->next;
+    return b;
+}
+
+/* What it hangs on has it for a child. */
+static void branch_share(struct daemon *d, const struct branch *b)
+{
+    struct branch *up = branch_find(d, &b->rec.parent);
+
+    if (up && up->shared < b->rec.parent_pos)
+        up->shared = b->rec.parent_pos;
+}
+
+void branches_loaded(struct daemon *d)
+{
+    for (uint32_t i = 0; i < d->sess->n_branch_buckets; i++)
+        for (struct branch *b = d->sess->branch[i]; b; b = b->next) {
+            b->shared_known = true;
+            branch_share(d, b);
+        }
+}
+
 static void branch_link(struct daemon *d, struct branch *b)
 {
     struct branch **slot = branch_slot(d, &b->rec.id);
@@ -167,11 +196,11 @@ int branch_get(struct daemon *d, const struct kvs_id *id, struct branch **ret)
 
     if (r < 0)
         return r;
-    for (b = *branch_slot(d, id); b; b = b->next)
-        if (memcmp(&b->rec.id, id, sizeof *id) == 0) {
-            *ret = branch_take(b);
-            return 0;
-        }
+    b = branch_find(d, id);
+    if (b) {
+        *ret = branch_take(b);
+        return 0;
+    }
     b = calloc(1, sizeof *b);
     if (!b)
         return -ENOMEM;
@@ -213,7 +242,9 @@ int branch_new(struct daemon *d, uint32_t uid, const struct branch *from, uint64
                 break;
         }
     }
+    b->shared_known = true;
     branch_link(d, b);
+    branch_share(d, b);
     *ret = b;
     return 0;
 }
@@ -443,4 +474,23 @@ int sess_turns(struct daemon *d, struct sess *s)
 const struct turn *sess_last_turn(struct daemon *d, struct sess *s)
 {
     return sess_turns(d, s) == 0 && s->n_turns ? &s->turns[s->n_turns - 1] : NULL;
+}
+
+void sess_blocks_forget(struct daemon *d, struct sess *s)
+{
+    const struct branch *b = s->branch;
+    struct model *m = b ? model_find(d, s->rec.model, NULL) : NULL;
+    uint32_t n = (uint32_t)(s->head / BLOCK_TOKENS), from;
+    struct toks *t;
+
+    if (!m || b->sessions != 1 || !b->shared_known || s->changed)
+        return;
+    /* The block in which it leaves the other is of both, and so its own. */
+    from = (uint32_t)(b->rec.parent_pos / BLOCK_TOKENS);
+    if (from < b->shared / BLOCK_TOKENS)
+        from = (uint32_t)(b->shared / BLOCK_TOKENS);
+    if (from >= n || sess_tokens_peek(d, s, &t) < 0)
+        return;
+    kvflow_forget(d, m, s->rec.owner, t->p, from, n);
+    toks_drop(t);
 }

@@ -695,6 +695,7 @@ static void intake(struct kvstore *s)
         case JOB_CHECKED: read_end(s, (struct io_task *)j); break;
         case JOB_DROP: room_drop_done((struct drop_job *)j); break;
         case JOB_GROW: room_grow_done(s, (struct seg_job *)j); break;
+        case JOB_FORGET: room_forget(s, (struct forget_job *)j); break;
         case JOB_UNLINK: room_unlink_done(s, (struct seg_job *)j); break;
         default: must(!"a job kind");
         }

@@ -518,6 +518,19 @@ void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64
     pthread_mutex_unlock(&s->table.lock);
 }
 
+void kvs_forget(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant)
+{
+    struct forget_job *f = n ? malloc(sizeof *f + n * sizeof *keys) : NULL;
+
+    must_be(s, STORE_MAGIC);
+    if (!f)
+        return;
+    *f = (struct forget_job){.job.kind = JOB_FORGET, .variant = variant, .n = n};
+    memcpy(f->key, keys, n * sizeof *keys);
+    io_job_back(s, &f->job);
+    io_wake(s);
+}
+
 /* --- sessions and turns ------------------------------------------------------------------------ */
 
 int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b)

@@ -102,6 +102,11 @@ uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, ui
 void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant,
                uint32_t *ret_host, uint32_t *ret_file);
 
+/* A path that nobody needs any more, or the end of one, leaf last: the file copies are given
+ * back, from the leaf up to the first that was used after it (somebody else has it too).  Not
+ * waited for; what cannot go now is left to be evicted. */
+void kvs_forget(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant);
+
 /* --- sessions, branches, turns, requests ---------------------------------------------------- */
 struct kvs_batch {
     const struct kvs_rec *rec;

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+enum { TOGETHER = 60 };                       /* units of blk.used */
 static const uint64_t RETRY_NS = 2000000000u; /* after the disk refused a segment */
 
 uint64_t seg_limit(const struct kvstore *s)
@@ -75,6 +76,40 @@ void room_drop(struct kvstore *s, struct blk *b)
     must(page);
     drop_note(s, d, b);
     drop_send(s, d);
+}
+
+void room_forget(struct kvstore *s, struct forget_job *f)
+{
+    struct drop_job *d = NULL;
+    uint32_t used = 0;
+
+    for (uint32_t i = f->n; i-- > 0;) {
+        struct blk *b = table_find(&s->table, &f->key[i], f->variant);
+        if (!b || !b->on_file || b->task || (b->page && (b->page->pins || b->page->dirty)))
+            continue;
+        /* Puts of one path come in any order, some seconds apart on a busy machine. */
+        if (used && b->used > used + TOGETHER)
+            break; /* somebody has used it since, and all that is above it */
+        used = used ? used : b->used;
+        if (d && (d->n == DROPS_PER_JOB || d->l != s->layout[b->layout])) {
+            drop_send(s, d);
+            d = NULL;
+        }
+        if (!d && !(d = drop_new(s->layout[b->layout])))
+            break;
+        if (b->page) { /* of no use either */
+            pthread_mutex_lock(&s->table.lock);
+            struct host_page *page = b->page;
+            b->page = NULL;
+            b->whole = false;
+            pthread_mutex_unlock(&s->table.lock);
+            host_drop(s->host, page);
+        }
+        drop_note(s, d, b);
+    }
+    if (d)
+        drop_send(s, d);
+    free(f);
 }
 
 void room_drop_done(struct drop_job *d)

@@ -38,7 +38,7 @@ enum {
 static const uint64_t REQ_KEEP_NS = 86400000000000u; /* a request after it was last written */
 
 /* --- io <-> commit ------------------------------------------------------------------------ */
-enum job_kind { JOB_BLOCK, JOB_DROP, JOB_GROW, JOB_UNLINK, JOB_CHECKED };
+enum job_kind { JOB_BLOCK, JOB_DROP, JOB_GROW, JOB_UNLINK, JOB_CHECKED, JOB_FORGET };
 struct job {
     struct job *next;
     uint8_t kind;
@@ -78,6 +78,12 @@ struct seg_job { /* GROW and UNLINK */
     struct seg *seg;
     uint32_t number, n_slots;
     uint64_t bytes;
+};
+struct forget_job { /* loop -> io */
+    struct job job;
+    uint64_t variant;
+    uint32_t n;
+    struct kvs_key key[];
 };
 struct meta_job {
     struct meta_job *next;
@@ -266,7 +272,8 @@ void io_job_back(struct kvstore *s, struct job *j); /* commit and helper threads
 uint64_t seg_limit(const struct kvstore *s);        /* bytes segments may take in all */
 /* room.c: slots for what has none, and segments given back (io thread) */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b);
-void room_drop(struct kvstore *s, struct blk *b); /* forget a file copy */
+void room_drop(struct kvstore *s, struct blk *b);          /* forget a file copy */
+void room_forget(struct kvstore *s, struct forget_job *f); /* frees f */
 void room_drop_done(struct drop_job *d);
 void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);

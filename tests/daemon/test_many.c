@@ -215,5 +215,75 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
     free(a);
 }
 
-T_MAIN({"a_hundred_thousand_sessions_are_opened_and_used",
+/* Blocks on disk, once there are so many of them. */
+static int blocks(struct rig *g, int want)
+{
+    int n = -1;
+
+    for (int i = 0; i < 200 * T_SLOWER && n != want; i++) {
+        struct wire_reply r = rig_call(g, HRT_STATUS, NULL, 0, "{}");
+        n = (int)number(&r, "blocks", "file");
+        wire_reply_fini(&r);
+        usleep(n == want ? 0 : 50000);
+    }
+    return n;
+}
+
+static void rm(struct rig *g, const char *name)
+{
+    struct wire_reply r;
+    char id[33];
+
+    rig_id(id);
+    r = rig_call(g, HRT_SESSION_REMOVE, NULL, 0, "{\"id\":\"%s\",\"session\":\"%s\"}", id,
+                 name);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+}
+
+static void what_a_removed_session_has_alone_is_given_back(void)
+{
+    struct answer *a = calloc(1, sizeof *a);
+    struct wire_reply r;
+    static int32_t ids[1600];
+    struct rig g;
+    char id[33];
+
+    some_ids(ids, 1600, 5);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_run(&g, ids, 1000, ",\"session\":\"s\",\"create\":true,\"params\":{\"max_tokens\":0}",
+            a);
+    answer_clear(a);
+    rig_id(id);
+    r = rig_call(&g, HRT_SESSION_FORK, NULL, 0,
+                 "{\"id\":\"%s\",\"session\":\"s\",\"name\":\"f\",\"at\":800}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    rig_run(&g, ids + 1000, 600, ",\"session\":\"f\",\"params\":{\"max_tokens\":0}", a);
+    answer_clear(a);
+    /* s: 3 whole blocks, f: those and 2 of its own. */
+    CHECK_EQ(blocks(&g, 5), 5);
+    for (int again = 0; again < 2; again++) {
+        rm(&g, again ? "s" : "f");
+        CHECK_EQ(blocks(&g, again ? 0 : 3), again ? 0 : 3);
+        rig_down(&g, SIGTERM);
+        rig_up(&g);
+        CHECK_EQ(blocks(&g, again ? 0 : 3), again ? 0 : 3);
+        r = rig_call(&g, HRT_MODEL_SHOW, NULL, 0, "{\"model\":\"m\"}");
+        wire_reply_fini(&r);
+        /* The fingerprint is known once the model is loaded. */
+        rig_id(id);
+        CHECK(
+            rig_start(&g, id, ids + 1500, 3, ",\"keep\":false,\"params\":{\"max_tokens\":1}"));
+        CHECK(rig_read(&g, id, a, 100));
+        answer_clear(a);
+    }
+    rig_down(&g, SIGTERM);
+    free(a);
+}
+
+T_MAIN({"what_a_removed_session_has_alone_is_given_back",
+        what_a_removed_session_has_alone_is_given_back},
+       {"a_hundred_thousand_sessions_are_opened_and_used",
         a_hundred_thousand_sessions_are_opened_and_used})
