@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+static const uint64_t SHRINK_AGAIN_NS = 5000000000u;
+
 struct group {
     struct kvs_batch *batch[GROUP_BATCHES_MAX];
     int res[GROUP_BATCHES_MAX];
@@ -451,6 +453,16 @@ static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
     return g->n_batch || g->n_job || g->meta;
 }
 
+static void index_smaller(struct kvstore *s)
+{
+    int r = index_shrink_open(s->idx);
+
+    s->shrink_ns = now_ns() + SHRINK_AGAIN_NS;
+    if (r == -EIO)
+        store_fault(s, -EROFS, "opening the index again");
+    commit_sizes(s);
+}
+
 void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
 {
     struct group g;
@@ -461,14 +473,17 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
         s->day_mark = s->sys.bytes_written;
         s->day = day;
     }
-    bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim;
-    if (gather(s, &g, busy ? 0 : wait_ns))
+    bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim, some;
+    some = gather(s, &g, busy ? 0 : wait_ns);
+    if (some)
         group_run(s, &g);
     forget_turn(s);
     collect_turn(s);
     if (!ckpt_busy(s) && !s->ckpt.trim && s->fault != -EROFS && limit_log_due(s, false))
         (void)ckpt_begin(s);
     ckpt_turn(s);
+    if (!busy && !ckpt_busy(s) && s->fault != -EROFS && limit_index_due(s, !some))
+        index_smaller(s);
     if (s->limit_hold && !ckpt_busy(s) && !s->ckpt.trim && !collect_gains(s))
         s->limit_hold = false;
     uint64_t now = now_ns();

@@ -19,21 +19,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { INDEX_MAGIC = 0x696e6478, CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
+enum { CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
 enum { REQ_KEY = 20, PART_KEY = 28, LOG_KEY = 25 };
 
 const char *const index_db_names[DB_] = {"meta", "session", "name", "branch",
                                          "log",  "req",     "block"};
-
-struct index {
-    uint32_t magic;
-    MDB_env *env;
-    MDB_dbi db[DB_];
-    MDB_txn *txn[INDEX_WHO_]; /* the first two are reset between uses */
-    struct sys *sys;
-    uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
-    char path[PATH_MAX];
-};
 
 int index_err(int rc)
 {
@@ -108,21 +98,29 @@ static int view(struct index *i, enum index_who w)
         must(i->txn[w]);
         return 0;
     }
-    if (!i->txn[w])
-        return index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]));
-    return index_err(mdb_txn_renew(i->txn[w]));
+    if (w == INDEX_LOOP)
+        pthread_mutex_lock(&i->swap);
+    int r = !i->env      ? -EIO
+            : !i->txn[w] ? index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]))
+                         : index_err(mdb_txn_renew(i->txn[w]));
+    if (r < 0 && w == INDEX_LOOP)
+        pthread_mutex_unlock(&i->swap);
+    return r;
 }
 
 static void unview(struct index *i, enum index_who w)
 {
     if (w < INDEX_SNAP)
         mdb_txn_reset(i->txn[w]);
+    if (w == INDEX_LOOP)
+        pthread_mutex_unlock(&i->swap);
 }
 
 int index_snap(struct index *i)
 {
     must(!i->txn[INDEX_SNAP]);
-    return index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
+    return !i->env ? -EIO
+                   : index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
 }
 
 void index_unsnap(struct index *i)
@@ -195,6 +193,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
 
     if (r == 0) {
         i->magic = INDEX_MAGIC;
+        pthread_mutex_init(&i->swap, NULL);
         i->sys = o->sys;
         i->ahead_bytes = o->prealloc_bytes;
         /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
@@ -275,14 +274,15 @@ void index_reader_check(struct index *i)
 {
     int dead;
 
-    (void)mdb_reader_check(i->env, &dead);
+    if (i->env)
+        (void)mdb_reader_check(i->env, &dead);
 }
 
 int index_begin(struct index *i)
 {
     must_be(i, INDEX_MAGIC);
     must(!i->txn[INDEX_WRITE]);
-    return index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+    return !i->env ? -EIO : index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
 }
 
 void index_abort(struct index *i)

@@ -32,9 +32,13 @@ void index_close(struct index *i);
  * Damaged files may crash it: call it in a child process.  0, -ENOENT (no index), E_CORRUPT.
  * A cleanly closed index above quick_bytes is trusted without the walk. */
 int index_verify(const char *dir, uint64_t quick_bytes);
-/* Copied smaller when over half of it is free and the copy fits the limit beside it; before
+/* Copied smaller when over half of it is free and the copy fits the limit beside it, or the
+ * limit is passed anyhow; before
  * open.  Whatever goes wrong, it is as it was. */
 void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
+/* The same while it is open: commit thread, with no transaction and no snap open.  -EIO: it
+ * could not be opened again, and is of no use from here on. */
+int index_shrink_open(struct index *i);
 int index_remove(struct sys *y, const char *dir);
 uint64_t index_bytes(const struct index *i); /* taken on disk */
 /* Of what is taken: pages that hold nothing, before the file's end and behind it. */

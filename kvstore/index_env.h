@@ -1,12 +1,27 @@
 /* index_env.h - what the two halves of the index share of LMDB.  Not for anyone else. */
 #ifndef KVSTORE_INDEX_ENV_H
 #define KVSTORE_INDEX_ENV_H
+#include "kvstore/index.h"
+#include <limits.h>
 #include <lmdb.h>
+#include <pthread.h>
 #include <stdint.h>
 
 enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
 extern const char *const index_db_names[DB_];
 #define INDEX_MAP_BYTES (16ull << 30)
+
+enum { INDEX_MAGIC = 0x696e6478 };
+struct index {
+    uint32_t magic;
+    MDB_env *env; /* NULL: it could not be opened again, nothing can be had */
+    MDB_dbi db[DB_];
+    MDB_txn *txn[INDEX_WHO_]; /* the first two are reset between uses */
+    struct sys *sys;
+    uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
+    pthread_mutex_t swap; /* held over each of the loop's views, and a swap of env */
+    char path[PATH_MAX];
+};
 
 int index_err(int rc);                                        /* LMDB's code as one of ours */
 int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */

@@ -1,7 +1,8 @@
-/* index_shrink.c - an index that holds more free pages than others, copied smaller at open.
+/* index_shrink.c - an index that holds more free pages than others, copied smaller.
  *
  * LMDB's file never shrinks by itself.  The copy is made beside it, synced, and takes its name;
  * a kill at any instant leaves the one or the other. */
+#include "base/check.h"
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include "kvstore/sys.h"
@@ -64,6 +65,17 @@ static int sync_file(struct sys *y, const char *path)
     return r;
 }
 
+/* LMDB keeps the number of the last transaction in the lock file while any process has it open,
+ * and the copy counts anew: a process that still walks the old file must not be believed. */
+static void lock_away(const char *path)
+{
+    char lock[PATH_MAX + 8];
+
+    snprintf(lock, sizeof lock, "%s-lock", path);
+    if (unlink(lock) == 0)
+        (void)sys_take(lock, 8192);
+}
+
 void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
 {
     char path[PATH_MAX], tmp[PATH_MAX];
@@ -80,15 +92,77 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
         used = index_used_bytes(txn);
         mdb_txn_abort(txn);
     }
-    bool worth = used < taken / 2 && taken_under(dir, 0) + used <= disk_bytes;
+    /* Over the limit already (it was lowered): this is a way back. */
+    uint64_t all = taken_under(dir, 0);
+    bool worth = used < taken / 2 && (all > disk_bytes || all + used <= disk_bytes);
     int r = worth ? index_err(mdb_env_copy2(env, tmp, MDB_CP_COMPACT)) : -ENOENT;
     mdb_env_close(env);
     if (r == 0)
         r = sync_file(y, tmp);
     if (r == 0 && rename(tmp, path) < 0)
         r = -errno;
-    if (r < 0)
+    if (r < 0) {
         (void)unlink(tmp);
+        return;
+    }
+    lock_away(path);
+    (void)sys_sync_dir(y, dir);
+}
+
+static int open_again(struct index *i)
+{
+    int r = index_env_open(&i->env, i->path, i->sys->no_fsync ? MDB_NOSYNC : 0);
+
+    if (r == 0)
+        r = index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+    for (int d = 0; d < DB_ && r == 0; d++)
+        r = index_err(mdb_dbi_open(i->txn[INDEX_WRITE], index_db_names[d], 0, &i->db[d]));
+    if (r == 0)
+        r = index_err(mdb_txn_commit(i->txn[INDEX_WRITE]));
+    else if (i->txn[INDEX_WRITE])
+        mdb_txn_abort(i->txn[INDEX_WRITE]);
+    i->txn[INDEX_WRITE] = NULL;
+    if (r < 0 && i->env) {
+        mdb_env_close(i->env);
+        i->env = NULL;
+    }
+    i->taken_bytes = 0; /* taken anew with the next commit */
+    return r < 0 ? -EIO : 0;
+}
+
+int index_shrink_open(struct index *i)
+{
+    char tmp[PATH_MAX + 8], dir[PATH_MAX];
+    int r;
+
+    must(i->env && !i->txn[INDEX_WRITE] && !i->txn[INDEX_SNAP]);
+    snprintf(tmp, sizeof tmp, "%s.tmp", i->path);
+    snprintf(dir, sizeof dir, "%s", i->path);
+    *strrchr(dir, '/') = 0;
+    if (unlink(tmp) < 0 && errno != ENOENT)
+        return -errno;
+    /* The loop reads on meanwhile; who writes is the caller. */
+    r = index_err(mdb_env_copy2(i->env, tmp, MDB_CP_COMPACT));
+    if (r == 0)
+        r = sync_file(i->sys, tmp);
+    if (r < 0) {
+        (void)unlink(tmp);
+        return r == -EIO ? -EAGAIN : r;
+    }
+    pthread_mutex_lock(&i->swap);
+    for (int w = 0; w < INDEX_SNAP; w++) {
+        if (i->txn[w])
+            mdb_txn_abort(i->txn[w]);
+        i->txn[w] = NULL;
+    }
+    mdb_env_close(i->env);
+    i->env = NULL;
+    if (rename(tmp, i->path) < 0)
+        (void)unlink(tmp); /* it stays as it was */
     else
-        (void)sys_sync_dir(y, dir);
+        (void)sys_sync_dir(i->sys, dir);
+    lock_away(i->path);
+    r = open_again(i);
+    pthread_mutex_unlock(&i->swap);
+    return r;
 }

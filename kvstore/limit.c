@@ -9,6 +9,7 @@
 
 /* What an index transaction may touch beside the records themselves. */
 enum { INDEX_TOUCH_BYTES = 96 << 10, FREEING_MAX = 8 };
+enum { SHRINK_MIN = 1 << 20, SHRINK_USED_MAX = 16 << 20 };
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -82,7 +83,7 @@ bool limit_takes(const struct kvstore *s, const struct kvs_batch *b, uint64_t *s
     /* Segments that cannot be given back stay in the account. */
     uint64_t stuck = s->space == SPACE_NONE ? s->file_bytes : 0;
 
-    if (frees(b) ? with(s, *sum + bytes) > all_bytes(s) : !fits(s, *sum + bytes, stuck))
+    if (!frees(b) && !fits(s, *sum + bytes, stuck))
         return false;
     *sum += bytes;
     return true;
@@ -111,6 +112,21 @@ bool limit_log_due(const struct kvstore *s, bool pressed)
            (now > all || now + second_log(s) + s->file_bytes <= all);
 }
 
+/* Is over half of the index free, and little enough in use to be copied between two groups?  Any
+ * time when turns want the room, else when nobody waits. */
+bool limit_index_due(const struct kvstore *s, bool idle)
+{
+    uint64_t taken = index_bytes(s->idx), spare, all = all_bytes(s), now;
+
+    if (taken < SHRINK_MIN || (!idle && !s->turns_full && !s->limit_hold) ||
+        now_ns() < s->shrink_ns)
+        return false;
+    spare = index_spare_bytes(s->idx);
+    now = turnlog_bytes(s->log) + taken + s->file_bytes;
+    return spare > taken / 2 && taken - spare <= SHRINK_USED_MAX &&
+           (now > all || now + (taken - spare) <= all);
+}
+
 /* What a compaction has written is more than was thought. */
 bool limit_passed(const struct kvstore *s)
 {
@@ -121,9 +137,13 @@ bool limit_passed(const struct kvstore *s)
 
 void limit_look(struct kvstore *s)
 {
-    bool full = !fits(s, least(all_bytes(s) / 64, 16 << 20), 0) && !ckpt_busy(s) &&
-                !limit_log_due(s, true);
+    uint64_t base = turnlog_base_bytes(s->log), grown = turnlog_grown_bytes(s->log);
+    uint64_t all = all_bytes(s), now = turnlog_bytes(s->log) + index_bytes(s->idx);
+    bool full = !fits(s, least(all / 64, 16 << 20), 0);
 
+    /* A log that has grown will be smaller in a moment. */
+    if (full && now <= all && (ckpt_busy(s) || (grown > base / 2 && limit_log_due(s, true))))
+        full = false;
     s->log_want = turnlog_bytes(s->log) + second_log(s) + slack_bytes(s);
     s->turns_full = full;
 }

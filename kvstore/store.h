@@ -252,7 +252,7 @@ struct kvstore {
     _Atomic bool turns_full;   /* turns have all the room there is */
     bool limit_hold;           /* commit: turns wait for the log to be compacted */
     bool reserve_held;         /* commit */
-    uint64_t reserve_ns, reader_check_ns;
+    uint64_t reserve_ns, reader_check_ns, shrink_ns;
     _Atomic int fault; /* 0, -EROFS, -ENOSPC */
     _Atomic int space; /* enum space */
     uint64_t group;    /* commit: number of the group being synced */
@@ -306,6 +306,7 @@ void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n); /* 
 bool limit_takes(const struct kvstore *s, const struct kvs_batch *b, uint64_t *sum);
 bool limit_wants_segments(const struct kvstore *s, uint64_t bytes);
 bool limit_log_due(const struct kvstore *s, bool pressed);
+bool limit_index_due(const struct kvstore *s, bool idle);
 bool limit_passed(const struct kvstore *s);
 void limit_look(struct kvstore *s); /* log_want, turns_full */
 /* recover.c: everything of open that reads the disk */

@@ -310,7 +310,7 @@ static void what_the_loop_holds_is_kept_until_a_batch_names_it(void)
 }
 
 /* Batches that name branches, and rounds, in any order: what was acknowledged stays. */
-static void rounds_beside_batches_drop_nothing_that_is_named(void)
+static void rounds_beside_batches(bool threads)
 {
     enum { SESS = 40 };
     uint64_t seed = t_seed(), rnd = seed, made = 0, forks = 0;
@@ -320,6 +320,9 @@ static void rounds_beside_batches_drop_nothing_that_is_named(void)
     } v[SESS] = {{0}};
 
     start(64 << 20);
+    rig_close(&g);
+    g.threads = threads;
+    CHECK_EQ(rig_open(&g), 0);
     for (int i = 0; i < 3000; i++) {
         uint64_t k = rig_rand(&rnd) % SESS, o = rig_rand(&rnd) % SESS;
         struct kvs_session ses;
@@ -367,6 +370,12 @@ static void rounds_beside_batches_drop_nothing_that_is_named(void)
     printf("    %llu branches, %llu of them forks\n", (unsigned long long)made,
            (unsigned long long)forks);
     rig_fini(&g);
+}
+
+static void rounds_beside_batches_drop_nothing_that_is_named(void)
+{
+    rounds_beside_batches(false);
+    rounds_beside_batches(true);
 }
 
 /* --- the limit ---------------------------------------------------------------------------------- */
@@ -444,6 +453,88 @@ static void turns_stay_inside_a_small_limit(uint64_t disk, bool blocks)
     rig_fini(&g);
 }
 
+/* Less than it takes already: nothing is lost, nothing new is taken, removing is a way back. */
+static void a_lowered_limit_is_come_back_to(void)
+{
+    enum { TALK = 3000, N = 400 };
+    struct kvs_stats st;
+    uint64_t was;
+
+    start(64 << 20);
+    for (uint64_t i = 0; i < N; i++)
+        CHECK_EQ(rig_talk(&g, 1000 + i, 0, TALK), 0);
+    rig_close(&g);
+    g.o.disk_bytes = 6 << 20;
+    CHECK_EQ(rig_open(&g), 0);
+    was = du();
+    CHECK(was > g.o.disk_bytes);
+    CHECK(kvs_turns_full(g.s));
+    CHECK_EQ(rig_talk(&g, 1, 0, TALK), -ENOSPC);
+    for (uint64_t i = 0; i < N; i++)
+        CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
+    for (uint64_t i = 10; i < N; i++)
+        CHECK_EQ(rm(1000 + i), 0);
+    CHECK(settle(not_full, 10000));
+    kvs_stats(g.s, &st);
+    printf("    %llu KiB, limit %llu, now %llu\n", (unsigned long long)was >> 10,
+           (unsigned long long)g.o.disk_bytes >> 10,
+           (unsigned long long)st.file_allocated >> 10);
+    CHECK(du() <= g.o.disk_bytes);
+    CHECK_EQ(rig_talk(&g, 1, 0, TALK), 0);
+    for (uint64_t i = 0; i < 10; i++)
+        CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
+    rig_fini(&g);
+}
+
+static uint64_t index_size(void)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    return st.index_bytes;
+}
+
+/* The loop reads all the while; what is left is whole, and so it is after a kill. */
+static void the_index_gets_smaller_under_its_readers(void)
+{
+    enum { TALK = 3000, N = 300, STAY = 20 };
+    uint64_t was, reads = 0;
+    char copy[300], live[256];
+
+    start(256 << 20);
+    rig_close(&g);
+    g.threads = true;
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t i = 0; i < N; i++)
+        CHECK_EQ(rig_talk(&g, 1000 + i, 0, TALK), 0);
+    was = index_size();
+    for (uint64_t i = STAY; i < N; i++)
+        CHECK_EQ(rm(1000 + i), 0);
+    for (uint64_t until = now_ns() + 20000000000u * T_SLOWER;
+         index_size() > was / 2 && now_ns() < until; reads++) {
+        kvs_loop_turn(g.s);
+        CHECK(rig_tokens_ok(&g, 1000 + reads % STAY, TALK));
+    }
+    printf("    %llu KiB, now %llu, %llu reads\n", (unsigned long long)was >> 10,
+           (unsigned long long)index_size() >> 10, (unsigned long long)reads);
+    CHECK(index_size() <= was / 2);
+    CHECK_EQ(rig_talk(&g, 5, 0, TALK), 0);
+    snprintf(live, sizeof live, "%s", g.dir);
+    snprintf(copy, sizeof copy, "%s-copy", g.dir);
+    CHECK_EQ(rig_cp(g.dir, copy), 0);
+    rig_close(&g);
+    for (int killed = 0; killed < 2; killed++) {
+        snprintf(g.dir, sizeof g.dir, "%.255s", killed ? copy : live);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(!g.rep.rebuilt);
+        for (uint64_t i = 0; i < STAY; i++)
+            CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
+        CHECK(rig_tokens_ok(&g, 5, TALK));
+        rig_close(&g);
+        rig_rm(g.dir);
+    }
+}
+
 static void turns_stay_inside_the_smallest_limit(void)
 {
     turns_stay_inside_a_small_limit(4 << 20, false);
@@ -468,4 +559,5 @@ T_MAIN(ROW(the_log_is_compacted_a_little_at_a_time),
        ROW(what_the_loop_holds_is_kept_until_a_batch_names_it),
        ROW(rounds_beside_batches_drop_nothing_that_is_named),
        ROW(turns_stay_inside_the_smallest_limit), ROW(turns_stay_inside_16_mib),
-       ROW(turns_take_the_room_of_blocks))
+       ROW(the_index_gets_smaller_under_its_readers), ROW(turns_take_the_room_of_blocks),
+       ROW(a_lowered_limit_is_come_back_to))
