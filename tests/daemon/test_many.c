@@ -165,7 +165,8 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
                count, memory, memory / count, (unsigned long long)resident(g.pid) >> 20,
                (unsigned long long)bare >> 20);
         CHECK(memory > 0 && memory / count < 768);
-        CHECK(resident(g.pid) < bare + SESSIONS * 2048ull);
+        if (T_SLOWER == 1) /* sanitizers keep what was freed */
+            CHECK(resident(g.pid) < bare + SESSIONS * 2048ull);
         wire_reply_fini(&r);
         /* Anonymous ones above the bound go, oldest first, some at a time. */
         for (int i = 0; i < 600 * T_SLOWER; i++) {
