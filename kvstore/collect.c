@@ -404,11 +404,11 @@ static uint64_t session_bytes(struct kvstore *s, const struct kvs_id *id)
 void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
 {
     struct collect *c = &s->collect;
-    uint64_t due = UINT64_MAX, now = now_ns();
+    uint64_t due = UINT64_MAX, now = now_ns(), soon = s->env.forget_ns ? 0 : SOON_NS;
 
     for (uint32_t i = 0; i < n; i++)
         if (rec[i].kind == KVS_REC_SESSION_RM) {
-            due = now + SOON_NS;
+            due = now + soon;
             c->freed_bytes += session_bytes(s, &rec[i].session->id);
         } else if (rec[i].kind == KVS_REC_SESSION && due == UINT64_MAX)
             due = now + (s->turns_full ? SOON_NS : LATER_NS); /* it may have moved */

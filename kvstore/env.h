@@ -11,7 +11,8 @@ struct kvs_env {
     void *io_user;
     int (*sys_hook)(void *user, const struct sys_event *e);
     void *sys_user;
-    uint64_t forget_ns; /* between looks for requests to forget; 0: ten minutes */
+    uint64_t forget_ns; /* between looks for requests to forget; 0: ten minutes.  Else what a
+                         * removed session leaves is collected at once, too */
 };
 int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kvs_env *env,
                  struct kvs_open_report *rep, struct errbuf *eb);

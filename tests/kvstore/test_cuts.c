@@ -31,7 +31,7 @@ struct life {
     uint64_t seed;
     struct told before; /* when it began */
     uint64_t sent[BRANCHES], acked[BRANCHES];
-    bool many;
+    bool many, refused;
     uint64_t opened; /* the event when open came back */
     struct mark mark[MARKS];
     uint32_t n_mark, n_blocks, evicted;
@@ -61,11 +61,18 @@ static void said(struct kvs_batch *b)
 {
     struct say *t = b->user;
 
-    if (b->res == 0 && t->to > t->l->acked[t->branch]) {
+    /* Once the limit has refused one, those behind it stand on what is not there. */
+    t->l->refused |= b->res < 0;
+    if (!t->l->refused && t->to > t->l->acked[t->branch]) {
         t->l->acked[t->branch] = t->to;
         marked(t->l, (int)t->branch, t->to);
     }
     free(t);
+}
+
+static void passed(struct kvs_batch *b)
+{
+    free(b->user);
 }
 
 static void say(struct life *l, uint64_t *rnd, bool small)
@@ -112,6 +119,34 @@ static void say(struct life *l, uint64_t *rnd, bool small)
         abort();
 }
 
+/* Sessions that come and go, of which nothing is asked afterwards: their branches are collected,
+ * the log is compacted and the index copied smaller. */
+enum { PASSING = 10, PASSING_TOKENS = 16000 };
+static void passing(struct life *l, bool go)
+{
+    for (uint32_t i = 0; i < PASSING; i++) {
+        struct say *t = calloc(1, sizeof *t + PASSING_TOKENS * sizeof *t->ids);
+        char name[32];
+
+        t->l = l;
+        t->br = (struct kvs_branch){.id = rig_id(l->seed + i, 900 + l->g.rep.log_bytes),
+                                    .owner = 1000};
+        snprintf(name, sizeof name, "p%u", i);
+        rig_session(&t->ses, l->seed + i, 700, name);
+        t->ses.branch = t->br.id;
+        t->ses.head = PASSING_TOKENS;
+        t->rec[0] = (struct kvs_rec){.kind = go ? KVS_REC_SESSION_RM : KVS_REC_SESSION,
+                                     .session = &t->ses};
+        t->rec[1] = (struct kvs_rec){.kind = KVS_REC_BRANCH, .branch = &t->br};
+        t->rec[2] = (struct kvs_rec){.kind = KVS_REC_TOKENS,
+                                     .tokens = {t->br.id, 0, t->ids, PASSING_TOKENS}};
+        t->b =
+            (struct kvs_batch){.rec = t->rec, .n_rec = go ? 1 : 3, .done = passed, .user = t};
+        if (kvs_batch_submit(l->g.s, &t->b) < 0)
+            abort();
+    }
+}
+
 static void store_at(struct rig *g, const char *dir, uint64_t disk_bytes, bool threads)
 {
     memset(g, 0, sizeof *g);
@@ -140,8 +175,10 @@ static const char *live(struct life *l, const struct calls_opts *o, const struct
     struct kvs_stats st;
     uint32_t n_said = 0;
     bool many = ops > 40 && rig_rand(&rnd) % 3 == 0;
+    bool comes = ops > 12 && rig_rand(&rnd) % 2;
 
     l->many = many;
+    l->refused = false;
     l->before = *before;
     memcpy(l->sent, before->sent, sizeof l->sent);
     memcpy(l->acked, before->acked, sizeof l->acked);
@@ -164,6 +201,8 @@ static const char *live(struct life *l, const struct calls_opts *o, const struct
         l->sent[i] = end;
     }
     for (uint32_t k = 0; k < ops; k++) {
+        if (comes && disk_bytes > 16 << 20 && (k == 5 || k == 12))
+            passing(l, k == 12);
         uint32_t what = (uint32_t)(rig_rand(&rnd) % 4);
         /* A checkpoint of the log first, then so many frames that a rebuild takes commits. */
         for (uint32_t n = what ? 0 : many ? 40 : 1; n; n--)
@@ -182,6 +221,8 @@ static const char *live(struct life *l, const struct calls_opts *o, const struct
         blocks_seen(l);
     }
     rig_wait(&l->g);
+    for (int k = 0; comes && !l->g.threads && k < 80; k++)
+        rig_turn(&l->g);
     blocks_seen(l);
     kvs_stats(l->g.s, &st);
     l->evicted = (uint32_t)st.evicted;
