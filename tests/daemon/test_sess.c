@@ -279,6 +279,9 @@ static void a_branch_hangs_on_the_one_that_holds_its_last_token(void)
     CHECK(memcmp(&g->branch->rec.parent, &s->branch->rec.id, 16) == 0);
     int32_t want[7] = {0, 1, 2, 3, 4, 5, 60};
     has(g, want, 7);
+    CHECK_EQ(sess_fork(&d, f, 8, "h", &g), 0); /* where f leaves s: the last token is s's too */
+    say(g, 1, 70);
+    CHECK(memcmp(&g->branch->rec.parent, &s->branch->rec.id, 16) == 0);
     down();
 }
 
@@ -387,6 +390,34 @@ static void a_turn_that_a_rewind_cut_is_as_short_after_a_restart(void)
     down();
 }
 
+/* What a crash leaves: an answer's turn without a length, and tokens of it. */
+static void an_open_turn_reaches_to_where_its_session_stands(void)
+{
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+    say(s, 10, 100);
+    struct kvs_turn open = {.branch = s->branch->rec.id,
+                            .first = 6,
+                            .role = KVS_ROLE_ASSISTANT,
+                            .flags = KVS_TURN_OPEN};
+    struct kvs_rec rec = {.kind = KVS_REC_TURN, .turn = &open};
+    write_recs(&rec, 1);
+    down();
+    up(false);
+    s = sess_find(&d, 1, "s");
+    CHECK(s != NULL);
+    if (s) {
+        CHECK_EQ(sess_turns(&d, s), 0);
+        CHECK_EQ(s->n_turns, 2);
+        CHECK_EQ(s->turns[0].n_tokens, 6);
+        CHECK_EQ(s->turns[1].first, 6);
+        CHECK_EQ(s->turns[1].n_tokens, 4);
+    }
+    down();
+}
+
 static void settings_are_kept_and_bounded(void)
 {
     char buf[64], lng[3000];
@@ -452,5 +483,6 @@ T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(a_branch_hangs_on_the_one_that_holds_its_last_token),
        CASE(any_history_reads_back_as_it_was_said), CASE(a_branch_has_one_owner),
        CASE(a_turn_that_a_rewind_cut_is_as_short_after_a_restart),
+       CASE(an_open_turn_reaches_to_where_its_session_stands),
        CASE(settings_are_kept_and_bounded),
        CASE(every_open_answer_is_remembered_however_many_there_are))

@@ -50,6 +50,8 @@ void calls_begin(const struct calls_opts *o);
  * event's number. */
 uint64_t calls_mark(void);
 uint64_t calls_events(void);
+/* One of the events soon after a name was made, moved or removed: what was not synced shows there. */
+uint64_t calls_names(uint64_t random);
 void calls_end(void); /* stops writing down; calls_cut may be asked until the next begin */
 /* The directory as it is on the disk when the power goes (or the process, `kill`) at event n. */
 void calls_cut(uint64_t n, bool kill, uint64_t seed, const char *to);
@@ -541,6 +543,20 @@ uint64_t calls_mark(void)
 
 uint64_t calls_events(void)
 {
+    return calls_.n;
+}
+
+uint64_t calls_names(uint64_t random)
+{
+    uint64_t n = 0, pick;
+
+    for (uint64_t i = 0; i < calls_.n; i++)
+        n += calls_.call[i].kind == CALL_NAME || calls_.call[i].kind == CALL_UNNAME;
+    pick = n ? random / 8 % n : 0;
+    for (uint64_t i = 0; i < calls_.n; i++)
+        if ((calls_.call[i].kind == CALL_NAME || calls_.call[i].kind == CALL_UNNAME) &&
+            pick-- == 0)
+            return i + 1 + random % 8 < calls_.n ? i + 1 + random % 8 : calls_.n;
     return calls_.n;
 }
 

@@ -1,0 +1,682 @@
+/* test_wrong.c - what went wrong once stays noticed: failed syncs, failed commits, changed copies.
+ *
+ * The C library's fdatasync and pwrite are this program's: they fail, interrupt or shorten the
+ * calls on files whose path holds a word.  Memory and files are changed behind the store's back. */
+#include "base/bytes.h"
+#include "kvstore/slot.h"
+#include "kvstore/store.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct {
+    const char *sync, *write; /* which files; NULL: none */
+    int times, code;          /* so often; 0: EIO */
+    bool half;                /* writes are cut in half and interrupted, and go on */
+    unsigned failed, n;
+} bad;
+
+static bool is_of(int fd, const char *word)
+{
+    char link[64], path[512];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    return word && strstr(path, word);
+}
+
+int fdatasync(int fd)
+{
+    if (bad.times > 0 && is_of(fd, bad.sync)) {
+        bad.times--;
+        bad.failed++;
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t off);
+ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t off)
+{
+    if (bad.times > 0 && is_of(fd, bad.write)) {
+        bad.times--;
+        bad.failed++;
+        errno = bad.code ? bad.code : EIO;
+        return -1;
+    }
+    if (bad.half && is_of(fd, "/log/")) {
+        if (bad.n++ % 3 == 0) {
+            errno = bad.n % 2 ? EINTR : EAGAIN;
+            return -1;
+        }
+        if (bytes > 100)
+            bytes /= 2;
+    }
+    return syscall(SYS_pwrite64, fd, buf, bytes, off);
+}
+
+static void make(struct rig *g)
+{
+    memset(&bad, 0, sizeof bad);
+    rig_init(g, KVS_IO_THREADS, true);
+    g->threads = false;
+}
+
+static void no_index(const struct rig *g)
+{
+    char path[300];
+
+    snprintf(path, sizeof path, "%s/index.mdb", g->dir);
+    CHECK_EQ(unlink(path), 0);
+}
+
+static uint64_t end_of(struct rig *g, uint64_t seed)
+{
+    struct kvs_id id = rig_id(seed, 0);
+    uint64_t end = 0;
+
+    (void)kvs_branch_end(g->s, &id, &end);
+    return end;
+}
+
+/* --- a fault is for good -------------------------------------------------------------------------- */
+
+/* After whatever set it: nothing is taken any more, all is said, and a restart goes on. */
+static void is_read_only(struct rig *g, int line)
+{
+    struct kvs_stats st;
+
+    if (rig_talk(g, 91, 0, 10) != -EROFS)
+        t_fail(__FILE__, line, "a batch is still taken");
+    if (rig_put(g, 92, 0) != -EROFS)
+        t_fail(__FILE__, line, "a block is still taken");
+    if (rig_talk(g, 93, 0, 10) != -EROFS || rig_put(g, 92, 1) != -EROFS)
+        t_fail(__FILE__, line, "the second time it is taken");
+    kvs_stats(g->s, &st);
+    if (st.fault != -EROFS || !st.warning[0])
+        t_fail(__FILE__, line, "fault %d, warning '%s'", st.fault, st.warning);
+    if (!rig_tokens_ok(g, 1, 100) || rig_get(g, 2, 0, NULL) != 0)
+        t_fail(__FILE__, line, "what was there before cannot be read");
+    rig_reopen(g);
+    if (g->rep.clean)
+        t_fail(__FILE__, line, "it was closed cleanly");
+    if (!rig_tokens_ok(g, 1, 100) || rig_get(g, 2, 0, NULL) != 0)
+        t_fail(__FILE__, line, "what was acknowledged is lost");
+    if (rig_talk(g, 94, 0, 10) != 0 || rig_put(g, 95, 0) != 0)
+        t_fail(__FILE__, line, "a restart does not end it");
+}
+
+static void before(struct rig *g)
+{
+    make(g);
+    CHECK_EQ(rig_open(g), 0);
+    CHECK_EQ(rig_talk(g, 1, 0, 100), 0);
+    CHECK_EQ(rig_put(g, 2, 0), 0);
+    bad.times = 1;
+}
+
+static void a_sync_of_the_log_that_fails_once_ends_writing(void)
+{
+    struct rig g;
+
+    before(&g);
+    bad.sync = "/log/";
+    CHECK(rig_talk(&g, 3, 0, 10) < 0);
+    CHECK_EQ(bad.failed, 1);
+    is_read_only(&g, __LINE__);
+    rig_fini(&g);
+}
+
+static void a_sync_of_a_segment_that_fails_once_ends_writing(void)
+{
+    struct rig g;
+
+    before(&g);
+    bad.sync = "/kv/";
+    CHECK_EQ(rig_put(&g, 4, 0), -EROFS);
+    CHECK_EQ(bad.failed, 1);
+    is_read_only(&g, __LINE__);
+    rig_fini(&g);
+}
+
+static void a_block_that_cannot_be_written_ends_writing(void)
+{
+    struct rig g;
+
+    before(&g);
+    bad.write = "/kv/";
+    CHECK_EQ(rig_put(&g, 4, 0), -EROFS);
+    CHECK_EQ(bad.failed, 1);
+    is_read_only(&g, __LINE__);
+    CHECK_EQ(rig_get(&g, 4, 0, NULL), -ENOENT);
+    rig_fini(&g);
+}
+
+static void a_frame_that_cannot_be_written_ends_writing(void)
+{
+    struct rig g;
+
+    before(&g);
+    bad.write = "/log/";
+    CHECK(rig_talk(&g, 3, 0, 10) < 0);
+    CHECK_EQ(bad.failed, 1);
+    is_read_only(&g, __LINE__);
+    CHECK_EQ(end_of(&g, 3), 0);
+    rig_fini(&g);
+}
+
+static struct {
+    int code, n;
+    unsigned hits;
+} commit;
+static int on_commit(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (e->op != SYS_COMMIT || e->after || commit.n <= 0)
+        return 0;
+    commit.n--;
+    commit.hits++;
+    return commit.code;
+}
+
+static void a_commit_that_fails_once_ends_writing(void)
+{
+    struct rig g;
+
+    make(&g);
+    g.env.sys_hook = on_commit;
+    commit.n = 0, commit.hits = 0;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+    CHECK_EQ(rig_put(&g, 2, 0), 0);
+    commit.code = -EIO, commit.n = 1;
+    CHECK(rig_talk(&g, 3, 0, 10) < 0);
+    CHECK_EQ(commit.hits, 1);
+    is_read_only(&g, __LINE__);
+    rig_fini(&g);
+}
+
+/* --- frames of a commit that failed ---------------------------------------------------------------- */
+
+/* The disk is full for the index, not for the log: what was refused must not come back from the
+ * log, and what is taken afterwards must. */
+static void frames_of_a_refused_batch_are_gone_from_the_log(void)
+{
+    struct rig g;
+
+    make(&g);
+    g.env.sys_hook = on_commit;
+    commit.n = 0, commit.hits = 0;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 300), 0);
+    for (int round = 0; round < 3; round++) {
+        commit.code = -ENOSPC, commit.n = 1000;
+        CHECK_EQ(rig_talk(&g, 50 + (uint64_t)round, 0, 900), -ENOSPC);
+        commit.n = 0;
+        /* Shorter than what was refused: its rest would lie behind. */
+        CHECK_EQ(rig_talk(&g, 1, 300 + 20 * (uint64_t)round, 320 + 20 * (uint64_t)round), 0);
+    }
+    commit.code = -ENOSPC, commit.n = 1000;
+    CHECK_EQ(rig_talk(&g, 60, 0, 40), -ENOSPC); /* the last one, too */
+    commit.n = 0;
+    for (int i = 0; i < 3; i++) { /* as it is; opened again; and with the log alone */
+        char said[512];
+        if (i)
+            rig_close(&g);
+        if (i == 2)
+            no_index(&g);
+        if (i) {
+            CHECK_EQ(rig_open(&g), 0);
+            CHECK_EQ(g.rep.rebuilt, i == 2);
+        }
+        CHECK(i == 2 || !strstr(g.rep.warning, "damage"));
+        while (kvs_note(g.s, said, sizeof said))
+            if (i < 2 && strstr(said, "damage"))
+                t_fail(__FILE__, __LINE__, "said: %s", said);
+        CHECK_EQ(end_of(&g, 1), 360);
+        CHECK(rig_tokens_ok(&g, 1, 360));
+        for (uint64_t s = 50; s <= 60; s++)
+            CHECK_EQ(end_of(&g, s), 0);
+    }
+    CHECK_EQ(rig_talk(&g, 60, 0, 40), 0);
+    rig_fini(&g);
+}
+
+static void opens_without_a_word(struct rig *g, int line)
+{
+    char said[512];
+
+    rig_reopen(g);
+    if (g->rep.rebuilt || strstr(g->rep.warning, "damage"))
+        t_fail(__FILE__, line, "rebuilt %d, '%s'", g->rep.rebuilt, g->rep.warning);
+    while (kvs_note(g->s, said, sizeof said))
+        if (strstr(said, "damage"))
+            t_fail(__FILE__, line, "said: %s", said);
+}
+
+/* The disk is full for the log itself: numbers of frames that never were are used again. */
+static void frames_that_could_not_be_written_leave_no_hole(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+    for (uint64_t i = 1; i < 4; i++) {
+        bad.write = "/log/", bad.times = 1000, bad.code = ENOSPC;
+        CHECK_EQ(rig_talk(&g, 50, 0, 10), -ENOSPC);
+        bad.times = 0;
+        CHECK_EQ(rig_talk(&g, 1, i * 100, i * 100 + 100), 0);
+    }
+    opens_without_a_word(&g, __LINE__);
+    CHECK_EQ(end_of(&g, 1), 400);
+    CHECK_EQ(end_of(&g, 50), 0);
+    rig_close(&g);
+    no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(end_of(&g, 1), 400);
+    CHECK(rig_tokens_ok(&g, 1, 400));
+    rig_fini(&g);
+}
+
+static void short_and_interrupted_writes_go_on(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    bad.half = true;
+    for (uint64_t i = 0; i < 10; i++)
+        CHECK_EQ(rig_talk(&g, 1, i * 200, i * 200 + 200), 0);
+    CHECK(bad.n > 30);
+    bad.half = false;
+    rig_close(&g);
+    no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(end_of(&g, 1), 2000);
+    CHECK(rig_tokens_ok(&g, 1, 2000));
+    rig_fini(&g);
+}
+
+/* --- what is believed ------------------------------------------------------------------------------ */
+
+/* With the log alone, and a byte of a frame changed: what is there is what was said. */
+static void a_frame_that_changed_is_not_believed(void)
+{
+    for (uint32_t k = 0; k < 12; k++) {
+        struct rig g;
+        char path[300];
+        uint8_t c;
+        make(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        for (uint64_t i = 0; i < 5; i++)
+            CHECK_EQ(rig_talk(&g, 1, i * 300, i * 300 + 300), 0);
+        rig_close(&g);
+        no_index(&g);
+        snprintf(path, sizeof path, "%s/log/seg-0001", g.dir);
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        off_t at = 4096 + 300 + 600 * (off_t)k; /* frames of some 1.7 KiB, mostly tokens */
+        CHECK_EQ(pread(fd, &c, 1, at), 1);
+        c ^= 0x10;
+        CHECK_EQ(pwrite(fd, &c, 1, at), 1);
+        close(fd);
+        if (rig_open(&g) == 0) {
+            uint64_t end = end_of(&g, 1);
+            CHECK(end < 1500);
+            CHECK(end == 0 || rig_tokens_ok(&g, 1, end));
+        } else {
+            t_fail(__FILE__, __LINE__, "byte %lld: %s", (long long)at, g.eb.s);
+        }
+        rig_fini(&g);
+    }
+}
+
+/* A frame that says it is longer than the file, at the very end of what may be read. */
+static void a_frame_longer_than_its_file_is_not_read(void)
+{
+    uint8_t *m = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct log_frame f;
+    uint64_t whole;
+
+    CHECK_EQ(mprotect(m + 4096, 4096, PROT_NONE), 0);
+    uint8_t *b = m + 4096 - 64;
+    memcpy(b, "HFRM", 4);
+    for (uint32_t bytes = 8; bytes < 1 << 20; bytes *= 2) {
+        st32(b + 4, bytes);
+        int r = log_frame_get(b, 64, &f, &whole);
+        CHECK(r == E_CORRUPT);
+    }
+    munmap(m, 8192);
+}
+
+static int n_done;
+static void one_done(struct kvs_batch *b)
+{
+    (void)b;
+    n_done++;
+}
+
+/* Two batches in one group: what the first would have made is not there for the second. */
+static void a_refused_batch_leaves_nothing_for_the_next(void)
+{
+    struct rig g;
+    struct kvs_branch br = {.id = rig_id(70, 0), .owner = 1000};
+    int32_t ids[4] = {1, 2, 3, 4};
+    struct kvs_rec one[2] = {{.kind = KVS_REC_BRANCH, .branch = &br},
+                             {.kind = KVS_REC_TOKENS, .tokens = {br.id, 5, ids, 4}}};
+    struct kvs_rec two[1] = {{.kind = KVS_REC_TOKENS, .tokens = {br.id, 0, ids, 4}}};
+    struct kvs_batch a = {.rec = one, .n_rec = 2, .done = one_done},
+                     b = {.rec = two, .n_rec = 1, .done = one_done};
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    n_done = 0;
+    CHECK_EQ(kvs_batch_submit(g.s, &a), 0);
+    CHECK_EQ(kvs_batch_submit(g.s, &b), 0);
+    rig_wait(&g);
+    CHECK_EQ(n_done, 2);
+    CHECK_EQ(a.res, -EINVAL);
+    CHECK_EQ(b.res, -ENOENT);
+    CHECK_EQ(rig_talk(&g, 70, 0, 10), 0);
+    rig_fini(&g);
+}
+
+struct firsts {
+    uint64_t v[8];
+    uint32_t n;
+};
+static int first_each(void *ctx, const struct kvs_turn *t)
+{
+    struct firsts *f = ctx;
+
+    if (f->n < 8)
+        f->v[f->n++] = t->first;
+    return 0;
+}
+
+static void turns_that_were_cut_do_not_come_back(void)
+{
+    struct rig g;
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_rec cut = {.kind = KVS_REC_CUT, .tokens = {id, 50, NULL, 0}};
+    struct firsts f = {.n = 0};
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t i = 0; i < 3; i++)
+        CHECK_EQ(rig_talk(&g, 1, i * 100, i * 100 + 100), 0);
+    CHECK_EQ(rig_batch(&g, &cut, 1), 0);
+    CHECK_EQ(rig_talk(&g, 1, 50, 400), 0);
+    CHECK_EQ(kvs_turns(g.s, &id, 400, first_each, &f), 0);
+    CHECK_EQ(f.n, 2);
+    CHECK_EQ(f.v[0], 0);
+    CHECK_EQ(f.v[1], 50);
+    rig_fini(&g);
+}
+
+/* --- closed cleanly, or not -------------------------------------------------------------------------- */
+
+static bool copy_is_clean(struct rig *g)
+{
+    struct rig c;
+    char to[300];
+
+    snprintf(to, sizeof to, "%s-copy", g->dir);
+    CHECK_EQ(rig_cp(g->dir, to), 0);
+    memset(&c, 0, sizeof c);
+    snprintf(c.dir, sizeof c.dir, "%.200s", to);
+    c.o = g->o;
+    c.o.dir = c.dir;
+    CHECK_EQ(rig_open(&c), 0);
+    bool clean = c.rep.clean;
+    rig_fini(&c);
+    return clean;
+}
+
+static void only_a_store_that_was_closed_is_clean(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!copy_is_clean(&g));
+    CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+    CHECK(!copy_is_clean(&g));
+    rig_close(&g);
+    CHECK(copy_is_clean(&g));
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.clean);
+    CHECK(!copy_is_clean(&g)); /* open again, nothing written yet */
+    CHECK_EQ(rig_put(&g, 2, 0), 0);
+    CHECK(!copy_is_clean(&g));
+    rig_fini(&g);
+}
+
+/* --- copies of blocks ---------------------------------------------------------------------------------- */
+
+static struct blk *blk_of(struct rig *g, uint64_t seed, uint32_t n)
+{
+    struct rig_block b;
+
+    rig_block_set(g, &b, seed, n);
+    return table_find(&g->s->table, &b.r.key, b.r.variant);
+}
+
+/* Every part of the image in memory: header, hot part, cold part. */
+static void a_copy_in_memory_that_changed_is_not_served(void)
+{
+    static const uint32_t at[] = {
+        20, 100, 170, 230, 4096, 4096 + RIG_HOT - 1, 4096 + RIG_HOT, RIG_SLOT - 1};
+    struct rig g;
+    struct kvs_stats st;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint32_t i = 0; i < sizeof at / sizeof *at; i++) {
+        struct kvs_block_req r;
+        CHECK_EQ(rig_put(&g, 7, i), 0);
+        struct blk *b = blk_of(&g, 7, i);
+        CHECK(b && b->page && b->on_file);
+        if (!b || !b->page)
+            break;
+        b->page->mem[at[i]] ^= 4;
+        int e = rig_get(&g, 7, i, &r);
+        if (e != 0 || r.from != KVS_FROM_FILE || !r.corrupt)
+            t_fail(__FILE__, __LINE__, "byte %u: %d, from %d, corrupt %d", at[i], e, r.from,
+                   r.corrupt);
+        CHECK_EQ(rig_get(&g, 7, i, &r), 0); /* and it is well again */
+        CHECK(!r.corrupt);
+    }
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.corrupt, sizeof at / sizeof *at);
+    rig_fini(&g);
+}
+
+/* And with no other copy to ask: a miss, not what is there. */
+static void the_only_copy_in_memory_that_changed_is_a_miss(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 7, 1), 0); /* the segment is there */
+    bad.write = "/kv/", bad.times = 1;
+    CHECK_EQ(rig_put(&g, 7, 0), -EROFS);
+    CHECK_EQ(rig_get(&g, 7, 0, NULL), 0); /* in memory it is */
+    struct blk *b = blk_of(&g, 7, 0);
+    CHECK(b && b->page && !b->on_file);
+    if (b && b->page) {
+        b->page->mem[5000] ^= 1;
+        CHECK_EQ(rig_get(&g, 7, 0, NULL), -ENOENT);
+        CHECK_EQ(rig_get(&g, 7, 0, NULL), -ENOENT);
+    }
+    rig_fini(&g);
+}
+
+static void what_is_there_is_not_written_again(void)
+{
+    struct rig g;
+    struct kvs_stats a, b;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0); /* in memory as well */
+    kvs_stats(g.s, &a);
+    CHECK_EQ(a.new_state_bytes, RIG_HOT + RIG_COLD);
+    rig_reopen(&g);
+    CHECK_EQ(rig_put(&g, 8, 0), 0); /* and on the disk alone */
+    kvs_stats(g.s, &b);
+    CHECK_EQ(b.new_state_bytes, 0);
+    CHECK_EQ(b.blocks, 1);
+    rig_fini(&g);
+}
+
+/* Found damaged once it is gone: not read again, not counted again, not there after a restart. */
+static void a_damaged_block_is_dropped_at_once(void)
+{
+    struct rig g;
+    struct kvs_block_req r;
+    struct kvs_stats st;
+    char path[400];
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    CHECK_EQ(rig_put(&g, 8, 1), 0);
+    rig_close(&g);
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", g.dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK_EQ(pwrite(fd, "damaged", 7, SEG_HEAD_BYTES + 6000), 7);
+    close(fd);
+    CHECK_EQ(rig_open(&g), 0);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(rig_get(&g, 8, 0, &r), -ENOENT);
+        CHECK_EQ(r.corrupt, i == 0);
+    }
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.corrupt, 1);
+    CHECK_EQ(st.blocks, 1);
+    rig_reopen(&g);
+    CHECK_EQ(g.rep.blocks, 1);
+    CHECK_EQ(rig_get(&g, 8, 1, NULL), 0);
+    rig_fini(&g);
+}
+
+/* Slot `from` again in slot `to`, so much older, with other bytes, and of another store perhaps. */
+static void slot_copy(struct rig *g, uint32_t from, uint32_t to, int64_t older_ns, bool other)
+{
+    static uint8_t b[RIG_SLOT] __attribute__((aligned(4096)));
+    int32_t ids[BLOCK_TOKENS];
+    struct slot_head h;
+    uint32_t crc;
+    char path[400];
+
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", g->dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    off_t at = SEG_HEAD_BYTES + (off_t)from * RIG_SLOT;
+    CHECK_EQ(pread(fd, b, sizeof b, at), sizeof b);
+    CHECK_EQ(slot_head_get(b, &h, &crc), 0);
+    memcpy(ids, b + 224, sizeof ids);
+    h.time_ns -= (uint64_t)older_ns;
+    if (other)
+        h.uuid[3] ^= 1;
+    memset(b + 4096, 0x55, 64);
+    (void)slot_seal(b, &h, ids);
+    at = SEG_HEAD_BYTES + (off_t)to * RIG_SLOT;
+    CHECK_EQ(pwrite(fd, b, sizeof b, at), sizeof b);
+    close(fd);
+}
+
+static void of_two_copies_the_younger_one_counts(void)
+{
+    for (int turn = 0; turn < 2; turn++) { /* the older one behind, and before */
+        struct rig g;
+        make(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        if (turn) /* slot 0 is another's, whose row goes with the index */
+            CHECK_EQ(rig_put(&g, 8, 9), 0);
+        CHECK_EQ(rig_put(&g, 8, 0), 0);
+        rig_close(&g);
+        slot_copy(&g, turn ? 1 : 0, turn ? 0 : 3, 1000000000, false);
+        no_index(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_get(&g, 8, 0, NULL), 0); /* its own bytes, not the copy's */
+        rig_fini(&g);
+    }
+}
+
+static void a_block_of_another_store_is_nobodys(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    rig_close(&g);
+    slot_copy(&g, 0, 3, -1000000000, true); /* younger, and not ours */
+    no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_get(&g, 8, 0, NULL), 0);
+    rig_fini(&g);
+}
+
+/* A lying disk: the newest slot was never written.  After a crash it is found out at the open. */
+static void after_a_crash_the_newest_slots_are_looked_at(void)
+{
+    struct rig g, c;
+    char path[600], to[300];
+    static const uint8_t zero[4096];
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    CHECK_EQ(rig_put(&g, 8, 1), 0);
+    snprintf(to, sizeof to, "%s-copy", g.dir);
+    CHECK_EQ(rig_cp(g.dir, to), 0); /* as a crash would leave it */
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", to);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK_EQ(pwrite(fd, zero, sizeof zero, SEG_HEAD_BYTES + RIG_SLOT), sizeof zero);
+    close(fd);
+    memset(&c, 0, sizeof c);
+    snprintf(c.dir, sizeof c.dir, "%.200s", to);
+    c.o = g.o;
+    c.o.dir = c.dir;
+    CHECK_EQ(rig_open(&c), 0);
+    CHECK_EQ(c.rep.blocks_dropped, 1);
+    CHECK_EQ(rig_get(&c, 8, 0, NULL), 0);
+    CHECK_EQ(rig_get(&c, 8, 1, NULL), -ENOENT);
+    rig_fini(&c);
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(a_sync_of_the_log_that_fails_once_ends_writing),
+       ROW(a_sync_of_a_segment_that_fails_once_ends_writing),
+       ROW(a_block_that_cannot_be_written_ends_writing),
+       ROW(a_frame_that_cannot_be_written_ends_writing),
+       ROW(a_commit_that_fails_once_ends_writing),
+       ROW(frames_of_a_refused_batch_are_gone_from_the_log),
+       ROW(frames_that_could_not_be_written_leave_no_hole),
+       ROW(a_frame_that_changed_is_not_believed), ROW(a_frame_longer_than_its_file_is_not_read),
+       ROW(a_refused_batch_leaves_nothing_for_the_next),
+       ROW(turns_that_were_cut_do_not_come_back), ROW(short_and_interrupted_writes_go_on),
+       ROW(only_a_store_that_was_closed_is_clean),
+       ROW(a_copy_in_memory_that_changed_is_not_served),
+       ROW(the_only_copy_in_memory_that_changed_is_a_miss),
+       ROW(what_is_there_is_not_written_again), ROW(a_damaged_block_is_dropped_at_once),
+       ROW(of_two_copies_the_younger_one_counts), ROW(a_block_of_another_store_is_nobodys),
+       ROW(after_a_crash_the_newest_slots_are_looked_at))
