@@ -272,7 +272,7 @@ UNITS     := $(if $(MINE),,$(wildcard systemd/*.service))
 USERUNITS := $(wildcard systemd/user/*.service)
 unit = sed -e 's,@BINDIR@,$(PREFIX)/bin,g' -e 's,@SYSCONFDIR@,$(SYSCONFDIR),g' $(1) > $(2) && chmod 644 $(2)
 install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= SYSCONFDIR=
-	install -d $(D)$(PREFIX)/bin $(D)$(PREFIX)/lib $(D)$(PREFIX)/include/hearth/base \
+	umask 022 && install -d $(D)$(PREFIX)/bin $(D)$(PREFIX)/lib $(D)$(PREFIX)/include/hearth/base \
 	  $(D)$(SYSTEMDDIR)/systemd/user $(D)$(SYSCONFDIR)/hearth $(D)$(SHAREDIR)/doc/hearth \
 	  $(D)$(SHAREDIR)/man/man1 $(D)$(SHAREDIR)/man/man8 $(D)$(SHAREDIR)/bash-completion/completions \
 	  $(D)$(SHAREDIR)/zsh/site-functions $(D)$(SHAREDIR)/fish/vendor_completions.d
@@ -280,7 +280,7 @@ install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= 
 	install -m 644 $(O)/libhearth.a $(D)$(PREFIX)/lib
 	install -m 644 client/client.h include/proto.h $(D)$(PREFIX)/include/hearth
 	install -m 644 $(wildcard include/base/*.h) $(D)$(PREFIX)/include/hearth/base
-	$(if $(MINE),,install -d $(D)$(SYSTEMDDIR)/systemd/system $(D)$(SYSTEMDDIR)/sysusers.d $(D)$(SYSTEMDDIR)/tmpfiles.d)
+	$(if $(MINE),,umask 022 && install -d $(D)$(SYSTEMDDIR)/systemd/system $(D)$(SYSTEMDDIR)/sysusers.d $(D)$(SYSTEMDDIR)/tmpfiles.d)
 	@for u in $(UNITS); do echo "unit $$u"; $(call unit,$$u,$(D)$(SYSTEMDDIR)/systemd/system/$${u##*/}) || exit 1; done
 	@for u in $(USERUNITS); do echo "unit $$u"; $(call unit,$$u,$(D)$(SYSTEMDDIR)/systemd/user/$${u##*/}) || exit 1; done
 	$(if $(MINE),,install -m 644 systemd/hearth.sysusers $(D)$(SYSTEMDDIR)/sysusers.d/hearth.conf)
@@ -289,9 +289,11 @@ install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= 
 	install -m 644 README.md LICENSE $(wildcard docs/*.md) $(D)$(SHAREDIR)/doc/hearth
 	install -m 644 $(wildcard man/*.1) $(D)$(SHAREDIR)/man/man1
 	install -m 644 $(wildcard man/*.8) $(D)$(SHAREDIR)/man/man8
-	$(O)/hearth completion bash > $(D)$(SHAREDIR)/bash-completion/completions/hearth
-	$(O)/hearth completion zsh > $(D)$(SHAREDIR)/zsh/site-functions/_hearth
-	$(O)/hearth completion fish > $(D)$(SHAREDIR)/fish/vendor_completions.d/hearth.fish
+	umask 022 && $(O)/hearth completion bash > $(D)$(SHAREDIR)/bash-completion/completions/hearth
+	umask 022 && $(O)/hearth completion zsh > $(D)$(SHAREDIR)/zsh/site-functions/_hearth
+	umask 022 && $(O)/hearth completion fish > $(D)$(SHAREDIR)/fish/vendor_completions.d/hearth.fish
+	chmod 644 $(D)$(SHAREDIR)/bash-completion/completions/hearth $(D)$(SHAREDIR)/zsh/site-functions/_hearth \
+	  $(D)$(SHAREDIR)/fish/vendor_completions.d/hearth.fish
 uninstall:                                      ## the reverse; sessions and models stay
 	rm -f $(PROGS:$(O)/%=$(D)$(PREFIX)/bin/%) $(D)$(PREFIX)/lib/libhearth.a \
 	  $(UNITS:systemd/%=$(D)$(SYSTEMDDIR)/systemd/system/%) \

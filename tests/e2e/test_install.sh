@@ -17,7 +17,7 @@ out=$(m all 2>&1)
 case $out in *"CC  "* | *LINK* | *"AR  "*) no "a second make does something: $out" ;; esac
 m -q all || no "make -q all says there is work left"
 
-m install DESTDIR="$tmp" PREFIX=/usr >"$tmp/log" 2>&1 || { cat "$tmp/log"; no "make install failed"; }
+(umask 077 && m install DESTDIR="$tmp" PREFIX=/usr) >"$tmp/log" 2>&1 || { cat "$tmp/log"; no "make install failed"; }
 for f in usr/bin/hearthd usr/bin/hearth usr/bin/hearth-front usr/bin/hearth-eval usr/bin/hearth-bench \
     usr/lib/libhearth.a usr/include/hearth/client.h usr/include/hearth/proto.h usr/include/hearth/base/err.h \
     usr/lib/systemd/system/hearthd.service usr/lib/systemd/system/hearth-front.service \
@@ -27,6 +27,10 @@ for f in usr/bin/hearthd usr/bin/hearth usr/bin/hearth-front usr/bin/hearth-eval
     usr/share/bash-completion/completions/hearth usr/share/zsh/site-functions/_hearth usr/share/fish/vendor_completions.d/hearth.fish; do
     [ -s "$tmp/$f" ] || no "not installed: /$f"
 done
+# Others can read and enter all of it, whoever installed it with whichever umask.
+tight=$(find "$tmp/usr" "$tmp/etc" \( -type d ! -perm -755 -o -type f ! -perm -644 \) | head)
+[ -z "$tight" ] || no "not for everybody: $tight"
+for p in hearthd hearth hearth-front; do [ "$(stat -c %a "$tmp/usr/bin/$p")" = 755 ] || no "$p is not 755"; done
 grep -rl '@[A-Z]*@' "$tmp/usr/lib/systemd" 2>/dev/null && no "a unit still has a placeholder"
 grep -q '^ExecStart=/usr/bin/hearthd' "$tmp/usr/lib/systemd/system/hearthd.service" || no "the unit starts another program"
 "$tmp/usr/bin/hearthd" --version >/dev/null || no "the installed hearthd does not run"

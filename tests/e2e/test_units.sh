@@ -26,6 +26,17 @@ for u in "$tmp"/system/*.service; do
     echo "security ${u##*/}: $level"
     echo "$level" | awk '{ exit !($1 != "" && $1 <= 2.0) }' || { echo "  want <= 2.0"; bad=1; }
 done
+# A user's manager has no namespaces to give on every machine; what is left is a filter and limits.
+for u in "$tmp"/user/*.service; do
+    level=$(XDG_RUNTIME_DIR="$tmp/run" systemd-analyze --user security --offline=yes "$u" | sed -n 's/.*: \([0-9.]*\) [A-Z].*/\1/p' | tail -n 1)
+    echo "security --user ${u##*/}: $level"
+    echo "$level" | awk '{ exit !($1 != "" && $1 <= 6.5) }' || { echo "  want <= 6.5"; bad=1; }
+    for w in NoNewPrivileges=yes RestrictNamespaces=yes SystemCallFilter=@system-service LimitCORE=0; do
+        grep -q "^$w" "$u" || { echo "${u##*/} lacks $w"; bad=1; }
+    done
+done
+# The front of key holders is nobody who owns the store.
+grep -q '^User=hearth-front$' systemd/hearth-front.service || { echo "hearth-front.service has no account of its own"; bad=1; }
 
 : >"$tmp/root/etc/passwd"
 : >"$tmp/root/etc/group"
@@ -34,7 +45,10 @@ cp systemd/hearth.sysusers "$tmp/root/usr/lib/sysusers.d/hearth.conf"
 cp systemd/hearth.tmpfiles "$tmp/root/usr/lib/tmpfiles.d/hearth.conf"
 if [ "$(id -u)" = 0 ]; then
     systemd-sysusers --root="$tmp/root" || bad=1
-    grep -q '^hearth:' "$tmp/root/etc/passwd" || { echo "sysusers made no account"; bad=1; }
+    for a in hearth hearth-front; do
+        grep -q "^$a:" "$tmp/root/etc/passwd" || { echo "sysusers made no account $a"; bad=1; }
+    done
+    grep -q '^hearth:.*:hearth-front$' "$tmp/root/etc/group" || { echo "hearth-front may not reach the socket of hearth"; bad=1; }
     systemd-tmpfiles --root="$tmp/root" --create hearth.conf || bad=1
     [ -d "$tmp/root/var/lib/hearth-models" ] || { echo "tmpfiles made no directory"; bad=1; }
 fi
