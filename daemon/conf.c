@@ -33,11 +33,11 @@ static const struct row rows[] = {
      "every *.gguf in it is known by its name"},
     {"host-memory", T_SHARE, 0, W(host), "25%", 16 << 20, 0, NULL,
      "host tier: blocks kept in RAM between device and disk"},
-    {"disk", T_SHARE, 0, W(disk), "20%", 4 << 20, 0, NULL,
+    {"disk", T_SHARE, 0, W(disk), "20%", 4 << 20, 0x1p50, NULL,
      "limit of the store on disk; % is of what is free plus what it has"},
-    {"write-budget", T_SHARE, 0, W(day), "none", 0, 0, NULL,
+    {"write-budget", T_SHARE, 0, W(day), "none", 0, 0x1p50, NULL,
      "bytes the store writes a day, or none; past it no blocks, turns always"},
-    {"page-memory", T_SIZE, R_MODEL, M(page_bytes), "auto", 0, 0, NULL,
+    {"page-memory", T_SIZE, R_MODEL, M(page_bytes), "auto", 1 << 20, 0x1p42, NULL,
      "KV pages on the device, per model; auto: four contexts, at most a quarter of RAM"},
     {"threads", T_UINT, R_MODEL, M(threads), "0", 0, 1024, NULL,
      "threads that compute; 0: physical cores"},
@@ -497,6 +497,47 @@ static int check_http(const struct conf *c, struct errbuf *eb)
                    a);
 }
 
+/* Who said it last. */
+static const char *where_of(const struct gather *g, const char *name)
+{
+    const size_t i = (size_t)(row_find(name) - rows);
+
+    return g->flag[i].s   ? g->flag[i].where
+           : g->envv[i].s ? g->envv[i].where
+           : g->file[i].s ? g->file[i].where
+                          : "default";
+}
+
+/* More than there is would be given out until the kernel ends the process. */
+static int check_memory(const struct conf *c, const struct gather *g, struct errbuf *eb)
+{
+    const uint64_t ram = conf_ram_bytes(), most = ram / 10 * 9;
+    const double gib = 1 << 30;
+
+    if (c->host_bytes > most)
+        return err_set(
+            eb, -EINVAL,
+            "%s: host-memory: %.1f GiB is more than nine tenths of the %.1f GiB of memory "
+            "that this machine, or its control group, has; want at most %llu MiB, or a "
+            "share such as 25%%",
+            where_of(g, "host-memory"), (double)c->host_bytes / gib, (double)ram / gib,
+            (unsigned long long)(most >> 20));
+    for (uint32_t i = 0; i <= c->n_models && strcmp(c->device, "cpu") == 0; i++) {
+        const struct conf_model *m = i < c->n_models ? &c->model[i] : &c->any;
+
+        if (m->page_bytes > most)
+            return err_set(
+                eb, -EINVAL,
+                "%s: page-memory: %.1f GiB%s%s is more than nine tenths of the %.1f GiB of "
+                "memory that this machine, or its control group, has; want at most %llu "
+                "MiB, or auto",
+                where_of(g, "page-memory"), (double)m->page_bytes / gib,
+                m->name[0] ? " of model " : "", m->name, (double)ram / gib,
+                (unsigned long long)(most >> 20));
+    }
+    return 0;
+}
+
 static int resolve(struct conf *c, const struct raw_conf *w, const struct gather *g,
                    struct errbuf *eb)
 {
@@ -520,6 +561,8 @@ static int resolve(struct conf *c, const struct raw_conf *w, const struct gather
     c->socket_mode = w->socket_mode ? w->socket_mode : c->system ? 0660 : 0600;
     c->no_front = c->no_front || c->system;
     r = check_http(c, eb);
+    if (r == 0)
+        r = check_memory(c, g, eb);
     if (r < 0)
         return r;
     /* What the service manager said. */

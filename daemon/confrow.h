@@ -14,8 +14,8 @@ enum conf_type {
     T_BOOL,     /* a flag without value means true */
     T_UINT,     /* uint32 in [min, max] */
     T_NUM,      /* double in [min, max] */
-    T_SIZE,     /* uint64 bytes in [min, 2^62) */
-    T_SHARE,    /* struct share: bytes, or per cent of something this machine has */
+    T_SIZE,     /* uint64 bytes in [min, max], or auto (0) */
+    T_SHARE,    /* struct share: bytes in [min, max], max 0: 2^62; or per cent of something */
     T_DURATION, /* double seconds >= min, or -1 */
     T_MODE,     /* uint32, octal; "auto" is 0 */
     T_HTTP,     /* struct http */

@@ -106,6 +106,8 @@ static int put_share(struct share *sh, const struct row *row, const struct text 
                    : want(row, t, eb, "a size (8GiB, 512MiB) or a percentage (25%%)");
     if (v.percent == 0 && (double)v.bytes < row->min)
         return want(row, t, eb, "at least %.0f bytes", row->min);
+    if (row->max > 0 && (double)v.bytes > row->max)
+        return want(row, t, eb, "at most %.0fTiB", row->max / 0x1p40);
     *sh = v;
     return 0;
 }
@@ -166,8 +168,9 @@ int confvalue_put(void *base, const struct row *row, const struct text *t, const
     case T_SIZE:
         if (strcmp(t->s, "auto") == 0)
             u = 0;
-        else if (!units_size(t->s, &u) || u < 1 << 20)
-            return want(row, t, eb, "a size of at least 1MiB, or auto");
+        else if (!units_size(t->s, &u) || (double)u < row->min || (double)u > row->max)
+            return want(row, t, eb, "a size of %.0fMiB to %.0fTiB, or auto", row->min / 0x1p20,
+                        row->max / 0x1p40);
         *(uint64_t *)at = u;
         return 0;
     case T_SHARE: return put_share(at, row, t, eb);

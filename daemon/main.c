@@ -31,6 +31,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, STORE_WAIT_S = 10, STUCK_S = 60 };
@@ -85,6 +86,7 @@ static int signals_open(struct daemon *d, struct loop_watch *w)
     for (size_t i = 0; i < sizeof handled / sizeof *handled; i++)
         sigaddset(&set, handled[i]);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of that write */
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
         return -errno;
     *w = (struct loop_watch){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
@@ -109,6 +111,27 @@ static void signals_to_default(const struct conf *c)
     (void)signal(SIGALRM, SIG_DFL);
     (void)sigprocmask(SIG_UNBLOCK, &set, NULL);
     (void)alarm(c->stop_timeout_s + STORE_WAIT_S + 5);
+}
+
+/* What will keep the store from what it was promised is said before it happens. */
+static void check_room(struct daemon *d)
+{
+    const struct conf *c = d->conf;
+    struct rlimit lim;
+    struct statvfs v;
+    const double mib = 1 << 20;
+
+    if (getrlimit(RLIMIT_FSIZE, &lim) == 0 && lim.rlim_cur != RLIM_INFINITY)
+        daemon_warn(
+            d,
+            "no file of this process may grow past %.1f MiB (ulimit -f, LimitFSIZE=); the "
+            "store takes that for a full disk: raise it",
+            (double)lim.rlim_cur / mib);
+    if (statvfs(c->state, &v) == 0 && c->disk_bytes > (uint64_t)v.f_blocks * v.f_frsize)
+        daemon_warn(d,
+                    "disk: %.0f MiB are more than the file system of %s has in all (%.0f MiB)",
+                    (double)c->disk_bytes / mib, c->state,
+                    (double)v.f_blocks * (double)v.f_frsize / mib);
 }
 
 /* ---- parts ------------------------------------------------------------------------------------ */
@@ -158,6 +181,7 @@ static int store_open(struct daemon *d, struct errbuf *eb)
                (unsigned long long)rep.blocks_dropped, (unsigned long long)rep.log_torn_bytes);
     if (rep.warning[0])
         log_at(LOG_WARN_, "store: %s", rep.warning);
+    check_room(d);
     if (c->wrong != CONF_RIGHT)
         daemon_warn(d, "wrong-order is set: this daemon loses data on purpose");
     r = stored_open(&d->stored, d->store, d->loop, store_said, d);
@@ -308,6 +332,10 @@ int main(int argc, char **argv)
     if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
         lim.rlim_cur = lim.rlim_max < 65536 ? lim.rlim_max : 65536;
         (void)setrlimit(RLIMIT_NOFILE, &lim);
+    }
+    if (getrlimit(RLIMIT_FSIZE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+        lim.rlim_cur = lim.rlim_max;
+        (void)setrlimit(RLIMIT_FSIZE, &lim);
     }
     d.conf = c;
     int r = daemon_open(&d, &sig, &eb);

@@ -99,7 +99,7 @@ static bool reserve_release(struct kvstore *s)
 
 static bool is_full(int r)
 {
-    return r == -ENOSPC || r == -EDQUOT;
+    return r == -ENOSPC || r == -EDQUOT || r == -EFBIG;
 }
 
 /* Frames into the log's buffer; a batch that does not fit its state fails alone. */

@@ -31,7 +31,8 @@ int index_err(int rc)
     case 0: return 0;
     case MDB_NOTFOUND: return -ENOENT;
     case MDB_MAP_FULL:
-    case MDB_TXN_FULL: return -ENOSPC;
+    case MDB_TXN_FULL:
+    case EFBIG: return -ENOSPC; /* the last: a limit of file sizes */
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:

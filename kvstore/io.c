@@ -548,7 +548,8 @@ static void write_end(struct kvstore *s, struct io_task *t)
             to_commit(s, t);
         return;
     }
-    int res = t->res == -ENOSPC || t->res == -EDQUOT ? -ENOSPC : -EROFS;
+    bool full = t->res == -ENOSPC || t->res == -EDQUOT || t->res == -EFBIG;
+    int res = full ? -ENOSPC : -EROFS;
     if (res == -EROFS)
         store_fault(s, -EROFS, "writing a block"), t->seg->stuck = true;
     else

@@ -26,6 +26,12 @@ int sys_hook(struct sys *y, enum sys_op op, bool after, int fd, const char *path
     }
 }
 
+/* A limit of file sizes (RLIMIT_FSIZE) is a lack of room like any other. */
+static int no_room(int e)
+{
+    return e == EFBIG ? -ENOSPC : -e;
+}
+
 int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t off)
 {
     int r = sys_hook(y, SYS_WRITE, false, fd, NULL, buf, off, bytes);
@@ -37,7 +43,7 @@ int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t o
             at += (uint64_t)n;
             tries = 0;
         } else if (n == 0 || (errno != EINTR && errno != EAGAIN) || ++tries > TRIES_MAX) {
-            r = n == 0 ? -EIO : -errno;
+            r = n == 0 ? -EIO : no_room(errno);
         }
     }
     if (r < 0)
@@ -84,9 +90,9 @@ int sys_alloc(struct sys *y, int fd, uint64_t bytes)
         return r;
     if (fallocate(fd, 0, 0, (off_t)bytes) < 0) {
         if (errno != EOPNOTSUPP)
-            return -errno;
+            return no_room(errno);
         if (ftruncate(fd, (off_t)bytes) < 0) /* the file system cannot: take it as it comes */
-            return -errno;
+            return no_room(errno);
     }
     (void)sys_hook(y, SYS_ALLOC, true, fd, NULL, NULL, 0, bytes);
     return 0;
