@@ -11,6 +11,8 @@ struct kvs_env {
     void *io_user;
     int (*sys_hook)(void *user, const struct sys_event *e);
     void *sys_user;
+    /* An index above this is not walked at open after a clean stop; 0: 64 MiB. */
+    uint64_t quick_bytes;
     uint64_t forget_ns; /* between looks for requests to forget; 0: ten minutes.  Else what a
                          * removed session leaves is collected at once, too */
 };

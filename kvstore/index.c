@@ -16,7 +16,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { CHUNK = BLOCK_TOKENS, TOKENS_KIND = 0, TURN_KIND = 1 };
@@ -60,8 +59,8 @@ int index_value_ok(const MDB_val *k, MDB_val *v)
                : E_CORRUPT;
 }
 
-static int get(struct index *i, enum index_who w, enum db db, const void *key, size_t n,
-               MDB_val *ret)
+int index_get(struct index *i, enum index_who w, enum index_db db, const void *key, size_t n,
+              MDB_val *ret)
 {
     MDB_val k = {n, (void *)key};
     int r = index_err(mdb_get(i->txn[w], i->db[db], &k, ret));
@@ -69,8 +68,8 @@ static int get(struct index *i, enum index_who w, enum db db, const void *key, s
     return r < 0 ? r : index_value_ok(&k, ret);
 }
 
-static int put(struct index *i, enum db db, const void *key, size_t n, const void *v,
-               size_t bytes)
+int index_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
+              size_t bytes)
 {
     MDB_val k = {n, (void *)key}, d = {bytes + 4, NULL};
     int r = index_err(mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
@@ -83,7 +82,7 @@ static int put(struct index *i, enum db db, const void *key, size_t n, const voi
     return 0;
 }
 
-static int del(struct index *i, enum db db, const void *key, size_t n)
+int index_del(struct index *i, enum index_db db, const void *key, size_t n)
 {
     MDB_val k = {n, (void *)key};
 
@@ -92,7 +91,7 @@ static int del(struct index *i, enum db db, const void *key, size_t n)
 
 /* A view is held only between these two: a reader that stays keeps every page freed since
  * alive, and the file grows without bound. */
-static int view(struct index *i, enum index_who w)
+int index_view(struct index *i, enum index_who w)
 {
     must_be(i, INDEX_MAGIC);
     if (w >= INDEX_SNAP) {
@@ -109,7 +108,7 @@ static int view(struct index *i, enum index_who w)
     return r;
 }
 
-static void unview(struct index *i, enum index_who w)
+void index_unview(struct index *i, enum index_who w)
 {
     if (w < INDEX_SNAP)
         mdb_txn_reset(i->txn[w]);
@@ -190,7 +189,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
 {
     struct index *i = calloc(1, sizeof *i);
     char lock[PATH_MAX + 8];
-    int r = i ? index_path(i->path, o->dir, "index.mdb") : -ENOMEM;
+    int r = i ? index_path(i->path, o->dir, o->name ? o->name : "index.mdb") : -ENOMEM;
 
     if (r == 0) {
         i->magic = INDEX_MAGIC;
@@ -198,7 +197,8 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         i->sys = o->sys;
         i->ahead_bytes = o->prealloc_bytes;
         /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
-        sys_reserve(i->path, o->prealloc_bytes);
+        if (o->prealloc_bytes)
+            sys_reserve(i->path, o->prealloc_bytes);
         /* LMDB writes to its reader table before it has blocks: on a full disk a SIGBUS. */
         snprintf(lock, sizeof lock, "%s-lock", i->path);
         r = sys_take(lock, 8192); /* 64 readers and the file's head */
@@ -235,18 +235,6 @@ void index_close(struct index *i)
     free(i);
 }
 
-int index_remove(struct sys *y, const char *dir)
-{
-    char path[PATH_MAX];
-    int r = index_path(path, dir, "index.mdb");
-
-    if (r == 0)
-        r = sys_unlink(y, path);
-    if (r == 0)
-        r = index_path(path, dir, "index.mdb-lock");
-    return r < 0 ? r : sys_unlink(y, path);
-}
-
 uint64_t index_bytes(const struct index *i)
 {
     return sys_taken_bytes(i->path);
@@ -256,9 +244,9 @@ uint64_t index_spare_bytes(struct index *i)
 {
     uint64_t taken = index_bytes(i), used = taken;
 
-    if (view(i, INDEX_COMMIT) == 0) {
+    if (index_view(i, INDEX_COMMIT) == 0) {
         used = index_used_bytes(i->txn[INDEX_COMMIT]);
-        unview(i, INDEX_COMMIT);
+        index_unview(i, INDEX_COMMIT);
     }
     return taken > used ? taken - used : 0;
 }
@@ -336,17 +324,17 @@ int index_commit(struct index *i)
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap)
 {
     MDB_val v;
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
-    r = get(i, w, DB_META, name, strlen(name), &v);
+    r = index_get(i, w, DB_META, name, strlen(name), &v);
     if (r == 0) {
         size_t n = v.mv_size < cap ? v.mv_size : cap;
         memcpy(ret, v.mv_data, n);
         r = (int)n;
     }
-    unview(i, w);
+    index_unview(i, w);
     return r;
 }
 
@@ -354,14 +342,14 @@ int index_session_get(struct index *i, enum index_who w, const struct kvs_id *id
                       struct kvs_session *ret)
 {
     MDB_val v;
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
-    r = get(i, w, DB_SESSION, id->b, 16, &v);
+    r = index_get(i, w, DB_SESSION, id->b, 16, &v);
     if (r == 0)
         r = codec_session_get(v.mv_data, v.mv_size, ret);
-    unview(i, w);
+    index_unview(i, w);
     return r;
 }
 
@@ -370,16 +358,16 @@ int index_name_get(struct index *i, enum index_who w, uint32_t owner, const char
 {
     uint8_t k[512];
     MDB_val v;
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
-    r = get(i, w, DB_NAME, k, key_name(k, owner, name), &v);
+    r = index_get(i, w, DB_NAME, k, key_name(k, owner, name), &v);
     if (r == 0 && v.mv_size != 16)
         r = E_CORRUPT;
     if (r == 0)
         memcpy(ret->b, v.mv_data, 16);
-    unview(i, w);
+    index_unview(i, w);
     return r;
 }
 
@@ -396,7 +384,7 @@ static int branch_get(struct index *i, enum index_who w, const struct kvs_id *id
                       struct kvs_branch *ret, uint64_t *ret_end)
 {
     MDB_val v;
-    int r = get(i, w, DB_BRANCH, id->b, 16, &v);
+    int r = index_get(i, w, DB_BRANCH, id->b, 16, &v);
 
     return r < 0 ? r : branch_item(&v, ret, ret_end);
 }
@@ -407,18 +395,18 @@ static int branch_put(struct index *i, const struct kvs_branch *b, uint64_t end)
 
     codec_branch_put(v, b);
     st64(v + CODEC_BRANCH_BYTES - 8, end);
-    return put(i, DB_BRANCH, b->id.b, 16, v, sizeof v);
+    return index_put(i, DB_BRANCH, b->id.b, 16, v, sizeof v);
 }
 
 int index_branch_get(struct index *i, enum index_who w, const struct kvs_id *id,
                      struct kvs_branch *ret, uint64_t *ret_end)
 {
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
     r = branch_get(i, w, id, ret, ret_end);
-    unview(i, w);
+    index_unview(i, w);
     return r;
 }
 
@@ -428,7 +416,7 @@ static int chunk_get(struct index *i, enum index_who w, const struct kvs_id *bra
     uint8_t k[32];
     MDB_val v;
     uint64_t base = pos - pos % CHUNK;
-    int r = get(i, w, DB_LOG, k, key_log(k, branch, TOKENS_KIND, base), &v);
+    int r = index_get(i, w, DB_LOG, k, key_log(k, branch, TOKENS_KIND, base), &v);
 
     return r < 0 ? r : codec_chunk_get(v.mv_data, v.mv_size, base, ret_first, ret_n, ids);
 }
@@ -438,15 +426,15 @@ static int chunk_put(struct index *i, const struct kvs_id *branch, uint64_t firs
 {
     uint8_t k[32], v[CODEC_CHUNK_MAX];
 
-    return put(i, DB_LOG, k, key_log(k, branch, TOKENS_KIND, first - first % CHUNK), v,
-               codec_chunk_put(v, first, n, ids));
+    return index_put(i, DB_LOG, k, key_log(k, branch, TOKENS_KIND, first - first % CHUNK), v,
+                     codec_chunk_put(v, first, n, ids));
 }
 
 int index_tokens(struct index *i, enum index_who w, const struct kvs_id *branch, uint64_t from,
                  uint64_t to, int32_t *ret)
 {
     int32_t ids[CHUNK];
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
@@ -462,13 +450,13 @@ int index_tokens(struct index *i, enum index_who w, const struct kvs_id *branch,
             pos = end;
         }
     }
-    unview(i, w);
+    index_unview(i, w);
     return r == -ENOENT ? E_CORRUPT : r; /* the branch says it has them */
 }
 
 /* The first entry of db after *at; the cursor lives for this call only. */
-static int next(struct index *i, enum index_who w, enum db db, struct index_at *at, MDB_val *k,
-                MDB_val *v)
+int index_next(struct index *i, enum index_who w, enum index_db db, struct index_at *at,
+               MDB_val *k, MDB_val *v)
 {
     MDB_cursor *c;
     int r = index_err(mdb_cursor_open(i->txn[w], i->db[db], &c));
@@ -493,10 +481,10 @@ static int next(struct index *i, enum index_who w, enum db db, struct index_at *
 #define LISTING(db, decode)                                                                    \
     MDB_val k, v;                                                                              \
     uint32_t got = 0;                                                                          \
-    int r = view(i, w);                                                                        \
+    int r = index_view(i, w);                                                                  \
     if (r < 0)                                                                                 \
         return r;                                                                              \
-    while (got < n && (r = next(i, w, db, at, &k, &v)) == 0) {                                 \
+    while (got < n && (r = index_next(i, w, db, at, &k, &v)) == 0) {                           \
         r = index_value_ok(&k, &v);                                                            \
         if (r == 0)                                                                            \
             r = (decode);                                                                      \
@@ -507,7 +495,7 @@ static int next(struct index *i, enum index_who w, enum db db, struct index_at *
         else                                                                                   \
             (*ret_bad)++;                                                                      \
     }                                                                                          \
-    unview(i, w);                                                                              \
+    index_unview(i, w);                                                                        \
     return got || r == -ENOENT || r == E_CORRUPT ? (int)got : r
 
 int index_sessions(struct index *i, enum index_who w, struct index_at *at,
@@ -571,14 +559,14 @@ int index_req_get(struct index *i, enum index_who w, uint32_t owner, const struc
 {
     uint8_t k[32];
     MDB_val v;
-    int r = view(i, w);
+    int r = index_view(i, w);
 
     if (r < 0)
         return r;
-    r = get(i, w, DB_REQ, k, key_req(k, owner, id), &v);
+    r = index_get(i, w, DB_REQ, k, key_req(k, owner, id), &v);
     if (r == 0)
         r = req_item(&v, ret, ret_reply);
-    unview(i, w);
+    index_unview(i, w);
     return r;
 }
 
@@ -637,7 +625,7 @@ int index_blocks(struct index *i, enum index_who w, struct index_at *at,
 
 int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes)
 {
-    return put(i, DB_META, name, strlen(name), v, bytes);
+    return index_put(i, DB_META, name, strlen(name), v, bytes);
 }
 
 int index_block_put(struct index *i, const struct index_block *b)
@@ -645,7 +633,7 @@ int index_block_put(struct index *i, const struct index_block *b)
     uint8_t k[CODEC_BLOCK_KEY], v[CODEC_BLOCK_BYTES];
 
     codec_block_put(k, v, b);
-    return put(i, DB_BLOCK, k, sizeof k, v, sizeof v);
+    return index_put(i, DB_BLOCK, k, sizeof k, v, sizeof v);
 }
 
 int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant)
@@ -653,7 +641,7 @@ int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant
     uint8_t k[CODEC_BLOCK_KEY];
 
     codec_block_key(k, key, variant);
-    int r = del(i, DB_BLOCK, k, sizeof k);
+    int r = index_del(i, DB_BLOCK, k, sizeof k);
 
     return r == -ENOENT ? 0 : r;
 }
@@ -663,18 +651,18 @@ static int apply_session(struct index *i, const struct kvs_session *s)
     struct kvs_session old;
     uint8_t k[512], v[CODEC_FIXED_MAX];
     MDB_val got;
-    int r = get(i, INDEX_WRITE, DB_SESSION, s->id.b, 16, &got);
+    int r = index_get(i, INDEX_WRITE, DB_SESSION, s->id.b, 16, &got);
 
     if (r == 0)
         r = codec_session_get(got.mv_data, got.mv_size, &old);
     if (r == 0 && old.name[0] && (strcmp(old.name, s->name) || old.owner != s->owner)) {
-        r = del(i, DB_NAME, k, key_name(k, old.owner, old.name));
+        r = index_del(i, DB_NAME, k, key_name(k, old.owner, old.name));
     }
     if (r < 0 && r != -ENOENT)
         return r;
-    r = put(i, DB_SESSION, s->id.b, 16, v, codec_session_put(v, s));
+    r = index_put(i, DB_SESSION, s->id.b, 16, v, codec_session_put(v, s));
     if (r == 0 && s->name[0])
-        r = put(i, DB_NAME, k, key_name(k, s->owner, s->name), s->id.b, 16);
+        r = index_put(i, DB_NAME, k, key_name(k, s->owner, s->name), s->id.b, 16);
     return r;
 }
 
@@ -683,17 +671,17 @@ static int apply_session_rm(struct index *i, const struct kvs_id *id)
     struct kvs_session old;
     uint8_t k[512];
     MDB_val got;
-    int r = get(i, INDEX_WRITE, DB_SESSION, id->b, 16, &got);
+    int r = index_get(i, INDEX_WRITE, DB_SESSION, id->b, 16, &got);
 
     if (r == 0)
         r = codec_session_get(got.mv_data, got.mv_size, &old);
     if (r == -ENOENT)
         return 0; /* removing twice is removing */
     if (r == 0 && old.name[0])
-        r = del(i, DB_NAME, k, key_name(k, old.owner, old.name));
+        r = index_del(i, DB_NAME, k, key_name(k, old.owner, old.name));
     if (r == -ENOENT)
         r = 0;
-    return r < 0 ? r : del(i, DB_SESSION, id->b, 16);
+    return r < 0 ? r : index_del(i, DB_SESSION, id->b, 16);
 }
 
 static int apply_tokens(struct index *i, const struct kvs_id *branch, uint64_t first,
@@ -726,7 +714,7 @@ static int apply_tokens(struct index *i, const struct kvs_id *branch, uint64_t f
 
 /* Deletes up to *rows rows, and counts them off, whose keys are as long as from, do not come
  * before it and share its beginning: all but the last 8 bytes.  1: more may be left. */
-static int rows_del(struct index *i, enum db db, const uint8_t *from, size_t bytes,
+static int rows_del(struct index *i, enum index_db db, const uint8_t *from, size_t bytes,
                     uint32_t *rows)
 {
     uint8_t key[32];
@@ -747,7 +735,7 @@ static int rows_del(struct index *i, enum db db, const uint8_t *from, size_t byt
         if (r < 0)
             return r;
         memcpy(key, k.mv_data, bytes); /* the page under it changes in the delete */
-        r = del(i, db, key, bytes);
+        r = index_del(i, db, key, bytes);
         if (r < 0)
             return r;
     }
@@ -805,7 +793,7 @@ int index_branch_del(struct index *i, const struct kvs_id *id, uint32_t *rows)
     if (r == 0)
         r = log_del(i, id, TURN_KIND, 0, rows);
     if (r == 0)
-        r = del(i, DB_BRANCH, id->b, 16);
+        r = index_del(i, DB_BRANCH, id->b, 16);
     return r == -ENOENT ? 0 : r;
 }
 
@@ -825,7 +813,7 @@ int index_req_del(struct index *i, uint32_t owner, const struct kvs_id *id, uint
 
     if (r)
         return r;
-    r = del(i, DB_REQ, k, key_req(k, owner, id));
+    r = index_del(i, DB_REQ, k, key_req(k, owner, id));
     if (r == 0)
         (*rows)--; /* rows_del left one */
     return r == -ENOENT ? 0 : r;
@@ -835,11 +823,11 @@ static int apply_part(struct index *i, const struct kvs_part *a)
 {
     uint8_t k[32];
     MDB_val v;
-    int r = get(i, INDEX_WRITE, DB_REQ, k, key_req(k, a->owner, &a->id), &v);
+    int r = index_get(i, INDEX_WRITE, DB_REQ, k, key_req(k, a->owner, &a->id), &v);
 
     if (r < 0)
         return r == -ENOENT ? 0 : r; /* forgotten meanwhile */
-    return put(i, DB_REQ, k, key_part(k, a->owner, &a->id, a->first), a->data, a->bytes);
+    return index_put(i, DB_REQ, k, key_part(k, a->owner, &a->id, a->first), a->data, a->bytes);
 }
 
 int index_apply(struct index *i, const struct kvs_rec *r)
@@ -854,15 +842,15 @@ int index_apply(struct index *i, const struct kvs_rec *r)
     case KVS_REC_TOKENS:
         return apply_tokens(i, &r->tokens.branch, r->tokens.first, r->tokens.ids, r->tokens.n);
     case KVS_REC_TURN:
-        return put(i, DB_LOG, k, key_log(k, &r->turn->branch, TURN_KIND, r->turn->first), v,
-                   codec_turn_put(v, r->turn));
+        return index_put(i, DB_LOG, k, key_log(k, &r->turn->branch, TURN_KIND, r->turn->first),
+                         v, codec_turn_put(v, r->turn));
     case KVS_REC_REQ: {
         size_t n = 128 + (r->req->reply ? r->req->reply_bytes : 0);
         uint8_t *big = n > sizeof v ? malloc(n) : v;
         if (!big)
             return -ENOMEM;
-        int e = put(i, DB_REQ, k, key_req(k, r->req->owner, &r->req->id), big,
-                    codec_req_put(big, r->req));
+        int e = index_put(i, DB_REQ, k, key_req(k, r->req->owner, &r->req->id), big,
+                          codec_req_put(big, r->req));
         if (big != v)
             free(big);
         return e;

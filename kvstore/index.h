@@ -1,6 +1,7 @@
 /* index.h - what is where: sessions, branches, tokens, turns, requests, blocks, in LMDB.
  *
- * Only index.c, index_walk.c and index_shrink.c know LMDB.  One writer (the commit thread, or whoever opens
+ * Only index.c, index_rows.c, index_walk.c and index_shrink.c know LMDB.  One writer (the commit
+ * thread, or whoever opens
  * the store before threads run); each reading thread has its own view.  Reads copy out and
  * end their transaction before they return; nothing calls back, waits or does other I/O
  * inside one.  Every value ends in a CRC32C over key and value: a wrong one is E_CORRUPT.
@@ -20,8 +21,11 @@ struct sys;
 /* Whose view a read uses.  SNAP sees one moment, WRITE the open write transaction. */
 enum index_who { INDEX_LOOP, INDEX_COMMIT, INDEX_SNAP, INDEX_WRITE, INDEX_WHO_ };
 
+enum index_db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
+
 struct index_opts {
     const char *dir;
+    const char *name;        /* of the file; NULL: index.mdb */
     struct sys *sys;         /* borrowed */
     uint64_t prealloc_bytes; /* taken on disk beforehand, so that a full disk still commits */
     bool no_fsync;
@@ -29,9 +33,13 @@ struct index_opts {
 int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb);
 void index_close(struct index *i);
 /* Walks everything, checking CRCs, order, look-ups and that no page is both used and free.
- * Damaged files may crash it: call it in a child process.  0, -ENOENT (no index), E_CORRUPT.
- * A cleanly closed index above quick_bytes is trusted without the walk. */
-int index_verify(const char *dir, uint64_t quick_bytes);
+ * Damaged files may crash it: call it in a child process (index_check.h).  0, -ENOENT (no
+ * index, or an empty file), E_CORRUPT, -errno when it could not be read.  1: closed cleanly and
+ * above quick_bytes (0: never), so it was not walked.  beside: others have it open and write.
+ * hurt: told of each row whose CRC is wrong, and the walk goes on; NULL: that is E_CORRUPT. */
+int index_verify(const char *path, bool beside, uint64_t quick_bytes,
+                 int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n),
+                 void *ctx);
 /* Copied smaller when over half of it is free and the copy fits the limit beside it, or the
  * limit is passed anyhow; before
  * open.  Whatever goes wrong, it is as it was. */
@@ -39,7 +47,6 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
 /* The same while it is open: commit thread, with no transaction and no snap open.  -EIO: it
  * could not be opened again, and is of no use from here on. */
 int index_shrink_open(struct index *i);
-int index_remove(struct sys *y, const char *dir);
 uint64_t index_bytes(const struct index *i); /* taken on disk */
 /* Of what is taken: pages that hold nothing, before the file's end and behind it. */
 uint64_t index_spare_bytes(struct index *i);
@@ -96,6 +103,29 @@ int index_blocks(struct index *i, enum index_who w, struct index_at *at,
  * freed meanwhile is used again: for seconds, not for ever.  Commit thread. */
 int index_snap(struct index *i);
 void index_unsnap(struct index *i);
+
+/* --- rows as bytes, for recovery (index_rows.c) ------------------------------------------- */
+/* In the open write transaction; *ret_v (without its CRC) lies there until the next write.
+ * get: -ENOENT, E_CORRUPT.  next: the row behind *at, which is moved to it, also past one
+ * whose CRC is wrong (E_CORRUPT). */
+int index_row_get(struct index *i, enum index_db db, const void *key, size_t n,
+                  const uint8_t **ret_v, size_t *ret_bytes);
+int index_row_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
+                  size_t bytes);
+int index_row_del(struct index *i, enum index_db db, const void *key, size_t n);
+int index_row_next(struct index *i, enum index_db db, struct index_at *at,
+                   const uint8_t **ret_v, size_t *ret_bytes);
+int index_sync(struct index *i); /* of one opened with no_fsync: all of it is on disk now */
+
+/* Rows of a file that LMDB may not be trusted with (index_salvage.c): reads pages as bytes,
+ * calls each() for every row whose CRC holds, by whatever page it is reached, and, with ok
+ * false and no value, for those whose key can be read.  Where the list of free pages is sound,
+ * pages on it are left out (*ret_current); else old rows turn up too, in any order.  -errno when the file
+ * could not be read (eb); each() < 0 stops and is returned. */
+int index_salvage(const char *path,
+                  int (*each)(void *ctx, bool ok, enum index_db db, const uint8_t *key,
+                              size_t n, const uint8_t *v, size_t bytes),
+                  void *ctx, bool *ret_current, struct errbuf *eb);
 
 /* --- writes: begin, any of these, commit or abort ---------------------------------------- */
 int index_begin(struct index *i);

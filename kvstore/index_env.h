@@ -7,7 +7,6 @@
 #include <pthread.h>
 #include <stdint.h>
 
-enum db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
 extern const char *const index_db_names[DB_];
 #define INDEX_MAP_BYTES (16ull << 30)
 
@@ -29,5 +28,16 @@ int index_env_open(MDB_env **ret, const char *path, unsigned flags);
 uint64_t index_used_bytes(MDB_txn *txn); /* of the pages that hold something */
 /* Takes the check off a value; E_CORRUPT when it does not fit. */
 int index_value_ok(const MDB_val *k, MDB_val *v);
+int index_get(struct index *i, enum index_who w, enum index_db db, const void *key, size_t n,
+              MDB_val *ret);
+int index_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
+              size_t bytes);
+int index_del(struct index *i, enum index_db db, const void *key, size_t n);
+/* A view is held only between these two. */
+int index_view(struct index *i, enum index_who w);
+void index_unview(struct index *i, enum index_who w);
+/* The first entry behind *at, which is moved to it. */
+int index_next(struct index *i, enum index_who w, enum index_db db, struct index_at *at,
+               MDB_val *k, MDB_val *v);
 
 #endif

@@ -7,17 +7,19 @@
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
 struct walk {
+    int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n);
+    void *ctx;
     MDB_txn *txn;
     struct dbpages pages;
     uint64_t counted;
 };
 
-static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
+/* ours: DB_ when it is none of our databases. */
+static int walk_db(struct walk *x, MDB_dbi dbi, enum index_db ours)
 {
     MDB_cursor *c;
     MDB_stat st;
@@ -46,7 +48,8 @@ static int walk_db(struct walk *x, MDB_dbi dbi, bool ours)
         /* What the walk finds, a look-up must find at the same place. */
         if (dbi > 0 && (mdb_get(x->txn, dbi, &k, &again) || again.mv_data != v.mv_data))
             return E_CORRUPT;
-        if (ours && index_value_ok(&k, &v) < 0)
+        if (ours != DB_ && index_value_ok(&k, &v) < 0 &&
+            (!x->hurt || x->hurt(x->ctx, ours, k.mv_data, k.mv_size) < 0))
             return E_CORRUPT;
     }
     mdb_cursor_close(c);
@@ -60,7 +63,7 @@ static int walk_free(struct walk *x)
     MDB_val k, v;
     uint64_t n_free = 0;
 
-    if (walk_db(x, 0, false) < 0 || mdb_cursor_open(x->txn, 0, &c))
+    if (walk_db(x, 0, DB_) < 0 || mdb_cursor_open(x->txn, 0, &c))
         return E_CORRUPT;
     for (bool first = true; mdb_cursor_get(c, &k, &v, first ? MDB_FIRST : MDB_NEXT) == 0;
          first = false) {
@@ -81,23 +84,25 @@ static int walk_free(struct walk *x)
                : E_CORRUPT;
 }
 
-int index_verify(const char *dir, uint64_t quick_bytes)
+int index_verify(const char *path, bool beside, uint64_t quick_bytes,
+                 int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n), void *ctx)
 {
-    char path[PATH_MAX];
     struct stat st;
-    struct walk x = {0};
+    struct walk x = {.hurt = hurt, .ctx = ctx};
     MDB_env *env;
     MDB_envinfo info;
     MDB_dbi dbi;
     MDB_stat ds;
     uint64_t clean = 0;
-    int r = index_path(path, dir, "index.mdb");
+    int r;
 
-    if (r < 0)
-        return r;
-    if (stat(path, &st) < 0 || st.st_size == 0)
+    if (stat(path, &st) < 0)
+        return -errno;
+    if (S_ISDIR(st.st_mode))
+        return -EISDIR;
+    if (st.st_size == 0)
         return -ENOENT;
-    r = index_env_open(&env, path, MDB_RDONLY | MDB_NOLOCK);
+    r = index_env_open(&env, path, MDB_RDONLY | (beside ? 0 : MDB_NOLOCK));
     if (r == 0)
         r = index_err(mdb_txn_begin(env, NULL, MDB_RDONLY, &x.txn));
     if (r < 0)
@@ -114,17 +119,18 @@ int index_verify(const char *dir, uint64_t quick_bytes)
     if (mdb_dbi_open(x.txn, index_db_names[DB_META], 0, &dbi) == 0 &&
         mdb_get(x.txn, dbi, &k, &v) == 0 && index_value_ok(&k, &v) == 0 && v.mv_size == 8)
         clean = ld64(v.mv_data);
-    if (clean == 1 && (uint64_t)st.st_size > quick_bytes)
-        return 0;
+    if (quick_bytes && clean == 1 && (uint64_t)st.st_size > quick_bytes)
+        return 1;
     r = dbpages_init(&x.pages, pages);
     if (r == 0)
-        r = walk_db(&x, 1, false); /* the unnamed one, which holds the others' roots */
+        r = walk_db(&x, 1, DB_); /* the unnamed one, which holds the others' roots */
     for (int d = 0; d < DB_ && r == 0; d++) {
         r = index_err(mdb_dbi_open(x.txn, index_db_names[d], 0, &dbi));
         if (r == 0)
-            r = walk_db(&x, dbi, true);
+            r = walk_db(&x, dbi, (enum index_db)d);
     }
     if (r == 0)
         r = walk_free(&x);
-    return r == 0 ? 0 : E_CORRUPT; /* the process ends here: nothing is closed */
+    /* The process ends here: nothing is closed. */
+    return r == 0 || r == -ENOMEM ? r : E_CORRUPT;
 }

@@ -31,7 +31,12 @@ enum kvs_turn_flags {
     KVS_TURN_INTERRUPTED = 2, /* was open, closed by the session's next START */
     KVS_TURN_CLOSED_EOT = 4,  /* the end-of-turn token was sampled and is in the log */
 };
-enum { KVS_SESS_PINNED = 1, KVS_SESS_ANONYMOUS = 2, KVS_SESS_REMOVED = 4 };
+enum {
+    KVS_SESS_PINNED = 1,
+    KVS_SESS_ANONYMOUS = 2,
+    KVS_SESS_REMOVED = 4,
+    KVS_SESS_LOST = 8, /* damage took some of it: tokens up to head, or a turn's record */
+};
 
 struct kvs_session {
     struct kvs_id id;

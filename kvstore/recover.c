@@ -1,78 +1,50 @@
 /* recover.c - opening what a predecessor left, however it ended.
  *
- * 1. The index is walked in a child process, which may crash on a damaged file.
- * 2. Sound: frames of the turn log that it has not seen are applied.  Lost or damaged, or
- *    older than the log reaches back: it is made anew from the whole log and, for blocks,
- *    from the slots' own headers.  The log damaged, the index sound: the log is made anew.
- * 3. Segments are opened, synced after a crash, and the table and the free maps filled from
- *    the index; a row that names no slot of ours is dropped.
+ * 1. The index is walked in a child process, which may crash on a damaged file.  What could
+ *    not be read is not damage: the open fails, with everything as it was.
+ * 2. Sound: frames of the turn log that it has not seen are applied.  Lost or damaged, or not
+ *    in agreement with the log: a new one is merged out of both (merge.h) and put in place
+ *    when it is whole.  The log damaged, the index sound: the log is made anew.
+ * 3. Segments are opened, and the table and the free maps filled (recover_segs.c): from the
+ *    index, or, where it was made anew, from the slots' own headers.
  * 4. Branches that no session and no request leads to are collected, old requests forgotten.
- * Nothing is ever formatted while there is something to read. */
+ * Nothing is formatted while there is something to read; damaged files are set aside. */
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "kvstore/codec.h"
+#include "kvstore/index_check.h"
+#include "kvstore/logfile.h"
+#include "kvstore/merge.h"
 #include "kvstore/store.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { SCHEMA_OLDEST = 1, SCHEMA = 2, FRAMES_PER_TXN = 256 };
+enum { FRAMES_PER_TXN = 256 };
 static const uint64_t QUICK_BYTES = 64ull << 20;
 
 /* --- the index, and the log into it ---------------------------------------------------------- */
 
-/* 0 sound, -ENOENT none, E_CORRUPT damaged. */
-static int walk_in_child(const char *dir)
-{
-    int status;
-    pid_t pid = fork();
-
-    if (pid < 0)
-        return E_CORRUPT; /* unknown is damaged: a rebuild is safe */
-    if (pid == 0) {
-        struct rlimit none = {0, 0};
-        sigset_t all;
-        int null = open("/dev/null", O_RDWR);
-        (void)setrlimit(RLIMIT_CORE, &none);
-        (void)dup2(null, 1);
-        (void)dup2(null, 2);
-        (void)close_range(3, ~0u, 0); /* it reads one file, which may be anything */
-        sigfillset(&all);
-        for (int i = 1; i < NSIG; i++)
-            (void)signal(i, SIG_DFL);
-        (void)sigprocmask(SIG_UNBLOCK, &all, NULL);
-        (void)alarm(60); /* damage can close a circle */
-        int r = index_verify(dir, QUICK_BYTES);
-        _exit(r == 0 ? 0 : r == -ENOENT ? 2 : 1);
-    }
-    while (waitpid(pid, &status, 0) < 0)
-        if (errno != EINTR)
-            return E_CORRUPT;
-    if (!WIFEXITED(status))
-        return E_CORRUPT;
-    return WEXITSTATUS(status) == 0 ? 0 : WEXITSTATUS(status) == 2 ? -ENOENT : E_CORRUPT;
-}
-
 static int index_start(struct kvstore *s, struct errbuf *eb)
 {
-    struct index_opts o = {s->dir, &s->sys, s->index_budget / 2, s->o.no_fsync};
+    struct index_opts o = {.dir = s->dir,
+                           .sys = &s->sys,
+                           .prealloc_bytes = s->index_budget / 2,
+                           .no_fsync = s->o.no_fsync};
 
-    index_shrink(&s->sys, s->dir, s->o.disk_bytes);
+    if (!s->scrub_due) /* LMDB is to copy only what was walked */
+        index_shrink(&s->sys, s->dir, s->o.disk_bytes);
     return index_open(&s->idx, &o, eb);
 }
 
 struct replay {
     struct kvstore *s;
-    bool rebuild;
     uint64_t applied; /* the newest frame in the index */
     uint32_t in_txn;
-    uint64_t frames, refused;
+    uint64_t refused;
 };
 
 static int replay_commit(struct replay *p)
@@ -91,7 +63,7 @@ static int replay_commit(struct replay *p)
     return index_commit(p->s->idx);
 }
 
-/* A frame behind damage may not fit any more: it is left out, whole. */
+/* A frame that does not fit is one behind damage: the two copies are merged then. */
 static int replay_accept(struct replay *p, const uint8_t *recs, uint32_t bytes)
 {
     struct codec_rec c;
@@ -112,28 +84,31 @@ static int replay_frame(void *ctx, bool base, uint64_t seq, const uint8_t *recs,
     struct replay *p = ctx;
     int r = 0;
 
-    if (!p->rebuild) {
-        if (seq > p->applied + (base ? 0 : 1))
-            return E_STALE; /* an index from before the log begins */
-        if (seq <= p->applied)
-            return 0;
-    }
+    if (seq > p->applied + (base ? 0 : 1))
+        return E_STALE; /* an index from before the log begins */
+    if (seq <= p->applied || p->refused)
+        return 0;
     if (p->in_txn == 0)
         r = index_begin(p->s->idx);
     if (r < 0)
         return r;
     p->in_txn++;
-    if (base || (r = replay_accept(p, recs, bytes)) == 0)
+    r = replay_accept(p, recs, bytes);
+    if (r < 0 && r != -ENOMEM) {
+        p->refused++;
+        p->in_txn--;
+        if (!p->in_txn)
+            index_abort(p->s->idx);
+        return 0;
+    }
+    if (r == 0)
         r = commit_apply_frame(p->s, recs, bytes);
-    else
-        p->refused++, r = 0;
     if (r < 0) {
         index_abort(p->s->idx);
         p->in_txn = 0;
         return r;
     }
     p->applied = seq;
-    p->frames++;
     return p->in_txn >= FRAMES_PER_TXN ? replay_commit(p) : 0;
 }
 
@@ -145,7 +120,6 @@ static int log_read(struct kvstore *s, struct replay *p, struct turnlog_report *
                              .sys = &s->sys,
                              .seg_bytes =
                                  s->log_budget / 8 < 16 << 20 ? s->log_budget / 8 : 16 << 20,
-                             .salvage = p->rebuild,
                              .each = replay_frame,
                              .ctx = p};
 
@@ -168,85 +142,187 @@ static bool meta_u64(struct kvstore *s, const char *name, uint64_t *ret)
     return true;
 }
 
-static bool dir_empty(const char *path)
+/* 1: something is in it. */
+static int dir_used(const char *path, struct errbuf *eb)
 {
     DIR *d = opendir(path);
-    bool empty = true;
+    int used = 0;
 
     if (!d)
-        return true;
-    for (struct dirent *e; empty && (e = readdir(d));)
-        empty = e->d_name[0] == '.';
+        return errno == ENOENT ? 0 : sys_unread(eb, -errno, path);
+    for (struct dirent *e; !used && (e = readdir(d));)
+        used = e->d_name[0] != '.';
     closedir(d);
-    return empty;
+    return used;
 }
 
-/* Index and log agree after this, or the open fails. */
-static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
+/* Frames behind damage that the index has not seen: only a merge keeps them. */
+static int newest_frame(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes)
+{
+    uint64_t *newest = ctx;
+
+    (void)base, (void)recs, (void)bytes;
+    *newest = seq > *newest ? seq : *newest;
+    return 0;
+}
+
+static int log_has_more(struct kvstore *s, uint64_t applied, struct errbuf *eb)
+{
+    struct turnlog_report rep;
+    uint64_t newest = 0;
+    char dir[PATH_MAX];
+
+    snprintf(dir, sizeof dir, "%s/log", s->dir);
+    int r = log_salvage(dir, newest_frame, &newest, &rep, eb);
+    return r < 0 ? r : newest > applied;
+}
+
+static int merged(struct kvstore *s, const char *why, struct kvs_open_report *rep,
+                  struct errbuf *eb)
+{
+    struct merge_report m;
+    int r;
+
+    turnlog_close(s->log);
+    s->log = NULL;
+    index_close(s->idx);
+    s->idx = NULL;
+    r = merge_index(s, why, &m, eb);
+    if (r < 0)
+        return r;
+    rep->rebuilt = true;
+    rep->sessions_hurt = m.sessions + m.gone + m.unsure;
+    if (why && !m.lost)
+        store_note(s,
+                   "%s: made anew from the turn log and what could be read, nothing is missing",
+                   why);
+    return 0;
+}
+
+/* An index that may be believed: the log into it.  1: the two must be merged. */
+static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hurt,
+                       struct errbuf *eb)
 {
     struct replay p = {.s = s};
     struct turnlog_report log;
-    char path[PATH_MAX];
-    uint64_t schema = SCHEMA, clean = 0;
-    bool something;
-    int r = walk_in_child(s->dir);
+    uint64_t schema = SCHEMA, clean = 0, whole = MERGE_BLOCKS_TOO;
+    int r = index_start(s, eb);
 
-    snprintf(path, sizeof path, "%s/log", s->dir);
-    something = !dir_empty(path);
-    snprintf(path, sizeof path, "%s/kv", s->dir);
-    something |= !dir_empty(path);
-    bool sound = r == 0;
-    if (!sound && (r = index_remove(&s->sys, s->dir)) < 0)
-        return err_set(eb, r, "cannot remove the damaged index in %s: %s", s->dir, err_str(r));
-    r = index_start(s, eb);
     if (r < 0)
         return r;
-    if (sound && index_meta_get(s->idx, INDEX_LOOP, "uuid", s->uuid, 16) != 16)
-        sound = false; /* made and never filled */
-    if (sound) {
-        (void)meta_u64(s, "schema", &schema);
-        if (schema < SCHEMA_OLDEST || schema > SCHEMA)
-            return err_set(eb, E_VERSION,
-                           "the store in %s has format %llu, this program knows %d to %d",
-                           s->dir, (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA);
-        (void)meta_u64(s, "clean", &clean);
-        (void)meta_u64(s, "logseq", &p.applied);
-        r = log_read(s, &p, &log, eb);
-        if (r == E_STALE) {
-            sound = false;
-            index_close(s->idx);
-            s->idx = NULL;
-            r = index_remove(&s->sys, s->dir);
-            if (r == 0)
-                r = index_start(s, eb);
-        }
-        if (r < 0)
-            return r;
-    }
-    if (!sound) {
-        p = (struct replay){.s = s, .rebuild = true};
-        r = log_read(s, &p, &log, eb);
-        if (r < 0)
-            return r;
-        if (log.have_uuid)
-            memcpy(s->uuid, log.uuid, 16);
-        rep->rebuilt = something;
-    }
-    rep->clean = sound && clean == 1;
+    if (index_meta_get(s->idx, INDEX_LOOP, "uuid", s->uuid, 16) != 16)
+        return 1; /* made and never filled */
+    (void)meta_u64(s, "schema", &schema);
+    if (schema < SCHEMA_OLDEST || schema > SCHEMA)
+        return err_set(eb, E_VERSION,
+                       "the store in %s has format %llu, this program knows %d to %d", s->dir,
+                       (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA);
+    (void)meta_u64(s, "clean", &clean);
+    (void)meta_u64(s, "logseq", &p.applied);
+    (void)meta_u64(s, "whole", &whole);
+    s->slots_due = whole == MERGE_ROWS; /* a start was killed before it had looked at slots */
+    r = log_read(s, &p, &log, eb);
+    if (r == E_STALE || (r == 0 && p.refused))
+        return 1;
+    if (r == 0 && log.damaged && (r = log_has_more(s, p.applied, eb)) != 0)
+        return r;
+    if (r < 0)
+        return r;
+    rep->clean = clean == 1 && !rep->rebuilt;
     rep->log_torn_bytes = log.torn_bytes;
-    uint64_t seq = p.applied > log.last_seq ? p.applied : log.last_seq;
-    bool hurt = log.damaged || log.last_seq < p.applied;
-    if (hurt)
-        store_warn(s, "the turn log was damaged, %s",
-                   sound ? "made anew from the index" : "what could be read was kept");
+    /* A torn end is wiped, but not when it may be the last that is left of something. */
+    *hurt = log.damaged || log.last_seq < p.applied || (rep->rebuilt && log.torn_bytes);
+    if (*hurt)
+        turnlog_keep_old(s->log);
     if (sodium_is_zero(s->uuid, 16))
-        return hurt; /* the segments may still know the store's name */
-    r = turnlog_start(s->log, s->uuid, seq);
+        return 0; /* the segments may still know the store's name */
+    r = turnlog_start(s->log, s->uuid, p.applied > log.last_seq ? p.applied : log.last_seq);
     return r < 0 ? err_set(eb, r, "cannot write the turn log in %s: %s", s->dir, err_str(r))
-                 : hurt;
+                 : 0;
+}
+
+/* Index and log agree after this, or the open fails with everything as it was.  *hurt: the log
+ * is to be made anew. */
+static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *hurt,
+                         struct errbuf *eb)
+{
+    char path[PATH_MAX], sub[PATH_MAX], why[PATH_MAX + 64];
+    int used = 0, r;
+
+    for (int i = 0; i < 2 && used == 0; i++) {
+        snprintf(sub, sizeof sub, "%s/%s", s->dir, i ? "kv" : "log");
+        used = dir_used(sub, eb);
+    }
+    if (used < 0)
+        return used;
+    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
+    r = merge_leftover(s);
+    if (r < 0)
+        return err_set(eb, r, "cannot clear %s.new: %s", path, err_str(r));
+    r = index_check(path, s->env.quick_bytes ? s->env.quick_bytes : QUICK_BYTES, eb);
+    if (r < 0 && r != -ENOENT && r != E_CORRUPT)
+        return r;
+    s->scrub_due = r == 1;
+    if (r < 0) {
+        snprintf(why, sizeof why, "%s was %s", path, r == -ENOENT ? "missing" : "damaged");
+        r = merged(s, used ? why : NULL, rep, eb);
+        rep->rebuilt = rep->rebuilt && used;
+    }
+    if (r < 0)
+        return r;
+    r = index_sound(s, rep, hurt, eb);
+    if (r != 1)
+        return r;
+    snprintf(why, sizeof why, "%s and the turn log did not agree", path);
+    r = merged(s, why, rep, eb);
+    if (r == 0)
+        r = index_sound(s, rep, hurt, eb);
+    return r == 1 ? err_set(eb, E_CORRUPT,
+                            "the store in %s cannot be put together; nothing was thrown away: "
+                            "keep a copy of it",
+                            s->dir)
+                  : r;
 }
 
 /* --- all of it -------------------------------------------------------------------------------------- */
+
+/* Damaged files are the user's to delete: as long as there are some, they are named, and what
+ * was lost with them. */
+static uint32_t bad_files(const char *dir, char ret_first[PATH_MAX])
+{
+    DIR *d = opendir(dir);
+    uint32_t n = 0;
+
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strstr(e->d_name, ".bad-") && n++ == 0 && !ret_first[0])
+            (void)!snprintf(ret_first, PATH_MAX, "%s/%s", dir, e->d_name);
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static int kept_said(struct kvstore *s, bool rebuilt)
+{
+    char dir[PATH_MAX], first[PATH_MAX] = "", lost[LOST_BYTES] = "";
+    snprintf(dir, sizeof dir, "%s/log", s->dir);
+    uint32_t n = bad_files(s->dir, first) + bad_files(dir, first);
+    int got = index_meta_get(s->idx, INDEX_LOOP, "lost", lost, sizeof lost - 1), r = 0;
+
+    if (got > 0 && (n || rebuilt))
+        store_note(s, "%s", lost);
+    if (n) {
+        store_note(s, "%u damaged file%s kept (%s%s): delete what nobody misses", n,
+                   n > 1 ? "s are" : " is", first, n > 1 ? ", ..." : "");
+    } else if (got > 0 && !rebuilt) { /* the user has seen to it */
+        r = index_begin(s->idx);
+        if (r == 0)
+            r = index_row_del(s->idx, DB_META, "lost", 4);
+        if (r == 0)
+            return index_commit(s->idx);
+        index_abort(s->idx);
+    }
+    return r;
+}
 
 static int mark_open(struct kvstore *s)
 {
@@ -264,6 +340,9 @@ static int mark_open(struct kvstore *s)
     st64(v, turnlog_seq(s->log));
     if (r == 0)
         r = index_meta_put(s->idx, "logseq", v, 8);
+    st64(v, MERGE_BLOCKS_TOO);
+    if (r == 0)
+        r = index_meta_put(s->idx, "whole", v, 8);
     if (r < 0) {
         index_abort(s->idx);
         return r;
@@ -275,7 +354,8 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
 {
     char path[PATH_MAX];
     uint8_t v[16];
-    int hurt, r = 0;
+    bool hurt = false;
+    int r = 0;
 
     for (int i = 0; i < 2 && r == 0; i++) {
         snprintf(path, sizeof path, "%s/%s", s->dir, i ? "kv" : "log");
@@ -283,9 +363,9 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     }
     if (r < 0)
         return err_set(eb, r, "cannot make %s: %s", path, err_str(r));
-    hurt = index_and_log(s, rep, eb);
-    if (hurt < 0)
-        return hurt;
+    r = index_and_log(s, rep, &hurt, eb);
+    if (r < 0)
+        return r;
     bool named = !sodium_is_zero(s->uuid, 16);
     r = recover_segs(s, rep, eb);
     if (r < 0)
@@ -296,15 +376,22 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         r = turnlog_start(s->log, s->uuid, turnlog_seq(s->log));
     }
     if (r == 0)
-        r = rep->rebuilt ? recover_blocks_rebuild(s) : recover_blocks_load(s, rep);
+        r = s->slots_due ? recover_blocks_rebuild(s) : recover_blocks_load(s, rep);
     if (r == 0)
         r = recover_blocks_settle(s, rep);
     if (r == 0)
         r = collect_open(s, rep);
     if (r == 0)
         r = mark_open(s);
-    if (r == 0 && hurt)
+    if (r == 0 && hurt) {
+        store_note(s,
+                   "the turn log in %s/log was damaged: it is made anew from the index, the "
+                   "old files are kept as seg-*.bad-*",
+                   s->dir);
         (void)ckpt_all(s);
+    }
+    if (r == 0)
+        r = kept_said(s, rep->rebuilt);
     if (r < 0)
         return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
     s->day = store_day_now();

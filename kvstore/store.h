@@ -257,6 +257,8 @@ struct kvstore {
     _Atomic int space; /* enum space */
     uint64_t group;    /* commit: number of the group being synced */
     bool direct;
+    /* Open: the index was believed without a walk; its rows of blocks are not there yet. */
+    bool scrub_due, slots_due;
 
     struct {
         _Atomic uint64_t blocks, dirty, read, state, hits_host, hits_file, misses, corrupt,

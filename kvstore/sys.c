@@ -192,31 +192,76 @@ int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t h
     return make(y, path, head, head_bytes, alloc_bytes, true);
 }
 
-int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
+int sys_unread(struct errbuf *eb, int code, const char *path)
+{
+    const char *todo;
+
+    switch (code) {
+    case -EACCES:
+    case -EPERM:
+    case -EROFS:
+        todo = "give this user the right to read and write it (chown, chmod, mount)";
+        break;
+    case -EIO: todo = "the disk fails: copy the store to another one and start there"; break;
+    case -EMFILE:
+    case -ENFILE: todo = "allow more open files (ulimit -n, LimitNOFILE=)"; break;
+    case -ENOMEM:
+    case -EAGAIN: todo = "free some memory, or raise the limit of processes"; break;
+    case -EISDIR: todo = "a directory stands in its place: move it away"; break;
+    case -ETIMEDOUT: todo = "start again when the disk has less to do"; break;
+    default: todo = "remove the cause"; break;
+    }
+    return err_set(eb, code, "cannot read %s: %s; nothing was changed; %s, then start again",
+                   path, err_str(code), todo);
+}
+
+/* A name beside path that nobody has. */
+static int aside_name(const char *path, char *ret, size_t cap)
 {
     char when[32];
     time_t now = time(NULL);
     struct tm tm;
     struct stat st;
-    int r = sys_hook(y, SYS_UNLINK, false, -1, path, NULL, 0, 0);
 
-    if (r < 0)
-        return r;
     (void)strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", gmtime_r(&now, &tm));
-    for (int i = 0; r == 0; i++) { /* a second one within a second gets a number */
+    for (int i = 0;; i++) { /* a second one within a second gets a number */
         int n = i ? snprintf(ret, cap, "%s.bad-%s-%d", path, when, i)
                   : snprintf(ret, cap, "%s.bad-%s", path, when);
         if (n < 0 || (size_t)n >= cap)
             return -ENAMETOOLONG;
         if (lstat(ret, &st) < 0)
-            break;
+            return 0;
     }
+}
+
+int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
+{
+    int r = sys_hook(y, SYS_UNLINK, false, -1, path, NULL, 0, 0);
+
+    if (r == 0)
+        r = aside_name(path, ret, cap);
+    if (r < 0)
+        return r;
     if (rename(path, ret) < 0)
         return -errno;
     r = sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
     return r;
+}
+
+int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap)
+{
+    struct stat st;
+    int r = stat(path, &st) < 0 ? -errno : 0;
+
+    if (r == 0 && st.st_nlink > 1) /* a killed start has done it already */
+        return 0;
+    if (r == 0)
+        r = aside_name(path, ret, cap);
+    if (r == 0 && link(path, ret) < 0)
+        r = -errno;
+    return r < 0 ? r : sync_parent(y, path);
 }
 
 uint64_t sys_free_bytes(const char *path)

@@ -53,8 +53,12 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
 /* The same with the head once more in the last bytes of the file; alloc_bytes is not 0. */
 int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
                    uint64_t alloc_bytes);
+/* What could not be read is not damage: words for it, with what to do.  Returns code. */
+int sys_unread(struct errbuf *eb, int code, const char *path);
 /* Renames what is damaged to NAME.bad-TIME beside it and writes that path into ret. */
 int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);
+/* The same with path still there, as a second name; once for one file. */
+int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap);
 /* Space taken for a file beyond its end, its size unchanged.  May fail: then there is none. */
 void sys_reserve(const char *path, uint64_t bytes);
 /* Makes a file when missing and takes blocks for its first bytes; it grows to that size.

@@ -1,39 +1,22 @@
-/* turnlog.c - see turnlog.h; offset tables in docs/FORMATS.md.
- *
- * Reading maps a whole segment into memory and walks it; a segment is some megabytes.  A
- * frame is believed when its CRC fits and it names the frame before it; behind the first one
- * that does not, nothing is believed unless the caller is salvaging. */
+/* turnlog.c - see turnlog.h; reading is logfile.c's, offset tables are in docs/FORMATS.md. */
 #include "kvstore/turnlog.h"
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/crc32c.h"
 #include "kvstore/codec.h"
+#include "kvstore/logfile.h"
 #include "kvstore/sys.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum { LOG_MAGIC = 0x746c6f67, FORMAT_OLDEST = 1, FORMAT_VERSION = 2, SEGS_MAX = 100000 };
-enum { CKPT_BUF_BYTES = 1 << 20, CKPT_SYNC_BYTES = 4 << 20 };
-static const char SEG_MAGIC[8] = "HRTHLOG1";
+enum { LOG_MAGIC = 0x746c6f67 };
 static const uint32_t FRAME_MAGIC = 0x4d524648; /* "HFRM" */
 
-struct lseg {
-    uint32_t number;
-    uint64_t taken; /* bytes on disk */
-};
-struct lhead {
-    uint8_t uuid[16];
-    uint32_t number;
-    uint32_t version;
-    bool base;
-    uint64_t seq; /* of the last frame before this file; of a checkpoint: its state's */
-    uint32_t prev_crc;
-};
+enum { CKPT_BUF_BYTES = 1 << 20, CKPT_SYNC_BYTES = 4 << 20 };
+
 struct lbuf { /* frames not yet written */
     uint8_t *p;
     uint64_t cap, used;
@@ -44,7 +27,7 @@ struct turnlog {
     char dir[PATH_MAX - 32];
     uint8_t uuid[16];
     uint64_t seg_bytes;
-    struct lseg *seg;
+    struct log_file *seg;
     uint32_t n_seg;
     /* The file that takes the next frame. */
     int fd;
@@ -69,38 +52,10 @@ struct turnlog {
 static void seg_path(const struct turnlog *l, uint32_t number, const char *suffix,
                      char ret[PATH_MAX])
 {
-    snprintf(ret, PATH_MAX, "%s/seg-%04u%s", l->dir, number, suffix);
+    log_path(l->dir, number, suffix, ret);
 }
 
 /* --- headers and frames ------------------------------------------------------------------- */
-
-static void head_put(uint8_t *b, const struct lhead *h)
-{
-    memset(b, 0, LOG_HEAD_BYTES);
-    memcpy(b, SEG_MAGIC, 8);
-    st32(b + 8, FORMAT_VERSION);
-    memcpy(b + 16, h->uuid, 16);
-    st32(b + 32, h->number);
-    st32(b + 36, h->base);
-    st64(b + 40, h->seq);
-    st32(b + 48, h->prev_crc);
-    st32(b + 12, crc32c(0, b + 16, LOG_HEAD_BYTES - 16));
-}
-
-static int head_get(const uint8_t *b, struct lhead *h)
-{
-    if (memcmp(b, SEG_MAGIC, 8) || ld32(b + 12) != crc32c(0, b + 16, LOG_HEAD_BYTES - 16))
-        return E_CORRUPT;
-    h->version = ld32(b + 8);
-    if (h->version < FORMAT_OLDEST || h->version > FORMAT_VERSION)
-        return E_VERSION;
-    memcpy(h->uuid, b + 16, 16);
-    h->number = ld32(b + 32);
-    h->base = ld32(b + 36) == 1;
-    h->seq = ld64(b + 40);
-    h->prev_crc = ld32(b + 48);
-    return 0;
-}
 
 int log_frame_get(const uint8_t *b, uint64_t n, struct log_frame *ret, uint64_t *ret_bytes)
 {
@@ -192,117 +147,89 @@ void turnlog_close(struct turnlog *l)
     free(l);
 }
 
-static int by_number(const void *a, const void *b)
+/* Nothing is changed on disk: whatever cannot be read fails the open as it is. */
+static int open_files(struct turnlog *l, const struct turnlog_opts *o,
+                      struct turnlog_report *rep, struct errbuf *eb)
 {
-    uint32_t x = ((const struct lseg *)a)->number, y = ((const struct lseg *)b)->number;
-    return x < y ? -1 : x > y;
-}
+    struct log_walk w = {.each = o->each, .ctx = o->ctx};
+    char path[PATH_MAX];
+    uint32_t start = 0;
+    struct log_head *head = calloc(l->n_seg + 1, sizeof *head);
+    int r = head ? 0 : -ENOMEM;
 
-static int list_segs(struct turnlog *l)
-{
-    DIR *d = opendir(l->dir);
-    int r = 0;
-
-    if (!d)
-        return -errno;
-    for (struct dirent *e; r == 0 && (e = readdir(d));) {
-        uint32_t number;
-        char end, path[PATH_MAX];
-        if (strstr(e->d_name, ".tmp")) { /* a file that never became one */
-            if (snprintf(path, sizeof path, "%s/%s", l->dir, e->d_name) < PATH_MAX)
-                (void)unlink(path);
+    /* The newest checkpoint begins the log; files before it are leftovers of its making. */
+    for (uint32_t i = 0; r == 0 && i < l->n_seg; i++) {
+        int e = log_head_read(l->dir, l->seg[i].number, &head[i]);
+        seg_path(l, l->seg[i].number, "", path);
+        if (e == E_VERSION)
+            r = err_set(eb, e,
+                        "%s is of a newer version of the store: use the program that wrote it",
+                        path);
+        else if (e == E_CORRUPT)
+            l->seg[i].bad = true;
+        else if (e < 0)
+            r = sys_unread(eb, e, path);
+        else if (head[i].base)
+            start = i;
+    }
+    for (uint32_t i = start; r == 0 && i < l->n_seg; i++) {
+        uint8_t *b = NULL;
+        uint64_t n = 0, end;
+        bool bad = false;
+        if (l->seg[i].bad) {
+            w.damaged = true;
             continue;
         }
-        if (sscanf(e->d_name, "seg-%u%c", &number, &end) != 1 || number > SEGS_MAX)
-            continue;
-        struct lseg *s = realloc(l->seg, (l->n_seg + 1) * sizeof *s);
-        if (!s) {
-            r = -ENOMEM;
+        memcpy(rep->uuid, head[i].uuid, 16);
+        rep->have_uuid = true;
+        seg_path(l, l->seg[i].number, "", path);
+        r = log_slurp(path, &b, &n);
+        if (r < 0) {
+            r = sys_unread(eb, r, path);
             break;
         }
-        l->seg = s;
-        seg_path(l, number, "", path);
-        l->seg[l->n_seg++] = (struct lseg){number, sys_taken_bytes(path)};
-    }
-    closedir(d);
-    if (l->n_seg)
-        qsort(l->seg, l->n_seg, sizeof *l->seg, by_number);
-    return r;
-}
-
-static int slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
-    uint8_t *b = NULL;
-
-    if (fd < 0)
-        return -errno;
-    if (fstat(fd, &st) < 0)
-        r = -errno;
-    else if (!(b = malloc((size_t)st.st_size + 8)))
-        r = -ENOMEM;
-    else
-        r = sys_read(fd, b, (uint64_t)st.st_size, 0);
-    close(fd);
-    if (r < 0) {
-        free(b);
-        return r;
-    }
-    *ret = b;
-    *ret_bytes = (uint64_t)st.st_size;
-    return 0;
-}
-
-static uint64_t last_nonzero(const uint8_t *b, uint64_t from, uint64_t n)
-{
-    while (n > from && b[n - 1] == 0)
-        n--;
-    return n;
-}
-
-/* Frames of one file.  *ret_end: behind the last whole one. */
-static int read_frames(struct turnlog *l, const struct turnlog_opts *o, const struct lhead *h,
-                       const uint8_t *b, uint64_t n, uint64_t *ret_end,
-                       struct turnlog_report *rep)
-{
-    uint64_t at = LOG_HEAD_BYTES, whole, gap = 0;
-    uint32_t crc = h->base ? 0 : h->prev_crc;
-    struct log_frame f;
-    bool stop = rep->damaged && !o->salvage; /* an earlier file already broke the chain */
-
-    *ret_end = at;
-    while (!stop && at < n) {
-        int r = log_frame_get(b + at, n - at, &f, &whole);
-        bool fits = r == 0 && f.prev_crc == crc && (h->base || f.seq == l->seq + 1);
-        if (r == 0 && (fits || (o->salvage && (h->base || f.seq > l->seq)))) {
-            rep->damaged |= !fits || gap;
-            gap = 0;
-            r = o->each(o->ctx, h->base, h->base ? h->seq : f.seq, f.recs, f.bytes);
-            if (r < 0)
-                return r;
-            rep->frames++;
-            crc = f.crc;
-            if (!h->base)
-                l->seq = f.seq;
-            at += whole;
-            *ret_end = at;
-        } else {
-            /* Not a frame, or not the next one: look on, frame by frame of 8 bytes, only to
-             * learn whether this is the torn end or damage inside. */
-            gap++;
-            at += 8;
-            if (!o->salvage)
-                break;
+        if (i == start || head[i].base) {
+            w.damaged |= i == start && !head[i].base && head[i].seq > 0;
+            w.seq = head[i].seq; /* the first file there is says where it begins */
+            w.crc = head[i].prev_crc;
+        } else if (head[i].seq != w.seq || head[i].prev_crc != w.crc) {
+            w.damaged = true; /* frames are missing between the files */
         }
+        uint64_t torn = w.torn_bytes;
+        r = log_walk_file(&w, &head[i], b, n, &end, &bad);
+        free(b);
+        if (r < 0)
+            break;
+        if (head[i].base) {
+            l->base_bytes = end;
+            l->grown = 0;
+        } else {
+            l->grown += end - LOG_HEAD_BYTES;
+            /* Torn bytes are only torn at the very end. */
+            bad |= w.torn_bytes > torn && i + 1 < l->n_seg;
+        }
+        w.damaged |= bad;
+        l->seg[i].bad = bad;
+        l->at = end;
+        l->size = n;
     }
-    if (!h->base)
-        l->crc = crc;
-    uint64_t end = last_nonzero(b, *ret_end, n);
-    rep->torn_bytes += end - *ret_end;
-    if (h->base && end > *ret_end)
-        rep->damaged = true; /* a checkpoint is whole or has been hurt */
-    return 0;
+    /* Behind damage nothing is appended: the next frame begins a file of its own. */
+    const struct log_head *last = l->n_seg ? &head[l->n_seg - 1] : NULL;
+    if (r == 0 && last && !w.damaged && !last->base) {
+        seg_path(l, last->number, "", path);
+        l->fd = open(path, O_RDWR | O_CLOEXEC);
+        if (l->fd < 0)
+            r = sys_unread(eb, -errno, path);
+        l->old = last->version < LOG_FORMAT;
+    }
+    free(head);
+    l->seq = w.seq;
+    l->crc = w.crc;
+    rep->damaged = w.damaged;
+    rep->frames = w.frames;
+    rep->torn_bytes = w.torn_bytes;
+    rep->last_seq = l->seq;
+    return r;
 }
 
 int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turnlog_report *rep,
@@ -310,7 +237,6 @@ int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turn
 {
     struct turnlog *l = calloc(1, sizeof *l);
     int r = l ? 0 : -ENOMEM;
-    char path[PATH_MAX] = "";
 
     memset(rep, 0, sizeof *rep);
     if (r == 0) {
@@ -321,85 +247,28 @@ int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turn
             r = -ENAMETOOLONG;
     }
     if (r == 0)
-        r = list_segs(l);
-    /* The newest checkpoint begins the log; files before it are leftovers of its making. */
-    uint32_t start = 0;
-    struct lhead *head = r == 0 ? calloc(l->n_seg + 1, sizeof *head) : NULL;
-    if (r == 0 && !head)
-        r = -ENOMEM;
-    for (uint32_t i = 0; r == 0 && i < l->n_seg; i++) {
-        uint8_t b[LOG_HEAD_BYTES];
-        seg_path(l, l->seg[i].number, "", path);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        int e = fd < 0 ? -errno : sys_read(fd, b, sizeof b, 0);
-        if (fd >= 0)
-            close(fd);
-        if (e == 0)
-            e = head_get(b, &head[i]);
-        if (e == 0 && head[i].number != l->seg[i].number)
-            e = E_CORRUPT;
-        if (e == E_VERSION)
-            r = err_set(eb, e, "%s is of a newer version of the store", path);
-        else if (e < 0)
-            head[i].number = UINT32_MAX; /* unreadable: not part of the log */
-        else if (head[i].base)
-            start = i;
-    }
-    for (uint32_t i = start; r == 0 && i < l->n_seg; i++) {
-        uint8_t *b = NULL;
-        uint64_t n = 0, end;
-        if (head[i].number == UINT32_MAX) {
-            rep->damaged = true;
-            continue;
-        }
-        memcpy(rep->uuid, head[i].uuid, 16);
-        rep->have_uuid = true;
-        seg_path(l, l->seg[i].number, "", path);
-        r = slurp(path, &b, &n);
-        if (r < 0)
-            break;
-        if (i == start || head[i].base || (o->salvage && head[i].seq > l->seq)) {
-            rep->damaged |= i == start && !head[i].base && head[i].seq > 0;
-            l->seq = head[i].seq; /* the first file there is says where it begins */
-            l->crc = head[i].prev_crc;
-        } else if (head[i].seq != l->seq || head[i].prev_crc != l->crc) {
-            /* Frames are missing between the files. */
-            rep->damaged = true;
-        }
-        r = read_frames(l, o, &head[i], b, n, &end, rep);
-        if (head[i].base) {
-            l->base_bytes = end;
-            l->grown = 0;
-        } else {
-            l->grown += end - LOG_HEAD_BYTES;
-        }
-        /* Torn bytes are only torn at the very end. */
-        if (r == 0 && i + 1 < l->n_seg && last_nonzero(b, end, n) > end && !head[i].base)
-            rep->damaged = true;
-        l->at = end;
-        l->size = n;
-        free(b);
-    }
-    if (r == 0 && l->n_seg && head[l->n_seg - 1].number != UINT32_MAX &&
-        !head[l->n_seg - 1].base) {
-        seg_path(l, l->seg[l->n_seg - 1].number, "", path);
-        l->fd = open(path, O_RDWR | O_CLOEXEC);
-        if (l->fd < 0)
-            r = -errno;
-        l->old = head[l->n_seg - 1].version < FORMAT_VERSION;
-    }
-    free(head);
+        r = log_files(l->dir, &l->seg, &l->n_seg, eb);
+    if (r == 0)
+        r = open_files(l, o, rep, eb);
     if (r < 0) {
         if (eb && !eb->s[0])
-            r = err_set(eb, r, "cannot read the turn log %s: %s", path[0] ? path : o->dir,
-                        err_str(r));
+            r = err_set(eb, r, "cannot read the turn log %s: %s", o->dir, err_str(r));
         turnlog_close(l);
         return r;
     }
-    rep->last_seq = l->seq;
     l->magic = LOG_MAGIC;
     *ret = l;
     return 0;
+}
+
+void turnlog_keep_old(struct turnlog *l)
+{
+    must_be(l, LOG_MAGIC);
+    for (uint32_t i = 0; i < l->n_seg; i++)
+        l->seg[i].bad = true;
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = -1;
 }
 
 int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
@@ -444,13 +313,13 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
 static int seg_add(struct turnlog *l, uint32_t number)
 {
     char path[PATH_MAX];
-    struct lseg *s = realloc(l->seg, (l->n_seg + 1) * sizeof *s);
+    struct log_file *s = realloc(l->seg, (l->n_seg + 1) * sizeof *s);
 
     if (!s)
         return -ENOMEM;
     l->seg = s;
     seg_path(l, number, "", path);
-    l->seg[l->n_seg++] = (struct lseg){number, sys_taken_bytes(path)};
+    l->seg[l->n_seg++] = (struct log_file){.number = number, .taken = sys_taken_bytes(path)};
     return 0;
 }
 
@@ -466,12 +335,14 @@ static int roll(struct turnlog *l, uint64_t need)
     uint8_t head[LOG_HEAD_BYTES];
     char path[PATH_MAX];
     uint64_t size = round_up(need + LOG_HEAD_BYTES, LOG_HEAD_BYTES);
-    struct lhead h = {.number = next_number(l), .seq = l->group_seq, .prev_crc = l->group_crc};
+    struct log_head h = {
+        .number = next_number(l), .seq = l->group_seq, .prev_crc = l->group_crc};
 
     if (size < l->seg_bytes)
         size = l->seg_bytes;
+    h.bytes = size;
     memcpy(h.uuid, l->uuid, 16);
-    head_put(head, &h);
+    log_head_put(head, &h);
     seg_path(l, h.number, "", path);
     int r = sys_make(l->sys, path, head, sizeof head, size);
     if (r < 0)
@@ -626,13 +497,13 @@ int turnlog_checkpoint_begin(struct turnlog *l)
 {
     char tmp[PATH_MAX];
     uint8_t head[LOG_HEAD_BYTES];
-    struct lhead h = {
+    struct log_head h = {
         .number = next_number(l), .base = true, .seq = l->seq, .prev_crc = l->crc};
 
     must_be(l, LOG_MAGIC);
     must(l->ckpt_fd < 0);
     memcpy(h.uuid, l->uuid, 16);
-    head_put(head, &h);
+    log_head_put(head, &h);
     seg_path(l, h.number, ".tmp", tmp);
     int fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
@@ -687,7 +558,11 @@ int turnlog_checkpoint_end(struct turnlog *l)
 {
     char tmp[PATH_MAX], path[PATH_MAX];
     uint32_t at = l->ckpt_old;
-    int r = turnlog_checkpoint_flush(l);
+    /* An empty frame says that nothing is missing behind the last one. */
+    int r = frame_add(&l->ckpt, NULL, 0, l->ckpt_n, l->ckpt_crc, &l->ckpt_crc);
+
+    if (r == 0)
+        r = turnlog_checkpoint_flush(l);
 
     seg_path(l, l->ckpt_number, ".tmp", tmp);
     seg_path(l, l->ckpt_number, "", path);
@@ -703,7 +578,7 @@ int turnlog_checkpoint_end(struct turnlog *l)
         turnlog_checkpoint_abort(l);
         return r;
     }
-    struct lseg own = {l->ckpt_number, sys_taken_bytes(path)};
+    struct log_file own = {.number = l->ckpt_number, .taken = sys_taken_bytes(path)};
     memmove(l->seg + at + 1, l->seg + at, (l->n_seg - 1 - at) * sizeof *l->seg);
     l->seg[at] = own;
     close(l->ckpt_fd);
@@ -720,12 +595,13 @@ int turnlog_checkpoint_end(struct turnlog *l)
 
 int turnlog_trim(struct turnlog *l)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], aside[PATH_MAX];
 
     if (l->n_trim == 0)
         return 0;
     seg_path(l, l->seg[0].number, "", path);
-    int r = sys_unlink(l->sys, path);
+    int r = l->seg[0].bad ? sys_set_aside(l->sys, path, aside, sizeof aside)
+                          : sys_unlink(l->sys, path);
     if (r < 0) {
         l->n_trim = 0; /* with the next checkpoint's */
         return r;

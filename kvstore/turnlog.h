@@ -4,11 +4,12 @@
  * number, the CRC of the frame before, and their own CRC32C.  Files are preallocated with
  * zeros behind the last frame.  A checkpoint is a file of the same kind that begins the log
  * anew: it holds the live state up to a sequence number, and everything before it is deleted
- * once it is whole.  Owner: whoever opens the store, then the commit thread. */
+ * once it is whole (what was hurt is set aside).  Owner: whoever opens the store, then the commit thread. */
 #ifndef KVSTORE_TURNLOG_H
 #define KVSTORE_TURNLOG_H
 #include "base/err.h"
 #include "kvstore/record.h"
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -24,24 +25,27 @@ struct turnlog_report {
     uint64_t last_seq;   /* of the newest whole frame */
     uint64_t torn_bytes; /* behind it, written and not whole */
     uint64_t frames;     /* handed out */
-    bool damaged;        /* a frame before the last one is not whole */
+    bool damaged;        /* a frame before the last one is missing or not whole */
     bool have_uuid;
     uint8_t uuid[16];
 };
 /* Opens what is there and hands every whole frame to each(), oldest first: base says that it
  * belongs to a checkpoint, whose state is that of seq.  each() < 0 stops and is
- * returned.  With salvage, frames behind a damaged one are handed out as well. */
+ * returned.  Nothing behind a frame that is not whole is handed out (logfile.h: log_salvage);
+ * nothing on disk is changed, and what could not be read fails the open (eb names it). */
 struct turnlog_opts {
     const char *dir; /* STATE/log, there already */
     struct sys *sys;
     uint64_t seg_bytes;
-    bool salvage;
     int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes);
     void *ctx;
 };
 int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turnlog_report *rep,
                  struct errbuf *eb);
 void turnlog_close(struct turnlog *l);
+/* After damage, before start: the files that are there are not written to any more, and kept as
+ * NAME.bad-TIME when a checkpoint takes their place, also those that are whole. */
+void turnlog_keep_old(struct turnlog *l);
 /* Once, before the first append: the store's name, for the headers; what is torn behind the
  * tail is wiped, so that no later frame can be taken for its successor. */
 int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq);

@@ -1,0 +1,395 @@
+/* logfile.c - see logfile.h.
+ *
+ * A whole file is read into memory and walked; it is some megabytes.  A frame is believed when
+ * its CRC fits and it names the frame before it.  In salvage a frame behind damage is believed
+ * by its CRC alone: where it belongs, its sequence number and its records say. */
+#include "kvstore/logfile.h"
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "kvstore/sys.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char SEG_MAGIC[8] = "HRTHLOG1";
+enum { CRC_OLD = 12, CRC_AT = 64 };
+
+/* --- headers ---------------------------------------------------------------------------------- */
+
+/* Of one copy: all of it but the two CRCs. */
+static uint32_t copy_crc(const uint8_t *b)
+{
+    uint32_t c = crc32c(crc32c(0, b, CRC_OLD), b + CRC_OLD + 4, CRC_AT - CRC_OLD - 4);
+
+    return crc32c(c, b + CRC_AT + 4, LOG_COPY_AT - CRC_AT - 4);
+}
+
+static uint32_t old_crc(const uint8_t *b)
+{
+    return crc32c(0, b + 16, LOG_HEAD_BYTES - 16);
+}
+
+void log_head_put(uint8_t b[LOG_HEAD_BYTES], const struct log_head *h)
+{
+    memset(b, 0, LOG_HEAD_BYTES);
+    memcpy(b, SEG_MAGIC, 8);
+    st32(b + 8, LOG_FORMAT);
+    memcpy(b + 16, h->uuid, 16);
+    st32(b + 32, h->number);
+    st32(b + 36, h->base);
+    st64(b + 40, h->seq);
+    st32(b + 48, h->prev_crc);
+    st64(b + 56, h->bytes);
+    st32(b + CRC_AT, copy_crc(b));
+    memcpy(b + LOG_COPY_AT, b, LOG_COPY_AT);
+    st32(b + CRC_OLD, old_crc(b)); /* a program of version 2 sees a newer one, not damage */
+}
+
+static void head_fields(const uint8_t *b, struct log_head *h)
+{
+    h->version = ld32(b + 8);
+    memcpy(h->uuid, b + 16, 16);
+    h->number = ld32(b + 32);
+    h->base = ld32(b + 36) == 1;
+    h->seq = ld64(b + 40);
+    h->prev_crc = ld32(b + 48);
+    h->bytes = ld64(b + 56);
+}
+
+/* Versions 1 and 2: one copy, whose CRC leaves the version out; zeros from byte 52 on. */
+static bool head_is_old(const uint8_t *b)
+{
+    uint32_t v = ld32(b + 8);
+
+    return !memcmp(b, SEG_MAGIC, 8) && (v == 1 || v == 2) && ld32(b + CRC_AT) == 0 &&
+           ld64(b + LOG_COPY_AT) == 0 && ld32(b + CRC_OLD) == old_crc(b);
+}
+
+int log_head_get(const uint8_t b[LOG_HEAD_BYTES], struct log_head *ret)
+{
+    for (const uint8_t *c = b; c < b + LOG_HEAD_BYTES; c += LOG_COPY_AT) {
+        if (memcmp(c, SEG_MAGIC, 8) || ld32(c + CRC_AT) != copy_crc(c))
+            continue;
+        if (ld32(c + 8) != LOG_FORMAT)
+            return E_VERSION;
+        head_fields(c, ret);
+        return 0;
+    }
+    if (!head_is_old(b))
+        return E_CORRUPT;
+    head_fields(b, ret);
+    return 0;
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX])
+{
+    snprintf(ret, PATH_MAX, "%s/seg-%04u%s", dir, number, suffix);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = ((const struct log_file *)a)->number, y = ((const struct log_file *)b)->number;
+    return x < y ? -1 : x > y;
+}
+
+int log_files(const char *dir, struct log_file **ret, uint32_t *ret_n, struct errbuf *eb)
+{
+    struct log_file *v = NULL;
+    uint32_t n = 0, cap = 0;
+    DIR *d = opendir(dir);
+    int r = 0;
+
+    if (!d)
+        return sys_unread(eb, -errno, dir);
+    for (struct dirent *e; r == 0 && (e = readdir(d));) {
+        uint32_t number;
+        char end, path[PATH_MAX];
+        size_t len = strlen(e->d_name);
+        /* A file that never became one. */
+        if (len > 4 && !strncmp(e->d_name, "seg-", 4) && !strcmp(e->d_name + len - 4, ".tmp")) {
+            if (snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
+                (void)unlink(path);
+            continue;
+        }
+        if (sscanf(e->d_name, "seg-%9u%c", &number, &end) != 1)
+            continue;
+        if (n == cap) {
+            cap = cap ? 2 * cap : 16;
+            struct log_file *more = realloc(v, cap * sizeof *v);
+            if (!more) {
+                r = -ENOMEM;
+                break;
+            }
+            v = more;
+        }
+        log_path(dir, number, "", path);
+        v[n++] = (struct log_file){.number = number, .taken = sys_taken_bytes(path)};
+    }
+    closedir(d);
+    if (r < 0) {
+        free(v);
+        return sys_unread(eb, r, dir);
+    }
+    if (n)
+        qsort(v, n, sizeof *v, by_number);
+    *ret = v;
+    *ret_n = n;
+    return 0;
+}
+
+int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
+    uint8_t *b = NULL;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) < 0)
+        r = -errno;
+    else if (S_ISDIR(st.st_mode))
+        r = -EISDIR;
+    else if (posix_memalign((void **)&b, 8, (size_t)st.st_size + 8))
+        r = -ENOMEM;
+    else
+        r = sys_read(fd, b, (uint64_t)st.st_size, 0);
+    close(fd);
+    if (r < 0) {
+        free(b);
+        return r;
+    }
+    *ret = b;
+    *ret_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+int log_head_read(const char *dir, uint32_t number, struct log_head *ret)
+{
+    uint8_t b[LOG_HEAD_BYTES];
+    char path[PATH_MAX];
+
+    log_path(dir, number, "", path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = sys_read(fd, b, sizeof b, 0);
+    close(fd);
+    if (r == -ENODATA)
+        return E_CORRUPT; /* cut short */
+    if (r == 0)
+        r = log_head_get(b, ret);
+    return r == 0 && ret->number != number ? E_CORRUPT : r;
+}
+
+/* --- frames ----------------------------------------------------------------------------------- */
+
+static uint64_t last_nonzero(const uint8_t *b, uint64_t from, uint64_t n)
+{
+    while (n > from && b[n - 1] == 0)
+        n--;
+    return n;
+}
+
+/* The first whole frame at or behind `at`, looking at every eighth byte; end when there is none. */
+static uint64_t frame_after(const uint8_t *b, uint64_t at, uint64_t end, uint64_t n)
+{
+    struct log_frame f;
+    uint64_t whole;
+
+    for (; at < end; at += 8)
+        if (log_frame_get(b + at, n - at, &f, &whole) == 0)
+            return at;
+    return end;
+}
+
+/* Salvage: here something is missing, behind w->seq. */
+static int gap(struct log_walk *w, bool base)
+{
+    return w->salvage && w->each ? w->each(w->ctx, base, w->seq, NULL, 0) : 0;
+}
+
+int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,
+                  uint64_t *ret_end, bool *ret_bad)
+{
+    uint64_t at = LOG_HEAD_BYTES, whole, used = last_nonzero(b, LOG_HEAD_BYTES, n);
+    uint32_t crc = h->base ? 0 : h->prev_crc;
+    bool stop = w->damaged && !w->salvage, bad = n < h->bytes, ended = false;
+    struct log_frame f;
+
+    *ret_end = at;
+    used = used > n ? n : used;
+    while (!stop && at < used) {
+        int r = log_frame_get(b + at, n - at, &f, &whole);
+        bool next = r == 0 && f.prev_crc == crc && (h->base || f.seq == w->seq + 1);
+        bool any = r == 0 && w->salvage && (h->base || f.seq > w->seq);
+        if (next || any) {
+            bad |= !next;
+            ended = f.bytes == 0;
+            if (!next)
+                r = gap(w, h->base);
+            if (w->each && f.bytes && r == 0)
+                r = w->each(w->ctx, h->base, h->base ? h->seq : f.seq, f.recs, f.bytes);
+            if (r < 0)
+                return r;
+            w->frames++;
+            crc = f.crc;
+            if (!h->base)
+                w->seq = f.seq;
+            at += whole;
+            *ret_end = at;
+            continue;
+        }
+        /* Not a frame, or not the next one.  Is this the torn end, or damage inside? */
+        uint64_t on = frame_after(b, at + 8, used, n);
+        bad |= on < used;
+        if (!w->salvage)
+            break;
+        at = on;
+    }
+    if (!h->base)
+        w->crc = crc;
+    if (used > *ret_end)
+        w->torn_bytes += used - *ret_end;
+    /* A checkpoint is whole or has been hurt; a newer one says where it ends. */
+    if (h->base && (used > *ret_end || (h->version >= 3 && !ended)))
+        bad = true;
+    w->damaged |= bad;
+    *ret_bad = bad;
+    /* Torn, cut short, or no end: what else was there?  And no file is made without need. */
+    return used > *ret_end || n < h->bytes || (bad && h->base) || *ret_end == LOG_HEAD_BYTES
+               ? gap(w, h->base)
+               : 0;
+}
+
+/* --- saving what can be saved ------------------------------------------------------------------- */
+
+/* A file whose header is gone: its frames say what it is.  Those of a checkpoint count from 0. */
+static void head_guess(const uint8_t *b, uint64_t n, struct log_head *h)
+{
+    struct log_frame f;
+    uint64_t whole;
+    uint64_t at = n > LOG_HEAD_BYTES ? frame_after(b, LOG_HEAD_BYTES, n & ~7ull, n) : n;
+
+    memset(h, 0, sizeof *h);
+    h->version = LOG_FORMAT;
+    if (at < n && log_frame_get(b + at, n - at, &f, &whole) == 0) {
+        h->base = f.seq == 0;
+        h->seq = f.seq ? f.seq - 1 : 0;
+        h->prev_crc = f.prev_crc;
+    }
+}
+
+struct saved {
+    uint8_t *b;
+    uint64_t n;
+    struct log_head h;
+    bool headless;
+};
+
+static int saved_read(const char *dir, uint32_t number, struct saved *f, struct errbuf *eb)
+{
+    char path[PATH_MAX];
+
+    log_path(dir, number, "", path);
+    int r = log_slurp(path, &f->b, &f->n);
+    if (r < 0)
+        return sys_unread(eb, r, path);
+    r = f->n < LOG_HEAD_BYTES ? E_CORRUPT : log_head_get(f->b, &f->h);
+    if (r == E_VERSION) {
+        free(f->b);
+        f->b = NULL;
+        return err_set(eb, r,
+                       "%s is of a newer version of the store: use the program that wrote it",
+                       path);
+    }
+    f->headless = r < 0 || f->h.number != number;
+    if (f->headless)
+        head_guess(f->b, f->n, &f->h);
+    return 0;
+}
+
+/* Where to begin: the newest checkpoint that is whole, else the first file. */
+static int salvage_start(const char *dir, const struct log_file *v, uint32_t n, uint32_t *ret,
+                         struct errbuf *eb)
+{
+    int r = 0;
+
+    *ret = 0;
+    for (uint32_t i = n; i-- > 0 && r == 0;) {
+        struct log_walk w = {0};
+        struct saved f = {0};
+        struct log_head h;
+        uint64_t end;
+        bool bad = true;
+        if (log_head_read(dir, v[i].number, &h) < 0 || !h.base)
+            continue;
+        r = saved_read(dir, v[i].number, &f, eb);
+        if (r == 0)
+            r = log_walk_file(&w, &f.h, f.b, f.n, &end, &bad);
+        free(f.b);
+        if (r == 0 && !bad) {
+            *ret = i;
+            return 0;
+        }
+    }
+    return r;
+}
+
+int log_salvage(const char *dir,
+                int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs,
+                            uint32_t bytes),
+                void *ctx, struct turnlog_report *rep, struct errbuf *eb)
+{
+    struct log_walk w = {.salvage = true, .each = each, .ctx = ctx};
+    struct log_file *v = NULL;
+    uint32_t n = 0, start = 0;
+
+    memset(rep, 0, sizeof *rep);
+    int r = log_files(dir, &v, &n, eb);
+    if (r == 0)
+        r = salvage_start(dir, v, n, &start, eb);
+    for (uint32_t i = start; r == 0 && i < n; i++) {
+        struct saved f = {0};
+        uint64_t end;
+        bool bad = false;
+        r = saved_read(dir, v[i].number, &f, eb);
+        if (r < 0)
+            break;
+        w.damaged |= f.headless;
+        if (!f.headless) {
+            memcpy(rep->uuid, f.h.uuid, 16);
+            rep->have_uuid = true;
+        }
+        /* The log's beginning is missing, or frames between the files; a file without a header
+         * may have lost any. */
+        bool hole = f.headless ||
+                    (i == start ? !f.h.base && f.h.seq > 0
+                                : !f.h.base && (f.h.seq != w.seq || f.h.prev_crc != w.crc));
+        w.damaged |= hole;
+        if (hole)
+            r = gap(&w, f.h.base);
+        if (f.h.base || f.h.seq > w.seq) {
+            w.seq = f.h.seq;
+            w.crc = f.h.prev_crc;
+        }
+        uint64_t torn = w.torn_bytes;
+        if (r == 0)
+            r = log_walk_file(&w, &f.h, f.b, f.n, &end, &bad);
+        if (i + 1 < n && w.torn_bytes > torn && !f.h.base)
+            w.damaged = true; /* torn bytes are only torn at the very end */
+        free(f.b);
+    }
+    free(v);
+    if (r < 0 && eb && !eb->s[0])
+        return sys_unread(eb, r, dir);
+    rep->damaged = w.damaged;
+    rep->last_seq = w.seq;
+    rep->frames = w.frames;
+    rep->torn_bytes = w.torn_bytes;
+    return r;
+}

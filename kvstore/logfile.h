@@ -1,0 +1,62 @@
+/* logfile.h - the files of the turn log as bytes: names, headers, frames, what can be saved.
+ *
+ * For turnlog.c, which appends, and for whoever reads a log that was hurt.  Nothing here
+ * changes a file.  Offset tables: docs/FORMATS.md. */
+#ifndef KVSTORE_LOGFILE_H
+#define KVSTORE_LOGFILE_H
+#include "base/err.h"
+#include "kvstore/turnlog.h"
+
+enum { LOG_FORMAT_OLDEST = 1, LOG_FORMAT = 3, LOG_COPY_AT = 2048 };
+
+struct log_head {
+    uint8_t uuid[16];
+    uint32_t number;
+    uint32_t version;
+    bool base;
+    uint64_t seq; /* of the last frame before this file; of a checkpoint: its state's */
+    uint32_t prev_crc;
+    uint64_t bytes; /* of the whole file; 0: not known */
+};
+void log_head_put(uint8_t b[LOG_HEAD_BYTES], const struct log_head *h);
+/* Either copy will do.  E_CORRUPT; E_VERSION only where a CRC over the version holds. */
+int log_head_get(const uint8_t b[LOG_HEAD_BYTES], struct log_head *ret);
+
+struct log_file {
+    uint32_t number;
+    uint64_t taken; /* bytes on disk */
+    bool bad;       /* hurt: kept aside when the log no longer needs it */
+};
+/* The log's files by number, malloc'ed in *ret.  Files that never became one (.tmp) go. */
+int log_files(const char *dir, struct log_file **ret, uint32_t *ret_n, struct errbuf *eb);
+void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
+/* A whole file in malloc'ed memory. */
+int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);
+/* Only its header: E_CORRUPT, E_VERSION, or -errno when it could not be read. */
+int log_head_read(const char *dir, uint32_t number, struct log_head *ret);
+
+/* Frames of one file, in order, and where the chain stands. */
+struct log_walk {
+    bool salvage; /* behind damage: look on for a whole frame */
+    int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes);
+    void *ctx;
+    uint64_t seq; /* of the last frame that counted */
+    uint32_t crc;
+    uint64_t frames, torn_bytes;
+    bool damaged; /* so far, in any file */
+};
+/* *ret_end: behind the last whole frame.  *ret_bad: something in this file is not whole; what
+ * is torn at the very end of the last one is not told from that. */
+int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,
+                  uint64_t *ret_end, bool *ret_bad);
+
+/* Every whole frame that can be found, oldest first: from the newest checkpoint that is whole,
+ * else from the first file there is.  Files without a header are read as well.  Where something
+ * is missing, each() is called with recs NULL and the number of the last frame before it.
+ * rep->damaged: something is missing or hurt.  Reads only. */
+int log_salvage(const char *dir,
+                int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs,
+                            uint32_t bytes),
+                void *ctx, struct turnlog_report *rep, struct errbuf *eb);
+
+#endif

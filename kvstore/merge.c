@@ -1,0 +1,574 @@
+/* merge.c - see merge.h.
+ *
+ * 1. L, the last frame that the old index has seen, is read from it.
+ * 2. Frames up to L; then the old index's rows over them, since they are the state at L; then
+ *    the frames behind L.  Records are taken one by one, wherever they belong: a frame that is
+ *    missing costs what was in it and nothing that came later.
+ * 3. The pieces are fitted together (merge_settle): tokens count up to the first hole, sessions whose
+ *    path has one are moved to before it and marked.
+ * When L is not known (its row is hurt), all frames come first, and of a row that both have
+ * the one that was used later counts. */
+#include "kvstore/merge.h"
+#include "base/check.h"
+#include "kvstore/index_check.h"
+#include "kvstore/logfile.h"
+#include "kvstore/merge_env.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { ROWS_PER_TXN = 4000 };
+
+/* --- transactions and rows ------------------------------------------------------------------- */
+
+/* Space for one more change.  Small transactions: LMDB bounds the pages one may touch. */
+int merge_step(struct merge *m)
+{
+    int r = 0;
+
+    if (m->in_txn >= ROWS_PER_TXN) {
+        m->in_txn = 0;
+        r = index_commit(m->idx);
+        if (r == 0)
+            r = index_begin(m->idx);
+    }
+    m->in_txn++;
+    return r;
+}
+
+void merge_log_key(uint8_t k[LOG_KEY], const struct kvs_id *branch, uint8_t kind,
+                   uint64_t first)
+{
+    memcpy(k, branch->b, 16);
+    k[16] = kind;
+    st64be(k + 17, first);
+}
+
+bool merge_row_is(struct merge *m, enum index_db db, const void *key, size_t n)
+{
+    const uint8_t *v;
+    size_t bytes;
+
+    return index_row_get(m->idx, db, key, n, &v, &bytes) == 0;
+}
+
+static uint64_t ids_at(const struct ids *x, const struct kvs_id *id)
+{
+    uint64_t at = ld64(id->b) & (x->cap - 1);
+
+    while (memcmp(x->id[at].b, MERGE_NONE.b, 16) && memcmp(x->id[at].b, id->b, 16))
+        at = (at + 1) & (x->cap - 1);
+    return at;
+}
+
+static int ids_set(struct ids *x, const struct kvs_id *id, uint64_t what)
+{
+    if (2 * x->n >= x->cap) {
+        struct ids y = {.cap = x->cap ? 2 * x->cap : 1024, .n = x->n};
+        y.id = calloc(y.cap, sizeof *y.id);
+        y.what = calloc(y.cap, sizeof *y.what);
+        if (!y.id || !y.what) {
+            free(y.id);
+            free(y.what);
+            return -ENOMEM;
+        }
+        for (uint64_t i = 0; i < x->cap; i++)
+            if (memcmp(x->id[i].b, MERGE_NONE.b, 16)) {
+                uint64_t at = ids_at(&y, &x->id[i]);
+                y.id[at] = x->id[i];
+                y.what[at] = x->what[i];
+            }
+        free(x->id);
+        free(x->what);
+        *x = y;
+    }
+    if (memcmp(id->b, MERGE_NONE.b, 16) == 0)
+        return 0;
+    uint64_t at = ids_at(x, id);
+    x->n += memcmp(x->id[at].b, MERGE_NONE.b, 16) == 0;
+    x->id[at] = *id;
+    x->what[at] = what;
+    return 0;
+}
+
+bool merge_ids_is(const struct ids *x, const struct kvs_id *id, uint64_t what)
+{
+    uint64_t at = x->cap ? ids_at(x, id) : 0;
+
+    return x->cap && memcmp(x->id[at].b, id->b, 16) == 0 && x->what[at] == what;
+}
+
+static bool is_removed(const struct merge *m, const struct kvs_id *id)
+{
+    return merge_ids_is(&m->ids, id, MERGE_REMOVED);
+}
+
+/* --- branches and tokens ------------------------------------------------------------------------ */
+
+/* A branch's row; in its last field, until merge_settle, how many tokens it is known to have had. */
+int merge_branch_note(struct merge *m, const struct kvs_branch *b, uint64_t end)
+{
+    uint8_t v[CODEC_BRANCH_BYTES];
+    const uint8_t *had;
+    size_t bytes;
+    int r = index_row_get(m->idx, DB_BRANCH, b->id.b, 16, &had, &bytes);
+
+    if (r == 0 && bytes == sizeof v) {
+        if (ld64(had + sizeof v - 8) >= end)
+            return 0;
+        memcpy(v, had, sizeof v);
+    } else {
+        codec_branch_put(v, b);
+    }
+    st64(v + sizeof v - 8, end);
+    return index_row_put(m->idx, DB_BRANCH, b->id.b, 16, v, sizeof v);
+}
+
+static int end_note(struct merge *m, const struct kvs_id *branch, uint64_t end)
+{
+    struct kvs_branch b;
+    uint64_t had;
+
+    int r = index_branch_get(m->idx, INDEX_WRITE, branch, &b, &had);
+    return r == -ENOENT ? 0 : r < 0 ? r : merge_branch_note(m, &b, end);
+}
+
+/* Ids into one aligned run.  What does not touch those that are there is kept apart. */
+int merge_run_put(struct merge *m, const struct kvs_id *branch, uint64_t first, uint32_t n,
+                  const uint8_t *ids)
+{
+    uint64_t base = first - first % BLOCK_TOKENS, at = first;
+    int32_t had[BLOCK_TOKENS], all[BLOCK_TOKENS];
+    uint8_t k[LOG_KEY], v[CODEC_CHUNK_MAX];
+    const uint8_t *old;
+    uint32_t have = 0;
+    size_t bytes;
+
+    merge_log_key(k, branch, 0, base);
+    int r = index_row_get(m->idx, DB_LOG, k, sizeof k, &old, &bytes);
+    if (r == 0)
+        r = codec_chunk_get(old, bytes, base, &at, &have, had);
+    if (r < 0 && r != -ENOENT)
+        return r;
+    if (r == 0 && (first > at + have || first + n < at)) { /* a hole between them */
+        merge_log_key(k, branch, MERGE_PIECE, first);
+        r = index_row_get(m->idx, DB_LOG, k, sizeof k, &old, &bytes);
+        if (r == 0 && codec_chunk_get(old, bytes, base, &at, &have, had) == 0 && have >= n)
+            return 0;
+        memcpy(all, ids, 4 * (size_t)n);
+        return index_row_put(m->idx, DB_LOG, k, sizeof k, v, codec_chunk_put(v, first, n, all));
+    }
+    uint64_t from = r == 0 && at < first ? at : first;
+    uint64_t to = r == 0 && at + have > first + n ? at + have : first + n;
+    if (r == 0)
+        memcpy(all + (at - from), had, 4 * (size_t)have);
+    memcpy(all + (first - from), ids, 4 * (size_t)n);
+    return index_row_put(m->idx, DB_LOG, k, sizeof k, v,
+                         codec_chunk_put(v, from, (uint32_t)(to - from), all));
+}
+
+static int tokens_put(struct merge *m, const struct kvs_id *branch, uint64_t first, uint32_t n,
+                      const void *ids)
+{
+    int r = 0;
+
+    for (uint32_t done = 0; done < n && r == 0;) {
+        uint64_t pos = first + done;
+        uint32_t room = BLOCK_TOKENS - (uint32_t)(pos % BLOCK_TOKENS);
+        uint32_t take = n - done < room ? n - done : room;
+        r = merge_step(m);
+        if (r == 0)
+            r = merge_run_put(m, branch, pos, take, (const uint8_t *)ids + 4 * (size_t)done);
+        done += take;
+    }
+    return r < 0 ? r : end_note(m, branch, first + n);
+}
+
+/* The row before the first of this branch and kind with first or more. */
+void merge_at_before(struct index_at *at, const struct kvs_id *branch, uint8_t kind,
+                     uint64_t first)
+{
+    merge_log_key(at->key, branch, kind, first ? first - 1 : 0);
+    at->bytes = first ? LOG_KEY : LOG_KEY - 8; /* what is shorter comes first */
+}
+
+bool merge_at_in(const struct index_at *at, const struct kvs_id *branch, uint8_t kind)
+{
+    return at->bytes == LOG_KEY && !memcmp(at->key, branch->b, 16) && at->key[16] == kind;
+}
+
+/* --- records of the log ---------------------------------------------------------------------------- */
+
+static int turn_put(struct merge *m, const struct kvs_turn *t)
+{
+    uint8_t k[LOG_KEY], v[CODEC_FIXED_MAX];
+
+    merge_log_key(k, &t->branch, 1, t->first);
+    return index_row_put(m->idx, DB_LOG, k, sizeof k, v, codec_turn_put(v, t));
+}
+
+static int part_put(struct merge *m, const struct kvs_part *a)
+{
+    uint8_t k[28];
+
+    st32be(k, a->owner);
+    memcpy(k + 4, a->id.b, 16);
+    st64be(k + 20, a->first);
+    return index_row_put(m->idx, DB_REQ, k, sizeof k, a->data, a->bytes);
+}
+
+static int rec_take(struct merge *m, const struct kvs_rec *c)
+{
+    int r = merge_step(m);
+
+    if (r < 0)
+        return r;
+    switch (c->kind) {
+    case KVS_REC_SESSION_RM:
+        r = ids_set(&m->ids, &c->session->id, MERGE_REMOVED);
+        return r < 0 ? r : index_apply(m->idx, c);
+    case KVS_REC_SESSION:
+        r = ids_set(&m->ids, &c->session->id, m->holes);
+        return r < 0 ? r : index_apply(m->idx, c);
+    case KVS_REC_BRANCH: return merge_branch_note(m, c->branch, c->branch->parent_pos);
+    case KVS_REC_TOKENS:
+        return tokens_put(m, &c->tokens.branch, c->tokens.first, c->tokens.n, c->tokens.ids);
+    case KVS_REC_TURN: return turn_put(m, c->turn);
+    case KVS_REC_PART: return part_put(m, c->part);
+    case KVS_REC_CUT:
+        r = index_apply(m->idx, c);
+        return r == -EINVAL || r == -ENOENT || r == E_CORRUPT ? 0 : r;
+    default: return index_apply(m->idx, c); /* REQ: put */
+    }
+}
+
+static int frame_take(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes)
+{
+    struct merge *m = ctx;
+    size_t one;
+    int r = 0;
+
+    (void)base;
+    if (seq > m->seq)
+        m->seq = seq;
+    if (m->have_l && m->behind != (recs ? seq > m->l : seq >= m->l))
+        return 0;
+    /* Behind L nothing was acknowledged: a hole at the very end is a torn one. */
+    m->holes += recs ? m->hole_ahead : !m->behind;
+    m->hole_ahead = !recs && m->behind;
+    if (!recs)
+        return 0;
+    for (uint32_t at = 0; at < bytes && r == 0; at += (uint32_t)one) {
+        if (codec_get(recs + at, bytes - at, &m->rec, &one) < 0)
+            return 0; /* its CRC holds: a kind of record that we do not know */
+        r = rec_take(m, &m->rec.rec);
+    }
+    return r;
+}
+
+/* --- rows of the old index ------------------------------------------------------------------------- */
+
+static int session_over(struct merge *m, const struct kvs_session *x)
+{
+    struct kvs_session *had = malloc(sizeof *had);
+    struct kvs_rec c = {.kind = KVS_REC_SESSION, .session = x};
+    int r = had ? index_session_get(m->idx, INDEX_WRITE, &x->id, had) : -ENOMEM;
+    bool older = r == 0 && !m->have_l && had->used_ns > x->used_ns;
+
+    if (!m->have_l && !older && (r < 0 || had->head != x->head))
+        m->log_behind = true; /* its newest frames are missing */
+    free(had);
+    if (r == -ENOMEM)
+        return r;
+    if (older || is_removed(m, &x->id))
+        return 0;
+    r = m->current ? ids_set(&m->ids, &x->id, MERGE_FROM_INDEX) : 0;
+    return r < 0 ? r : index_apply(m->idx, &c);
+}
+
+static int turn_over(struct merge *m, const struct kvs_turn *t)
+{
+    uint8_t k[LOG_KEY];
+    const uint8_t *v;
+    size_t bytes;
+    struct kvs_turn *had = malloc(sizeof *had);
+
+    merge_log_key(k, &t->branch, 1, t->first);
+    int r = had ? index_row_get(m->idx, DB_LOG, k, sizeof k, &v, &bytes) : -ENOMEM;
+    if (r == 0)
+        r = codec_turn_get(v, bytes, had);
+    bool older = r == 0 && ((!(had->flags & KVS_TURN_OPEN) && (t->flags & KVS_TURN_OPEN)) ||
+                            (!m->have_l && had->time_ns > t->time_ns));
+    free(had);
+    return r == -ENOMEM ? r : older ? 0 : turn_put(m, t);
+}
+
+static int req_over(struct merge *m, const uint8_t *key, size_t n, const uint8_t *b,
+                    size_t bytes)
+{
+    const uint8_t *v;
+    struct kvs_req had, q;
+    size_t got;
+
+    if (codec_req_get(b, bytes, &q) == 0 &&
+        index_row_get(m->idx, DB_REQ, key, n, &v, &got) == 0 &&
+        codec_req_get(v, got, &had) == 0 &&
+        ((had.state == KVS_REQ_ENDED && q.state != KVS_REQ_ENDED) ||
+         (!m->have_l && had.time_ns > q.time_ns)))
+        return 0;
+    return index_row_put(m->idx, DB_REQ, key, n, b, bytes);
+}
+
+static int row_hurt(struct merge *m, enum index_db db, const uint8_t *key, size_t n)
+{
+    struct hurt *h;
+
+    if (m->n_hurt == HURT_MAX || n > sizeof h->key)
+        return 0;
+    h = &m->hurt[m->n_hurt++];
+    h->db = (uint8_t)db;
+    h->bytes = (uint8_t)n;
+    memcpy(h->key, key, n);
+    return 0;
+}
+
+static int log_over(struct merge *m, const uint8_t *key, const uint8_t *v, size_t bytes)
+{
+    int32_t ids[BLOCK_TOKENS];
+    struct kvs_id branch;
+    uint64_t base = ld64be(key + 17), first;
+    uint32_t n;
+
+    memcpy(branch.b, key, 16);
+    if (key[16] == 0)
+        return codec_chunk_get(v, bytes, base, &first, &n, ids) < 0
+                   ? 0
+                   : tokens_put(m, &branch, first, n, ids);
+    return codec_turn_get(v, bytes, &m->rec.u.turn) < 0 ? 0 : turn_over(m, &m->rec.u.turn);
+}
+
+static int row_over(void *ctx, bool ok, enum index_db db, const uint8_t *key, size_t n,
+                    const uint8_t *v, size_t bytes)
+{
+    struct merge *m = ctx;
+    struct kvs_branch b;
+    int r = merge_step(m);
+
+    if (r < 0)
+        return r;
+    if (!ok)
+        return row_hurt(m, db, key, n);
+    switch (db) {
+    case DB_SESSION:
+        r = codec_session_get(v, bytes, &m->rec.u.session);
+        return r < 0 ? 0 : session_over(m, &m->rec.u.session);
+    case DB_BRANCH:
+        r = codec_branch_get(v, bytes, &b);
+        return r < 0 ? 0 : merge_branch_note(m, &b, ld64(v + CODEC_BRANCH_BYTES - 8));
+    case DB_LOG: return log_over(m, key, v, bytes);
+    case DB_REQ:
+        return n == 20 ? req_over(m, key, n, v, bytes)
+                       : index_row_put(m->idx, DB_REQ, key, n, v, bytes);
+    default: return 0; /* names follow from sessions, blocks from their slots */
+    }
+}
+
+/* What the index alone knows, and how far it had come. */
+static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, size_t n,
+                    const uint8_t *v, size_t bytes)
+{
+    struct merge *m = ctx;
+
+    if (!ok || db != DB_META)
+        return 0;
+    if (n == 6 && bytes == 8 && memcmp(key, "logseq", 6) == 0) {
+        /* An old one may turn up as well: the newest counts. */
+        m->l = m->have_l && m->l > ld64(v) ? m->l : ld64(v);
+        m->have_l = true;
+        return 0;
+    }
+    if (n == 6 && bytes == 8 && memcmp(key, "schema", 6) == 0 && ld64(v) > SCHEMA)
+        return E_VERSION;
+    if (n == 4 && bytes == 16 && memcmp(key, "uuid", 4) == 0)
+        memcpy(m->uuid, v, 16);
+    if ((n > 5 && memcmp(key, "user.", 5) == 0) || (n == 3 && memcmp(key, "day", 3) == 0))
+        return index_row_put(m->idx, DB_META, key, n, v, bytes);
+    return 0;
+}
+
+/* --- the file ------------------------------------------------------------------------------------------ */
+
+/* What was lost stays said as long as the damaged files are there. */
+static int lost_put(struct merge *m, const char *why)
+{
+    const struct merge_report *x = m->rep;
+    char words[LOST_BYTES];
+
+    m->rep->lost = x->sessions || x->gone || x->requests || x->unsure;
+    if (!m->rep->lost)
+        return 0;
+    int n =
+        snprintf(words, sizeof words,
+                 "%.120s and the other copy had damage too. Lost: %llu tokens of %llu "
+                 "sessions, %llu sessions whole, %llu requests%s%s%s; the newest turns of %llu "
+                 "sessions may be missing as well",
+                 why ? why : "the index was missing", (unsigned long long)x->tokens,
+                 (unsigned long long)x->sessions, (unsigned long long)x->gone,
+                 (unsigned long long)x->requests, x->first[0] ? " (" : "", x->first,
+                 x->first[0] ? ")" : "", (unsigned long long)x->unsure);
+    return index_meta_put(m->idx, "lost", words, n < LOST_BYTES ? (size_t)n : sizeof words - 1);
+}
+
+static int meta_put(struct merge *m, const char *why)
+{
+    uint8_t v[8], whole[8] = {MERGE_ROWS};
+    uint64_t seq = m->l > m->seq ? m->l : m->seq; /* of what was in any copy, or more */
+
+    st64(v, SCHEMA);
+    int r = lost_put(m, why);
+    if (r == 0)
+        r = index_meta_put(m->idx, "schema", v, 8);
+    if (r == 0)
+        r = index_meta_put(m->idx, "uuid", m->uuid, 16);
+    st64(v, seq);
+    if (r == 0)
+        r = index_meta_put(m->idx, "logseq", v, 8);
+    if (r == 0) /* last: without it the file is a half-filled one */
+        r = index_meta_put(m->idx, "whole", whole, 8);
+    return r;
+}
+
+/* Both names at once, so that at every instant an index of this name is there. */
+static int put_in_place(struct kvstore *s, const char *tmp, const char *path)
+{
+    char aside[PATH_MAX + 64];
+    struct stat st;
+    int r = sys_sync_dir(&s->sys, s->dir);
+
+    if (r == 0 && stat(path, &st) == 0 && st.st_size > 0) {
+        r = sys_link_aside(&s->sys, path, aside, sizeof aside);
+        if (r < 0) /* a file system without links: merge_leftover mends what a kill leaves */
+            r = sys_set_aside(&s->sys, path, aside, sizeof aside);
+    }
+    if (r == 0 && rename(tmp, path) < 0)
+        r = -errno;
+    return r < 0 ? r : sys_sync_dir(&s->sys, s->dir);
+}
+
+static void paths(const struct kvstore *s, char tmp[PATH_MAX], char lock[PATH_MAX],
+                  char path[PATH_MAX])
+{
+    snprintf(tmp, PATH_MAX, "%s/index.mdb.new", s->dir);
+    snprintf(lock, PATH_MAX, "%s/index.mdb.new-lock", s->dir);
+    snprintf(path, PATH_MAX, "%s/index.mdb", s->dir);
+}
+
+static int index_new(struct kvstore *s, struct index **ret, struct errbuf *eb)
+{
+    struct index_opts o = {
+        .dir = s->dir, .name = "index.mdb.new", .sys = &s->sys, .no_fsync = true};
+
+    return index_open(ret, &o, eb);
+}
+
+static int fill(struct merge *m, const char *old, struct errbuf *eb)
+{
+    struct kvstore *s = m->s;
+    struct turnlog_report log;
+    bool have_old = access(old, F_OK) == 0 || errno != ENOENT;
+    char dir[PATH_MAX];
+    int r = have_old ? index_salvage(old, row_meta, m, &m->current, eb) : 0;
+
+    m->have_l = m->have_l && m->current;
+    snprintf(dir, sizeof dir, "%s/log", s->dir);
+    if (r == 0)
+        r = log_salvage(dir, frame_take, m, &log, eb);
+    if (r < 0)
+        return r;
+    if (log.have_uuid)
+        memcpy(m->uuid, log.uuid, 16);
+    m->lossy = log.damaged || (m->have_l && log.last_seq < m->l) || log.frames == 0;
+    /* A log that is whole and as new as the index knows everything that the index knew. */
+    if (have_old && (m->lossy || !m->have_l))
+        r = index_salvage(old, row_over, m, &m->current, eb);
+    m->holes += m->log_behind || (m->have_l && log.last_seq < m->l);
+    m->behind = true;
+    if (r == 0 && m->have_l)
+        r = log_salvage(dir, frame_take, m, &log, eb);
+    return r < 0 ? r : merge_settle(m, old, eb);
+}
+
+int merge_index(struct kvstore *s, const char *why, struct merge_report *rep, struct errbuf *eb)
+{
+    struct merge *m = calloc(1, sizeof *m);
+    char tmp[PATH_MAX], lock[PATH_MAX], path[PATH_MAX];
+    int r = m ? 0 : -ENOMEM;
+
+    memset(rep, 0, sizeof *rep);
+    paths(s, tmp, lock, path);
+    if (m) {
+        m->s = s;
+        m->rep = rep;
+        m->hurt = malloc(HURT_MAX * sizeof *m->hurt);
+        r = m->hurt ? 0 : -ENOMEM;
+    }
+    if (r == 0)
+        r = sys_unlink(&s->sys, tmp);
+    if (r == 0)
+        r = index_new(s, &m->idx, eb);
+    if (r == 0)
+        r = index_begin(m->idx);
+    if (r == 0) {
+        r = fill(m, path, eb);
+        if (r == 0)
+            r = meta_put(m, why);
+        if (r == 0)
+            r = index_commit(m->idx);
+        else
+            index_abort(m->idx);
+    }
+    if (r == 0 && !s->o.no_fsync)
+        r = index_sync(m->idx);
+    if (m) {
+        index_close(m->idx);
+        (void)unlink(lock);
+    }
+    if (r == 0)
+        r = put_in_place(s, tmp, path);
+    else
+        (void)unlink(tmp);
+    if (r < 0 && eb && !eb->s[0])
+        (void)err_set(eb, r, "cannot make the index anew in %s: %s; nothing was changed",
+                      s->dir, err_str(r));
+    if (m) {
+        free(m->hurt);
+        free(m->ids.id);
+        free(m->ids.what);
+    }
+    free(m);
+    return r;
+}
+
+int merge_leftover(struct kvstore *s)
+{
+    char tmp[PATH_MAX], lock[PATH_MAX], path[PATH_MAX];
+    struct stat st;
+    uint8_t v[8] = {0};
+    struct index *idx = NULL;
+
+    paths(s, tmp, lock, path);
+    if (lstat(tmp, &st) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    bool gone = stat(path, &st) < 0 && errno == ENOENT;
+    gone = gone && index_check(tmp, 0, NULL) == 0; /* it may be half of one */
+    int r = gone ? index_new(s, &idx, NULL) : 0;
+    if (r == 0 && gone && index_meta_get(idx, INDEX_LOOP, "whole", v, 8) != 8)
+        v[0] = 0;
+    index_close(idx);
+    (void)unlink(lock);
+    if (r == 0 && v[0] != 0)
+        return rename(tmp, path) < 0 ? -errno : sys_sync_dir(&s->sys, s->dir);
+    return sys_unlink(&s->sys, tmp);
+}

@@ -1,0 +1,36 @@
+/* merge.h - an index made anew out of two copies of the truth, each perhaps hurt.
+ *
+ * Goes into STATE/index.mdb.new, which nobody takes for an index before it is whole, synced
+ * and renamed; a start may be killed at any instant.  Neither the old index nor the log is
+ * changed: the old file stays as index.mdb.bad-TIME.  Only at open, before threads run. */
+#ifndef KVSTORE_MERGE_H
+#define KVSTORE_MERGE_H
+#include "base/err.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct kvstore;
+enum { SCHEMA_OLDEST = 1, SCHEMA = 3 };
+/* The row `whole` of the index: all of a merge is there; the blocks are as well. */
+enum { MERGE_ROWS = 1, MERGE_BLOCKS_TOO = 2, LOST_BYTES = 480 };
+
+struct merge_report {
+    uint64_t sessions; /* that have lost something */
+    uint64_t tokens;   /* missing of them */
+    uint64_t unsure;   /* sessions whose newest record may be among what is missing */
+    uint64_t requests; /* of which nothing is left */
+    uint64_t gone;     /* sessions of which nothing is left */
+    bool lost;         /* any of these; said in the index's row `lost` from now on */
+    char first[300];   /* one of them, as an example */
+};
+/* Row by row: what is intact in the log, or in the file that is the index now (there may be
+ * none), is in the new one; where both have it the newer wins, by the log's sequence numbers.
+ * What neither has is counted, and a session that lacks tokens or turns is marked.  why: what
+ * was the matter, for the words about it; NULL: a new store. */
+int merge_index(struct kvstore *s, const char *why, struct merge_report *rep,
+                struct errbuf *eb);
+/* A new index that a killed start left: put in place when the old one is gone already and it
+ * is whole, else thrown away. */
+int merge_leftover(struct kvstore *s);
+
+#endif

@@ -1,0 +1,707 @@
+/* test_merge.c - both copies of the truth hurt: what either of them holds intact is kept, what
+ * neither holds is said, what could not be read is left as it is.
+ *
+ * EIO is put in place of pread for one file; mode 000 is another user's start. */
+#include "base/bytes.h"
+#include "base/crc32c.h"
+#include "kvstore/index_check.h"
+#include "kvstore/logfile.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SESSIONS = 8, TURNS = 6, TURN = 600 };
+
+/* --- the disk that fails ------------------------------------------------------------------------ */
+
+static char bad_file[512];
+static uint64_t bad_from; /* bytes of it that can be read */
+
+ssize_t pread(int fd, void *buf, size_t n, off_t off)
+{
+    char link[64], path[512];
+
+    if (bad_file[0] && (uint64_t)off + n > bad_from) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t got = readlink(link, path, sizeof path - 1);
+        path[got > 0 ? got : 0] = 0;
+        if (strcmp(path, bad_file) == 0) {
+            errno = EIO;
+            return -1;
+        }
+    }
+    return syscall(SYS_pread64, fd, buf, n, off);
+}
+ssize_t pread64(int fd, void *buf, size_t n, off_t off)
+{
+    return pread(fd, buf, n, off);
+}
+
+/* --- a store and what it holds ------------------------------------------------------------------ */
+
+static void file_of(const struct rig *g, const char *sub, char ret[512])
+{
+    snprintf(ret, 512, "%.250s/%s", g->dir, sub);
+}
+
+/* Sessions with several turns each, the log in more than one file. */
+static void make(struct rig *g)
+{
+    rig_init(g, KVS_IO_THREADS, true);
+    g->o.disk_bytes = 16 << 20;
+    CHECK_EQ(rig_open(g), 0);
+    for (uint64_t t = 0; t < TURNS; t++)
+        for (uint64_t s = 1; s <= SESSIONS; s++)
+            CHECK_EQ(rig_talk(g, s, t * TURN, (t + 1) * TURN), 0);
+    rig_close(g);
+}
+
+/* Tokens of session s that are there from the beginning on and right. */
+static uint64_t whole(struct rig *g, uint64_t s)
+{
+    static int32_t ids[TURNS * TURN];
+    struct kvs_id id = rig_id(s, 0);
+    uint64_t end = 0, ok = 0;
+
+    if (kvs_branch_end(g->s, &id, &end) < 0)
+        return 0;
+    CHECK(end <= TURNS * TURN);
+    CHECK_EQ(kvs_tokens(g->s, &id, 0, end, ids), 0);
+    while (ok < end && ids[ok] == rig_token(s, ok))
+        ok++;
+    CHECK_EQ(ok, end); /* never a wrong one */
+    return end;
+}
+
+struct have {
+    uint32_t n;
+    struct kvs_session s[SESSIONS * 2];
+};
+
+static int have_each(void *ctx, const struct kvs_session *x)
+{
+    struct have *h = ctx;
+
+    if (h->n < SESSIONS * 2)
+        h->s[h->n++] = *x;
+    return 0;
+}
+
+static int count_turn(void *ctx, const struct kvs_turn *t)
+{
+    (void)t;
+    (*(int *)ctx)++;
+    return 0;
+}
+
+/* How many sessions lack something; each of them is marked.  Others are where a hole in the log
+ * leaves open what was in it: how many of these in *ret_marked. */
+static int hurt_sessions_marked(struct rig *g, const char *what, int *ret_marked)
+{
+    static struct have h;
+    int n = SESSIONS;
+
+    h.n = 0;
+    CHECK_EQ(kvs_sessions(g->s, have_each, &h), 0);
+    for (uint32_t i = 0; i < h.n; i++) {
+        uint64_t s = strtoull(h.s[i].name + 1, NULL, 10), end = whole(g, s);
+        struct kvs_id id = rig_id(s, 0);
+        int turns = 0;
+        bool lost = (h.s[i].flags & KVS_SESS_LOST) != 0;
+        if (end)
+            CHECK_EQ(kvs_turns(g->s, &id, end, count_turn, &turns), 0);
+        bool all = h.s[i].head == TURNS * TURN && end == TURNS * TURN && turns == TURNS;
+        n -= all;
+        *ret_marked += all && lost;
+        if (!all && !lost)
+            t_fail(__FILE__, __LINE__, "%s: %s: head %llu, %llu tokens, %d turns, marked %d",
+                   what, h.s[i].name, (unsigned long long)h.s[i].head, (unsigned long long)end,
+                   turns, lost);
+    }
+    return n;
+}
+
+static int hurt_sessions(struct rig *g, const char *what)
+{
+    int marked = 0, n = hurt_sessions_marked(g, what, &marked);
+
+    if (marked)
+        t_fail(__FILE__, __LINE__, "%s: %d sessions are marked and lack nothing", what, marked);
+    return n;
+}
+
+static int notes(struct rig *g, char *ret, size_t cap)
+{
+    char words[512];
+    int n = 0;
+
+    ret[0] = 0;
+    while (kvs_note(g->s, words, sizeof words)) {
+        snprintf(ret + strlen(ret), cap - strlen(ret), "%s\n", words);
+        n++;
+    }
+    return n;
+}
+
+static int count_files(const char *dir, const char *part)
+{
+    DIR *d = opendir(dir);
+    int n = 0;
+
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += strstr(e->d_name, part) != NULL;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* --- damage ----------------------------------------------------------------------------------------- */
+
+static uint8_t *load(const char *path, size_t *n)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *b = malloc((size_t)st.st_size + 8);
+    *n = (size_t)st.st_size;
+    CHECK(syscall(SYS_pread64, fd, b, *n, 0) == (ssize_t)*n);
+    close(fd);
+    return b;
+}
+
+static void xor_at(const char *path, uint64_t at, uint8_t x)
+{
+    int fd = open(path, O_RDWR);
+    uint8_t b;
+
+    CHECK(fd >= 0 && syscall(SYS_pread64, fd, &b, 1, at) == 1);
+    b ^= x;
+    CHECK(pwrite(fd, &b, 1, (off_t)at) == 1);
+    close(fd);
+}
+
+/* One byte of the frame that brings session s's tokens from `first` on, in whatever file. */
+static int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
+{
+    int32_t want[4];
+    int n = 0;
+
+    for (uint64_t i = 0; i < 4; i++)
+        want[i] = rig_token(s, first + i);
+    for (int i = 1; i < 10; i++) {
+        char path[512], sub[32];
+        size_t bytes;
+        snprintf(sub, sizeof sub, "log/seg-%04d", i);
+        file_of(g, sub, path);
+        if (access(path, F_OK))
+            continue;
+        uint8_t *b = load(path, &bytes);
+        for (size_t at = 4096; at + 16 <= bytes; at += 4)
+            if (memcmp(b + at, want, sizeof want) == 0) {
+                xor_at(path, at, 0x10);
+                n++;
+            }
+        free(b);
+    }
+    return n;
+}
+
+/* One byte in every copy of a row of the index: the live one is among them. */
+static int hurt_row(struct rig *g, const void *bytes, size_t n_bytes, size_t off)
+{
+    char path[512];
+    size_t n;
+    int done = 0;
+
+    file_of(g, "index.mdb", path);
+    uint8_t *b = load(path, &n);
+    for (size_t at = 2 * 4096; at + n_bytes <= n; at++)
+        if (memcmp(b + at, bytes, n_bytes) == 0) {
+            xor_at(path, at + off, 0x10);
+            done++;
+        }
+    free(b);
+    return done;
+}
+
+static int hurt_tokens(struct rig *g, uint64_t s, uint64_t at)
+{
+    int32_t want[4];
+
+    for (uint64_t i = 0; i < 4; i++)
+        want[i] = rig_token(s, at + i);
+    return hurt_row(g, want, sizeof want, 3);
+}
+
+static int hurt_session_row(struct rig *g, uint64_t s)
+{
+    uint8_t key[16 + 4];
+    struct kvs_id id = rig_id(s, 1000);
+
+    memcpy(key, id.b, 16); /* the id twice: as the key, and at the value's beginning */
+    memcpy(key + 16, id.b, 4);
+    return hurt_row(g, key, sizeof key, 16 + 2);
+}
+
+/* --- cases --------------------------------------------------------------------------------------------- */
+
+static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
+{
+    char said[4096];
+    struct rig g;
+
+    /* Different things: nothing is lost. */
+    make(&g);
+    CHECK(hurt_tokens(&g, 1, 1100) > 0);
+    CHECK(hurt_frame(&g, 2, 2 * TURN) > 0);
+    rig_reopen(&g);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(hurt_sessions(&g, "row of 1, frame of 2"), 0);
+    CHECK(notes(&g, said, sizeof said) > 0);
+    CHECK(strstr(said, "index.mdb") && strstr(said, ".bad-"));
+    CHECK_EQ(count_files(g.dir, "index.mdb.bad-"), 1);
+    rig_reopen(&g);
+    CHECK(!g.rep.rebuilt && g.rep.clean);
+    CHECK_EQ(hurt_sessions(&g, "opened again"), 0);
+    CHECK_EQ(rig_talk(&g, 1, TURNS * TURN, TURNS * TURN + 10), 0);
+    rig_fini(&g);
+
+    /* A session's record, and a frame of another. */
+    make(&g);
+    CHECK(hurt_session_row(&g, 3) > 0);
+    CHECK(hurt_frame(&g, 4, 0) > 0);
+    rig_reopen(&g);
+    CHECK_EQ(hurt_sessions(&g, "session row of 3, first frame of 4"), 0);
+    rig_fini(&g);
+
+    /* The same tokens in both: those, what follows them, and nothing of anybody else. */
+    make(&g);
+    CHECK(hurt_tokens(&g, 5, 2 * TURN) > 0);
+    CHECK(hurt_frame(&g, 5, 2 * TURN) > 0);
+    rig_reopen(&g);
+    CHECK_EQ(hurt_sessions(&g, "tokens of 5 in both"), 1);
+    CHECK_EQ(whole(&g, 5), 2 * TURN);
+    CHECK_EQ(g.rep.sessions_hurt, 1);
+    CHECK(notes(&g, said, sizeof said) > 0);
+    CHECK(strstr(said, "\"s5\" from token 1200 of 3600 on"));
+    /* It stays said, marked and usable until the damaged files are gone. */
+    rig_reopen(&g);
+    CHECK_EQ(hurt_sessions(&g, "opened again"), 1);
+    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "\"s5\" from token 1200"));
+    CHECK_EQ(rig_talk(&g, 5, 1200, 1300), 0);
+    CHECK_EQ(whole(&g, 5), 1300);
+    rig_close(&g);
+    snprintf(said, sizeof said, "rm %s/*.bad-* %s/log/*.bad-*", g.dir, g.dir);
+    CHECK_EQ(system(said), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(notes(&g, said, sizeof said), 0);
+    rig_fini(&g);
+}
+
+/* Frames that follow a lost one are not lost with it. */
+static void a_lost_frame_costs_what_was_in_it(void)
+{
+    char path[512], said[4096];
+    struct rig g;
+
+    for (uint64_t t = 0; t < TURNS; t++) {
+        make(&g);
+        CHECK(hurt_frame(&g, 6, t * TURN) > 0);
+        file_of(&g, "index.mdb", path);
+        CHECK_EQ(unlink(path), 0);
+        rig_reopen(&g);
+        int marked = 0;
+        CHECK_EQ(hurt_sessions_marked(&g, "frame of 6, no index", &marked), 1);
+        CHECK_EQ(marked, t + 1 < TURNS ? 0 : 5); /* those not heard of again */
+        CHECK_EQ(whole(&g, 6), t * TURN);
+        CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "Lost"));
+        CHECK(count_files(g.dir, "log") > 0);
+        file_of(&g, "log", path);
+        CHECK(count_files(path, ".bad-") > 0);
+        rig_fini(&g);
+    }
+}
+
+static void nothing_wins_over_a_newer_row(void)
+{
+    struct kvs_session x;
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+    static struct have h;
+    struct rig g;
+
+    /* The newest frame is lost; the index has it.  Then the other way round. */
+    for (int side = 0; side < 2; side++) {
+        make(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        rig_session(&x, 7, 0, "renamed");
+        x.head = TURNS * TURN;
+        CHECK_EQ(rig_batch(&g, &r, 1), 0);
+        rig_close(&g);
+        CHECK(hurt_tokens(&g, 1, 1100) > 0); /* so that there is a merge */
+        if (side == 0)
+            CHECK(hurt_frame(&g, 1, 0) > 0);
+        else
+            CHECK(hurt_session_row(&g, 7) > 0);
+        rig_reopen(&g);
+        h.n = 0;
+        CHECK_EQ(kvs_sessions(g.s, have_each, &h), 0);
+        int found = 0;
+        for (uint32_t i = 0; i < h.n; i++) {
+            found += strcmp(h.s[i].name, "renamed") == 0;
+            CHECK(strcmp(h.s[i].name, "s7") != 0);
+        }
+        CHECK_EQ(found, 1);
+        rig_fini(&g);
+    }
+}
+
+/* --- each file hurt in each way, with each other file hurt in each way ---------------------------- */
+
+enum harm { H_NONE, H_BIT, H_CUT, H_ZERO, H_GONE, H_EIO, H_DIR, H_ };
+static const char *const harm_name[] = {"none", "bit", "cut",      "zeroed",
+                                        "gone", "EIO", "directory"};
+
+static void harm(const char *path, enum harm how, uint64_t *rnd)
+{
+    size_t n;
+    uint8_t *b = load(path, &n), *zero = calloc(1, n);
+    size_t used = n;
+
+    while (used > 1 && b[used - 1] == 0)
+        used--;
+    switch (how) {
+    case H_BIT: xor_at(path, rig_rand(rnd) % used, (uint8_t)(1 << rig_rand(rnd) % 8)); break;
+    case H_CUT: CHECK_EQ(truncate(path, (off_t)(rig_rand(rnd) % used)), 0); break;
+    case H_ZERO: {
+        int fd = open(path, O_RDWR);
+        size_t at = rig_rand(rnd) % used / 4096 * 4096;
+        size_t m = rig_rand(rnd) % 2 ? 4096 : n - at;
+        CHECK(pwrite(fd, zero, at + m > n ? n - at : m, (off_t)at) > 0);
+        close(fd);
+        break;
+    }
+    case H_GONE: CHECK_EQ(unlink(path), 0); break;
+    case H_EIO:
+        snprintf(bad_file, sizeof bad_file, "%s", path);
+        bad_from = rig_rand(rnd) % used;
+        break;
+    case H_DIR:
+        CHECK_EQ(unlink(path), 0);
+        CHECK_EQ(mkdir(path, 0700), 0);
+        break;
+    default: break;
+    }
+    free(b);
+    free(zero);
+}
+
+static uint64_t sum_of(const char *dir)
+{
+    char cmd[700], out[64] = "";
+    snprintf(cmd, sizeof cmd,
+             "cd '%s' && find . -type f ! -name store.lock ! -name '*-lock' -exec cksum {} + | "
+             "sort | cksum",
+             dir);
+    FILE *p = popen(cmd, "r");
+    CHECK(p && fgets(out, sizeof out, p));
+    pclose(p);
+    return strtoull(out, NULL, 10);
+}
+
+static void both_copies_hurt_is_never_worse_than_what_both_lost(void)
+{
+    static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002"};
+    uint64_t seed = t_seed(), rnd = seed;
+    int opened = 0, refused = 0, hurt = 0;
+    struct rig base, g;
+    char said[4096];
+
+    make(&base);
+    char second[512];
+    file_of(&base, file[2], second);
+    CHECK(access(second, F_OK) == 0);
+    for (uint32_t i = 0; i < 3; i++)
+        for (uint32_t k = 0; k < 3; k++)
+            for (int a = H_BIT; a < H_; a++)
+                for (int b = i == k ? H_NONE : H_BIT; b < (i == k ? H_BIT : H_); b++) {
+                    char what[128], copy[300], path[512];
+                    if (k < i && b != H_NONE)
+                        continue;
+                    snprintf(what, sizeof what, "SEED=%llu %s %s, %s %s",
+                             (unsigned long long)seed, file[i], harm_name[a], file[k],
+                             harm_name[b]);
+                    snprintf(copy, sizeof copy, "%s-hurt", base.dir);
+                    CHECK_EQ(rig_cp(base.dir, copy), 0);
+                    g = base;
+                    snprintf(g.dir, sizeof g.dir, "%.200s", copy);
+                    g.o.dir = g.dir;
+                    file_of(&g, file[i], path);
+                    harm(path, (enum harm)a, &rnd);
+                    if (i != k) {
+                        file_of(&g, file[k], path);
+                        harm(path, (enum harm)b, &rnd);
+                    }
+                    bool unread = a == H_EIO || a == H_DIR || b == H_EIO || b == H_DIR;
+                    uint64_t before = sum_of(g.dir);
+                    g.eb.s[0] = 0;
+                    int r = rig_open(&g);
+                    if (r < 0) {
+                        refused++;
+                        if (!unread)
+                            t_fail(__FILE__, __LINE__, "%s: does not open: %s", what, g.eb.s);
+                        if (sum_of(g.dir) != before || !strstr(g.eb.s, "nothing was changed") ||
+                            !strstr(g.eb.s, g.dir))
+                            t_fail(__FILE__, __LINE__, "%s: refused, but: %s", what, g.eb.s);
+                        bad_file[0] = 0;
+                    } else {
+                        bad_file[0] = 0;
+                        opened++;
+                        int marked = 0;
+                        /* Without the index and the log's last file, nothing may be left
+                         * that knows of it. */
+                        bool unknown = i == 0 && k == 2 && b == H_GONE;
+                        int lost = unknown ? 0 : hurt_sessions_marked(&g, what, &marked);
+                        hurt += lost > 0;
+                        /* One copy that is whole is enough. */
+                        if ((lost || marked) && (i == k || i > 0))
+                            t_fail(__FILE__, __LINE__, "%s: %d sessions hurt", what, lost);
+                        (void)notes(&g, said, sizeof said);
+                        if ((lost || marked) && !strstr(said, "Lost"))
+                            t_fail(__FILE__, __LINE__, "%s: %d sessions hurt, said: %s", what,
+                                   lost, said);
+                        CHECK_EQ(rig_talk(&g, 99, 0, 10), 0);
+                        rig_close(&g);
+                    }
+                    rig_rm(copy);
+                }
+    printf("    %d opened, %d of them with losses, %d refused\n", opened, hurt, refused);
+    rig_fini(&base);
+}
+
+/* --- what could not be read is not damage ----------------------------------------------------------- */
+
+/* Opens in a child as another user, or with few descriptors; its answer and words. */
+static int open_as(struct rig *g, uid_t uid, rlim_t files, char *words, size_t cap)
+{
+    int p[2], r = 0;
+
+    CHECK_EQ(pipe(p), 0);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct rlimit few = {files, files};
+        if (files)
+            (void)setrlimit(RLIMIT_NOFILE, &few);
+        if (uid && (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)))
+            _exit(9);
+        g->eb.s[0] = 0;
+        r = rig_open(g);
+        if (write(p[1], &r, sizeof r) != sizeof r ||
+            write(p[1], g->eb.s, sizeof g->eb.s) != sizeof g->eb.s)
+            _exit(9);
+        if (r == 0)
+            rig_close(g);
+        _exit(0);
+    }
+    close(p[1]);
+    CHECK_EQ(read(p[0], &r, sizeof r), sizeof r);
+    ssize_t n = read(p[0], words, cap - 1);
+    words[n > 0 ? n : 0] = 0;
+    close(p[0]);
+    waitpid(pid, NULL, 0);
+    return r;
+}
+
+static void what_another_user_may_not_read_is_left_alone(void)
+{
+    static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002", "log"};
+    char path[512], words[600], cmd[600];
+    struct rig g;
+
+    if (geteuid())
+        t_skip("only root can start as another user");
+    make(&g);
+    snprintf(cmd, sizeof cmd, "chown -R 65534:65534 '%s'", g.dir);
+    CHECK_EQ(system(cmd), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        file_of(&g, file[i], path);
+        CHECK_EQ(chmod(path, 0), 0);
+        uint64_t before = sum_of(g.dir);
+        CHECK_EQ(open_as(&g, 65534, 0, words, sizeof words), -EACCES);
+        if (!strstr(words, path) || !strstr(words, "chmod"))
+            t_fail(__FILE__, __LINE__, "%s: %s", file[i], words);
+        CHECK_EQ(sum_of(g.dir), before);
+        CHECK_EQ(chmod(path, i == 3 ? 0700 : 0600), 0);
+    }
+    CHECK_EQ(open_as(&g, 65534, 0, words, sizeof words), 0);
+    rig_open(&g);
+    CHECK_EQ(hurt_sessions(&g, "after all"), 0);
+    rig_fini(&g);
+}
+
+static void too_few_descriptors_refuse_and_change_nothing(void)
+{
+    char words[600];
+    int refused = 0;
+    struct rig g;
+
+    make(&g);
+    for (rlim_t files = 4; files < 24; files++) {
+        uint64_t before = sum_of(g.dir);
+        int r = open_as(&g, 0, files, words, sizeof words);
+        if (r == 0)
+            continue;
+        refused++;
+        CHECK(r == -EMFILE || r == -ENFILE || r == -EAGAIN);
+        if (sum_of(g.dir) != before)
+            t_fail(__FILE__, __LINE__, "%d descriptors: changed (%s)", (int)files, words);
+    }
+    CHECK(refused > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!g.rep.rebuilt);
+    CHECK_EQ(hurt_sessions(&g, "few descriptors"), 0);
+    rig_fini(&g);
+}
+
+static void a_process_that_cannot_be_made_refuses_and_changes_nothing(void)
+{
+    char words[600], cmd[600];
+    struct rig g;
+
+    if (geteuid())
+        t_skip("only root can start as another user");
+    make(&g);
+    snprintf(cmd, sizeof cmd, "chown -R 65534:65534 '%s'", g.dir);
+    CHECK_EQ(system(cmd), 0);
+    uint64_t before = sum_of(g.dir);
+    /* One process, this one: the walk's child cannot be made. */
+    struct rlimit was, one;
+    CHECK_EQ(getrlimit(RLIMIT_NPROC, &was), 0);
+    one = (struct rlimit){0, was.rlim_max};
+    CHECK_EQ(setrlimit(RLIMIT_NPROC, &one), 0);
+    g.threads = false;
+    int r = open_as(&g, 65534, 0, words, sizeof words);
+    CHECK_EQ(setrlimit(RLIMIT_NPROC, &was), 0);
+    CHECK_EQ(r, -EAGAIN);
+    CHECK(strstr(words, "index.mdb") && strstr(words, "nothing was changed"));
+    CHECK_EQ(sum_of(g.dir), before);
+    rig_fini(&g);
+}
+
+/* --- killed while it is made anew ------------------------------------------------------------------- */
+
+/* HEARTH_KILLS=n for more.  The index is gone or hurt each time, the log hurt every second time. */
+static void a_rebuild_may_be_killed_at_any_instant(void)
+{
+    const char *more = getenv("HEARTH_KILLS");
+    uint32_t n = more ? (uint32_t)strtoul(more, NULL, 10) : 60;
+    uint64_t seed = t_seed(), rnd = seed;
+    uint32_t killed = 0;
+    struct rig base, g;
+    char copy[300], path[512];
+
+    make(&base);
+    snprintf(copy, sizeof copy, "%s-hurt", base.dir);
+    for (uint32_t i = 0; i < n; i++) {
+        CHECK_EQ(rig_cp(base.dir, copy), 0);
+        g = base;
+        snprintf(g.dir, sizeof g.dir, "%.200s", copy);
+        g.o.dir = g.dir;
+        file_of(&g, "index.mdb", path);
+        switch (i % 3) {
+        case 0: CHECK_EQ(unlink(path), 0); break;
+        case 1: CHECK(hurt_tokens(&g, 1, 1100) > 0); break;
+        default: CHECK_EQ(truncate(path, 3 * 4096), 0); break;
+        }
+        if (i % 3 == 1 && i % 2)
+            CHECK(hurt_frame(&g, 2, 2 * TURN) > 0);
+        for (int life = 0; life < 4; life++) {
+            fflush(stdout);
+            pid_t pid = fork();
+            if (pid == 0) {
+                g.threads = false;
+                _exit(rig_open(&g) < 0 ? 1 : (rig_close(&g), 0));
+            }
+            struct timespec ts = {0, (long)(rig_rand(&rnd) % (life ? 30000000 : 60000000))};
+            nanosleep(&ts, NULL);
+            kill(pid, SIGKILL);
+            int st;
+            waitpid(pid, &st, 0);
+            killed += WIFSIGNALED(st);
+            if (WIFEXITED(st) && WEXITSTATUS(st))
+                t_fail(__FILE__, __LINE__, "SEED=%llu round %u: a start failed",
+                       (unsigned long long)seed, i);
+        }
+        g.eb.s[0] = 0;
+        if (rig_open(&g) < 0) {
+            t_fail(__FILE__, __LINE__, "SEED=%llu round %u: does not open: %s",
+                   (unsigned long long)seed, i, g.eb.s);
+        } else {
+            char what[64];
+            snprintf(what, sizeof what, "SEED=%llu round %u", (unsigned long long)seed, i);
+            if (hurt_sessions(&g, what))
+                t_fail(__FILE__, __LINE__, "%s: lost something", what);
+            CHECK_EQ(count_files(g.dir, ".new"), 0);
+            rig_close(&g);
+        }
+        rig_rm(copy);
+    }
+    printf("    %u rounds, %u starts killed\n", n, killed);
+    CHECK(killed > n / 2);
+    rig_fini(&base);
+}
+
+/* --- headers ------------------------------------------------------------------------------------------- */
+
+static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
+{
+    uint8_t b[LOG_HEAD_BYTES], c[LOG_HEAD_BYTES];
+    struct log_head h = {.number = 7, .seq = 9, .prev_crc = 1, .bytes = 8192}, got;
+
+    log_head_put(b, &h);
+    for (uint32_t bit = 0; bit < 8 * LOG_HEAD_BYTES; bit++) {
+        memcpy(c, b, sizeof c);
+        c[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        int r = log_head_get(c, &got);
+        if (r != 0 || got.number != 7 || got.seq != 9 || got.version != LOG_FORMAT)
+            t_fail(__FILE__, __LINE__, "bit %u: %d", bit, r);
+    }
+    /* Of the old versions there is one copy, and its CRC leaves the version out. */
+    for (uint32_t v = 1; v < 3; v++) {
+        memset(b + 52, 0, sizeof b - 52);
+        st32(b + 8, v);
+        st32(b + 12, crc32c(0, b + 16, sizeof b - 16));
+        CHECK_EQ(log_head_get(b, &got), 0);
+        for (uint32_t bit = 0; bit < 8 * LOG_HEAD_BYTES; bit++) {
+            memcpy(c, b, sizeof c);
+            c[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            if (log_head_get(c, &got) != E_CORRUPT)
+                t_fail(__FILE__, __LINE__, "version %u, bit %u: believed", v, bit);
+        }
+    }
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
+       ROW(a_lost_frame_costs_what_was_in_it), ROW(nothing_wins_over_a_newer_row),
+       ROW(both_copies_hurt_is_never_worse_than_what_both_lost),
+       ROW(what_another_user_may_not_read_is_left_alone),
+       ROW(too_few_descriptors_refuse_and_change_nothing),
+       ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
+       ROW(a_rebuild_may_be_killed_at_any_instant),
+       ROW(a_flipped_bit_in_a_log_header_is_never_a_newer_version))
