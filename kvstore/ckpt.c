@@ -142,6 +142,8 @@ int ckpt_begin(struct kvstore *s)
     uint8_t v[8] = {0};
 
     must(c->phase == CKPT_NONE);
+    if (s->index_bad) /* the log may be the only whole copy */
+        return E_CORRUPT;
     int r = index_snap(s->idx);
     if (r < 0)
         return r;

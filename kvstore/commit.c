@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "kvstore/codec.h"
+#include "kvstore/repair.h"
 #include "kvstore/store.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -116,6 +117,11 @@ static void group_log(struct kvstore *s, struct group *g)
             g->res[i] = -ENOSPC;
         if (g->res[i] == 0)
             g->res[i] = accept_batch(&s->accept, b->rec, b->n_rec);
+        if (g->res[i] ==
+            E_CORRUPT) { /* what it would change is damaged: made anew, once more */
+            repair_turn(s);
+            g->res[i] = accept_batch(&s->accept, b->rec, b->n_rec);
+        }
         if (g->res[i] == 0)
             g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
         if (g->res[i] == 0)
@@ -268,6 +274,10 @@ static int group_write(struct kvstore *s, struct group *g)
     if (rows == -EROFS && !logged)
         return r < 0 ? r : -EROFS;
     int t = group_txn(s, g, true);
+    if (t == E_CORRUPT) {
+        repair_turn(s);
+        t = group_txn(s, g, true);
+    }
     if (is_full(t) && reserve_release(s))
         t = group_txn(s, g, true);
     if (is_full(t) && blocks) {
@@ -455,7 +465,8 @@ static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
 
 static void index_smaller(struct kvstore *s)
 {
-    int r = index_shrink_open(s->idx);
+    /* LMDB is to copy only what was walked. */
+    int r = s->index_bad || s->scrub.pid ? -EAGAIN : index_shrink_open(s->idx);
 
     s->shrink_ns = now_ns() + SHRINK_AGAIN_NS;
     if (r == -EIO)
@@ -474,6 +485,7 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
         s->day = day;
     }
     bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim, some;
+    repair_turn(s);
     some = gather(s, &g, busy ? 0 : wait_ns);
     if (some)
         group_run(s, &g);

@@ -59,13 +59,48 @@ int index_value_ok(const MDB_val *k, MDB_val *v)
                : E_CORRUPT;
 }
 
+int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_val *v)
+{
+    int r = index_value_ok(k, v);
+    bool known = false;
+
+    if (r == 0)
+        return 0;
+    pthread_mutex_lock(&i->hurt_lock);
+    for (uint32_t j = 0; j < i->n_hurt; j++)
+        known |= i->hurt[j].db == db && i->hurt[j].n == k->mv_size &&
+                 !memcmp(i->hurt[j].key, k->mv_data, k->mv_size);
+    if (!known && i->n_hurt < INDEX_HURT_MAX && k->mv_size <= sizeof i->hurt[0].key) {
+        i->hurt[i->n_hurt].db = db;
+        i->hurt[i->n_hurt].n = k->mv_size;
+        memcpy(i->hurt[i->n_hurt++].key, k->mv_data, k->mv_size);
+    }
+    pthread_mutex_unlock(&i->hurt_lock);
+    return r;
+}
+
+size_t index_hurt_take(struct index *i, enum index_db *ret_db, uint8_t ret_key[512])
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&i->hurt_lock);
+    if (i->n_hurt) {
+        *ret_db = i->hurt[0].db;
+        n = i->hurt[0].n;
+        memcpy(ret_key, i->hurt[0].key, n);
+        memmove(i->hurt, i->hurt + 1, --i->n_hurt * sizeof *i->hurt);
+    }
+    pthread_mutex_unlock(&i->hurt_lock);
+    return n;
+}
+
 int index_get(struct index *i, enum index_who w, enum index_db db, const void *key, size_t n,
               MDB_val *ret)
 {
     MDB_val k = {n, (void *)key};
     int r = index_err(mdb_get(i->txn[w], i->db[db], &k, ret));
 
-    return r < 0 ? r : index_value_ok(&k, ret);
+    return r < 0 ? r : index_value_take(i, db, &k, ret);
 }
 
 int index_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
@@ -194,6 +229,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
     if (r == 0) {
         i->magic = INDEX_MAGIC;
         pthread_mutex_init(&i->swap, NULL);
+        pthread_mutex_init(&i->hurt_lock, NULL);
         i->sys = o->sys;
         i->ahead_bytes = o->prealloc_bytes;
         /* Before LMDB opens the file: closing any descriptor of it later drops LMDB's locks. */
@@ -485,7 +521,7 @@ int index_next(struct index *i, enum index_who w, enum index_db db, struct index
     if (r < 0)                                                                                 \
         return r;                                                                              \
     while (got < n && (r = index_next(i, w, db, at, &k, &v)) == 0) {                           \
-        r = index_value_ok(&k, &v);                                                            \
+        r = index_value_take(i, db, &k, &v);                                                   \
         if (r == 0)                                                                            \
             r = (decode);                                                                      \
         if (r == -ENOENT)                                                                      \

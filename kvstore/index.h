@@ -104,6 +104,10 @@ int index_blocks(struct index *i, enum index_who w, struct index_at *at,
 int index_snap(struct index *i);
 void index_unsnap(struct index *i);
 
+/* The key of one row that somebody read and that failed its check, oldest first; its bytes, 0:
+ * none.  Any thread. */
+size_t index_hurt_take(struct index *i, enum index_db *ret_db, uint8_t ret_key[512]);
+
 /* --- rows as bytes, for recovery (index_rows.c) ------------------------------------------- */
 /* In the open write transaction; *ret_v (without its CRC) lies there until the next write.
  * get: -ENOENT, E_CORRUPT.  next: the row behind *at, which is moved to it, also past one

@@ -10,7 +10,7 @@
 extern const char *const index_db_names[DB_];
 #define INDEX_MAP_BYTES (16ull << 30)
 
-enum { INDEX_MAGIC = 0x696e6478 };
+enum { INDEX_MAGIC = 0x696e6478, INDEX_HURT_MAX = 32 };
 struct index {
     uint32_t magic;
     MDB_env *env; /* NULL: it could not be opened again, nothing can be had */
@@ -20,7 +20,17 @@ struct index {
     uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
     pthread_mutex_t swap; /* held over each of the loop's views, and a swap of env */
     char path[PATH_MAX];
+    /* Rows whose check failed, noted by whoever read them (any thread). */
+    pthread_mutex_t hurt_lock;
+    uint32_t n_hurt;
+    struct {
+        enum index_db db;
+        size_t n;
+        uint8_t key[512];
+    } hurt[INDEX_HURT_MAX];
 };
+/* Checks what was read, and notes it when it is damaged. */
+int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_val *v);
 
 int index_err(int rc);                                        /* LMDB's code as one of ours */
 int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */

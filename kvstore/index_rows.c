@@ -6,10 +6,12 @@
 int index_row_get(struct index *i, enum index_db db, const void *key, size_t n,
                   const uint8_t **ret_v, size_t *ret_bytes)
 {
-    MDB_val v;
+    MDB_val k = {n, (void *)(uintptr_t)key}, v;
 
     must_be(i, INDEX_MAGIC);
-    int r = index_get(i, INDEX_WRITE, db, key, n, &v);
+    int r = index_err(mdb_get(i->txn[INDEX_WRITE], i->db[db], &k, &v));
+    if (r == 0)
+        r = index_value_ok(&k, &v);
     if (r == 0) {
         *ret_v = v.mv_data;
         *ret_bytes = v.mv_size;

@@ -2,6 +2,7 @@
 #include "kvstore/kvstore.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "kvstore/repair.h"
 #include "kvstore/store.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -114,6 +115,9 @@ static void store_init(struct kvstore *s, const struct kvs_opts *o, const struct
     pthread_condattr_init(&mono);
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
     pthread_cond_init(&s->to_commit.cond, &mono);
+    pthread_mutex_init(&s->repair_lock, NULL);
+    pthread_cond_init(&s->repair_cond, &mono);
+    s->scrub.fd = -1;
     pthread_condattr_destroy(&mono);
     LIST_INIT(&s->to_io.reqs);
     LIST_INIT(&s->to_io.back);
@@ -129,6 +133,7 @@ static void store_free(struct kvstore *s)
     if (!s)
         return;
     s->magic = 0;
+    repair_close(s);
     io_close(s);
     turnlog_close(s->log);
     index_close(s->idx);
@@ -211,7 +216,7 @@ void kvs_close(struct kvstore *s)
         return;
     must_be(s, STORE_MAGIC);
     must(s->in_flight == 0);
-    if (s->fault != -EROFS && index_begin(s->idx) == 0) {
+    if (s->fault != -EROFS && !s->index_bad && index_begin(s->idx) == 0) {
         int r = index_meta_put(s->idx, "clean", one, 8);
         if (r == 0)
             r = commit_day(s);
@@ -554,6 +559,19 @@ bool kvs_turns_full(const struct kvstore *s)
     return s->turns_full;
 }
 
+/* A page of a listing left a damaged row out: made anew, the page is read again. */
+#define AGAIN(at, page)                                                                        \
+    do {                                                                                       \
+        struct index_at was_ = (at);                                                           \
+        uint64_t bad_ = bad;                                                                   \
+        page;                                                                                  \
+        if (bad != bad_ && repair_wait(s)) {                                                   \
+            (at) = was_;                                                                       \
+            bad = bad_;                                                                        \
+            page;                                                                              \
+        }                                                                                      \
+    } while (0)
+
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
                  void *ctx)
 {
@@ -564,7 +582,7 @@ int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_sess
 
     must_be(s, STORE_MAGIC);
     for (int n = v ? 1 : 0; r == 0 && n > 0;) {
-        n = index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad);
+        AGAIN(at, n = index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad));
         if (n < 0)
             r = n;
         for (int i = 0; i < n && r == 0; i++)
@@ -576,12 +594,22 @@ int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_sess
     return r;
 }
 
+static int branch_read(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret,
+                       uint64_t *ret_end)
+{
+    int r = index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end);
+
+    return r == E_CORRUPT && repair_wait(s)
+               ? index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end)
+               : r;
+}
+
 int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret)
 {
     uint64_t end;
 
     must_be(s, STORE_MAGIC);
-    return index_branch_get(s->idx, INDEX_LOOP, id, ret, &end);
+    return branch_read(s, id, ret, &end);
 }
 
 int kvs_branch_end(struct kvstore *s, const struct kvs_id *branch, uint64_t *ret)
@@ -589,7 +617,7 @@ int kvs_branch_end(struct kvstore *s, const struct kvs_id *branch, uint64_t *ret
     struct kvs_branch b;
 
     must_be(s, STORE_MAGIC);
-    return index_branch_get(s->idx, INDEX_LOOP, branch, &b, ret);
+    return branch_read(s, branch, &b, ret);
 }
 
 /* A path from its root: which branch holds which positions. */
@@ -617,7 +645,7 @@ static int path_of(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
             v = more ? more : v;
         }
         if (r == 0)
-            r = index_branch_get(s->idx, INDEX_LOOP, &id, &b, &end);
+            r = branch_read(s, &id, &b, &end);
         if (r == -ENOENT && n > 0)
             r = E_CORRUPT; /* a parent is missing */
         if (r == 0 && end < to && n > 0)
@@ -657,8 +685,11 @@ int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, ui
         r = -ENOENT; /* more than the branch holds */
     for (uint32_t i = 0; i < n && r == 0; i++) {
         uint64_t a = v[i].from > from ? v[i].from : from, z = v[i].to < to ? v[i].to : to;
+        /* Each damaged run is made anew in its turn. */
         if (a < z)
-            r = index_tokens(s->idx, INDEX_LOOP, &v[i].id, a, z, ret + (a - from));
+            do
+                r = index_tokens(s->idx, INDEX_LOOP, &v[i].id, a, z, ret + (a - from));
+            while (r == E_CORRUPT && repair_wait(s));
     }
     free(v);
     return r;
@@ -682,7 +713,7 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
         uint64_t stop = i + 1 < n ? v[i].to : to;
         index_at_turns(&at, &v[i].id);
         for (int got = 1; got > 0 && r == 0;) {
-            got = index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad);
+            AGAIN(at, got = index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad));
             if (got < 0)
                 r = got;
             for (int k = 0; k < got && r == 0; k++) {
@@ -704,23 +735,32 @@ int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, stru
                 char **ret_reply)
 {
     must_be(s, STORE_MAGIC);
-    return index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
+    int r = index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
+    return r == E_CORRUPT && repair_wait(s)
+               ? index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply)
+               : r;
 }
 
 int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx)
 {
     struct index_at at = {0};
     struct kvs_req q;
-    char *reply;
     uint64_t bad = 0;
     int n, r = 0;
 
     must_be(s, STORE_MAGIC);
-    while (r == 0 && (n = index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)) != 0) {
+    for (;;) {
+        char *reply = NULL;
+        AGAIN(at, (free(reply), reply = NULL,
+                   n = index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)));
         if (n < 0)
             return n;
+        if (n == 0)
+            break;
         r = each(ctx, &q);
         free(reply);
+        if (r)
+            break;
     }
     s->n.corrupt += bad;
     return r;
@@ -731,14 +771,17 @@ int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
 {
     struct index_at at;
     struct kvs_part a;
-    uint8_t *data;
     uint64_t bad = 0;
     int n = 0, r = 0;
 
     must_be(s, STORE_MAGIC);
     index_at_parts(&at, owner, id);
-    while (r == 0 && (n = index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)) == 1) {
-        r = each(ctx, &a);
+    for (n = 1; r == 0 && n == 1;) {
+        uint8_t *data = NULL;
+        AGAIN(at, (free(data), data = NULL,
+                   n = index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)));
+        if (n == 1)
+            r = each(ctx, &a);
         free(data);
     }
     s->n.corrupt += bad;
@@ -810,6 +853,8 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->hits_file = s->n.hits_file;
     ret->misses = s->n.misses;
     ret->corrupt = s->n.corrupt;
+    ret->rows_repaired = s->n.repaired;
+    ret->rows_unrepaired = s->n.unrepaired;
     ret->evicted = s->n.evicted;
     ret->syncs = s->sys.syncs;
     ret->commits = s->n.commits;

@@ -166,8 +166,9 @@ struct kvs_stats {
     uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;
-    bool turns_full; /* see kvs_turns_full */
-    int fault;       /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
+    uint64_t rows_repaired, rows_unrepaired; /* of the index, that failed their check */
+    bool turns_full;                         /* see kvs_turns_full */
+    int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
     bool uring, direct;
     char warning[256];
 };

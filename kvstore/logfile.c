@@ -97,7 +97,8 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-int log_files(const char *dir, struct log_file **ret, uint32_t *ret_n, struct errbuf *eb)
+int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
+              struct errbuf *eb)
 {
     struct log_file *v = NULL;
     uint32_t n = 0, cap = 0;
@@ -112,7 +113,7 @@ int log_files(const char *dir, struct log_file **ret, uint32_t *ret_n, struct er
         size_t len = strlen(e->d_name);
         /* A file that never became one. */
         if (len > 4 && !strncmp(e->d_name, "seg-", 4) && !strcmp(e->d_name + len - 4, ".tmp")) {
-            if (snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
+            if (tidy && snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
                 (void)unlink(path);
             continue;
         }
@@ -350,7 +351,7 @@ int log_salvage(const char *dir,
     uint32_t n = 0, start = 0;
 
     memset(rep, 0, sizeof *rep);
-    int r = log_files(dir, &v, &n, eb);
+    int r = log_files(dir, false, &v, &n, eb);
     if (r == 0)
         r = salvage_start(dir, v, n, &start, eb);
     for (uint32_t i = start; r == 0 && i < n; i++) {

@@ -27,8 +27,9 @@ struct log_file {
     uint64_t taken; /* bytes on disk */
     bool bad;       /* hurt: kept aside when the log no longer needs it */
 };
-/* The log's files by number, malloc'ed in *ret.  Files that never became one (.tmp) go. */
-int log_files(const char *dir, struct log_file **ret, uint32_t *ret_n, struct errbuf *eb);
+/* The log's files by number, malloc'ed in *ret.  tidy: files that never became one (.tmp) go. */
+int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
+              struct errbuf *eb);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
 /* A whole file in malloc'ed memory. */
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);

@@ -261,7 +261,7 @@ static int session_settle(struct merge *m, struct kvs_session *x)
         if (whole < x->head || hole) {
             m->rep->sessions++;
             m->rep->tokens += x->head - whole;
-            note_first(m, "session \"%.100s\" from token %llu of %llu on", x->name,
+            note_first(m, "one of user %u from token %llu of %llu on", x->owner,
                        (unsigned long long)whole, (unsigned long long)x->head);
         }
         if (whole < x->head || hole || unsure)
@@ -332,13 +332,14 @@ static int name_look(void *ctx, bool ok, enum index_db db, const uint8_t *key, s
     struct merge *m = ctx;
     struct kvs_id id;
 
+    (void)n;
     if (!ok || db != DB_NAME || bytes != 16)
         return 0;
     memcpy(id.b, v, 16);
     if (merge_row_is(m, DB_SESSION, v, 16) || merge_ids_is(&m->ids, &id, MERGE_REMOVED))
         return 0;
     m->rep->gone++;
-    note_first(m, "session \"%.*s\" whole", (int)(n - 4 < 100 ? n - 4 : 100), key + 4);
+    note_first(m, "one of user %u whole", ld32be(key));
     return 0;
 }
 

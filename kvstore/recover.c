@@ -15,6 +15,7 @@
 #include "kvstore/index_check.h"
 #include "kvstore/logfile.h"
 #include "kvstore/merge.h"
+#include "kvstore/repair.h"
 #include "kvstore/store.h"
 #include <dirent.h>
 #include <errno.h>
@@ -263,6 +264,7 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     if (r < 0 && r != -ENOENT && r != E_CORRUPT)
         return r;
     s->scrub_due = r == 1;
+    used |= r == E_CORRUPT;
     if (r < 0) {
         snprintf(why, sizeof why, "%s was %s", path, r == -ENOENT ? "missing" : "damaged");
         r = merged(s, used ? why : NULL, rep, eb);
@@ -392,6 +394,8 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     }
     if (r == 0)
         r = kept_said(s, rep->rebuilt);
+    if (r == 0)
+        repair_scrub(s);
     if (r < 0)
         return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
     s->day = store_day_now();

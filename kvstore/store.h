@@ -12,6 +12,7 @@
 #include "kvstore/helper.h"
 #include "kvstore/host.h"
 #include "kvstore/index.h"
+#include "kvstore/index_check.h"
 #include "kvstore/kvstore.h"
 #include "kvstore/ring.h"
 #include "kvstore/seg.h"
@@ -259,10 +260,18 @@ struct kvstore {
     bool direct;
     /* Open: the index was believed without a walk; its rows of blocks are not there yet. */
     bool scrub_due, slots_due;
+    /* repair.c: the commit thread's, but for the lock and what is read beside it. */
+    struct index_scrub scrub;
+    _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
+    pthread_t commit_thread;
+    pthread_mutex_t repair_lock;
+    pthread_cond_t repair_cond;
+    uint64_t repairs; /* rounds, under the lock */
+    uint32_t gave_up[16];
 
     struct {
         _Atomic uint64_t blocks, dirty, read, state, hits_host, hits_file, misses, corrupt,
-            evicted, commits;
+            evicted, commits, repaired, unrepaired;
     } n;
 };
 

@@ -247,7 +247,7 @@ int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turn
             r = -ENAMETOOLONG;
     }
     if (r == 0)
-        r = log_files(l->dir, &l->seg, &l->n_seg, eb);
+        r = log_files(l->dir, true, &l->seg, &l->n_seg, eb);
     if (r == 0)
         r = open_files(l, o, rep, eb);
     if (r < 0) {

@@ -295,11 +295,11 @@ static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
     CHECK_EQ(whole(&g, 5), 2 * TURN);
     CHECK_EQ(g.rep.sessions_hurt, 1);
     CHECK(notes(&g, said, sizeof said) > 0);
-    CHECK(strstr(said, "\"s5\" from token 1200 of 3600 on"));
+    CHECK(strstr(said, "one of user 1000 from token 1200 of 3600 on"));
     /* It stays said, marked and usable until the damaged files are gone. */
     rig_reopen(&g);
     CHECK_EQ(hurt_sessions(&g, "opened again"), 1);
-    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "\"s5\" from token 1200"));
+    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "from token 1200"));
     CHECK_EQ(rig_talk(&g, 5, 1200, 1300), 0);
     CHECK_EQ(whole(&g, 5), 1300);
     rig_close(&g);

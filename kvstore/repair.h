@@ -1,0 +1,21 @@
+/* repair.h - a row of the index that fails its check while the store is open.
+ *
+ * Whoever reads one notes its key (index_hurt); the commit thread makes the row anew from the
+ * turn log, or from what else knows it, before its next group.  A reader waits for that and
+ * looks again.  What the log does not have stays damaged, is said, and is left to the merge of
+ * the next start.  An index that was believed without a walk is walked beside the open store,
+ * by a child process of the lowest priority. */
+#ifndef KVSTORE_REPAIR_H
+#define KVSTORE_REPAIR_H
+#include <stdbool.h>
+
+struct kvstore;
+/* Commit thread, or any when that one does not run: all rows noted so far. */
+void repair_turn(struct kvstore *s);
+/* Any other thread, after E_CORRUPT: true when a row was made anew: read again. */
+bool repair_wait(struct kvstore *s);
+/* Open: the walk beside it begins.  close: it ends. */
+void repair_scrub(struct kvstore *s);
+void repair_close(struct kvstore *s);
+
+#endif

@@ -1,0 +1,279 @@
+/* test_repair.c - rows of the index that are hurt while the store is open, and what a believed
+ * index hides until it is walked beside the open store. */
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { TOKENS = 1000 };
+
+static struct rig g;
+
+static void open_rig(bool threads)
+{
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.threads = threads;
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t s = 1; s < 4; s++)
+        for (uint64_t at = 0; at < TOKENS; at += 250)
+            CHECK_EQ(rig_talk(&g, s, at, at + 250), 0);
+}
+
+/* A bit at off behind each place of the index's file where these bytes are. */
+static int hurt(const void *bytes, size_t n_bytes, long off)
+{
+    char path[512];
+    struct stat st;
+    int done = 0;
+
+    snprintf(path, sizeof path, "%.400s/index.mdb", g.dir);
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *b = malloc((size_t)st.st_size);
+    CHECK(pread(fd, b, (size_t)st.st_size, 0) == st.st_size);
+    for (off_t at = 8192; at + (off_t)n_bytes <= st.st_size; at++)
+        if (memcmp(b + at, bytes, n_bytes) == 0) {
+            uint8_t x = b[at + off] ^ 0x20;
+            CHECK(pwrite(fd, &x, 1, at + off) == 1);
+            done++;
+        }
+    free(b);
+    close(fd);
+    return done;
+}
+
+static int hurt_tokens(uint64_t s, uint64_t at)
+{
+    int32_t ids[4];
+
+    for (uint64_t i = 0; i < 4; i++)
+        ids[i] = rig_token(s, at + i);
+    return hurt(ids, sizeof ids, 2);
+}
+
+/* A row's key, and the value behind it. */
+static int hurt_row(const void *key, size_t n, long off)
+{
+    return hurt(key, n, (long)n + off);
+}
+
+static uint64_t repaired(void)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.rows_unrepaired, 0);
+    return st.rows_repaired;
+}
+
+static bool said(const char *words)
+{
+    char note[512];
+    bool any = false;
+
+    while (kvs_note(g.s, note, sizeof note))
+        any |= strstr(note, words) != NULL;
+    return any;
+}
+
+static int count_session(void *ctx, const struct kvs_session *s)
+{
+    (void)s;
+    (*(int *)ctx)++;
+    return 0;
+}
+static int count_turn(void *ctx, const struct kvs_turn *t)
+{
+    (void)t;
+    (*(int *)ctx)++;
+    return 0;
+}
+
+static void a_hurt_row_is_made_anew_at_once(void)
+{
+    for (int threads = 0; threads < 2; threads++) {
+        struct kvs_id branch = rig_id(1, 0), session = rig_id(2, 1000);
+        uint8_t key[25], twice[32], name[6] = {0, 0, 3, 0xe8, 's', '3'};
+        uint64_t end;
+        int n = 0;
+
+        open_rig(threads);
+        CHECK(hurt_tokens(1, 300) > 0);
+        CHECK(rig_tokens_ok(&g, 1, TOKENS));
+        CHECK_EQ(repaired(), 1);
+        CHECK(said("made anew from the turn log"));
+        CHECK(rig_tokens_ok(&g, 1, TOKENS));
+        CHECK_EQ(repaired(), 1);
+
+        memcpy(twice, branch.b, 16); /* the key, and the beginning of the value */
+        memcpy(twice + 16, branch.b, 16);
+        CHECK(hurt_row(twice, 32, 10) > 0);
+        CHECK_EQ(kvs_branch_end(g.s, &branch, &end), 0);
+        CHECK_EQ(end, TOKENS);
+
+        memcpy(key, branch.b, 16);
+        key[16] = 1;
+        st64be(key + 17, 500);
+        CHECK(hurt_row(key, 25, 30) > 0);
+        CHECK_EQ(kvs_turns(g.s, &branch, TOKENS, count_turn, &n), 0);
+        CHECK_EQ(n, 4);
+
+        n = 0;
+        memcpy(twice, session.b, 16);
+        memcpy(twice + 16, session.b, 16);
+        CHECK(hurt_row(twice, 32, 2) > 0);
+        CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+        CHECK_EQ(n, 3);
+        CHECK(repaired() >= 4);
+
+        /* What a batch would change. */
+        CHECK(hurt_tokens(3, 900) > 0);
+        CHECK(hurt_row(name, sizeof name, 3) > 0);
+        CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 50), 0);
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 50));
+        uint64_t all = repaired();
+        CHECK(all >= 6);
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK(rig_tokens_ok(&g, s, TOKENS));
+        rig_fini(&g);
+    }
+}
+
+static void requests_and_blocks_are_made_anew_as_well(void)
+{
+    struct kvs_req q = {.owner = 1000,
+                        .id = rig_id(9, 1),
+                        .session = rig_id(1, 1000),
+                        .branch = rig_id(1, 0),
+                        .type = 50,
+                        .state = 2,
+                        .time_ns = 1ull << 62,
+                        .reply = "{\"a\":1}",
+                        .reply_bytes = 7};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+    struct rig_block b;
+    struct kvs_req got;
+    char *reply = NULL;
+    uint8_t key[20];
+
+    open_rig(true);
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    st32be(key, 1000);
+    memcpy(key + 4, q.id.b, 16);
+    CHECK(hurt_row(key, sizeof key, 40) > 0);
+    CHECK_EQ(kvs_req_get(g.s, 1000, &q.id, &got, &reply), 0);
+    CHECK_STR(reply, "{\"a\":1}");
+    free(reply);
+    CHECK_EQ(repaired(), 1);
+    CHECK_EQ(rig_put(&g, 5, 0), 0);
+    rig_block_set(&g, &b, 5, 0);
+    CHECK(hurt_row(b.r.key.b, 32, 20) > 0);
+    CHECK_EQ(rig_get(&g, 5, 0, NULL), 0);
+    rig_fini(&g);
+}
+
+static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
+{
+    struct kvs_stats st;
+    char cmd[600];
+
+    open_rig(true);
+    CHECK(hurt_tokens(1, 300) > 0);
+    snprintf(cmd, sizeof cmd, "rm %s/log/seg-*", g.dir);
+    CHECK_EQ(system(cmd), 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(!rig_tokens_ok(&g, 1, TOKENS));
+    CHECK(rig_tokens_ok(&g, 2, TOKENS));
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.rows_unrepaired, 1); /* tried once, not at every read */
+    CHECK(said("restart hearthd"));
+    rig_reopen(&g);
+    CHECK(!g.rep.clean && g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 256)); /* what is left of it */
+    CHECK(!rig_tokens_ok(&g, 1, 257));
+    CHECK(rig_tokens_ok(&g, 2, TOKENS));
+    CHECK(said("Lost"));
+    rig_fini(&g);
+}
+
+static void scrub_until(bool (*ok)(void))
+{
+    for (int i = 0; i < 1000 * T_SLOWER && !ok(); i++) {
+        struct timespec ts = {0, 10000000};
+        nanosleep(&ts, NULL);
+        kvs_wake(g.s);
+    }
+    CHECK(ok());
+}
+
+static bool some_repaired(void)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    return st.rows_repaired > 0;
+}
+
+static bool seen;
+static bool structure_said(void)
+{
+    seen |= said("damaged in its structure");
+    return seen;
+}
+
+static void a_believed_index_is_walked_beside_the_open_store(void)
+{
+    open_rig(true);
+    g.env.quick_bytes = 4096;
+    rig_close(&g);
+    CHECK(hurt_tokens(2, 700) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.clean && !g.rep.rebuilt); /* believed */
+    scrub_until(some_repaired);           /* nobody has read it */
+    CHECK(rig_tokens_ok(&g, 2, TOKENS));
+    CHECK_EQ(repaired(), 1);
+    rig_close(&g);
+
+    /* The head of a page: nothing that one row could mend. */
+    char path[512];
+    uint8_t page[4096];
+    snprintf(path, sizeof path, "%.400s/index.mdb", g.dir);
+    int fd = open(path, O_RDWR), n = 0;
+    for (off_t at = 8192; pread(fd, page, 4096, at) == 4096; at += 4096)
+        if ((page[10] | page[11] << 8) == 2 && page[12] > 24) {
+            page[9] ^= 1; /* not used by LMDB */
+            memcpy(page, "\xff\xff", 2);
+            n += pwrite(fd, page, 4096, at) == 4096;
+        }
+    close(fd);
+    CHECK(n > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!g.rep.rebuilt);
+    seen = false;
+    scrub_until(structure_said);
+    CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) == 0);
+    rig_reopen(&g);
+    CHECK(!g.rep.clean);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK(rig_tokens_ok(&g, s, TOKENS));
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(requests_and_blocks_are_made_anew_as_well),
+       ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
+       ROW(a_believed_index_is_walked_beside_the_open_store))
