@@ -48,9 +48,10 @@ int cmd_sessions(struct cli *c, const struct args *a)
                   words_count(b[0], j_num(s, "tokens", 0)), turns,
                   words_bytes(b[1], bytes_of(s, "host")),
                   words_bytes(b[2], bytes_of(s, "file")), words_ago(b[3], j_num(s, "used", 0)),
-                  j_bool(s, "running")  ? "running"
-                  : j_bool(s, "pinned") ? "pinned"
-                                        : "");
+                  j_get(s, "lost")       ? "lost turns"
+                  : j_bool(s, "running") ? "running"
+                  : j_bool(s, "pinned")  ? "pinned"
+                                         : "");
     }
     if (t.rows)
         table_print(&t);
@@ -83,6 +84,15 @@ static void print_session(const cJSON *s)
     say_out("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
             words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
             j_bool(s, "running") ? ", running" : "");
+    const cJSON *lost = j_get(s, "lost");
+    double from = j_num(lost, "from", 0), to = j_num(lost, "to", 0);
+    if (lost && to > from)
+        say_out("  lost     tokens %.0f to %.0f, to damage on disk: it goes on from %.0f; "
+                "`rewind` says that you have seen it\n",
+                from, to, from);
+    else if (lost)
+        say_out("  lost     perhaps its newest turns, or the record of one, to damage on disk; "
+                "`rewind` says that you have seen it\n");
     struct table tab;
     table_init(&tab, head, 6);
     cJSON_ArrayForEach(t, j_get(s, "turns"))

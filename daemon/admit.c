@@ -471,6 +471,22 @@ void admit_model_ready(struct req *r)
     }
     prepared_model(p, r->m->eng);
     if (s) {
+        char words[512];
+        bool nothing;
+
+        if (sess_lost(s, words, sizeof words, &nothing) && nothing) {
+            req_fail(
+                r, HRT_DATA_LOSS, "data_loss",
+                "%s: `hearth sessions rewind NAME --to 0` begins it anew, `hearth sessions "
+                "rm NAME` removes it",
+                words);
+            return;
+        }
+        if (s->rec.flags & KVS_SESS_LOST)
+            req_warn(r,
+                     "%s; this answer goes on from what is there, `hearth sessions show` and "
+                     "`rewind` choose another place",
+                     words);
         sess_date(s, p->date);
         res = sess_tokens(d, s, &p->path);
         if (res == 0)

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LOST_LOGGED_MAX = 100 };
+
 bool sess_open_is(const struct sess *s, const struct kvs_id *req)
 {
     return s->has_open && memcmp(&s->open_req, req, sizeof *req) == 0;
@@ -141,6 +143,23 @@ static int load_req(void *ctx, const struct kvs_req *r)
     return 0;
 }
 
+/* In the log by name; in status, which all users read, by number. */
+static void lost_said(struct daemon *d)
+{
+    char words[512];
+    uint32_t n = 0;
+    bool none;
+
+    for (uint32_t i = 0; i < d->sess->n; i++)
+        if (sess_lost(d->sess->s[i], words, sizeof words, &none) && n++ < LOST_LOGGED_MAX)
+            log_at(LOG_WARN_, "%s", words);
+    if (n)
+        daemon_warn(d,
+                    "damage on disk took turns of %u session%s, or may have: `hearth sessions` "
+                    "marks them, their next answer says so",
+                    n, n > 1 ? "s" : "");
+}
+
 /* Puts a loaded session where its record says, or as near as the log allows. */
 static void load_place(struct daemon *d, struct sess *s)
 {
@@ -148,17 +167,16 @@ static void load_place(struct daemon *d, struct sess *s)
 
     if (memcmp(&s->rec.branch, &none, sizeof none) == 0)
         return;
+    s->lost_to = s->rec.head;
     if (branch_get(d, &s->rec.branch, &s->branch) < 0) {
-        log_at(LOG_WARN_, "session \"%s\": its branch is not in the store; it begins empty",
-               s->rec.name);
+        s->rec.flags |= KVS_SESS_LOST;
         return;
     }
     s->branch->sessions++;
     s->head = s->rec.head;
     if (s->head > s->branch->end) {
-        log_at(LOG_WARN_, "session \"%s\": %llu tokens recorded, %llu found; it goes on there",
-               s->rec.name, (unsigned long long)s->head, (unsigned long long)s->branch->end);
         s->head = s->branch->end;
+        s->rec.flags |= KVS_SESS_LOST;
     }
 }
 
@@ -190,6 +208,8 @@ int sess_open(struct daemon *d, struct errbuf *eb)
         sess_open_set(s, &q->id);
     }
     free(o.v);
+    if (r == 0)
+        lost_said(d);
     if (r < 0) {
         sess_close(d);
         return err_set(eb, r, "sessions: %s", err_str(r));
@@ -311,6 +331,10 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
         sess_setting_set(f, "date", date);
     }
     sess_setting_set(f, "keep", NULL);
+    if (at == s->head) { /* what is missing is missing here as well */
+        f->rec.flags |= s->rec.flags & KVS_SESS_LOST;
+        f->lost_to = s->lost_to;
+    }
     if (at > 0)
         sess_place(d, f, branch_take(s->branch), at);
     if (s->toks) {
@@ -365,6 +389,7 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
         memset(&s->rec.branch, 0, sizeof s->rec.branch);
     }
     s->head = s->rec.head = head;
+    s->rec.flags &= ~(uint32_t)KVS_SESS_LOST; /* whoever rewinds has looked */
     toks_cut(&s->toks, head);
     sess_turns_clamp(s);
 }

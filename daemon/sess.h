@@ -129,9 +129,10 @@ struct sess {
     struct turn *turns;
     uint32_t n_turns, turns_cap;
     bool turns_known;
-    bool unborn;   /* made by a request that is not admitted yet: nobody else sees it */
-    bool removing; /* its removal is on the way to the disk: nothing may start on it */
-    bool changed;  /* in memory it is ahead of the disk for good (the store is off) */
+    bool unborn;      /* made by a request that is not admitted yet: nobody else sees it */
+    bool removing;    /* its removal is on the way to the disk: nothing may start on it */
+    uint64_t lost_to; /* KVS_SESS_LOST: it had so many tokens before damage took some */
+    bool changed;     /* in memory it is ahead of the disk for good (the store is off) */
     struct req *running;
     struct kvs_id open_req; /* the request a crash or a stop left open */
     bool has_open;
@@ -227,6 +228,10 @@ void branch_own(struct branch *b, const struct kvs_id *req);
 void branch_disown(struct branch *b, const struct kvs_id *req); /* NULL, or not the owner: ok */
 void sess_place(struct daemon *d, struct sess *s, struct branch *b,
                 uint64_t head); /* takes b */
+
+/* Damage took something of it: said in its JSON, and in every answer until one that said so is
+ * durable, or a rewind.  false: nothing is missing.  *ret_none: nothing is left of it. */
+bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none);
 
 /* settings: JSON members kept with the session; "" when absent. */
 int sess_setting_set(struct sess *s, const char *key,

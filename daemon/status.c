@@ -168,6 +168,9 @@ cJSON *status_json(struct daemon *d)
     cJSON_AddNumberToObject(o, "misses", (double)k.misses);
     cJSON_AddNumberToObject(o, "corrupt", (double)k.corrupt);
     cJSON_AddNumberToObject(o, "segments_unread", (double)k.segs_unread);
+    o = cJSON_AddObjectToObject(j, "index");
+    cJSON_AddNumberToObject(o, "repaired", (double)k.rows_repaired);
+    cJSON_AddNumberToObject(o, "damaged", (double)k.rows_unrepaired);
     o = cJSON_AddObjectToObject(j, "queue");
     cJSON_AddNumberToObject(o, "running", g.running);
     cJSON_AddNumberToObject(o, "waiting", g.waiting);

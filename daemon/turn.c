@@ -476,10 +476,13 @@ void turn_end(struct req *r)
     if (t->n_turn)
         sess_turn_ended(r->d, &t->turn[t->n_turn - 1]);
     add_session(t, r, n);
+    t->sess.flags &= ~(uint32_t)KVS_SESS_LOST; /* its reader is told with this end */
     if (add_req(t, r, true, false) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);
         return;
     }
-    if (submit(t, r, T_END) == 0)
+    if (submit(t, r, T_END) == 0) {
         r->end_waits = false;
+        r->s->rec.flags &= ~(uint32_t)KVS_SESS_LOST;
+    }
 }
