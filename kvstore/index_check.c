@@ -102,8 +102,8 @@ static ssize_t take(int fd, void *ret, size_t n)
 /* How it ended, when it did not say so. */
 static int ended(int status)
 {
-    if (!WIFSIGNALED(status))
-        return -ECHILD;
+    if (!WIFSIGNALED(status)) /* a sanitizer's end of a crash */
+        return E_CORRUPT;
     switch (WTERMSIG(status)) {
     case SIGSEGV: /* what damage does */
     case SIGBUS:

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -602,6 +603,99 @@ static void a_process_that_cannot_be_made_refuses_and_changes_nothing(void)
 
 /* --- killed while it is made anew ------------------------------------------------------------------- */
 
+/* A process that dies at its n-th event below sys.c: a write, a sync, a commit, a new name. */
+static uint64_t dies_at, events;
+
+static int die_hook(void *user, const struct sys_event *e)
+{
+    (void)user, (void)e;
+    if (++events == dies_at)
+        kill(getpid(), SIGKILL);
+    return 0;
+}
+
+/* true: it was killed. */
+static bool open_and_die(struct rig *g, uint64_t at)
+{
+    int st;
+
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dies_at = at;
+        events = 0;
+        g->threads = false;
+        g->env.sys_hook = die_hook;
+        _exit(rig_open(g) < 0 ? 1 : (rig_close(g), 0));
+    }
+    waitpid(pid, &st, 0);
+    if (!WIFSIGNALED(st))
+        CHECK_EQ(WEXITSTATUS(st), 0);
+    return WIFSIGNALED(st);
+}
+
+static void a_rebuild_killed_at_every_step_loses_nothing(void)
+{
+    enum { MANY = 300, FEW = 5 };
+    uint64_t seed = t_seed(), rnd = seed;
+    uint32_t killed = 0;
+    struct rig base, g;
+    char copy[300], path[512];
+
+    rig_init(&base, KVS_IO_THREADS, true);
+    base.o.disk_bytes = 64 << 20;
+    base.o.no_fsync = true;
+    CHECK_EQ(rig_open(&base), 0);
+    for (uint64_t t = 0; t < MANY; t++) /* more frames than one transaction takes */
+        for (uint64_t s = 1; s < 5; s++)
+            CHECK_EQ(rig_talk(&base, s, t * FEW, (t + 1) * FEW), 0);
+    for (uint32_t n = 0; n < 10; n++)
+        CHECK_EQ(rig_put(&base, 77, n), 0);
+    rig_close(&base);
+    base.o.no_fsync = false;
+    snprintf(copy, sizeof copy, "%s-hurt", base.dir);
+    for (int how = 0; how < 3; how++) {
+        bool more = true;
+        for (uint64_t at = 1; more; at++) {
+            CHECK_EQ(rig_cp(base.dir, copy), 0);
+            g = base;
+            snprintf(g.dir, sizeof g.dir, "%.200s", copy);
+            g.o.dir = g.dir;
+            file_of(&g, "index.mdb", path);
+            if (how == 0)
+                CHECK_EQ(unlink(path), 0);
+            else if (how == 1)
+                CHECK_EQ(truncate(path, 3 * 4096), 0);
+            else
+                CHECK(hurt_tokens(&g, 1, 700) > 0 && hurt_frame(&g, 2, 100 * FEW) > 0);
+            more = open_and_die(&g, at);
+            killed += more;
+            if (more) /* and again, somewhere */
+                killed += open_and_die(&g, 1 + rig_rand(&rnd) % (at + 10));
+            g.eb.s[0] = 0;
+            if (rig_open(&g) < 0) {
+                t_fail(__FILE__, __LINE__, "SEED=%llu damage %d, event %llu: %s",
+                       (unsigned long long)seed, how, (unsigned long long)at, g.eb.s);
+            } else {
+                for (uint64_t s = 1; s < 5; s++)
+                    if (!rig_tokens_ok(&g, s, MANY * FEW))
+                        t_fail(__FILE__, __LINE__,
+                               "SEED=%llu damage %d, event %llu: session %llu is not whole",
+                               (unsigned long long)seed, how, (unsigned long long)at,
+                               (unsigned long long)s);
+                for (uint32_t n = 0; n < 10; n++)
+                    CHECK_EQ(rig_get(&g, 77, n, NULL), 0);
+                CHECK_EQ(count_files(g.dir, ".new"), 0);
+                rig_close(&g);
+            }
+            rig_rm(copy);
+        }
+    }
+    printf("    killed %u times\n", killed);
+    CHECK(killed > 20);
+    rig_fini(&base);
+}
+
 /* HEARTH_KILLS=n for more.  The index is gone or hurt each time, the log hurt every second time. */
 static void a_rebuild_may_be_killed_at_any_instant(void)
 {
@@ -703,5 +797,6 @@ T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(what_another_user_may_not_read_is_left_alone),
        ROW(too_few_descriptors_refuse_and_change_nothing),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
+       ROW(a_rebuild_killed_at_every_step_loses_nothing),
        ROW(a_rebuild_may_be_killed_at_any_instant),
        ROW(a_flipped_bit_in_a_log_header_is_never_a_newer_version))
