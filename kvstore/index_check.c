@@ -26,20 +26,18 @@ static int say(void *ctx, enum index_db db, const void *key, size_t n)
     return write(*(int *)ctx, b, n + 3) == (ssize_t)(n + 3) ? 0 : -EIO;
 }
 
-static _Noreturn void child(const char *path, bool beside, uint64_t quick_bytes,
-                            unsigned limit_s, int fd)
+/* What a child that may crash needs first; fd stays as 3. */
+static void child_begin(int fd, unsigned limit_s)
 {
     struct rlimit none = {0, 0};
     sigset_t all;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    uint8_t b[5] = {SAYS_RESULT};
 
     (void)setrlimit(RLIMIT_CORE, &none);
     (void)dup2(null, 0);
     (void)dup2(null, 1);
     (void)dup2(null, 2);
-    (void)dup2(fd, 3);
-    fd = 3;
+    (void)dup2(fd < 0 ? null : fd, 3);
     (void)close_range(4, ~0u, 0); /* the store's lock among them: it is not ours to hold */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigfillset(&all);
@@ -47,6 +45,15 @@ static _Noreturn void child(const char *path, bool beside, uint64_t quick_bytes,
         (void)signal(i, SIG_DFL);
     (void)sigprocmask(SIG_UNBLOCK, &all, NULL);
     (void)alarm(limit_s);
+}
+
+static _Noreturn void child(const char *path, bool beside, uint64_t quick_bytes,
+                            unsigned limit_s, int fd)
+{
+    uint8_t b[5] = {SAYS_RESULT};
+
+    child_begin(fd, limit_s);
+    fd = 3;
     if (beside) {
         struct sched_param p = {0};
         (void)setpriority(PRIO_PROCESS, 0, 19);
@@ -192,4 +199,18 @@ void index_scrub_stop(struct index_scrub *x)
     }
     free(x->v);
     *x = (struct index_scrub){.fd = -1};
+}
+
+void index_shrink_apart(struct sys *y, const char *dir, uint64_t disk_bytes)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        child_begin(-1, SCRUB_S);
+        index_shrink(y, dir, disk_bytes);
+        _exit(0);
+    }
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
 }

@@ -28,4 +28,7 @@ int index_scrub_start(struct index_scrub *x, const char *path);
 int index_scrub_poll(struct index_scrub *x);
 void index_scrub_stop(struct index_scrub *x);
 
+/* index_shrink of an index that was not walked: in a child too, which may crash. */
+void index_shrink_apart(struct sys *y, const char *dir, uint64_t disk_bytes);
+
 #endif

@@ -36,7 +36,9 @@ static int index_start(struct kvstore *s, struct errbuf *eb)
                            .prealloc_bytes = s->index_budget / 2,
                            .no_fsync = s->o.no_fsync};
 
-    if (!s->scrub_due) /* LMDB is to copy only what was walked */
+    if (s->scrub_due) /* nobody has walked it */
+        index_shrink_apart(&s->sys, s->dir, s->o.disk_bytes);
+    else
         index_shrink(&s->sys, s->dir, s->o.disk_bytes);
     return index_open(&s->idx, &o, eb);
 }
