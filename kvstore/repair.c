@@ -327,8 +327,10 @@ void repair_turn(struct kvstore *s)
     enum index_db db;
     size_t n;
 
-    s->commit_thread = pthread_self();
-    s->commit_runs = true;
+    if (!s->commit_runs) {
+        s->commit_thread = pthread_self();
+        s->commit_runs = true; /* from here on others read the line above */
+    }
     while (s->fault == 0 && (n = index_hurt_take(s->idx, &db, key)) > 0)
         one(s, db, key, n);
     pthread_mutex_lock(&s->repair_lock);

@@ -26,6 +26,8 @@ def filled(*flags):
                     generate(l, {"session": n, "create": True, "model": "m", "input": "tokens",
                                  "params": {"max_tokens": 8, "temperature": 0.8, "seed": i + 1, "ignore_eos": True}},
                              ids_tail([rng.randint(300, 40000) for _ in range(250)]))
+                    # A record that fits any state: applied again, it would put the session back.
+                    l.call(SESSION_PIN, {"id": new_id(), "session": n, "pinned": turn < 2})
         d.restart()  # what is shown is what is on disk
         _filled.append((d.state, snapshot(d)))
         d.stop()

@@ -647,8 +647,20 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
     base.o.no_fsync = true;
     CHECK_EQ(rig_open(&base), 0);
     for (uint64_t t = 0; t < MANY; t++) /* more frames than one transaction takes */
-        for (uint64_t s = 1; s < 5; s++)
+        for (uint64_t s = 1; s < 5; s++) {
             CHECK_EQ(rig_talk(&base, s, t * FEW, (t + 1) * FEW), 0);
+            if (t % 50)
+                continue;
+            /* One that fits any state: applied again, it would put the session back. */
+            struct kvs_session x;
+            struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+            char name[8];
+            snprintf(name, sizeof name, "s%llu", (unsigned long long)s);
+            rig_session(&x, s, 0, name);
+            x.flags = KVS_SESS_PINNED;
+            x.head = (t + 1) * FEW;
+            CHECK_EQ(rig_batch(&base, &r, 1), 0);
+        }
     for (uint32_t n = 0; n < 10; n++)
         CHECK_EQ(rig_put(&base, 77, n), 0);
     rig_close(&base);
@@ -683,6 +695,16 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
                                "SEED=%llu damage %d, event %llu: session %llu is not whole",
                                (unsigned long long)seed, how, (unsigned long long)at,
                                (unsigned long long)s);
+                static struct have h;
+                h.n = 0;
+                CHECK_EQ(kvs_sessions(g.s, have_each, &h), 0);
+                CHECK_EQ(h.n, 4);
+                for (uint32_t i = 0; i < h.n; i++)
+                    if (h.s[i].head != MANY * FEW || h.s[i].flags & KVS_SESS_LOST)
+                        t_fail(__FILE__, __LINE__,
+                               "SEED=%llu damage %d, event %llu: %s stands at %llu",
+                               (unsigned long long)seed, how, (unsigned long long)at,
+                               h.s[i].name, (unsigned long long)h.s[i].head);
                 for (uint32_t n = 0; n < 10; n++)
                     CHECK_EQ(rig_get(&g, 77, n, NULL), 0);
                 CHECK_EQ(count_files(g.dir, ".new"), 0);
@@ -757,6 +779,90 @@ static void a_rebuild_may_be_killed_at_any_instant(void)
     rig_fini(&base);
 }
 
+/* --- a store of the program before ------------------------------------------------------------------ */
+
+static int count_part(void *ctx, const struct kvs_part *p)
+{
+    (*(int *)ctx) += p->bytes == 4 && memcmp(p->data, "part", 4) == 0;
+    return 0;
+}
+
+/* tests/golden/store-v2.tar.gz: three sessions of 600 tokens, a request with a part, a block,
+ * written by the last program of version 2. */
+static void a_store_of_version_2_opens_and_is_merged(void)
+{
+    for (int how = 0; how < 4; how++) {
+        struct kvs_id req = rig_id(1, 6);
+        char cmd[700], path[512], *reply = NULL;
+        struct kvs_req q;
+        struct rig g;
+        int parts = 0;
+
+        rig_init(&g, KVS_IO_THREADS, true);
+        g.o.disk_bytes = 4 << 20;
+        snprintf(cmd, sizeof cmd, "tar -xzf tests/golden/store-v2.tar.gz -C '%s'", g.dir);
+        CHECK_EQ(system(cmd), 0);
+        file_of(&g, "index.mdb", path);
+        if (how == 1)
+            CHECK_EQ(unlink(path), 0);
+        if (how == 2)
+            CHECK(hurt_tokens(&g, 1, 300) > 0 && hurt_frame(&g, 2, 200) > 0);
+        file_of(&g, "log/seg-0001", path);
+        if (how == 3)
+            xor_at(path, 8, 1); /* version 3, by chance */
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(g.rep.rebuilt, how == 1 || how == 2);
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK(rig_tokens_ok(&g, s, 600));
+        CHECK_EQ(kvs_req_get(g.s, 1000, &req, &q, &reply), 0);
+        CHECK_STR(reply, "{\"a\":1}");
+        free(reply);
+        CHECK_EQ(kvs_parts(g.s, 1000, &req, count_part, &parts), 0);
+        CHECK_EQ(parts, 1);
+        CHECK_EQ(rig_get(&g, 5, 0, NULL), 0);
+        CHECK_EQ(rig_talk(&g, 1, 600, 700), 0);
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt);
+        CHECK(rig_tokens_ok(&g, 1, 700));
+        rig_fini(&g);
+    }
+}
+
+static void a_start_on_version_2_killed_at_every_step_loses_nothing(void)
+{
+    uint64_t seed = t_seed(), rnd = seed;
+    uint32_t killed = 0;
+
+    for (int how = 0; how < 2; how++) {
+        bool more = true;
+        for (uint64_t at = 1; more; at++) {
+            char cmd[700], path[512];
+            struct rig g;
+            rig_init(&g, KVS_IO_THREADS, true);
+            g.o.disk_bytes = 4 << 20;
+            snprintf(cmd, sizeof cmd, "tar -xzf tests/golden/store-v2.tar.gz -C '%s'", g.dir);
+            CHECK_EQ(system(cmd), 0);
+            file_of(&g, "index.mdb", path);
+            if (how)
+                CHECK_EQ(unlink(path), 0);
+            more = open_and_die(&g, at);
+            killed += more;
+            if (more)
+                killed += open_and_die(&g, 1 + rig_rand(&rnd) % (at + 5));
+            g.env.sys_hook = NULL;
+            CHECK_EQ(rig_open(&g), 0);
+            for (uint64_t s = 1; s < 4 && g.s; s++)
+                if (!rig_tokens_ok(&g, s, 600))
+                    t_fail(__FILE__, __LINE__, "SEED=%llu damage %d, event %llu: session %llu",
+                           (unsigned long long)seed, how, (unsigned long long)at,
+                           (unsigned long long)s);
+            rig_fini(&g);
+        }
+    }
+    printf("    killed %u times\n", killed);
+    CHECK(killed > 10);
+}
+
 /* --- headers ------------------------------------------------------------------------------------------- */
 
 static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
@@ -799,4 +905,6 @@ T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
        ROW(a_rebuild_killed_at_every_step_loses_nothing),
        ROW(a_rebuild_may_be_killed_at_any_instant),
+       ROW(a_store_of_version_2_opens_and_is_merged),
+       ROW(a_start_on_version_2_killed_at_every_step_loses_nothing),
        ROW(a_flipped_bit_in_a_log_header_is_never_a_newer_version))

@@ -270,10 +270,45 @@ static void a_believed_index_is_walked_beside_the_open_store(void)
     rig_fini(&g);
 }
 
+static uint32_t tries;
+
+/* The disk fails where a checkpoint of the log is written. */
+static int fail_ckpt(void *user, const struct sys_event *e)
+{
+    char link[64], path[512];
+
+    (void)user;
+    if (e->op != SYS_WRITE || e->after)
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->bytes < 8192)
+        return 0;
+    tries++;
+    return -EIO;
+}
+
+static void a_compaction_that_fails_is_not_tried_at_every_commit(void)
+{
+    open_rig(true);
+    rig_close(&g);
+    g.env.sys_hook = fail_ckpt;
+    tries = 0;
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t at = 0; at < 300000; at += 3000) /* it has grown long ago */
+        CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
+    printf("    tried %u times\n", tries);
+    CHECK(tries > 0 && tries < 4);
+    CHECK(rig_tokens_ok(&g, 50, 300000));
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(requests_and_blocks_are_made_anew_as_well),
        ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
+       ROW(a_compaction_that_fails_is_not_tried_at_every_commit),
        ROW(a_believed_index_is_walked_beside_the_open_store))
