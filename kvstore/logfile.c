@@ -247,7 +247,8 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b
         }
         /* Not a frame, or not the next one.  Is this the torn end, or damage inside? */
         uint64_t on = frame_after(b, at + 8, used, n);
-        bad |= on < used;
+        w->frames_torn = on < used;
+        bad |= w->salvage && on < used;
         if (!w->salvage)
             break;
         at = on;

@@ -44,7 +44,8 @@ struct log_walk {
     uint64_t seq; /* of the last frame that counted */
     uint32_t crc;
     uint64_t frames, torn_bytes;
-    bool damaged; /* so far, in any file */
+    bool damaged;     /* so far, in any file */
+    bool frames_torn; /* no salvage: whole frames behind what is torn in the last file */
 };
 /* *ret_end: behind the last whole frame.  *ret_bad: something in this file is not whole; what
  * is torn at the very end of the last one is not told from that. */

@@ -224,10 +224,15 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
     (void)meta_u64(s, "logseq", &p.applied);
     (void)meta_u64(s, "whole", &whole);
     s->slots_due = whole == MERGE_ROWS; /* a start was killed before it had looked at slots */
+    uint64_t seen = p.applied;
     r = log_read(s, &p, &log, eb);
+    seen = log.frames_torn || r < 0 ? seen : p.applied;
     if (r == E_STALE || (r == 0 && p.refused))
         return 1;
-    if (r == 0 && log.damaged && (r = log_has_more(s, p.applied, eb)) != 0)
+    /* A group that was torn had not been acknowledged; more than one is damage. */
+    if (log.frames_torn)
+        seen += GROUP_BATCHES_MAX;
+    if (r == 0 && (log.damaged || log.frames_torn) && (r = log_has_more(s, seen, eb)) != 0)
         return r;
     if (r < 0)
         return r;

@@ -196,6 +196,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
             w.damaged = true; /* frames are missing between the files */
         }
         uint64_t torn = w.torn_bytes;
+        w.frames_torn = false;
         r = log_walk_file(&w, &head[i], b, n, &end, &bad);
         free(b);
         if (r < 0)
@@ -226,6 +227,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
     l->seq = w.seq;
     l->crc = w.crc;
     rep->damaged = w.damaged;
+    rep->frames_torn = w.frames_torn && !w.damaged;
     rep->frames = w.frames;
     rep->torn_bytes = w.torn_bytes;
     rep->last_seq = l->seq;

@@ -26,6 +26,7 @@ struct turnlog_report {
     uint64_t torn_bytes; /* behind it, written and not whole */
     uint64_t frames;     /* handed out */
     bool damaged;        /* a frame before the last one is missing or not whole */
+    bool frames_torn;    /* whole frames lie behind it: of the same group, or it is damage */
     bool have_uuid;
     uint8_t uuid[16];
 };
