@@ -6,6 +6,18 @@
 /* Before anything was measured: small enough to be harmless on a slow machine. */
 enum { CHUNK_UNKNOWN = 64, CHUNK_MIN = 16 };
 
+uint32_t sched_chunk(uint32_t most, uint32_t alone_us, uint32_t ns_per_tok)
+{
+    /* What is not known is tried with a little more than beside a decode; and for fewer rows the
+     * weights are not worth reading. */
+    enum { ALONE_UNKNOWN = 128, ALONE_MIN = 64 };
+    uint64_t n = ns_per_tok ? (uint64_t)alone_us * 1000 / ns_per_tok : ALONE_UNKNOWN;
+
+    if (n < ALONE_MIN)
+        n = ALONE_MIN;
+    return n < most ? (uint32_t)n : most;
+}
+
 /* Pages that evaluating [pos, pos + n) needs and that do not exist yet: one per block begun. */
 static uint32_t pages_for(uint64_t pos, uint64_t n)
 {

@@ -44,6 +44,9 @@ struct sched_plan {
 };
 
 void sched_plan(const struct sched_view *v, struct sched_plan *ret);
+/* chunk_max of a view: at most `most` tokens, and of a slow model as many as it evaluates in
+ * alone_us, since a cancel waits for the step that runs.  ns_per_tok 0: not measured yet. */
+uint32_t sched_chunk(uint32_t most, uint32_t alone_us, uint32_t ns_per_tok);
 /* What every plan obeys, whatever the policy: NULL, or the rule that was broken. */
 const char *sched_check(const struct sched_view *v, const struct sched_plan *p);
 

@@ -23,6 +23,7 @@
 enum { CHUNK_DEFAULT = 512 };
 #define RECENT_MAX       4096
 #define PREFILL_GUESS_NS 1000000 /* a token, before anything was measured */
+#define ALONE_US         400000  /* a client that leaves ends its request within a second */
 
 /* Rows that must be there before the request can end (ingest) or pick its next token. */
 static uint64_t rows_wanted(const struct req *r)
@@ -284,6 +285,7 @@ void steps_run(struct gmodel *gm)
     view.chunk_max = d->conf->step_tokens ? d->conf->step_tokens : CHUNK_DEFAULT;
     view.goal_us = d->conf->step_goal_ms * 1000;
     view.step_us = gm->step_us;
+    view.chunk_max = sched_chunk(view.chunk_max, ALONE_US, gm->prefill_ns_per_tok);
     /* Small chunks cost more a token than the large ones of an undisturbed prefill. */
     view.prefill_ns_per_tok =
         gm->mixed_ns_per_tok ? gm->mixed_ns_per_tok : gm->prefill_ns_per_tok / 2 * 3;

@@ -63,6 +63,19 @@ static void a_lone_prefill_takes_chunk_max_and_ends_at_an_edge(void)
     CHECK_EQ(p.runs, 1);
     CHECK_EQ(100 + p.run[0].n, 512);
 }
+static void a_slow_model_takes_short_steps(void)
+{
+    static const struct {
+        uint32_t ns, want;
+    } rows[] = {{0, 128},         /* not known yet */
+                {100000, 512},    /* 0.1 ms a token: all that is allowed */
+                {2000000, 200},   /* 2 ms */
+                {100000000, 64}}; /* 0.1 s: not less than the weights are worth */
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        CHECK_EQ(sched_chunk(512, 400000, rows[i].ns), rows[i].want);
+    CHECK_EQ(sched_chunk(16, 400000, 100000000), 16);
+}
 static void a_prefill_reaches_the_end_of_its_input(void)
 {
     struct sched_seq s[1] = {prefill_at(1, 256, 70, 0)};
@@ -197,7 +210,7 @@ static void the_checker_sees_a_broken_plan(void)
 #        f, f                                                                                  \
     }
 T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
-       C(a_lone_prefill_takes_chunk_max_and_ends_at_an_edge),
+       C(a_lone_prefill_takes_chunk_max_and_ends_at_an_edge), C(a_slow_model_takes_short_steps),
        C(a_prefill_reaches_the_end_of_its_input), C(prefill_beside_a_decode_fits_the_goal),
        C(prefill_goes_on_even_when_decoding_alone_misses_the_goal),
        C(prefills_take_turns_by_waiting_time), C(the_urgent_go_first),
