@@ -321,7 +321,6 @@ static int take_system(struct call *c, struct sess *s, struct prepared *p)
 void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[ASKED_BYTES])
 {
     struct daemon *d = c->d;
-    struct gen *g = d->gen;
     bool create = true, fork = false, keep = true;
     const cJSON *params = NULL, *hints = NULL;
     const char *model = NULL;
@@ -335,11 +334,8 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
     struct req *r;
     int res;
 
-    if (g->n_active >= REQ_MAX) {
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
-                  "%u requests are running or waiting, the most one daemon takes", g->n_active);
+    if (!req_room(c))
         return;
-    }
     if (want_bool(c, c->json, "create", &create) < 0 ||
         want_bool(c, c->json, "fork", &fork) < 0 || want_bool(c, c->json, "keep", &keep) < 0 ||
         want_str(c, c->json, "model", NAME_BYTES_MAX * 16, &model) < 0 ||

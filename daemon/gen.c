@@ -9,6 +9,7 @@
 #include "daemon/engd.h"
 #include "daemon/model.h"
 #include "daemon/req.h"
+#include "daemon/share.h"
 #include "daemon/steps.h"
 #include "engine/engine.h"
 #include "kvstore/kvstore.h"
@@ -57,6 +58,33 @@ struct req *req_find(struct daemon *d, uint32_t uid, const struct kvs_id *id)
         if (r->uid == uid && memcmp(&r->id, id, sizeof *id) == 0)
             return r;
     return NULL;
+}
+
+static uint32_t active_of(const struct gen *g, uint32_t uid)
+{
+    uint32_t n = 0;
+
+    for (struct req *r = g->reqs; r; r = r->next)
+        n += r->uid == uid && req_active(r);
+    return n;
+}
+
+bool req_room(struct call *c)
+{
+    const struct gen *g = c->d->gen;
+    uint32_t own = active_of(g, c->uid);
+    cJSON *extra;
+
+    if (share_more(own, g->n_active, REQ_MAX))
+        return true;
+    extra = cJSON_CreateObject();
+    cJSON_AddNumberToObject(extra, "have", own);
+    cJSON_AddNumberToObject(extra, "limit", REQ_MAX);
+    call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", extra,
+              "%u of your requests are running or waiting, your share of the %d this daemon "
+              "takes; wait until one has ended, or cancel one",
+              own, REQ_MAX);
+    return false;
 }
 
 bool req_active(const struct req *r)
@@ -242,6 +270,11 @@ struct gmodel *gen_model(struct gen *g, struct model *m)
         }
         gm->gen = g;
         gm->m = m;
+        const struct kv_layout *l = eng_layout(m->eng);
+        uint64_t kv = (l->page_bytes[KV_HOT] + l->page_bytes[KV_COLD]) / BLOCK_TOKENS,
+                 weights = eng_info(m->eng)->weight_bytes;
+
+        turns_init(&gm->turns, weights ? (double)kv / (double)weights : 0);
         g->gm[m->index] = gm;
     }
     return gm;
@@ -294,7 +327,7 @@ int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, str
         free(reply);
         return -EEXIST;
     }
-    if (d->gen->n_active >= REQ_MAX)
+    if (!share_more(active_of(d->gen, uid), d->gen->n_active, REQ_MAX))
         return -EAGAIN;
     r = req_new(d, uid, id);
     if (!r)
@@ -376,7 +409,11 @@ static void parked_gone(struct call *c)
 
 int gen_park(struct gen *g, struct call *c)
 {
-    if (g->n_parked == sizeof g->parked / sizeof *g->parked)
+    uint32_t own = 0;
+
+    for (uint32_t i = 0; i < g->n_parked; i++)
+        own += g->parked[i]->uid == c->uid;
+    if (!share_more(own, g->n_parked, sizeof g->parked / sizeof *g->parked))
         return -EAGAIN;
     g->parked[g->n_parked++] = c;
     c->user = g;

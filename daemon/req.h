@@ -19,6 +19,7 @@
 #include "daemon/prep.h"
 #include "daemon/sess.h"
 #include "daemon/stream.h"
+#include "daemon/turns.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 #include "kvstore/record.h"
@@ -215,6 +216,7 @@ struct gmodel { /* one model's clockwork; lives until gen_close */
     uint32_t n_items;
     uint32_t n_prefill; /* prefill tokens of the step in flight */
     uint32_t step_us, prefill_ns_per_tok, mixed_ns_per_tok; /* measured */
+    struct turns turns;
 };
 struct gen {
     struct daemon *d;
@@ -233,6 +235,8 @@ struct gen {
 /* gen.c */
 struct req *req_new(struct daemon *d, uint32_t uid, const struct kvs_id *id);
 struct req *req_find(struct daemon *d, uint32_t uid, const struct kvs_id *id);
+/* Is there room for one more of uid?  Else the call is failed with the numbers. */
+bool req_room(struct call *c);
 void req_free(struct req *r);
 void req_finish(struct req *r, enum finish fin);
 __attribute__((format(printf, 4, 5))) void req_fail(struct req *r, uint32_t status,

@@ -49,7 +49,7 @@ static void see(struct seen *s, int i)
     s->bit[i / 64] |= 1ull << (i % 64);
 }
 
-/* The next to serve of one kind: most urgent first, then longest waiting, then lower id. */
+/* The next to serve of one kind: longest waiting first, then lower id. */
 static int next_of(const struct sched_view *v, const struct seen *seen, bool decoding)
 {
     int best = -1;
@@ -59,9 +59,7 @@ static int next_of(const struct sched_view *v, const struct seen *seen, bool dec
 
         if (!s->ready || s->decoding != decoding || s->todo == 0 || is_seen(seen, i))
             continue;
-        if (!b || s->prio < b->prio ||
-            (s->prio == b->prio &&
-             (s->wait_us > b->wait_us || (s->wait_us == b->wait_us && s->id < b->id))))
+        if (!b || s->wait_us > b->wait_us || (s->wait_us == b->wait_us && s->id < b->id))
             best = (int)i;
     }
     return best;
@@ -83,9 +81,128 @@ static uint64_t prefill_budget(const struct sched_view *v, uint32_t decoders)
     return n < v->chunk_max ? n : v->chunk_max;
 }
 
+/* Stops at the last block edge that is reached, unless that is the input's end. */
+static uint64_t to_edge(const struct sched_seq *s, uint64_t n)
+{
+    uint64_t edge = (s->pos + n) / BLOCK_TOKENS * BLOCK_TOKENS;
+
+    return n < s->todo && edge > s->pos ? edge - s->pos : n;
+}
+
+/* --- several users -------------------------------------------------------------------------- */
+struct shares {
+    uint64_t used_ns[REQ_MAX]; /* in this plan, by user */
+    uint64_t each_ns;          /* what a user may use of it */
+    uint32_t users;
+    bool decoding;
+};
+
+/* How many users have something to run, and what each may take: of a decode's time alone three
+ * quarters, since between steps more is done for more. */
+static void shares_of(const struct sched_view *v, struct shares *ret)
+{
+    struct seen user;
+    uint64_t row = 0;
+
+    memset(ret, 0, sizeof *ret);
+    memset(&user, 0, sizeof user);
+    for (uint32_t i = 0; i < v->seqs; i++) {
+        const struct sched_seq *s = &v->seq[i];
+
+        must(s->user < REQ_MAX);
+        if (!s->ready || s->todo == 0)
+            continue;
+        ret->users += !is_seen(&user, s->user);
+        see(&user, (int)s->user);
+        if ((s->decoding && !ret->decoding) ||
+            (s->decoding == ret->decoding && (!row || s->row_ns < row)))
+            row = s->row_ns;
+        ret->decoding |= s->decoding;
+    }
+    if (!ret->users)
+        return;
+    ret->each_ns = ret->decoding ? (v->base_ns + row) / 4 * 3 : v->chunk_max * row / ret->users;
+    if (ret->each_ns == 0)
+        ret->each_ns = 1;
+}
+
+/* Of the user who has had least the one that decodes, then the one that waits longest. */
+static int next_shared(const struct sched_view *v, const struct seen *seen,
+                       const struct shares *h)
+{
+    int best = -1;
+
+    for (uint32_t i = 0; i < v->seqs; i++) {
+        const struct sched_seq *s = &v->seq[i], *b = best < 0 ? NULL : &v->seq[best];
+        uint64_t had, least;
+
+        if (!s->ready || s->todo == 0 || is_seen(seen, i))
+            continue;
+        if (!b) {
+            best = (int)i;
+            continue;
+        }
+        had = s->spent_ns + h->used_ns[s->user];
+        least = b->spent_ns + h->used_ns[b->user];
+        if (had < least || (had == least && (s->decoding > b->decoding ||
+                                             (s->decoding == b->decoding &&
+                                              (s->wait_us > b->wait_us ||
+                                               (s->wait_us == b->wait_us && s->id < b->id))))))
+            best = (int)i;
+    }
+    return best;
+}
+
+/* How many tokens of s its user's part of the step holds. */
+static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bool alone)
+{
+    uint64_t used = h->used_ns[s->user], left = h->each_ns > used ? h->each_ns - used : 0;
+    uint64_t row = s->row_ns ? s->row_ns : 1, n = left / row;
+
+    if (n == 0 && used == 0 && s->idle_ns + h->each_ns >= row)
+        n = 1;
+    if (n == 0 && alone)
+        n = 1;
+    return n < s->todo ? n : s->todo;
+}
+
+static void plan_shared(const struct sched_view *v, struct shares *h, struct sched_plan *ret)
+{
+    uint32_t pages = v->pages_free;
+    uint64_t budget = v->chunk_max < STEP_TOKENS_MAX ? v->chunk_max : STEP_TOKENS_MAX;
+    struct seen seen;
+    int i;
+
+    memset(&seen, 0, sizeof seen);
+    while (ret->runs < STEP_SEQS_MAX && (i = next_shared(v, &seen, h)) >= 0) {
+        const struct sched_seq *s = &v->seq[i];
+        uint64_t n = share_rows(h, s, ret->runs == 0);
+
+        see(&seen, i);
+        if (!s->decoding && n > budget && !(n = budget))
+            continue;
+        if (n == 0) {
+            h->used_ns[s->user] = UINT64_MAX / 4; /* saves for it */
+            continue;
+        }
+        n = fit_pages(s->pos, n, pages);
+        if (n == 0) {
+            pages = 0; /* the next free page is its */
+            continue;
+        }
+        n = to_edge(s, n);
+        pages -= pages_for(s->pos, n);
+        budget -= s->decoding ? 0 : n;
+        h->used_ns[s->user] += n * (s->row_ns ? s->row_ns : 1);
+        ret->run[ret->runs].seq = (uint32_t)i;
+        ret->run[ret->runs++].n = (uint32_t)n;
+    }
+}
+
 void sched_plan(const struct sched_view *v, struct sched_plan *ret)
 {
     uint32_t pages = v->pages_free;
+    struct shares shares;
     struct seen seen;
     uint64_t budget;
     int i;
@@ -93,6 +210,11 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
     must(v->seqs <= REQ_MAX);
     memset(ret, 0, sizeof *ret);
     memset(&seen, 0, sizeof seen);
+    shares_of(v, &shares);
+    if (shares.users > 1) {
+        plan_shared(v, &shares, ret);
+        return;
+    }
     while (ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, true)) >= 0) {
         uint32_t need = pages_for(v->seq[i].pos, 1);
 
@@ -111,7 +233,7 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
         budget = STEP_TOKENS_MAX - ret->runs;
     while (budget && ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, false)) >= 0) {
         const struct sched_seq *s = &v->seq[i];
-        uint64_t n = s->todo < budget ? s->todo : budget, edge;
+        uint64_t n = s->todo < budget ? s->todo : budget;
 
         see(&seen, i);
         n = fit_pages(s->pos, n, pages);
@@ -119,10 +241,7 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
             pages = 0;
             continue;
         }
-        /* Stop at the last block edge that is reached, unless this is the input's end. */
-        edge = (s->pos + n) / BLOCK_TOKENS * BLOCK_TOKENS;
-        if (n < s->todo && edge > s->pos)
-            n = edge - s->pos;
+        n = to_edge(s, n);
         pages -= pages_for(s->pos, n);
         budget -= n;
         ret->run[ret->runs].seq = (uint32_t)i;

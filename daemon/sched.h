@@ -10,7 +10,14 @@
  * cost.  With nobody decoding, prefill takes up to chunk_max tokens (so that a cancel or a
  * newcomer waits for one chunk at most).  Prefill time is given to the sequence that has had
  * least of it per round: the one that waited longest since it last ran.  A chunk ends at an
- * absolute multiple of BLOCK_TOKENS or at the input's end whenever it reaches that far. */
+ * absolute multiple of BLOCK_TOKENS or at the input's end whenever it reaches that far.
+ *
+ * When more than one user has something to run, each gets the same time of the step: while
+ * somebody decodes as much as the cheapest decode takes alone, so that beside one other user a
+ * token takes twice as long at most, however many requests he has; else an equal part of
+ * chunk_max.  When one row of who waited longest costs more than that, its user lets the
+ * others work until he has waited for the difference.  Who has had least of the model's time
+ * goes first. */
 #ifndef DAEMON_SCHED_H
 #define DAEMON_SCHED_H
 #include "base/bounds.h"
@@ -19,12 +26,15 @@
 
 struct sched_seq { /* one running request, as the scheduler sees it */
     uint32_t id;
-    bool ready;       /* may run now: pages are here, nothing is being fetched, not paused */
-    bool decoding;    /* todo is 1 and a token is wanted */
-    uint32_t prio;    /* 0 is most urgent */
-    uint64_t pos;     /* of its next token to evaluate */
-    uint64_t todo;    /* tokens known and not evaluated, >= 1 */
-    uint64_t wait_us; /* since it last ran, or arrived */
+    bool ready;        /* may run now: pages are here, nothing is being fetched, not paused */
+    bool decoding;     /* todo is 1 and a token is wanted */
+    uint32_t user;     /* a small number, below REQ_MAX */
+    uint64_t spent_ns; /* what its user has had */
+    uint64_t idle_ns;  /* since its user last took part in a step */
+    uint64_t row_ns;   /* what one token of it adds to a step; >= 1 */
+    uint64_t pos;      /* of its next token to evaluate */
+    uint64_t todo;     /* tokens known and not evaluated, >= 1 */
+    uint64_t wait_us;  /* since it last ran, or arrived */
 };
 struct sched_view {
     const struct sched_seq *seq;
@@ -34,6 +44,7 @@ struct sched_view {
     uint32_t goal_us;            /* longest step while somebody decodes */
     uint32_t step_us;            /* measured: a step's cost with no prefill */
     uint32_t prefill_ns_per_tok; /* measured; 0: not known yet */
+    uint64_t base_ns;            /* measured: what a step costs before its first row */
 };
 struct sched_plan {
     struct {

@@ -14,13 +14,15 @@
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/sched.h"
+#include "daemon/turns.h"
 #include "engine/engine.h"
 #include "proto.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_DEFAULT = 512 };
+enum { CHUNK_DEFAULT = 512, CHUNK_LEAST = 32 };
+#define OTHERS_NS        (10 * 1000000000ull) /* somebody else was here: he may come again */
 #define RECENT_MAX       4096
 #define PREFILL_GUESS_NS 1000000 /* a token, before anything was measured */
 #define ALONE_US         400000  /* a client that leaves ends its request within a second */
@@ -32,15 +34,71 @@ static uint64_t rows_wanted(const struct req *r)
 }
 
 /* --- pages -------------------------------------------------------------------------------------- */
-static struct req *oldest_queued(struct gmodel *gm)
+static uint32_t pages_of(struct gmodel *gm, uint32_t uid)
 {
-    struct req *best = NULL;
+    uint32_t n = 0;
 
     for (struct req *r = gm->gen->reqs; r; r = r->next)
-        if (r->m == gm->m && r->state == REQ_QUEUED && !r->load_only &&
-            (!best || r->arrived_ns < best->arrived_ns))
+        if (r->m == gm->m && r->q.attached && r->uid == uid)
+            n += (uint32_t)(r->toks->n / BLOCK_TOKENS + 1);
+    return n;
+}
+
+/* Of the user who holds least, and of those the one who has had least, the request that came
+ * first. */
+static struct req *next_queued(struct gmodel *gm)
+{
+    struct req *best = NULL;
+    uint64_t spent = 0;
+    uint32_t held = 0;
+
+    for (struct req *r = gm->gen->reqs; r; r = r->next) {
+        if (r->m != gm->m || r->state != REQ_QUEUED || r->load_only)
+            continue;
+        if (best && best->uid == r->uid) {
+            best = r->arrived_ns < best->arrived_ns ? r : best;
+            continue;
+        }
+        uint32_t h = pages_of(gm, r->uid);
+        uint64_t s = turns_spent(&gm->turns, r->uid);
+
+        if (!best || h < held ||
+            (h == held && (s < spent || (s == spent && r->arrived_ns < best->arrived_ns)))) {
             best = r;
+            held = h;
+            spent = s;
+        }
+    }
     return best;
+}
+
+/* There is no room for r.  A user who holds more than he would if all had the same gives up what
+ * he began last, if r's would not hold more than that with it. */
+static struct req *over_share(struct gmodel *gm, const struct req *r, uint32_t need)
+{
+    struct req *young = NULL;
+    uint32_t most = 0;
+
+    for (struct req *x = gm->gen->reqs; x; x = x->next) {
+        uint32_t held;
+
+        if (x->m != gm->m || !x->q.attached || x->uid == r->uid || x->in_step)
+            continue;
+        held = pages_of(gm, x->uid);
+        if (held > most || (held == most && young && x->uid == young->uid &&
+                            x->arrived_ns > young->arrived_ns)) {
+            most = held;
+            young = x;
+        }
+    }
+    return young && most > pages_of(gm, r->uid) + need ? young : NULL;
+}
+
+static void send_back(struct req *r)
+{
+    kvf_detach(&r->q);
+    r->queue_from_ns = now_ns();
+    req_state(r, REQ_QUEUED);
 }
 
 static uint32_t attached_count(struct gmodel *gm)
@@ -63,23 +121,26 @@ static bool awaits_key(const struct gmodel *gm, const struct req *r)
            now_ns() - r->queue_from_ns < r->toks->n * ns / 2;
 }
 
-/* First come, first served; with others at work only when some room is left for their growth,
- * or the newcomer would be sent away again at once. */
+/* Who holds least first, of one user first come, first served; with others at work only when
+ * some room is left for their growth, or the newcomer would be sent away again at once. */
 static void give_pages(struct gmodel *gm)
 {
-    struct req *r;
+    struct req *r, *over;
 
-    while ((r = oldest_queued(gm))) {
+    while ((r = next_queued(gm))) {
         uint32_t others = attached_count(gm);
         uint32_t need = (uint32_t)(r->toks->n / BLOCK_TOKENS + 1);
         int res;
 
         if (awaits_key(gm, r))
             return;
-        if (others && kvf_pages_free(gm->m) < need + others)
-            return;
-        if (others >= STEP_SEQS_MAX)
-            return;
+        /* Until r has its pages nobody else gets any: who was sent back would take them again. */
+        while ((others && kvf_pages_free(gm->m) < need + others) || others >= STEP_SEQS_MAX) {
+            if (!(over = over_share(gm, r, need)))
+                return;
+            send_back(over);
+            others--;
+        }
         r->q.toks = r->toks;
         res = kvf_attach(&r->q, rows_wanted(r));
         if (res == -EAGAIN && !others && kvf_pages(gm->m) < need) {
@@ -160,9 +221,7 @@ static bool send_back_youngest(struct gmodel *gm)
         }
         return false;
     }
-    kvf_detach(&young->q);
-    young->queue_from_ns = now_ns();
-    req_state(young, REQ_QUEUED);
+    send_back(young);
     return true;
 }
 
@@ -173,7 +232,7 @@ struct views {
     uint32_t n;
 };
 
-static void view_add(struct views *v, struct req *r, uint64_t now)
+static void view_add(struct gmodel *gm, struct views *v, struct req *r, uint64_t now)
 {
     uint64_t want = rows_wanted(r), from, to;
     struct sched_seq *s = &v->seq[v->n];
@@ -197,6 +256,8 @@ static void view_add(struct views *v, struct req *r, uint64_t now)
     s->pos = from;
     s->todo = to - from;
     s->wait_us = (now - (r->ran_ns ? r->ran_ns : r->arrived_ns)) / 1000;
+    s->user = turns_user(&gm->turns, r->uid, now);
+    s->row_ns = turns_row_ns(&gm->turns, from);
     v->req[v->n++] = r;
 }
 
@@ -206,6 +267,7 @@ static void collect(struct gmodel *gm, struct views *v)
     struct req *r, *next;
 
     v->n = 0;
+    turns_begin(&gm->turns);
     for (r = gm->gen->reqs; r; r = next) {
         uint64_t from, to;
 
@@ -224,7 +286,14 @@ static void collect(struct gmodel *gm, struct views *v)
             continue;
         }
         if (!r->paused && v->n < REQ_MAX)
-            view_add(v, r, now);
+            view_add(gm, v, r, now);
+    }
+    turns_settle(&gm->turns);
+    for (uint32_t i = 0; i < v->n; i++) {
+        const struct turns_user *u = &gm->turns.user[v->seq[i].user];
+
+        v->seq[i].spent_ns = u->spent_ns;
+        v->seq[i].idle_ns = now - u->ran_ns;
     }
 }
 
@@ -265,6 +334,23 @@ static bool step_add(struct gmodel *gm, struct req *r, uint64_t pos, uint32_t n,
     return true;
 }
 
+/* Prefill tokens of a step with nobody decoding.  While others come and go they shall not wait
+ * for a long one that has just begun. */
+static uint32_t chunk_max(const struct gmodel *gm, const struct views *v)
+{
+    const struct conf *c = gm->gen->d->conf;
+    uint32_t n = c->step_tokens ? c->step_tokens : CHUNK_DEFAULT;
+    uint64_t fits = gm->prefill_ns_per_tok
+                        ? (uint64_t)c->step_goal_ms * 1000000 / gm->prefill_ns_per_tok
+                        : n;
+
+    if (!turns_others(&gm->turns, v->req[0]->uid, now_ns(), OTHERS_NS))
+        return n;
+    if (fits < CHUNK_LEAST)
+        fits = CHUNK_LEAST;
+    return n < fits ? n : (uint32_t)fits;
+}
+
 void steps_run(struct gmodel *gm)
 {
     struct daemon *d = gm->gen->d;
@@ -282,7 +368,8 @@ void steps_run(struct gmodel *gm)
     view.seq = v.seq;
     view.seqs = v.n;
     view.pages_free = kvf_pages_free(gm->m);
-    view.chunk_max = d->conf->step_tokens ? d->conf->step_tokens : CHUNK_DEFAULT;
+    view.chunk_max = chunk_max(gm, &v);
+    view.base_ns = gm->turns.base_ns;
     view.goal_us = d->conf->step_goal_ms * 1000;
     view.step_us = gm->step_us;
     view.chunk_max = sched_chunk(view.chunk_max, ALONE_US, gm->prefill_ns_per_tok);
@@ -319,12 +406,24 @@ static void mean(uint32_t *m, uint64_t v)
     *m = *m ? *m - *m / 4 + now / 4 : now;
 }
 
-static void measure(struct gmodel *gm, uint64_t us)
+static void measure(struct gmodel *gm, uint64_t us, uint64_t now)
 {
+    uint64_t rows = 0, positions = 0;
+    double part[STEP_SEQS_MAX], all = 0;
     uint32_t decoders = 0;
 
+    for (uint32_t i = 0; i < gm->n_items; i++) {
+        const struct run_item *it = &gm->item[i];
+
+        decoders += it->r->n_gen > 0 && it->n == 1;
+        rows += it->n;
+        positions += it->n * it->pos;
+        all += part[i] = (double)turns_row_ns(&gm->turns, it->pos) * it->n;
+    }
     for (uint32_t i = 0; i < gm->n_items; i++)
-        decoders += gm->item[i].r->n_gen > 0 && gm->item[i].n == 1;
+        turns_spend(&gm->turns, gm->item[i].r->uid,
+                    (uint64_t)((double)us * 1000 * part[i] / all), now);
+    turns_measure(&gm->turns, us, rows, positions);
     if (gm->n_prefill == 0)
         mean(&gm->step_us, us);
     else if (decoders && gm->n_prefill >= 8)
@@ -427,7 +526,7 @@ static void step_done(struct engd_step *s)
     uint32_t n = gm->n_items;
 
     if (s->res == 0)
-        measure(gm, us);
+        measure(gm, us, now);
     else if (s->res != -ECANCELED)
         log_at(LOG_ERROR_, "model %s: a step of %u sequences failed: %s", gm->m->name, n,
                err_str(s->res));

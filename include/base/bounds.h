@@ -8,7 +8,7 @@
 
 enum {
     MODELS_MAX = 16,             /* models known to one daemon */
-    REQ_MAX = 256,               /* requests accepted and not yet ended */
+    REQ_MAX = 512,               /* requests accepted and not yet ended, of one user half */
     STEP_SEQS_MAX = 64,          /* sequences in one engine step */
     STEP_TOKENS_MAX = 8192,      /* tokens in one engine step, prefill plus decode */
     BLOCK_TOKENS = 256,          /* tokens in one KV block */

@@ -115,15 +115,119 @@ static void prefills_take_turns_by_waiting_time(void)
     p = plan_of(s, 2, (struct sched_view){.pages_free = 100});
     CHECK_EQ(p.run[0].seq, 0);
 }
-static void the_urgent_go_first(void)
+/* --- several users: a step costs 2 ms and 0.5 ms a row, and more with the position ---------- */
+#define BASE_NS 2000000ull
+#define ROW_NS  500000ull
+static struct sched_seq of(struct sched_seq s, uint32_t user, uint64_t spent_ns)
 {
-    struct sched_seq s[2] = {prefill_at(1, 0, 4096, 99), prefill_at(2, 0, 4096, 0)};
+    s.user = user;
+    s.spent_ns = spent_ns;
+    s.row_ns = ROW_NS + s.pos * 1000;
+    return s;
+}
+static uint64_t cost_ns(const struct sched_seq *s, const struct sched_plan *p)
+{
+    uint64_t ns = BASE_NS;
+
+    for (uint32_t i = 0; i < p->runs; i++)
+        ns += p->run[i].n * s[p->run[i].seq].row_ns;
+    return ns;
+}
+static struct sched_view shared_view(void)
+{
+    return (struct sched_view){
+        .pages_free = 1000, .base_ns = BASE_NS, .step_us = 2500, .prefill_ns_per_tok = 500000};
+}
+static void the_user_who_had_least_goes_first(void)
+{
+    struct sched_seq s[2] = {of(prefill_at(1, 0, 4096, 99), 0, 5000),
+                             of(prefill_at(2, 0, 4096, 0), 1, 4000)};
+    struct sched_plan p = plan_of(s, 2, shared_view());
+
+    CHECK_EQ(p.run[0].seq, 1);
+    CHECK_EQ(p.runs, 2);
+    CHECK(tokens_of(&p, 0) <= 256 && tokens_of(&p, 1) <= 256); /* half of chunk_max each */
+}
+static void thirty_decodes_of_another_user_double_a_step_at_most(void)
+{
+    struct sched_seq s[31];
     struct sched_plan p;
 
-    s[0].prio = 1;
-    p = plan_of(s, 2, (struct sched_view){.pages_free = 100});
-    CHECK_EQ(p.run[0].seq, 1);
+    s[0] = of(decode_at(0, 10, 0), 7, 0);
+    for (uint32_t i = 1; i < 31; i++)
+        s[i] = of(decode_at(i, 10, i), 8, 0);
+    p = plan_of(s, 31, shared_view());
+    CHECK_EQ(tokens_of(&p, 0), 1);
+    CHECK(p.runs > 2);
+    CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
+    CHECK_EQ(tokens_of(&p, 30), 1); /* who waited longest is among them */
+    CHECK_EQ(tokens_of(&p, 1), 0);
 }
+static void a_prefill_of_another_user_doubles_a_step_at_most(void)
+{
+    struct sched_seq s[2] = {of(decode_at(0, 10, 0), 0, 0),
+                             of(prefill_at(1, 0, 4096, 5), 1, 0)};
+    struct sched_plan p = plan_of(s, 2, shared_view());
+
+    CHECK_EQ(tokens_of(&p, 0), 1);
+    CHECK(tokens_of(&p, 1) > 1);
+    CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
+    /* His own prefill may take what a step's goal leaves: it is his time. */
+    s[1].user = 0;
+    p = plan_of(s, 2, shared_view());
+    CHECK(tokens_of(&p, 1) > 100);
+}
+/* Plans are carried out for a thousand steps: one user decodes near the beginning of his context,
+ * another has prefills and decodes, some of them far into theirs. */
+static void over_many_steps_users_get_the_same_time(void)
+{
+    static struct sched_seq s[31];
+    uint64_t spent[2] = {0}, idle[2] = {0}, alone, slow = 0, steps = 0, ran = 0, deep = 0;
+
+    for (uint32_t i = 0; i < 31; i++)
+        s[i] = i == 0       ? decode_at(i, 100, 0)
+               : i % 3 == 0 ? prefill_at(i, 0, 100000, 0)
+                            : decode_at(i, i % 5 == 0 ? 7000 : 300, 0);
+    for (uint32_t k = 0; k < 1000; k++) {
+        struct sched_plan p;
+        uint64_t ns;
+
+        for (uint32_t i = 0; i < 31; i++) {
+            s[i] = of(s[i], i != 0, spent[i != 0]);
+            s[i].idle_ns = idle[i != 0];
+        }
+        alone = BASE_NS + s[0].row_ns;
+        p = plan_of(s, 31, shared_view());
+        ns = cost_ns(s, &p);
+        for (uint32_t i = 0; i < 31; i++)
+            s[i].wait_us += ns / 1000;
+        idle[0] += ns;
+        idle[1] += ns;
+        for (uint32_t i = 0; i < p.runs; i++) {
+            struct sched_seq *q = &s[p.run[i].seq];
+
+            spent[q->user] += p.run[i].n * q->row_ns * ns / (ns - BASE_NS);
+            q->pos += q->decoding ? 0 : p.run[i].n;
+            q->wait_us = 0;
+            idle[q->user] = 0;
+            deep += q->decoding && q->pos == 7000;
+        }
+        if (tokens_of(&p, 0)) {
+            steps++;
+            slow += ns > 2 * alone + alone / 10;
+        }
+        ran += ns;
+    }
+    printf("      %llu of 1000 steps are his, %llu of them slow; he had %.0f %% of the time, "
+           "%llu rows far in\n",
+           (unsigned long long)steps, (unsigned long long)slow,
+           100.0 * (double)spent[0] / (double)ran, (unsigned long long)deep);
+    CHECK(steps >= 900);
+    CHECK(deep >= 20); /* a row that costs more than a share gets its turn */
+    CHECK(ran / steps <= 2 * (BASE_NS + s[0].row_ns) * 12 / 10); /* a token, on the mean */
+    CHECK(spent[1] * 100 >= ran * 35); /* and the other is not starved */
+}
+
 static void a_decode_that_needs_a_page_waits_without_blocking_the_rest(void)
 {
     struct sched_seq s[2] = {decode_at(1, 256, 50), decode_at(2, 10, 0)};
@@ -172,13 +276,16 @@ static void random_views_give_plans_that_keep_the_rules(void)
         for (uint32_t i = 0; i < n; i++) {
             bool d = rand_r(&seed) & 1;
 
-            s[i] = (struct sched_seq){.id = i,
-                                      .ready = rand_r(&seed) % 4 != 0,
-                                      .decoding = d,
-                                      .prio = (uint32_t)rand_r(&seed) % 3,
-                                      .pos = (uint64_t)rand_r(&seed) % 2000,
-                                      .todo = d ? 1 : (uint64_t)rand_r(&seed) % 9000,
-                                      .wait_us = (uint64_t)rand_r(&seed) % 1000};
+            s[i] =
+                (struct sched_seq){.id = i,
+                                   .ready = rand_r(&seed) % 4 != 0,
+                                   .decoding = d,
+                                   .user = (uint32_t)rand_r(&seed) % (1 + (uint32_t)round % 4),
+                                   .spent_ns = (uint64_t)rand_r(&seed) % 100000,
+                                   .row_ns = 1 + (uint64_t)rand_r(&seed) % 2000000,
+                                   .pos = (uint64_t)rand_r(&seed) % 2000,
+                                   .todo = d ? 1 : (uint64_t)rand_r(&seed) % 9000,
+                                   .wait_us = (uint64_t)rand_r(&seed) % 1000};
         }
         (void)plan_of(
             s, n,
@@ -186,6 +293,7 @@ static void random_views_give_plans_that_keep_the_rules(void)
                                 .chunk_max = 1 + (uint32_t)rand_r(&seed) % 9000,
                                 .goal_us = 1 + (uint32_t)rand_r(&seed) % 200000,
                                 .step_us = (uint32_t)rand_r(&seed) % 200000,
+                                .base_ns = (uint64_t)rand_r(&seed) % 20000000,
                                 .prefill_ns_per_tok = (uint32_t)rand_r(&seed) % 2000000});
     }
 }
@@ -213,7 +321,10 @@ T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
        C(a_lone_prefill_takes_chunk_max_and_ends_at_an_edge), C(a_slow_model_takes_short_steps),
        C(a_prefill_reaches_the_end_of_its_input), C(prefill_beside_a_decode_fits_the_goal),
        C(prefill_goes_on_even_when_decoding_alone_misses_the_goal),
-       C(prefills_take_turns_by_waiting_time), C(the_urgent_go_first),
+       C(prefills_take_turns_by_waiting_time), C(the_user_who_had_least_goes_first),
+       C(thirty_decodes_of_another_user_double_a_step_at_most),
+       C(a_prefill_of_another_user_doubles_a_step_at_most),
+       C(over_many_steps_users_get_the_same_time),
        C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
        C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
        C(more_decodes_than_a_step_holds_take_turns),
