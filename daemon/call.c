@@ -1,5 +1,7 @@
 /* call.c - see call.h: replies, and members read with their bounds. */
 #include "daemon/call.h"
+#include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/link.h"
 #include <errno.h>
 #include <math.h>
@@ -249,4 +251,24 @@ void hex_put(char *ret, const uint8_t *b, size_t n)
         ret[2 * i + 1] = digit[b[i] & 15];
     }
     ret[2 * n] = 0;
+}
+
+bool call_as(struct call *c)
+{
+    uint8_t as[IDENT_BYTES];
+    int r = want_hex(c, c->json, "as", as, sizeof as);
+
+    if (r <= 0)
+        return r == 0;
+    r = c->d->idents ? ident_owner(c->d->idents, c->uid, as, &c->uid) : -ENOMEM;
+    if (r == 0)
+        return true;
+    if (r == -EEXIST)
+        call_fail(c, HRT_INTERNAL, "internal", NULL,
+                  "as: this key has the number of another one; make a new key");
+    else
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+                  "as: more than %d keys of one user since the daemon began; restart it",
+                  IDENT_KEYS_MAX);
+    return false;
 }

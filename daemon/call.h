@@ -17,7 +17,7 @@ struct daemon;
 struct model;
 struct call {
     struct daemon *d;
-    uint32_t uid; /* who asks: SO_PEERCRED of the link */
+    uint32_t uid; /* who asks: SO_PEERCRED of the link, or an API key behind it (ident.h) */
     uint8_t type; /* enum hrt_type */
     uint64_t frame_id;
     const cJSON *json; /* an object */
@@ -52,6 +52,9 @@ int want_bool(struct call *c, const cJSON *obj, const char *path, bool *ret);
 int want_hex(struct call *c, const cJSON *obj, const char *path, uint8_t *ret, size_t bytes);
 int want_obj(struct call *c, const cJSON *obj, const char *path, const cJSON **ret);
 int want_arr(struct call *c, const cJSON *obj, const char *path, const cJSON **ret);
+/* A front says with `as` whose of its users' request this is: c->uid becomes his.  false: the
+ * call has been failed. */
+bool call_as(struct call *c);
 void hex_put(char *ret, const uint8_t *b, size_t n); /* 2n digits, terminated */
 
 /* One row per operation; ops_find returns NULL for an unknown type. */

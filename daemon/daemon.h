@@ -25,6 +25,7 @@ struct daemon {
     struct loop *loop;       /* loop.h */
     struct kvstore *store;   /* kvstore.h; NULL never: a store that cannot open ends start-up */
     struct model_table *models; /* model.h */
+    struct idents *idents;      /* ident.h: owners of API keys; NULL: no keys are known */
     struct sess_table *sess;    /* sess.h: sessions by id and by owner and name */
     struct gen *gen;            /* gen.h: requests, streams, the scheduler's clockwork */
     struct links *links;        /* link.h: peers */
@@ -43,6 +44,11 @@ struct daemon {
     char warnings[16][512]; /* standing warnings for status */
     uint32_t n_warnings;
 };
+/* Who may see and steer what is of all users: root, and who the daemon runs as. */
+static inline bool daemon_trusts(const struct daemon *d, uint32_t uid)
+{
+    return uid == 0 || uid == d->uid;
+}
 /* Says it once in the log and keeps it for status; the same words twice are kept once. */
 void daemon_warn(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Takes standing warnings that begin with these words away again. */

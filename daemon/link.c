@@ -17,6 +17,7 @@
 #include "daemon/daemon.h"
 #include "daemon/gen.h"
 #include "daemon/held.h"
+#include "daemon/ident.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
 #include "daemon/share.h"
@@ -440,7 +441,8 @@ static void link_run(struct link *l)
     c->tail_bytes = l->f.tail_len;
     l->body = NULL;
     l->body_cap = 0;
-    op->run(c);
+    if (call_as(c))
+        op->run(c);
 }
 
 /* The 32 bytes are here.  false: the link cannot go on. */
@@ -786,7 +788,8 @@ static void links_accept(struct loop_watch *w, uint32_t events)
             }
             return;
         }
-        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 ||
+        /* An owner's number is a uid's or a key's, never both. */
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 || cred.uid >= IDENT_FIRST ||
             links_add(ls->d, fd, cred.uid) < 0)
             close(fd);
     }

@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
 #include "daemon/gen.h"
+#include "daemon/ident.h"
 #include "daemon/link.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -242,6 +243,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = store_open(d, eb);
     if (r == 0)
+        r = opened(idents_open(&d->idents, kvs_uuid(d->store)), "owners", eb);
+    if (r == 0)
         r = opened(prep_open(&d->prep, d->loop), "worker thread", eb);
     if (r == 0)
         r = opened(weightsid_open(&d->wid, d->loop), "hash thread", eb);
@@ -278,6 +281,7 @@ static void daemon_close(struct daemon *d)
         gen_close(d);
     if (d->sess)
         sess_close(d);
+    idents_close(d->idents);
     if (d->store)
         kvs_close(d->store);
     notify_close(d);

@@ -358,6 +358,11 @@ void kvs_wake(struct kvstore *s)
     commit_wake(s);
 }
 
+const uint8_t *kvs_uuid(const struct kvstore *s)
+{
+    return s->uuid;
+}
+
 int kvs_event_fd(const struct kvstore *s)
 {
     return s->event_fd;

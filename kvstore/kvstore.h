@@ -59,6 +59,8 @@ void kvs_io_turn(struct kvstore *s, uint64_t wait_ns);     /* io thread */
 void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns); /* commit thread */
 void kvs_wake(struct kvstore *s);
 int kvs_event_fd(const struct kvstore *s); /* readable: call kvs_loop_turn */
+/* 16 random bytes, the same as long as anything of the store is there; nobody else's to know. */
+const uint8_t *kvs_uuid(const struct kvstore *s);
 void kvs_loop_turn(struct kvstore *s);
 uint64_t kvs_in_flight(const struct kvstore *s); /* accepted and not done */
 

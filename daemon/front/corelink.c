@@ -95,22 +95,35 @@ static void on_ping(void *user, const struct corelink_reply *r)
     (void)r;
 }
 
-static struct ask *ask_make(struct corelink *l, uint8_t type, const void *json, size_t json_len,
-                            const void *tail, size_t tail_len)
+/* as becomes the first member of the object. */
+static struct ask *ask_make(struct corelink *l, const char *as, uint8_t type, const void *json,
+                            size_t json_len, const void *tail, size_t tail_len)
 {
-    size_t n = HRT_HEAD_BYTES + json_len + tail_len;
+    char whose[64] = "";
+    if (as) {
+        const char *p = json;
+        size_t i = 1;
+        while (i < json_len && (p[i] == ' ' || p[i] == '\n'))
+            i++;
+        snprintf(whose, sizeof whose, "{\"as\":\"%.32s\"%s", as,
+                 i < json_len && p[i] == '}' ? "" : ",");
+        json = p + 1;
+        json_len--;
+    }
+    size_t n_whose = strlen(whose), n = HRT_HEAD_BYTES + n_whose + json_len + tail_len;
     struct ask *a = malloc(sizeof *a + n);
     if (!a)
         return NULL;
     *a = (struct ask){.id = l->next_id++, .n = n, .arrived_ns = now_ns()};
     hrt_pack(a->bytes, &(struct hrt_frame){.type = type,
-                                           .json_len = (uint32_t)json_len,
+                                           .json_len = (uint32_t)(n_whose + json_len),
                                            .tail_len = (uint32_t)tail_len,
                                            .id = (uint64_t)a->id});
+    memcpy(a->bytes + HRT_HEAD_BYTES, whose, n_whose);
     if (json_len)
-        memcpy(a->bytes + HRT_HEAD_BYTES, json, json_len);
+        memcpy(a->bytes + HRT_HEAD_BYTES + n_whose, json, json_len);
     if (tail_len)
-        memcpy(a->bytes + HRT_HEAD_BYTES + json_len, tail, tail_len);
+        memcpy(a->bytes + HRT_HEAD_BYTES + n_whose + json_len, tail, tail_len);
     return a;
 }
 
@@ -188,7 +201,7 @@ static void try_connect(struct corelink *l)
     l->retry_ms = RETRY_MS_MIN;
     if (l->generation++)
         log_at(LOG_INFO_, "link to %s is back, %u requests go on", l->path, l->asks);
-    struct ask *a = ask_make(l, HRT_HELLO, l->hello, strlen(l->hello), NULL, 0);
+    struct ask *a = ask_make(l, NULL, HRT_HELLO, l->hello, strlen(l->hello), NULL, 0);
     if (a) {
         a->fn = on_hello;
         a->user = l;
@@ -261,13 +274,21 @@ void corelink_close(struct corelink *l)
 int64_t corelink_send(struct corelink *l, uint8_t type, const void *json, size_t json_len,
                       const void *tail, size_t tail_len, corelink_fn *fn, void *user)
 {
+    return corelink_send_as(l, NULL, type, json, json_len, tail, tail_len, fn, user);
+}
+
+int64_t corelink_send_as(struct corelink *l, const char *as, uint8_t type, const void *json,
+                         size_t json_len, const void *tail, size_t tail_len, corelink_fn *fn,
+                         void *user)
+{
     must_be(l, CORELINK_MAGIC);
-    if (json_len > JSON_BYTES_MAX || tail_len > TAIL_BYTES_MAX)
+    must(!as || (json_len >= 2 && *(const char *)json == '{'));
+    if (json_len + (as ? 64 : 0) > JSON_BYTES_MAX || tail_len > TAIL_BYTES_MAX)
         return -EMSGSIZE;
     if (l->asks >= CORELINK_ASKS_MAX ||
         l->ask_bytes + json_len + tail_len > (size_t)CORELINK_BYTES_MAX)
         return -EAGAIN;
-    struct ask *a = ask_make(l, type, json, json_len, tail, tail_len);
+    struct ask *a = ask_make(l, as, type, json, json_len, tail, tail_len);
     if (!a)
         return -ENOMEM;
     a->fn = fn;
@@ -448,7 +469,7 @@ static void ping(struct corelink *l)
 {
     if (l->pinging || !l->head || now_ns() - l->heard_ns < PING_MS * 1000000ull)
         return;
-    struct ask *a = ask_make(l, HRT_PING, "{}", 2, NULL, 0);
+    struct ask *a = ask_make(l, NULL, HRT_PING, "{}", 2, NULL, 0);
     if (!a)
         return;
     a->fn = on_ping;

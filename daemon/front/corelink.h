@@ -47,6 +47,10 @@ void corelink_close(struct corelink *l); /* NULL ok; open requests are dropped u
  * > 0 id; -EAGAIN: a bound above is reached; -EMSGSIZE: longer than a frame may be; -ENOMEM. */
 int64_t corelink_send(struct corelink *l, uint8_t type, const void *json, size_t json_len,
                       const void *tail, size_t tail_len, corelink_fn *fn, void *user);
+/* The same for the holder of an API key: as is 32 hex digits (keyfile.h), or NULL. */
+int64_t corelink_send_as(struct corelink *l, const char *as, uint8_t type, const void *json,
+                         size_t json_len, const void *tail, size_t tail_len, corelink_fn *fn,
+                         void *user);
 /* The asker has gone: fn will not be called. An unknown id is ignored. */
 void corelink_forget(struct corelink *l, int64_t id);
 

@@ -76,6 +76,7 @@ struct conn {
     struct bufferevent *b;
     uint32_t uid;      /* of the peer; UID_NONE: not known */
     bool trusted;      /* our own uid, or has shown a key */
+    const char *as;    /* the holder of which key asks; NULL: our own user */
     bool open;         /* x is an exchange */
     bool cors;         /* the page that asks may read the answer */
     bool reuse;        /* another request may follow */
@@ -172,6 +173,10 @@ void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
 {
     x->ops = ops;
     x->user = user;
+}
+const char *hx_as(const struct hx *x)
+{
+    return x->c->as;
 }
 struct corelink *hx_core(struct hx *x)
 {
@@ -347,7 +352,8 @@ static bool admit(struct conn *c)
                                           .addr = s->addr,
                                           .uid = s->uid});
     c->cors = !no;
-    if (keyfile_fits(&s->keys, httpin_field(h, "Authorization"))) {
+    c->as = keyfile_fits(&s->keys, httpin_field(h, "Authorization"));
+    if (c->as) {
         c->trusted = true;
         return true;
     }

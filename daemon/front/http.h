@@ -32,6 +32,8 @@ struct hx_ops {
 };
 void hx_own(struct hx *x, const struct hx_ops *ops, void *user);
 struct corelink *hx_core(struct hx *x);
+/* For whom, as corelink_send_as wants it: the holder of a key, or NULL. */
+const char *hx_as(const struct hx *x);
 /* What was asked, until the reply. header NULL: not sent. The body is there while the request is
  * handed out, not later. */
 const char *hx_method(const struct hx *x);

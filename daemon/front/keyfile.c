@@ -5,6 +5,20 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+/* The key itself never leaves this process; it is long and random, or the hash would not hide
+ * it. */
+static void keyfile_add(struct keyfile *k, const char *key, size_t n)
+{
+    static const char domain[] = "hearth api key 1";
+    uint8_t h[16];
+
+    memcpy(k->key[k->n], key, n + 1);
+    crypto_generichash(h, sizeof h, (const uint8_t *)key, n, (const uint8_t *)domain,
+                       sizeof domain);
+    sodium_bin2hex(k->as[k->n], sizeof k->as[k->n], h, sizeof h);
+    k->n++;
+}
+
 int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
 {
     FILE *f = fopen(path, "re");
@@ -34,7 +48,7 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
             r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path,
                         KEYFILE_KEYS_MAX);
         else
-            memcpy(ret->key[ret->n++], line, len + 1);
+            keyfile_add(ret, line, len);
     }
     sodium_memzero(line, sizeof line);
     fclose(f);
@@ -43,15 +57,15 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
     return r;
 }
 
-bool keyfile_fits(const struct keyfile *k, const char *auth)
+const char *keyfile_fits(const struct keyfile *k, const char *auth)
 {
     char want[KEYFILE_KEY_BYTES_MAX + 1] = {0};
     if (!auth || strncasecmp(auth, "Bearer ", 7) != 0 ||
         strlen(auth + 7) > KEYFILE_KEY_BYTES_MAX)
-        return false;
+        return NULL;
     memcpy(want, auth + 7, strlen(auth + 7));
-    bool fits = false;
+    uint32_t fits = 0;
     for (uint32_t i = 0; i < k->n; i++) /* every key, always: time tells nothing */
-        fits |= sodium_memcmp(want, k->key[i], sizeof want) == 0;
-    return fits;
+        fits |= (sodium_memcmp(want, k->key[i], sizeof want) == 0) * (i + 1);
+    return fits ? k->as[fits - 1] : NULL;
 }

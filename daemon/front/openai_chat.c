@@ -454,7 +454,7 @@ void openai_chat(struct hx *x, const char *body, size_t n)
     fbuf_json_str(&c->model, c->req.model, strlen(c->req.model));
     char *start = c->req.start;
     c->req.start = NULL;
-    r = gstream_open(&c->g, hx_core(x), start, c->req.id, &stream_ops, c);
+    r = gstream_open(&c->g, hx_core(x), hx_as(x), start, c->req.id, &stream_ops, c);
     if (r < 0) {
         c->g = NULL;
         openai_fail(x, 503, "queue_full", NULL, "too many requests are open; try again", 1000);
@@ -547,9 +547,9 @@ void openai_models(struct hx *x, const char *id)
     if (l) {
         l->x = x;
         l->id = id ? strdup(id) : NULL;
-        r = id && !l->id
-                ? -ENOMEM
-                : corelink_send(hx_core(x), HRT_MODEL_LIST, "{}", 2, NULL, 0, on_models, l);
+        r = id && !l->id ? -ENOMEM
+                         : corelink_send_as(hx_core(x), hx_as(x), HRT_MODEL_LIST, "{}", 2, NULL,
+                                            0, on_models, l);
     }
     if (r < 0) {
         if (l)

@@ -18,6 +18,7 @@ enum gstate { GS_STARTING, GS_READING, GS_WAITING, GS_PAUSED, GS_ENDED };
 struct gstream {
     uint32_t magic;
     struct corelink *core;
+    const char *as;
     const struct gstream_ops *ops;
     void *user;
     char *start;
@@ -62,8 +63,8 @@ static void wait_then(struct gstream *g, uint32_t ms)
 static void ask_start(struct gstream *g)
 {
     g->state = GS_STARTING;
-    g->ask =
-        corelink_send(g->core, HRT_START, g->start, strlen(g->start), NULL, 0, on_start, g);
+    g->ask = corelink_send_as(g->core, g->as, HRT_START, g->start, strlen(g->start), NULL, 0,
+                              on_start, g);
     if (g->ask < 0) {
         g->ask = 0;
         wait_then(g, RETRY_MS);
@@ -81,7 +82,7 @@ static void ask_next(struct gstream *g)
         snprintf(json, sizeof json, "{\"stream\":\"%s\",\"cursor\":%llu,\"max_wait_ms\":%d}",
                  g->id, (unsigned long long)g->cursor, NEXT_WAIT_MS);
     g->state = GS_READING;
-    g->ask = corelink_send(g->core, HRT_NEXT, json, (size_t)n, NULL, 0, on_next, g);
+    g->ask = corelink_send_as(g->core, g->as, HRT_NEXT, json, (size_t)n, NULL, 0, on_next, g);
     if (g->ask < 0) {
         g->ask = 0;
         wait_then(g, RETRY_MS);
@@ -238,18 +239,18 @@ static void on_next(void *user, const struct corelink_reply *r)
     leave(g);
 }
 
-int gstream_open(struct gstream **ret, struct corelink *core, char *start, const char *id,
-                 const struct gstream_ops *ops, void *user)
+int gstream_open(struct gstream **ret, struct corelink *core, const char *as, char *start,
+                 const char *id, const struct gstream_ops *ops, void *user)
 {
     struct gstream *g = calloc(1, sizeof *g);
     if (!g) {
         free(start);
         return -ENOMEM;
     }
-    *g = (struct gstream){.core = core, .ops = ops, .user = user, .start = start};
+    *g = (struct gstream){.core = core, .as = as, .ops = ops, .user = user, .start = start};
     snprintf(g->id, sizeof g->id, "%s", id);
     g->state = GS_STARTING;
-    g->ask = corelink_send(core, HRT_START, start, strlen(start), NULL, 0, on_start, g);
+    g->ask = corelink_send_as(core, as, HRT_START, start, strlen(start), NULL, 0, on_start, g);
     if (g->ask < 0) {
         int r = (int)g->ask;
         gstream_free(g);
@@ -278,7 +279,8 @@ void gstream_close(struct gstream *g)
     if (g->state != GS_ENDED && corelink_up(g->core)) {
         char json[64];
         int n = snprintf(json, sizeof json, "{\"stream\":\"%s\"}", g->id);
-        (void)corelink_send(g->core, HRT_CANCEL, json, (size_t)n, NULL, 0, ignore, NULL);
+        (void)corelink_send_as(g->core, g->as, HRT_CANCEL, json, (size_t)n, NULL, 0, ignore,
+                               NULL);
     }
     g->state = GS_ENDED;
     g->closed = true;

@@ -37,9 +37,10 @@ struct gstream_ops {
     void (*failed)(void *user, const struct gstream_error *e);
 };
 
-/* start: START's JSON, taken (malloc'd); id: its 32 hex digits. 0; -EAGAIN: too much is open. */
-int gstream_open(struct gstream **ret, struct corelink *core, char *start, const char *id,
-                 const struct gstream_ops *ops, void *user);
+/* start: START's JSON, taken (malloc'd); id: its 32 hex digits; as: for whom, outlives the
+ * stream (NULL: our own user). 0; -EAGAIN: too much is open. */
+int gstream_open(struct gstream **ret, struct corelink *core, const char *as, char *start,
+                 const char *id, const struct gstream_ops *ops, void *user);
 /* Frees; when it has not ended, a core that is there is told to CANCEL (what is there is kept).
  * NULL ok. */
 void gstream_close(struct gstream *g);

@@ -1,0 +1,71 @@
+/* test_ident.c - owners of API keys: apart from uids and from each other, the same every time. */
+#include "tests/t.h"
+#include "daemon/ident.h"
+#include <errno.h>
+#include <string.h>
+
+static const uint8_t secret[16] = "0123456789abcdef", other_store[16] = "0123456789abcdeg";
+
+static void key_of(uint8_t as[IDENT_BYTES], uint32_t n)
+{
+    memset(as, 0, IDENT_BYTES);
+    memcpy(as, &n, sizeof n);
+}
+static void a_key_has_the_same_owner_in_every_run_and_no_uids(void)
+{
+    struct idents *t, *again, *other;
+    uint8_t as[IDENT_BYTES];
+    uint32_t a = 0, b = 0, c = 0, differ = 0;
+
+    CHECK_EQ(idents_open(&t, secret), 0);
+    CHECK_EQ(idents_open(&again, secret), 0);
+    CHECK_EQ(idents_open(&other, other_store), 0);
+    for (uint32_t n = 0; n < 50; n++) {
+        key_of(as, n);
+        CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+        CHECK(a >= IDENT_FIRST && a != UINT32_MAX);
+        key_of(as, 49 - n); /* another order */
+        CHECK_EQ(ident_owner(again, 1000, as, &b), 0);
+        key_of(as, n);
+        CHECK_EQ(ident_owner(t, 1000, as, &b), 0);
+        CHECK_EQ(a, b);
+        CHECK_EQ(ident_owner(t, 1001, as, &b), 0);
+        CHECK(a != b);
+        CHECK_EQ(ident_owner(other, 1000, as, &c), 0);
+        differ += a != c;
+    }
+    CHECK(differ >= 49);
+    for (uint32_t n = 0; n < 50; n++) {
+        key_of(as, n);
+        CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+        CHECK_EQ(ident_owner(again, 1000, as, &b), 0);
+        CHECK_EQ(a, b);
+    }
+    idents_close(t);
+    idents_close(again);
+    idents_close(other);
+}
+static void nobody_tries_keys_without_end(void)
+{
+    struct idents *t;
+    uint8_t as[IDENT_BYTES];
+    uint32_t a;
+
+    CHECK_EQ(idents_open(&t, secret), 0);
+    for (uint32_t n = 0; n < IDENT_KEYS_MAX; n++) {
+        key_of(as, n);
+        CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+    }
+    key_of(as, IDENT_KEYS_MAX);
+    CHECK_EQ(ident_owner(t, 1000, as, &a), -EAGAIN);
+    CHECK_EQ(ident_owner(t, 1001, as, &a), 0); /* another user's are counted apart */
+    key_of(as, 5);
+    CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+    idents_close(t);
+}
+
+#define C(f)                                                                                   \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids), C(nobody_tries_keys_without_end))
