@@ -736,26 +736,36 @@ void gen_counts(struct daemon *d, struct gen_counts *ret)
     }
 }
 
-static struct req *user_of(struct daemon *d, const struct model *m)
+/* One of uid's rather than another's. */
+static struct req *user_of(struct daemon *d, const struct model *m, uint32_t uid)
 {
+    struct req *other = NULL;
+
     for (struct req *r = d->gen ? d->gen->reqs : NULL; r; r = r->next)
-        if (r->m == m && req_active(r))
-            return r;
-    return NULL;
+        if (r->m == m && req_active(r)) {
+            if (r->uid == uid)
+                return r;
+            other = r;
+        }
+    return other;
 }
 
 bool gen_uses(struct daemon *d, const struct model *m)
 {
-    return user_of(d, m) != NULL;
+    return user_of(d, m, d->uid) != NULL;
 }
 
-bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap)
+bool gen_user(struct daemon *d, const struct model *m, uint32_t uid, char *ret, size_t cap)
 {
-    const struct req *r = user_of(d, m);
+    const struct req *r = user_of(d, m, uid);
     char hex[33], own[33];
 
     if (!r)
         return false;
+    if (r->uid != uid) {
+        snprintf(ret, cap, "a request of another user");
+        return true;
+    }
     hex_put(hex, r->id.b, sizeof r->id.b);
     if (r->s && !(r->s->rec.flags & KVS_SESS_ANONYMOUS)) {
         snprintf(ret, cap, "request %s of session \"%s\"", hex, r->s->rec.name);

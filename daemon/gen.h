@@ -35,9 +35,9 @@ struct gen_counts {
 void gen_counts(struct daemon *d, struct gen_counts *ret);
 /* Does a request use the model now? */
 bool gen_uses(struct daemon *d, const struct model *m);
-/* One request that does, in words for an error: by its session's name, else by ids.  False:
- * none. */
-bool gen_user(struct daemon *d, const struct model *m, char *ret, size_t cap);
+/* One request that does, in words for an error to uid: one of his by its session's name, else by
+ * ids; of another's only that there is one.  False: none. */
+bool gen_user(struct daemon *d, const struct model *m, uint32_t uid, char *ret, size_t cap);
 
 /* The link (call.h's, compared only) has closed: what it read has no reader (reader.c). */
 void readers_link_gone(struct daemon *d, const void *link);

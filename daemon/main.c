@@ -42,7 +42,7 @@ static const int handled[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD};
 
 static void dump(struct daemon *d)
 {
-    cJSON *j = status_json(d);
+    cJSON *j = status_json(d, d->uid);
     char *s = j ? cJSON_PrintUnformatted(j) : NULL;
     size_t n = s ? strlen(s) : 0;
 

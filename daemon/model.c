@@ -677,7 +677,7 @@ const struct eng_info *model_info(const struct model *m)
     return slot_of(m)->info_known ? &slot_of(m)->info : NULL;
 }
 
-cJSON *model_json(struct daemon *d, const struct model *m)
+cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid)
 {
     static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
     const struct slot *s = slot_of(m);
@@ -708,7 +708,9 @@ cJSON *model_json(struct daemon *d, const struct model *m)
         cJSON_AddNumberToObject(j, "load_ms", (double)m->load_ms);
     }
     cJSON_AddNumberToObject(j, "keep_alive_s", m->keep_alive_s);
-    cJSON_AddNumberToObject(j, "sessions", sess_count_model(d, m->name));
+    cJSON_AddNumberToObject(j, "sessions",
+                            daemon_trusts(d, uid) ? sess_count_model(d, m->name)
+                                                  : sess_count_model_of(d, m->name, uid));
     cJSON_AddBoolToObject(j, "default", m == first(d));
     cJSON_AddBoolToObject(j, "hashing", s->hashing);
     return j;

@@ -71,6 +71,7 @@ int model_unload(struct daemon *d, struct model *m); /* 0, -EBUSY */
 /* Calls fn on the loop thread whenever some model's state or keyed changes. */
 void models_on_change(struct daemon *d, void (*fn)(struct daemon *d, struct model *m));
 const struct eng_info *model_info(const struct model *m); /* of the last load; NULL: none yet */
-cJSON *model_json(struct daemon *d, const struct model *m); /* MODEL of docs/PROTOCOL.md */
+/* MODEL of docs/PROTOCOL.md, as uid may see it. */
+cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid);
 
 #endif

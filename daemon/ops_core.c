@@ -52,7 +52,7 @@ void op_ping(struct call *c)
 
 void op_status(struct call *c)
 {
-    call_ok(c, status_json(c->d), NULL, 0);
+    call_ok(c, status_json(c->d, c->uid), NULL, 0);
 }
 
 void op_metrics(struct call *c)

@@ -17,7 +17,7 @@ void op_model_list(struct call *c)
     models_look(c->d);
     for (uint32_t i = 0; (m = model_at(c->d, i)) != NULL; i++)
         if (!m->gone)
-            cJSON_AddItemToArray(a, model_json(c->d, m));
+            cJSON_AddItemToArray(a, model_json(c->d, m, c->uid));
     call_ok(c, o, NULL, 0);
 }
 
@@ -56,7 +56,7 @@ void op_model_show(struct call *c)
 
     if (!m)
         return;
-    o = model_json(c->d, m);
+    o = model_json(c->d, m, c->uid);
     if (i) {
         cJSON_AddNumberToObject(o, "layers", i->n_layers);
         cJSON_AddNumberToObject(o, "embedding", i->n_embd);
@@ -146,6 +146,13 @@ void op_model_unload(struct call *c)
 
     if (!m)
         return;
+    if (!daemon_trusts(c->d, c->uid)) {
+        call_fail(c, HRT_PERMISSION_DENIED, "permission_denied", NULL,
+                  "model %s is shared by all users of this machine: root unloads it, and it "
+                  "goes by itself when keep-alive says so",
+                  m->name);
+        return;
+    }
     if (model_unload(c->d, m) == -EBUSY) {
         char who[NAME_BYTES_MAX + 96] = "a request";
 
@@ -155,7 +162,7 @@ void op_model_unload(struct call *c)
             call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o, "%s is being loaded",
                       m->name);
         else {
-            (void)gen_user(c->d, m, who, sizeof who);
+            (void)gen_user(c->d, m, c->uid, who, sizeof who);
             call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
                       "%s runs on %s; stop it with `hearth cancel`, or wait for its end", who,
                       m->name);

@@ -158,6 +158,7 @@ void sess_unborn(struct sess *s);
 void sess_born(struct sess *s);
 struct sess_user *sess_user(struct sess_table *t, uint32_t uid, bool make); /* or NULL */
 uint32_t sess_count_model(struct daemon *d, const char *model);
+uint32_t sess_count_model_of(struct daemon *d, const char *model, uint32_t uid);
 uint64_t sess_bytes(struct daemon *d); /* of memory: all of them, with what is kept warm */
 /* What it keeps in memory has changed, and it is the one used last; others give way. */
 void sess_warm(struct sess *s);
@@ -179,6 +180,7 @@ struct sess *sess_by_id(struct daemon *d, uint32_t uid, const struct kvs_id *id)
 struct sess *sess_by_name(struct daemon *d, uint32_t uid, const char *name); /* not "" */
 struct sess *sess_at(struct daemon *d, uint32_t i); /* NULL past the end; order may change */
 uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous);
+uint32_t sess_count_of(struct daemon *d, uint32_t uid, uint32_t *ret_anonymous);
 /* A name a session may have: 1..NAME_BYTES_MAX bytes of UTF-8 without control characters, not
  * shaped like an id.  -EINVAL with words. */
 int sess_name_check(const char *name, struct errbuf *eb);

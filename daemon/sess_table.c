@@ -453,6 +453,26 @@ uint32_t sess_count_model(struct daemon *d, const char *model)
     return m ? m->n : 0;
 }
 
+uint32_t sess_count_of(struct daemon *d, uint32_t uid, uint32_t *ret_anonymous)
+{
+    const struct sess_user *u = sess_user(d->sess, uid, false);
+
+    *ret_anonymous = u ? u->list[SESS_ANONYMOUS].n + u->list[SESS_BRIEF].n : 0;
+    return *ret_anonymous + (u ? u->list[SESS_NAMED].n : 0);
+}
+
+uint32_t sess_count_model_of(struct daemon *d, const char *model, uint32_t uid)
+{
+    const struct sess_model *m = d->sess ? model_of(d->sess, model, false) : NULL;
+    const struct sess_user *u = m ? sess_user(d->sess, uid, false) : NULL;
+    uint32_t n = 0;
+
+    for (int k = 0; u && k < SESS_LISTS_; k++)
+        for (const struct sess *s = u->list[k].oldest; s; s = s->newer)
+            n += s->model == m;
+    return n;
+}
+
 uint64_t sess_bytes(struct daemon *d)
 {
     const struct sess_table *t = d->sess;

@@ -48,7 +48,7 @@ static void tier(cJSON *in, const char *name, uint64_t used, uint64_t limit)
     cJSON_AddNumberToObject(t, "limit", (double)limit);
 }
 
-static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
+static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
 
@@ -67,7 +67,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
             w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
                                   "some are removed (hearth sessions rm NAME) or --disk is "
                                   "raised"));
-    if (k->warning[0])
+    if (k->warning[0] && daemon_trusts(d, uid))
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
@@ -79,6 +79,16 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, cJSON *j)
             snprintf(words, sizeof words, "model %s cannot be loaded: %s", m->name, m->error);
             cJSON_AddItemToArray(w, cJSON_CreateString(words));
         }
+    /* These may name sessions of others. */
+    if (!daemon_trusts(d, uid)) {
+        char words[96];
+
+        snprintf(words, sizeof words, "%u more: who runs the daemon sees them in its status",
+                 d->n_warnings);
+        if (d->n_warnings)
+            cJSON_AddItemToArray(w, cJSON_CreateString(words));
+        return;
+    }
     for (uint32_t i = 0; i < d->n_warnings; i++)
         cJSON_AddItemToArray(w, cJSON_CreateString(d->warnings[i]));
 }
@@ -101,7 +111,7 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
     return "ok";
 }
 
-cJSON *status_json(struct daemon *d)
+cJSON *status_json(struct daemon *d, uint32_t uid)
 {
     cJSON *j = cJSON_CreateObject(), *o;
     struct kvs_stats k = {0};
@@ -116,7 +126,8 @@ cJSON *status_json(struct daemon *d)
     kvs_stats(d->store, &k);
     kvflow_usage(d, NULL, &dev);
     gen_counts(d, &g);
-    sessions = sess_count(d, &anonymous);
+    sessions =
+        daemon_trusts(d, uid) ? sess_count(d, &anonymous) : sess_count_of(d, uid, &anonymous);
     cJSON_AddStringToObject(j, "status", state_word(d, &k));
     cJSON_AddNumberToObject(j, "pid", (double)getpid());
     cJSON_AddStringToObject(j, "version", HEARTH_VERSION);
@@ -137,7 +148,7 @@ cJSON *status_json(struct daemon *d)
     models_look(d);
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (!m->gone)
-            cJSON_AddItemToArray(o, model_json(d, m));
+            cJSON_AddItemToArray(o, model_json(d, m, uid));
     o = cJSON_AddObjectToObject(j, "sessions");
     cJSON_AddNumberToObject(o, "count", sessions);
     cJSON_AddNumberToObject(o, "named", sessions - anonymous);
@@ -178,6 +189,6 @@ cJSON *status_json(struct daemon *d)
         cJSON_AddStringToObject(j, "http", d->http);
     else
         cJSON_AddNullToObject(j, "http");
-    warnings(d, &k, j);
+    warnings(d, &k, uid, j);
     return j;
 }

@@ -6,9 +6,11 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct daemon;
-cJSON *status_json(struct daemon *d); /* NULL: no memory */
+/* As uid may see it; NULL: no memory. */
+cJSON *status_json(struct daemon *d, uint32_t uid);
 /* Where the HTTP front listens; reads RUNTIME/http.port when it changed.  "" when nowhere. */
 const char *status_http(struct daemon *d);
 /* Free and of *ret_bytes bytes; NULL: no memory. */

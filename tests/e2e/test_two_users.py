@@ -7,30 +7,32 @@ first, or how two measurements of one run compare.
 from hearthlib import *
 import threading
 
-A, B = 60001, 60002
+A, B, GROUP = 60001, 60002, 60000
 _as_user = threading.Lock()
 
 
 def link_as(d, uid, timeout=120):
     """A connection that the kernel vouches for as uid's."""
     with _as_user:
+        os.setegid(GROUP)
         os.seteuid(uid)
         try:
             return Link(d.sock, timeout)
         finally:
             os.seteuid(0)
+            os.setegid(0)
 
 
 def shared(*flags):
-    """The system's layout: one daemon, its socket open to others."""
+    """The system's layout: one daemon, its socket open to a group."""
     if os.geteuid() != 0:
         skip("two users need root")
     d = Daemon("--system", "--socket-mode", "0666", *flags)
-    os.chmod(d.runtime, 0o755)
-    p = d.runtime
+    os.chown(d.runtime, 0, GROUP)
+    os.chmod(d.runtime, 0o750)
+    os.chmod(d.dir, 0o755)
+    p = d.dir
     while p != "/":
-        if p.startswith(d.dir):
-            os.chmod(p, 0o755)
         if not os.stat(p).st_mode & 1:
             skip("%s is closed to other users; set TMPDIR" % p)
         p = os.path.dirname(p)
@@ -146,5 +148,103 @@ def an_answer_beside_a_flood_takes_twice_as_long_at_most():
     d.stop()
 
 
+def one_user_does_not_learn_of_another():
+    d = shared()
+    with link_as(d, A) as a, link_as(d, B) as b, d.link() as root:
+        a.call(SESSION_OPEN, {"id": new_id(), "name": "a-secret-plan", "model": "m"})
+        s = a.call(START, {"id": new_id(), "session": "a-secret-plan", "input": "prompt", "prompt": "Go on.", "model": "m",
+                           "params": {"max_tokens": 4000, "ignore_eos": True}})
+        follow(a, s["stream"], stop_after=1)
+        show = a.call(SESSION_SHOW, {"session": "a-secret-plan"})
+        words = []
+        for typ, js in ((MODEL_UNLOAD, {"id": new_id(), "model": "m"}), (SESSION_SHOW, {"session": show["id"]}),
+                        (SESSION_SHOW, {"session": "a-secret-plan"}), (NEXT, {"stream": s["stream"], "cursor": 0}),
+                        (CANCEL, {"stream": s["stream"]}), (SESSION_REMOVE, {"id": new_id(), "session": show["id"]}),
+                        (START, {"id": s["stream"], "session": show["id"], "create": False, "input": "prompt", "prompt": "x"})):
+            status, js, _ = b.raw(typ, js)
+            check(status != 0, lambda: "operation %d on what is another's was carried out: %r" % (typ, js))
+            words.append(json.dumps(js))
+        check_eq(b.raw(MODEL_UNLOAD, {"id": new_id(), "model": "m"})[1]["slug"], "permission_denied", "a user who unloads what all use")
+        words.append(json.dumps(b.call(SESSION_LIST, {"all": True})["sessions"]))
+        st = b.call(STATUS)
+        check_eq(st["sessions"]["count"], 0, "sessions in the status of one who has none")
+        check_eq([m["sessions"] for m in st["models"]], [0], "sessions of the model, as he is told")
+        check_eq(a.call(STATUS)["sessions"]["count"], 1, "sessions in the status of who has one")
+        check_eq(root.call(STATUS)["sessions"]["count"], 1, "sessions in the status of root")
+        st.pop("_tail")
+        words.append(json.dumps(st))
+        words.append(json.dumps({k: v for k, v in b.call(MODEL_LIST).items() if k != "_tail"}))
+        words.append(b.call(METRICS)["_tail"].decode())
+        for w in words:
+            for secret in ("a-secret-plan", show["id"], s["stream"], str(A)):
+                check(secret not in w or (secret == show["id"] and "no session" in w) or (secret == s["stream"] and "stream" in w)
+                      or "a-secret-plan" in w and "no session" in w, lambda: "one user is told %r of another: %s" % (secret, w))
+        # Root may, and hears that there is somebody, not who.
+        status, js, _ = root.raw(MODEL_UNLOAD, {"id": new_id(), "model": "m"})
+        check(status != 0 and "another user" in js["message"] and "a-secret-plan" not in js["message"], lambda: "root's unload: %r" % js)
+        a.call(CANCEL, {"stream": s["stream"]})
+    d.stop()
+
+
+def http(port, key, prompt, path="/v1/chat/completions"):
+    import urllib.request
+    r = urllib.request.Request("http://127.0.0.1:%d%s" % (port, path), method="POST",
+                               data=json.dumps({"model": "m", "max_tokens": 4, "temperature": 0,
+                                                "messages": [{"role": "user", "content": prompt}]}).encode(),
+                               headers={"Content-Type": "application/json", **({"Authorization": "Bearer " + key} if key else {})})
+    with urllib.request.urlopen(r, timeout=120 * SLOWER) as f:
+        return json.load(f)
+
+
+def each_api_key_is_somebody_of_its_own():
+    keys = ["first-key-0123456789", "second-key-0123456789"]
+    d = Daemon()
+    path = os.path.join(d.dir, "keys")
+    with open(path, "w") as f:
+        os.fchmod(f.fileno(), 0o600)
+        f.write("\n".join(keys) + "\n")
+    d.start()
+    d.load()
+    front = Front(d, http="127.0.0.1:%d" % free_port(), extra=["--api-key-file", path]).start()
+    port = http_port(d, int(front.http.rsplit(":", 1)[1]))
+    prompt = "The password of the vault is " + text(0)[:1500]
+
+    def cached(key):
+        return http(port, key, prompt)["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    check_eq(cached(keys[0]), 0, "tokens found by who asks first")
+    check(cached(keys[0]) > 0, "the same key finds nothing of what it asked before")
+    check_eq(cached(keys[1]), 0, "tokens that another key finds of this one's prompt")
+    check_eq(cached(None), 0, "tokens that the owner of the port finds without a key")
+    check(cached(None) > 0, "the owner finds nothing of his own")
+    with d.link() as l:
+        mine = l.call(SESSION_LIST, {"all": True})["sessions"]
+        check_eq([x["owner"] for x in mine], [os.geteuid()] * 2, "owners of the sessions that the owner of the port sees")
+    # The same after a restart: nothing is stored about keys, and nothing is forgotten.
+    d.restart()
+    d.load()
+    check(cached(keys[1]) > 0, "after a restart a key finds nothing of what it asked before")
+    front.stop()
+    d.stop()
+
+
+def a_user_cannot_take_the_place_of_a_key():
+    d = shared()
+    key = os.urandom(16).hex()
+    with link_as(d, A) as a, link_as(d, B) as b:
+        a.call(SESSION_OPEN, {"id": new_id(), "as": key, "name": "of-the-key", "model": "m"})
+        owner = a.call(SESSION_SHOW, {"session": "of-the-key", "as": key})["owner"]
+        check(owner >= 1 << 31, "a key's owner %d looks like a uid" % owner)
+        for l, js in ((a, {}), (b, {}), (b, {"as": key}), (a, {"as": os.urandom(16).hex()})):
+            check_eq(l.raw(SESSION_SHOW, dict(js, session="of-the-key"))[1].get("slug"), "session_not_found", "what others get")
+        check_eq(a.raw(PING, {"as": "me"})[1].get("slug"), "bad_field", "a key that is none")
+        # Nobody tries keys until one's number is another's.
+        slugs = {b.raw(PING, {"as": os.urandom(16).hex()})[1].get("slug") for _ in range(300)}
+        check("queue_full" in slugs, "three hundred keys of one user were taken")
+        a.call(PING, {"as": key})
+    d.stop()
+
+
 main(requests_of_one_user_leave_room_for_another, an_answer_beside_a_flood_takes_twice_as_long_at_most,
-     a_flood_of_text_to_tokenise_does_not_hold_another_user)
+     a_flood_of_text_to_tokenise_does_not_hold_another_user, one_user_does_not_learn_of_another,
+     each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key)
