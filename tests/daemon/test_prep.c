@@ -261,6 +261,43 @@ static void cancelled_work_ends_and_what_has_not_begun_does_not_run(void)
     CHECK_EQ(atomic_load(&other_done), 0);
     turns_end();
 }
+/* Threads get the processor late, so that who has been given the turn may not know it yet. */
+static atomic_bool calm;
+static void *spin(void *arg)
+{
+    while (!atomic_load(&calm))
+        ;
+    return arg;
+}
+static void counted_run(struct prep_job *j)
+{
+    uint64_t until = now_ns() + 300000000u;
+
+    while (now_ns() < until && prep_turn(j) == 0)
+        ;
+    atomic_fetch_add(&other_done, 1);
+}
+static void turns_go_on_when_threads_run_late(void)
+{
+    enum { USERS = 12, SPINS = 40 };
+    static struct prep_job a[USERS];
+    pthread_t t[SPINS];
+
+    turns_begin(USERS, USERS);
+    atomic_store(&calm, false);
+    for (int i = 0; i < SPINS; i++)
+        pthread_create(&t[i], NULL, spin, NULL);
+    for (int i = 0; i < USERS; i++) {
+        a[i] = (struct prep_job){.run = counted_run, .done = back, .uid = (uint32_t)i};
+        prep_submit(prep, &a[i]);
+    }
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&other_done), USERS);
+    atomic_store(&calm, true);
+    for (int i = 0; i < SPINS; i++)
+        pthread_join(t[i], NULL);
+    turns_end();
+}
 static void closing_ends_all_that_have_begun(void)
 {
     static struct prep_job a[20];
@@ -291,4 +328,4 @@ T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(many_users_all_get_theirs_beside_long_jobs),
        C(a_job_that_never_gives_way_holds_nobody), C(a_job_that_hangs_is_seen),
        C(cancelled_work_ends_and_what_has_not_begun_does_not_run),
-       C(closing_ends_all_that_have_begun))
+       C(turns_go_on_when_threads_run_late), C(closing_ends_all_that_have_begun))
