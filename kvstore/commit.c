@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 static const uint64_t SHRINK_AGAIN_NS = 5000000000u;
+static const uint64_t HOLD_NS =
+    4000000000u; /* turns wait for room at most; a stop waits longer */
 
 struct group {
     struct kvs_batch *batch[GROUP_BATCHES_MAX];
@@ -163,14 +165,24 @@ static void group_limit(struct kvstore *s, struct group *g)
         io_wake(s);
         return;
     }
-    if (fit)
+    if (fit) {
+        s->hold_ns = 0;
         return;
+    }
+    if (s->hold_ns == 0)
+        s->hold_ns = now_ns();
+    if (now_ns() - s->hold_ns > HOLD_NS) {
+        s->hold_ns = 0;
+        g->full = true;
+        return;
+    }
     if (ckpt_busy(s) || s->ckpt.trim || collect_gains(s) ||
         (limit_log_due(s, true) && ckpt_begin(s) == 0)) {
         s->limit_hold = true;
         group_return(s, g, 0);
         return;
     }
+    s->hold_ns = 0;
     g->full = true;
 }
 
@@ -496,7 +508,8 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     ckpt_turn(s);
     if (!busy && !ckpt_busy(s) && s->fault != -EROFS && limit_index_due(s, !some))
         index_smaller(s);
-    if (s->limit_hold && !ckpt_busy(s) && !s->ckpt.trim && !collect_gains(s))
+    if (s->limit_hold && (now_ns() - s->hold_ns > HOLD_NS ||
+                          (!ckpt_busy(s) && !s->ckpt.trim && !collect_gains(s))))
         s->limit_hold = false;
     uint64_t now = now_ns();
     if (!s->reserve_held && now > s->reserve_ns && s->fault != -EROFS)

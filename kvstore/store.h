@@ -252,6 +252,7 @@ struct kvstore {
     _Atomic uint64_t log_want; /* what the log takes, and will to be compacted */
     _Atomic bool turns_full;   /* turns have all the room there is */
     bool limit_hold;           /* commit: turns wait for the log to be compacted */
+    uint64_t hold_ns;          /* since then; 0: they do not */
     bool reserve_held;         /* commit */
     uint64_t reserve_ns, reader_check_ns, shrink_ns;
     _Atomic int fault; /* 0, -EROFS, -ENOSPC */
