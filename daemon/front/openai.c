@@ -395,6 +395,19 @@ static int f_logit_bias(struct parse *p, const cJSON *v)
     }
     return 0;
 }
+/* As llama-server has it: names, which the core knows. */
+static int f_samplers(struct parse *p, const cJSON *v)
+{
+    char got[64];
+    const cJSON *s;
+    bool names = cJSON_IsArray(v) || cJSON_IsString(v);
+    cJSON_ArrayForEach(s, v) names &= cJSON_IsString(s);
+    if (!names)
+        return bad(p->e, "bad_field", "samplers", "samplers: want a list of names, got %s",
+                   shown(v, got, sizeof got));
+    cJSON_AddItemToObject(p->params, "samplers", cJSON_Duplicate(v, true));
+    return 0;
+}
 static int f_logprobs(struct parse *p, const cJSON *v)
 {
     char got[64];
@@ -484,6 +497,7 @@ static const struct {
     {"n", f_n},
     {"stop", f_stop},
     {"logit_bias", f_logit_bias},
+    {"samplers", f_samplers},
     {"logprobs", f_logprobs},
     {"user", f_user},
     {"top_logprobs", f_top_logprobs},
