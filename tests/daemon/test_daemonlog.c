@@ -1,4 +1,5 @@
 /* test_daemonlog.c - one line of the log stays one line, and steers no terminal. */
+#include "base/lograte.h"
 #include "base/text.h"
 #include "daemon/log.h"
 #include "tests/t.h"
@@ -37,4 +38,45 @@ static void what_a_peer_sent_is_escaped(void)
     CHECK_EQ(lines, 3);
 }
 
-T_MAIN({"what_a_peer_sent_is_escaped", what_a_peer_sent_is_escaped})
+static void what_repeats_is_counted_instead(void)
+{
+    struct lograte l = {0};
+    uint64_t t = 1000000000ull;
+    uint32_t held = 7, out = 0;
+
+    for (int i = 0; i < 1000; i++)
+        out += lograte_ok(&l, "one %d", t += 1000, &held);
+    CHECK_EQ(out, LOGRATE_LINES);
+    CHECK(lograte_ok(&l, "two", t, &held)); /* another kind has its own account */
+    CHECK_EQ(held, 0);
+    t += LOGRATE_WINDOW_S * 1000000000ull + 1;
+    CHECK(lograte_ok(&l, "one %d", t, &held));
+    CHECK_EQ(held, 1000 - LOGRATE_LINES);
+    /* As many kinds as there are: the table is bounded, and each still gets its lines. */
+    static char kind[3 * LOGRATE_KINDS];
+    for (size_t i = 0; i < sizeof kind; i++)
+        CHECK(lograte_ok(&l, &kind[i], t += 1000, &held));
+    /* Through the log itself: an error of which a peer makes a thousand is twenty lines. */
+    char got[65536], path[] = "/tmp/hearth-t-XXXXXX";
+    int fd = mkstemp(path), old = dup(2);
+    fflush(stderr);
+    dup2(fd, 2);
+    log_setup(LOG_INFO_, false);
+    for (int i = 0; i < 1000; i++)
+        log_at(LOG_ERROR_, "accept: %d", i);
+    for (int i = 0; i < 30; i++)
+        log_at(LOG_INFO_, "news: %d", i);
+    dup2(old, 2);
+    close(old);
+    ssize_t n = pread(fd, got, sizeof got - 1, 0);
+    got[n > 0 ? n : 0] = 0;
+    close(fd);
+    unlink(path);
+    int lines = 0;
+    for (size_t i = 0; got[i]; i++)
+        lines += got[i] == '\n';
+    CHECK_EQ(lines, LOGRATE_LINES + 30); /* what is no trouble is not held back */
+}
+
+T_MAIN({"what_a_peer_sent_is_escaped", what_a_peer_sent_is_escaped},
+       {"what_repeats_is_counted_instead", what_repeats_is_counted_instead})
