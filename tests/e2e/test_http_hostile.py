@@ -239,6 +239,27 @@ def slow_senders_are_ended_and_slow_readers_held():
     w.stop()
 
 
+def a_body_that_drips_is_ended_after_a_minute():
+    if not os.environ.get("SOAK_REQUESTS"):
+        skip("takes a minute: SOAK_REQUESTS")
+    w = Watch(model_path=None)
+    s = w.connect(30)
+    s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+    t0 = time.monotonic()
+    s.setblocking(False)
+    got = b""
+    while time.monotonic() - t0 < 75 and not got:
+        try:
+            s.send(b" ")
+            got = s.recv(4096)
+        except BlockingIOError:
+            pass
+        time.sleep(0.25)
+    took = time.monotonic() - t0
+    check(got.startswith(b"HTTP/1.1 408") and 55 < took < 70, lambda: "after %.0f s: %r" % (took, got[:100]))
+    w.stop()
+
+
 def requests_by_the_thousand_leave_nothing_behind():
     n = int(os.environ.get("SOAK_REQUESTS") or 800)
     w = Watch("--host-memory", "64MiB", "--page-memory", "64MiB", "--context", "1024", "--anonymous-expire", "3s")
@@ -320,4 +341,5 @@ def requests_by_the_thousand_leave_nothing_behind():
 
 
 main(two_thousand_idle_connections_cost_little, at_the_limit_of_descriptors_it_neither_spins_nor_floods, a_strangers_bodies_are_not_kept,
-     a_stranger_gets_few_connections_and_little_time, slow_senders_are_ended_and_slow_readers_held, requests_by_the_thousand_leave_nothing_behind)
+     a_stranger_gets_few_connections_and_little_time, slow_senders_are_ended_and_slow_readers_held,
+     a_body_that_drips_is_ended_after_a_minute, requests_by_the_thousand_leave_nothing_behind)
