@@ -462,7 +462,7 @@ static const char *run_once(uint64_t seed, enum calls_wrong wrong, const char *p
     bool plain = true;
     for (uint32_t i = 0; i < CUTS_A_LIFE && !bad; i++) {
         bool last = i + 1 == CUTS_A_LIFE;
-        enum hurt h = hurts && !last && rig_rand(&rnd) % 2 ? rig_rand(&rnd) % HURT_ : WHOLE;
+        enum hurt h = hurts && rig_rand(&rnd) % 2 ? rig_rand(&rnd) % HURT_ : WHOLE;
         bool kill = rig_rand(&rnd) % 5 == 0;
         at = rig_rand(&rnd) % 4 ? rig_rand(&rnd) % (events + 1) : calls_names(rig_rand(&rnd));
         calls_cut(at, kill, rig_rand(&rnd), cut);

@@ -3,6 +3,7 @@
  * The C library's fdatasync and pwrite are this program's: they fail, interrupt or shorten the
  * calls on files whose path holds a word.  Memory and files are changed behind the store's back. */
 #include "base/bytes.h"
+#include "base/crc32c.h"
 #include "kvstore/slot.h"
 #include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
@@ -268,6 +269,7 @@ static void opens_without_a_word(struct rig *g, int line)
 static void frames_that_could_not_be_written_leave_no_hole(void)
 {
     struct rig g;
+    char path[300];
 
     make(&g);
     CHECK_EQ(rig_open(&g), 0);
@@ -276,6 +278,8 @@ static void frames_that_could_not_be_written_leave_no_hole(void)
         bad.write = "/log/", bad.times = 1000, bad.code = ENOSPC;
         CHECK_EQ(rig_talk(&g, 50, 0, 10), -ENOSPC);
         bad.times = 0;
+        snprintf(path, sizeof path, "%s/reserve", g.dir);
+        CHECK(access(path, F_OK) < 0); /* given up before anything fails */
         CHECK_EQ(rig_talk(&g, 1, i * 100, i * 100 + 100), 0);
     }
     opens_without_a_word(&g, __LINE__);
@@ -306,6 +310,14 @@ static void short_and_interrupted_writes_go_on(void)
     CHECK_EQ(end_of(&g, 1), 2000);
     CHECK(rig_tokens_ok(&g, 1, 2000));
     rig_fini(&g);
+}
+
+static struct blk *blk_of(struct rig *g, uint64_t seed, uint32_t n)
+{
+    struct rig_block b;
+
+    rig_block_set(g, &b, seed, n);
+    return table_find(&g->s->table, &b.r.key, b.r.variant);
 }
 
 /* --- what is believed ------------------------------------------------------------------------------ */
@@ -424,6 +436,118 @@ static void turns_that_were_cut_do_not_come_back(void)
     rig_fini(&g);
 }
 
+/* Key, owner, fingerprint, epoch: each is in the names. */
+static void names_follow_from_all_that_they_should(void)
+{
+    uint8_t f[32] = {1}, h[32] = {2};
+    int32_t ids[BLOCK_TOKENS] = {3};
+    struct kvs_key a, b, c, d;
+
+    kvs_key_root(f, 1, &a);
+    kvs_key_root(f, 2, &b);
+    kvs_key_root(h, 1, &c);
+    CHECK(memcmp(&a, &b, 32) && memcmp(&a, &c, 32) && memcmp(&b, &c, 32));
+    kvs_key_next(&a, ids, BLOCK_TOKENS, &c);
+    kvs_key_next(&b, ids, BLOCK_TOKENS, &d);
+    CHECK(memcmp(&c, &d, 32));
+    ids[255] = 9;
+    kvs_key_next(&a, ids, BLOCK_TOKENS, &d);
+    CHECK(memcmp(&c, &d, 32));
+    CHECK(kvs_variant(1, 0) != kvs_variant(2, 0) && kvs_variant(1, 0) != kvs_variant(1, 1));
+}
+
+static void a_block_of_another_variant_is_another(void)
+{
+    struct rig_block b;
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    rig_block_set(&g, &b, 8, 0);
+    b.r.variant++;
+    rig_submit(&g, &b, false);
+    rig_wait(&g);
+    CHECK_EQ(b.r.res, -ENOENT);
+    CHECK_EQ(kvs_match(g.s, &b.r.key, 1, b.r.variant), 0);
+    CHECK_EQ(kvs_match(g.s, &b.r.key, 1, b.r.variant - 1), 1);
+    rig_fini(&g);
+}
+
+/* A header that is whole and says what cannot be. */
+static void impossible_sizes_in_a_slot_are_not_believed(void)
+{
+    static uint8_t b[RIG_SLOT] __attribute__((aligned(4096)));
+    static const uint64_t hot[] = {0, 100, 4096 + 8, 1ull << 40, 1ull << 63};
+    static const uint8_t zero[4];
+    int32_t ids[BLOCK_TOKENS] = {0};
+    struct slot_head h = {.hot_bytes = RIG_HOT,
+                          .cold_bytes = RIG_COLD,
+                          .n_tokens = BLOCK_TOKENS},
+                     got;
+    uint32_t crc;
+
+    snprintf(h.layout, sizeof h.layout, "test");
+    (void)slot_seal(b, &h, ids);
+    CHECK_EQ(slot_head_get(b, &got, &crc), 0);
+    for (size_t i = 0; i < sizeof hot / sizeof *hot; i++) {
+        st64(b + 176, hot[i]);
+        crc = crc32c(crc32c(crc32c(0, b, 12), zero, 4), b + 16, 4096 - 16);
+        st32(b + 12, crc);
+        CHECK_EQ(slot_head_get(b, &got, &crc), E_CORRUPT);
+    }
+}
+
+static void never_evicts(void *ctx, struct host_page *p)
+{
+    (void)p;
+    ++*(int *)ctx;
+}
+
+static void host_memory_keeps_what_is_dirty_and_joins_its_holes(void)
+{
+    struct host_page *p[4], *two;
+    struct host *h;
+    int evicted = 0;
+
+    CHECK_EQ(host_open(&h, 4 * 4096, never_evicts, &evicted), 0);
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(host_take(h, 4096, &p[i], &p[i]), 0);
+        p[i]->dirty = true;
+    }
+    CHECK_EQ(host_take(h, 4096, NULL, &two), -EAGAIN);
+    CHECK_EQ(evicted, 0);
+    for (int i = 0; i < 4; i++)
+        p[i]->dirty = false;
+    for (int order = 0; order < 2; order++) { /* a hole before it, and a hole behind it */
+        host_drop(h, p[order ? 2 : 1]);
+        host_drop(h, p[order ? 1 : 2]);
+        CHECK_EQ(host_take(h, 2 * 4096, &two, &two), 0);
+        CHECK_EQ(evicted, 0);
+        host_drop(h, two);
+        CHECK_EQ(host_take(h, 4096, &p[1], &p[1]), 0);
+        CHECK_EQ(host_take(h, 4096, &p[2], &p[2]), 0);
+    }
+    host_close(h);
+}
+
+/* An ancestor is as young as what comes after it, also when only the disk says how old it is. */
+static void ages_go_up_the_chain_at_an_open(void)
+{
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 8, 0), 0);
+    usleep(1100000 * (unsigned)(USED_UNIT_NS / 1000000000u ? USED_UNIT_NS / 1000000000u : 1));
+    CHECK_EQ(rig_put(&g, 8, 1), 0);
+    rig_reopen(&g);
+    struct blk *a = blk_of(&g, 8, 0), *b = blk_of(&g, 8, 1);
+    CHECK(a && b && a->used >= b->used);
+    CHECK(a && b && a->time_ns < b->time_ns);
+    rig_fini(&g);
+}
+
 /* --- closed cleanly, or not -------------------------------------------------------------------------- */
 
 static bool copy_is_clean(struct rig *g)
@@ -463,14 +587,6 @@ static void only_a_store_that_was_closed_is_clean(void)
 }
 
 /* --- copies of blocks ---------------------------------------------------------------------------------- */
-
-static struct blk *blk_of(struct rig *g, uint64_t seed, uint32_t n)
-{
-    struct rig_block b;
-
-    rig_block_set(g, &b, seed, n);
-    return table_find(&g->s->table, &b.r.key, b.r.variant);
-}
 
 /* Every part of the image in memory: header, hot part, cold part. */
 static void a_copy_in_memory_that_changed_is_not_served(void)
@@ -673,7 +789,11 @@ T_MAIN(ROW(a_sync_of_the_log_that_fails_once_ends_writing),
        ROW(frames_that_could_not_be_written_leave_no_hole),
        ROW(a_frame_that_changed_is_not_believed), ROW(a_frame_longer_than_its_file_is_not_read),
        ROW(a_refused_batch_leaves_nothing_for_the_next),
-       ROW(turns_that_were_cut_do_not_come_back), ROW(short_and_interrupted_writes_go_on),
+       ROW(turns_that_were_cut_do_not_come_back), ROW(names_follow_from_all_that_they_should),
+       ROW(a_block_of_another_variant_is_another),
+       ROW(impossible_sizes_in_a_slot_are_not_believed),
+       ROW(host_memory_keeps_what_is_dirty_and_joins_its_holes),
+       ROW(ages_go_up_the_chain_at_an_open), ROW(short_and_interrupted_writes_go_on),
        ROW(only_a_store_that_was_closed_is_clean),
        ROW(a_copy_in_memory_that_changed_is_not_served),
        ROW(the_only_copy_in_memory_that_changed_is_a_miss),
