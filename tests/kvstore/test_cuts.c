@@ -507,6 +507,72 @@ static void no_cut_loses_anything_whatever_happens_to_one_copy(void)
     printf("    %u cuts, %u of them while opening again\n", n.cuts + n.chains, n.chains);
 }
 
+/* tests/golden/store-v2.tar.gz: three sessions of 600 tokens, by the last program of version 2. */
+static const char *migrated(const char *dir, uint64_t to)
+{
+    const char *bad = NULL;
+    struct rig c;
+
+    store_at(&c, dir, 4 << 20, false);
+    if (rig_open(&c) < 0) {
+        printf("    %s\n", c.eb.s);
+        return "the store does not open";
+    }
+    for (uint64_t s = 1; s < 4 && !bad; s++)
+        if (!rig_tokens_ok(&c, s, s == 1 ? to : 600))
+            bad = "a turn of the old store is lost";
+    if (!bad && rig_get(&c, 5, 0, NULL) != 0)
+        bad = "a block of the old store is lost";
+    if (!bad && rig_talk(&c, 2, 600, 610) != 0)
+        bad = "it does not go on";
+    rig_close(&c);
+    return bad;
+}
+
+/* index: 0 there, 1 lost before the first start of the new program. */
+static void a_store_of_version_2_loses_nothing_while_it_is_taken_over(void)
+{
+    const char *more = getenv("HEARTH_CUTS");
+    uint64_t seed = t_seed(), rnd = seed;
+    uint32_t cuts = (more ? (uint32_t)strtoul(more, NULL, 10) : 150) / 5, n = 0;
+
+    for (int lost = 0; lost < 2; lost++) {
+        char cmd[400], cut[128], path[300];
+        struct rig g;
+        rig_init(&g, KVS_IO_THREADS, true);
+        snprintf(cmd, sizeof cmd, "tar -xzf tests/golden/store-v2.tar.gz -C '%s'", g.dir);
+        CHECK_EQ(system(cmd), 0);
+        snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+        if (lost)
+            CHECK_EQ(unlink(path), 0);
+        g.o.disk_bytes = 4 << 20;
+        g.threads = false;
+        calls_begin(&(struct calls_opts){.root = g.dir});
+        CHECK_EQ(rig_open(&g), 0);
+        uint64_t opened = calls_events();
+        CHECK_EQ(rig_talk(&g, 1, 600, 650), 0);
+        uint64_t told = calls_mark();
+        rig_close(&g);
+        calls_end();
+        snprintf(cut, sizeof cut, "%.100s-cut", g.dir);
+        for (uint32_t i = 0; i < cuts; i++) {
+            uint64_t at = rig_rand(&rnd) % ((i % 4 ? opened : calls_events()) + 1);
+            calls_cut(at, i % 3 == 0, rig_rand(&rnd), cut);
+            const char *bad = migrated(cut, at > told ? 650 : 600);
+            rig_rm(cut);
+            n++;
+            if (bad) {
+                t_fail(__FILE__, __LINE__, "SEED=%llu index %s, cut at %llu of %llu: %s",
+                       (unsigned long long)seed, lost ? "lost" : "there",
+                       (unsigned long long)at, (unsigned long long)calls_events(), bad);
+                break;
+            }
+        }
+        rig_fini(&g);
+    }
+    printf("    %u cuts\n", n);
+}
+
 /* A disk on which some syncs do nothing must be found out: else nothing above means anything. */
 static void caught(enum calls_wrong wrong, const char *path, bool hurts)
 {
@@ -543,6 +609,8 @@ static void segments_without_syncs_are_caught(void)
 
 T_MAIN({"no_cut_loses_anything_whatever_happens_to_one_copy",
         no_cut_loses_anything_whatever_happens_to_one_copy},
+       {"a_store_of_version_2_loses_nothing_while_it_is_taken_over",
+        a_store_of_version_2_loses_nothing_while_it_is_taken_over},
        {"no_sync_at_all_is_caught", no_sync_at_all_is_caught},
        {"directories_that_are_not_synced_are_caught",
         directories_that_are_not_synced_are_caught},
