@@ -18,7 +18,7 @@ int hearthd_main(int argc, char **argv);
 #include <sys/syscall.h>
 
 static struct {
-    atomic_int hold, fail_sync, fail_read, fail_write, slow_read_ms;
+    atomic_int hold, skip_sync, fail_sync, fail_read, fail_write, slow_read_ms;
     atomic_uint held, failed, reads;
 } * ctl; /* shared with the daemon */
 
@@ -67,7 +67,7 @@ int fdatasync(int fd)
         errno = EIO;
         return -1;
     }
-    return (int)syscall(SYS_fdatasync, fd);
+    return ctl && ctl->skip_sync ? 0 : (int)syscall(SYS_fdatasync, fd);
 }
 
 static int32_t ids[2048];
@@ -230,9 +230,13 @@ static void blocks_that_do_not_reach_the_disk_are_said(void)
     rig_run(&g, ids, 300, ",\"session\":\"x\"" GREEDY, &a); /* there is a segment */
     ctl->fail_write = 1;
     rig_run(&g, ids + 300, 700, ",\"session\":\"x\"" GREEDY, &a);
-    usleep(500000); /* they go down beside it */
-    rig_run(&g, ids + 1000, 300, ",\"session\":\"x\"" GREEDY, &a);
-    CHECK(warns(&a, "do not reach the disk"));
+    bool told = false;
+    for (int i = 0; i < 12 && !told; i++) { /* they go down beside it, when there is time */
+        usleep(250000);
+        rig_run(&g, ids, 10, ",\"session\":\"x\"" GREEDY, &a);
+        told = warns(&a, "do not reach the disk");
+    }
+    CHECK(told);
     rig_down(&g, SIGTERM);
     answer_clear(&a);
 }
@@ -500,6 +504,7 @@ static void a_finished_block_takes_its_tokens_down(void)
 
     for (int tries = 0; tries < 5 && !kept; tries++) {
         make_ctx(&g, 4096);
+        ctl->skip_sync = 1; /* a kill is enough here: not to wait for a busy disk */
         rig_up(&g);
         rig_run(&g, ids, 8, ",\"session\":\"warm\"" GREEDY, &a);
         rig_id(id);
