@@ -52,6 +52,7 @@ int cli_exit_of(uint32_t status, const char *slug)
  * session that is busy, and of a model whose session is, the daemon says it itself. */
 static const char *remedy(const char *slug, const cJSON *numbers)
 {
+    static char way[200];
     static const char *const rows[][2] = {
         {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
                               "`hearth chat -s NAME` make one"},
@@ -63,8 +64,17 @@ static const char *remedy(const char *slug, const cJSON *numbers)
         {"queue_full", "try again in a moment"},
         {"core_unavailable", "start it with `hearth serve`"},
     };
+    if (strcmp(slug, "context_length_exceeded") == 0 && j_get(numbers, "turn")) {
+        double turn = j_num(numbers, "turn", 0);
+        snprintf(way, sizeof way,
+                 "`hearth sessions rewind NAME --to %.0f` makes room, `hearth sessions fork "
+                 "NAME NEW "
+                 "--turn %.0f` keeps this one as it is and makes room in the new one",
+                 turn, turn);
+        return way;
+    }
     if (strcmp(slug, "context_length_exceeded") == 0 && j_num(numbers, "held", 0) > 0)
-        return "shorten the input, or rewind the session (`hearth sessions rewind`)";
+        return "shorten the input, or begin another session";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
             return rows[i][1];

@@ -13,7 +13,9 @@ enum {
 }; /* a pipe that gives nothing for that long: say what we wait for */
 
 const struct flag flags_gen[] = {
-    {"max-tokens", 'n', "N", "at most N tokens of answer (default: until the model ends)"},
+    {"max-tokens", 'n', "N",
+     "at most N tokens of answer (default: until the model ends; in a session half of the "
+     "room)"},
     {"temp", 0, "T", "temperature, 0 is greedy (default: the model's own)"},
     {"top-k", 0, "K", "only the K likeliest tokens, 0 is off"},
     {"top-p", 0, "P", "only the likeliest tokens that add up to P"},

@@ -23,6 +23,8 @@
 
 /* Stored tokens compared with one prompt at most: four million. */
 #define CAND_TOKENS_MAX (4u << 20)
+/* Tokens of an answer in a session: without a limit, and what a way out of a full one leaves. */
+enum { ANSWER_MOST = 4096, ANSWER_LEAST = 128 };
 enum { MESSAGES_MAX = 1 << 16, LOOKS_MAX = 1 << 14 };
 
 /* --- reading START ---------------------------------------------------------------------------- */
@@ -522,18 +524,54 @@ void admit_model_ready(struct req *r)
 }
 
 /* --- admission ---------------------------------------------------------------------------------------- */
+/* The last turn after which `more` tokens and a short answer still fit; -1: none, 0: from the
+ * beginning.  A question whose answer is cut off is no place to go on from. */
+static int64_t turn_with_room(const struct sess *s, uint64_t more, uint64_t context)
+{
+    for (uint32_t i = s->turns_known ? s->n_turns : 0; i-- > 0;) {
+        const struct turn *t = &s->turns[i];
+
+        if ((t->role != KVS_ROLE_USER || t->user_open) &&
+            t->first + t->n_tokens + more + ANSWER_LEAST <= context)
+            return i + 1;
+    }
+    return more + ANSWER_LEAST <= context ? 0 : -1;
+}
+
 static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
 {
+    char way[120] = "";
+
     r->err_a = tokens;
     r->err_b = context;
     r->err_held = r->s ? r->s->head : 0;
+    r->err_turn = -1;
+    if (r->err_held && tokens >= r->err_held)
+        r->err_turn = turn_with_room(r->s, tokens - r->err_held, context);
+    if (r->err_turn > 0)
+        snprintf(way, sizeof way,
+                 "; after turn %lld there is room for it: rewind or fork there",
+                 (long long)r->err_turn);
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
              /* Programs know this error by the first half, as OpenAI words it. */
              "this model's maximum context length is %llu tokens, the input comes to %llu%s%s; "
-             "nothing was changed",
+             "nothing was changed%s",
              (unsigned long long)context, (unsigned long long)tokens,
              r->err_held ? " with what the session holds" : "",
-             tokens == context ? " and leaves no room for an answer" : "");
+             tokens == context ? " and leaves no room for an answer" : "", way);
+}
+
+/* A model that goes in circles would write until the context is full, and that were the end of the
+ * conversation: without a limit of its own an answer gets half of what is left, and no more than
+ * anybody reads. */
+static void bound_answer(struct req *r, uint64_t context)
+{
+    uint64_t half = (context - r->n_prompt) / 2;
+
+    if (!r->goes_on || r->ingest || r->ask.max_tokens >= 0)
+        return;
+    r->bounded = true;
+    r->ask.max_tokens = half < 1 ? 1 : half > ANSWER_MOST ? ANSWER_MOST : (int64_t)half;
 }
 
 /* Where a request without a session runs: on the anonymous session whose whole path (as far as
@@ -658,9 +696,12 @@ static void admit(struct req *r, struct prepared *p)
                  (unsigned long long)(r->d->conf->disk_bytes >> 20));
         return;
     }
+    r->goes_on = r->keep && (r->s || p->input == IN_PROMPT);
     res = r->s ? 0 : place_anonymous(r, p);
     if (res == 0)
         res = place_tokens(r, p);
+    if (res == 0)
+        bound_answer(r, context);
     if (res == 0)
         res = place_branch(r, p);
     if (res < 0) {

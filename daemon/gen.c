@@ -179,6 +179,25 @@ void req_warn(struct req *r, const char *fmt, ...)
 }
 
 /* --- ends ----------------------------------------------------------------------------------------- */
+/* What a conversation should know of its room before it has none. */
+static void warn_room(struct req *r, enum finish fin)
+{
+    uint64_t context = eng_info(r->m->eng)->ctx_max, n = r->toks->n;
+
+    if (fin == FIN_LENGTH && r->bounded)
+        req_warn(
+            r,
+            "the answer ended at %u tokens, the default in a session, so that it keeps room "
+            "for the next question; -n N (max_tokens) sets another limit",
+            r->n_gen);
+    if (r->goes_on && context - n < context / 8)
+        req_warn(
+            r,
+            "the session has %llu of the model's %llu tokens: before it is full, rewind it, "
+            "fork it at an earlier turn, or ask it for a summary to begin a new one with",
+            (unsigned long long)n, (unsigned long long)context);
+}
+
 void req_finish(struct req *r, enum finish fin)
 {
     uint64_t now = now_ns();
@@ -193,6 +212,7 @@ void req_finish(struct req *r, enum finish fin)
         r->decode_ns = now - r->decode_from_ns;
     r->finish = (uint8_t)fin;
     r->ended_ns = now;
+    warn_room(r, fin);
     if (kvflow_fault(r->m))
         req_warn(r,
                  "finished blocks do not reach the disk (%s): what is not kept in memory is "

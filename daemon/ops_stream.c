@@ -407,6 +407,8 @@ void waits_fail(struct req *r)
             cJSON_AddNumberToObject(extra, "tokens", (double)r->err_a);
             cJSON_AddNumberToObject(extra, "context", (double)r->err_b);
             cJSON_AddNumberToObject(extra, "held", (double)r->err_held);
+            if (r->err_turn >= 0)
+                cJSON_AddNumberToObject(extra, "turn", (double)r->err_turn);
         }
         c->on_gone = NULL;
         w->call = NULL;

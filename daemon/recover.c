@@ -85,6 +85,8 @@ static int fill(struct req *r, const struct kvs_req *q, bool ended)
         return res;
     r->ingest = flag(r->back, "ingest");
     r->keep = flag(r->back, "keep");
+    r->goes_on = flag(r->back, "goes_on");
+    r->bounded = flag(r->back, "bounded");
     r->user_open = flag(r->back, "user_open");
     r->opened = flag(r->back, "opened");
     r->raw_turn = flag(r->back, "raw");

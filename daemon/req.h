@@ -137,6 +137,9 @@ struct req {
     struct branch *br;
     struct ask ask;
     bool ingest, fork, keep, prefix;
+    bool
+        goes_on; /* its session is what the conversation goes on with: it keeps room for more */
+    bool bounded; /* ask.max_tokens is not what was asked for, but a session's default */
     uint8_t asked[ASKED_BYTES]; /* what its START said */
     bool asked_known;           /* false: written before that was kept */
     struct prepared *prep;
@@ -193,6 +196,7 @@ struct req {
     char err_words[800];
     /* With context_length_exceeded: tokens, the context, what its session has of them. */
     uint64_t err_a, err_b, err_held;
+    int64_t err_turn; /* a rewind to this turn would make room; -1: none would */
     uint64_t ended_ns;
     cJSON *done_json; /* usage, timings ...: made once */
 

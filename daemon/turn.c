@@ -80,6 +80,10 @@ cJSON *req_save(struct req *r, bool done)
     cJSON_AddItemToObject(o, "ask", ask_save(&r->ask));
     cJSON_AddBoolToObject(o, "ingest", r->ingest);
     cJSON_AddBoolToObject(o, "keep", r->keep);
+    if (r->goes_on)
+        cJSON_AddBoolToObject(o, "goes_on", true);
+    if (r->bounded)
+        cJSON_AddBoolToObject(o, "bounded", true);
     cJSON_AddBoolToObject(o, "user_open", r->user_open);
     cJSON_AddBoolToObject(o, "opened", r->opened);
     cJSON_AddBoolToObject(o, "raw", r->raw_turn);

@@ -825,7 +825,8 @@ static void the_context_is_a_limit_that_is_said(void)
     r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
     CHECK_EQ(r.f.status, HRT_NOT_FOUND); /* nothing was changed */
     wire_reply_fini(&r);
-    rig_run(&g, ids, 2000, ",\"session\":\"s\",\"params\":{\"ignore_eos\":true}", &a);
+    rig_run(&g, ids, 2000,
+            ",\"session\":\"s\",\"params\":{\"ignore_eos\":true,\"max_tokens\":2048}", &a);
     CHECK_EQ(a.n, 48);
     CHECK_STR(wire_str(&a.last, "finish"), "length");
     rig_down(&g, SIGTERM);
