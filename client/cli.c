@@ -50,9 +50,9 @@ int cli_exit_of(uint32_t status, const char *slug)
 
 /* What to do about it, where the daemon's own sentence cannot know how it was called: of a
  * session that is busy, and of a model whose session is, the daemon says it itself. */
-static const char *remedy(const char *slug, const cJSON *numbers)
+static const char *remedy(const struct cli *c, const char *slug, const cJSON *numbers)
 {
-    static char way[200];
+    static char way[300];
     static const char *const rows[][2] = {
         {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
                               "`hearth chat -s NAME` make one"},
@@ -73,7 +73,13 @@ static const char *remedy(const char *slug, const cJSON *numbers)
                  turn, turn);
         return way;
     }
-    if (strcmp(slug, "context_length_exceeded") == 0 && j_num(numbers, "held", 0) > 0)
+    double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
+    if (strcmp(slug, "context_length_exceeded") == 0 && c->too_long && tokens > held) {
+        snprintf(way, sizeof way, "%s; as it is, about %.0f %% of it would fit", c->too_long,
+                 (j_num(numbers, "context", 0) - held) * 100 / (tokens - held));
+        return way;
+    }
+    if (strcmp(slug, "context_length_exceeded") == 0 && held > 0)
         return "shorten the input, or begin another session";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
@@ -90,7 +96,7 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
                                            {"at:", "--tokens:"},
                                            {"tail:", "the input:"}};
     char own[1100];
-    const char *todo = remedy(slug, numbers);
+    const char *todo = remedy(c, slug, numbers);
     if (strncmp(words, "params.", 7) == 0 && !c->json)
         words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {

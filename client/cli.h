@@ -26,6 +26,7 @@ struct cli {
     char url[300];
     bool json, quiet, color; /* color: of stderr and stdout, when they are terminals */
     bool out_tty, err_tty;
+    const char *too_long;     /* what to do about an input above the context; NULL: the usual */
     struct hearth_conn *conn; /* for control; opened by the first call */
 };
 enum { CLI_WAIT_MS = 45000 }; /* longer than a front holds a request for a missing core */

@@ -9,6 +9,7 @@
 #include "client/encoding.h"
 #include "client/ledger.h"
 #include "client/say.h"
+#include "client/split.h"
 #include "client/words.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -21,8 +22,14 @@ enum {
     /* The daemon knows a request's id for ten minutes; after that the same START would be taken
      * for a new one and put the document in a second time. */
     KNOWN_S = 8 * 60,
+    SPLIT_FILES_MAX = 64,
 };
 
+struct doc {
+    void *text;
+    size_t n;
+    char what[200]; /* for words */
+};
 struct ingest {
     struct cli *c;
     const struct args *a;
@@ -30,6 +37,7 @@ struct ingest {
     const char *name;
     struct ledger ledger;
     bool warned;
+    struct doc first;   /* read before anything is made */
     struct answer last; /* of the last document that was sent */
     bool has_last;
 };
@@ -186,6 +194,16 @@ static int send_doc(struct ingest *g, const struct ledger_doc *d, const char *wh
     return answer_run(g->c, start, tail, n, &o, &g->last);
 }
 
+/* What a file is called while it goes in. */
+static void doc_name(const struct args *a, int i, char *ret, size_t cap)
+{
+    const char *slash = strrchr(a->pos[i], '/'), *name = slash ? slash + 1 : a->pos[i];
+    if (a->n > 1)
+        snprintf(ret, cap, "%s (%d of %d)", name, i + 1, a->n);
+    else
+        snprintf(ret, cap, "%s", name);
+}
+
 static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
 {
     struct cli *c = g->c;
@@ -331,65 +349,117 @@ static int check_files(struct cli *c, const struct args *a)
     return CLI_OK;
 }
 
+/* Makes the session and puts docs into it, the files of the command line or (part) one of theirs. */
+static int into_session(struct ingest *g, const struct doc *part)
+{
+    struct cli *c = g->c;
+    cJSON *s = NULL;
+    bool made = none_such(g);
+    cJSON *req = j_req();
+    cJSON_AddStringToObject(req, "name", g->name);
+    cJSON_AddTrueToObject(req, "create");
+    if (args_str(g->a, "model"))
+        cJSON_AddStringToObject(req, "model", args_str(g->a, "model"));
+    int code = cli_call(c, HRT_SESSION_OPEN, req, NULL, 0, &s, NULL);
+    if (code != CLI_OK)
+        return code;
+    snprintf(g->session, sizeof g->session, "%s", j_str(s, "id", ""));
+    cJSON_Delete(s);
+    ledger_open(&g->ledger, g->session);
+    for (int i = 0; i < (part ? 1 : g->a->n) && code == CLI_OK; i++) {
+        struct doc d = part ? *part : (struct doc){0};
+        if (!part && i == 0) {
+            d = g->first;
+            g->first.text = NULL;
+        } else if (!part) {
+            code = read_doc(c, g->a, g->a->pos[i], false, &d.text, &d.n);
+        }
+        if (!part)
+            doc_name(g->a, i, d.what, sizeof d.what);
+        if (code == CLI_OK)
+            code = one_doc(g, d.what, d.text, d.n);
+        if (!part)
+            free(d.text);
+    }
+    if (made && code != CLI_OK)
+        unmake(g);
+    if (c->json &&
+        (code == CLI_OK || (code == CLI_INTERRUPTED && g->has_last && g->last.last))) {
+        if (g->has_last && g->last.last)
+            answer_print_done(&g->last, false);
+        else
+            code = print_nothing_to_do(g);
+    }
+    if (g->has_last)
+        answer_fini(&g->last);
+    g->has_last = false;
+    ledger_close(&g->ledger);
+    return code;
+}
+
+/* --split: all files in parts, each in a session of its own, NAME-1 and so on; of only one part in
+ * all, NAME. */
+static int in_parts(struct ingest *g)
+{
+    struct cli *c = g->c;
+    const char *base = g->name;
+    struct doc file[SPLIT_FILES_MAX] = {g->first};
+    struct part *part[SPLIT_FILES_MAX] = {NULL};
+    size_t n[SPLIT_FILES_MAX] = {0}, all = 0, at = 0;
+    char name[NAME_BYTES_MAX + 32];
+    int code = CLI_OK;
+    g->first.text = NULL;
+    for (int i = 0; i < g->a->n && code == CLI_OK; i++) {
+        if (i)
+            code = read_doc(c, g->a, g->a->pos[i], false, &file[i].text, &file[i].n);
+        if (code == CLI_OK)
+            code = split_text(c, args_str(g->a, "model"), g->a->pos[i], file[i].text, file[i].n,
+                              &part[i], &n[i]);
+        all += n[i];
+    }
+    for (int i = 0; i < g->a->n; i++) {
+        for (size_t k = 0; k < n[i] && code == CLI_OK; k++) {
+            struct doc d = {(char *)file[i].text + part[i][k].from, part[i][k].n, ""};
+            char of[200];
+            at++;
+            snprintf(name, sizeof name, all > 1 ? "%s-%zu" : "%s", base, at);
+            g->name = name;
+            doc_name(g->a, i, of, sizeof of);
+            snprintf(d.what, sizeof d.what, "%.150s, part %zu of %zu", of, k + 1, n[i]);
+            code = cli_name(c, "--session", name);
+            if (code == CLI_OK)
+                code = into_session(g, &d);
+            if (code == CLI_OK && all > 1)
+                cli_note(c, "%s is in session %s", shown(d.what), shown(name));
+        }
+        free(file[i].text);
+        free(part[i]);
+    }
+    g->name = base;
+    return code;
+}
+
 int cmd_ingest(struct cli *c, const struct args *a)
 {
     struct ingest g = {.c = c, .a = a, .name = args_str(a, "session")};
-    cJSON *s = NULL;
-    void *first = NULL;
-    size_t first_n = 0;
+    bool split = args_has(a, "split");
     if (!g.name || !g.name[0])
         return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
+    if (split && (args_has(a, "ids") || a->n > SPLIT_FILES_MAX))
+        return cli_fail(c, CLI_USAGE,
+                        "--split: cuts text, not --ids, of at most %d files at a time",
+                        SPLIT_FILES_MAX);
+    if (!split && !args_has(a, "ids"))
+        c->too_long =
+            "the same command with --split makes parts of it, NAME-1 and so on, each a "
+            "session with room for questions";
     int code = check_files(c, a);
     if (code == CLI_OK)
-        code = read_doc(c, a, a->pos[0], false, &first, &first_n);
-    if (code != CLI_OK)
-        return code;
-    if (!c->conn)
+        code = read_doc(c, a, a->pos[0], false, &g.first.text, &g.first.n);
+    if (code == CLI_OK && !c->conn)
         code = cli_connect(c, &c->conn);
-    if (code != CLI_OK) {
-        free(first);
-        return code;
-    }
-    bool made = none_such(&g);
-    cJSON *req = j_req();
-    cJSON_AddStringToObject(req, "name", g.name);
-    cJSON_AddTrueToObject(req, "create");
-    if (args_str(a, "model"))
-        cJSON_AddStringToObject(req, "model", args_str(a, "model"));
-    code = cli_call(c, HRT_SESSION_OPEN, req, NULL, 0, &s, NULL);
-    if (code != CLI_OK) {
-        free(first);
-        return code;
-    }
-    snprintf(g.session, sizeof g.session, "%s", j_str(s, "id", ""));
-    cJSON_Delete(s);
-    ledger_open(&g.ledger, g.session);
-    for (int i = 0; i < a->n && code == CLI_OK; i++) {
-        void *tail = i == 0 ? first : NULL;
-        size_t n = first_n;
-        char what[200];
-        const char *slash = strrchr(a->pos[i], '/');
-        if (a->n > 1)
-            snprintf(what, sizeof what, "%s (%d of %d)", slash ? slash + 1 : a->pos[i], i + 1,
-                     a->n);
-        else
-            snprintf(what, sizeof what, "%s", slash ? slash + 1 : a->pos[i]);
-        if (i > 0)
-            code = read_doc(c, a, a->pos[i], false, &tail, &n);
-        if (code == CLI_OK)
-            code = one_doc(&g, what, tail, n);
-        free(tail);
-    }
-    if (made && code != CLI_OK)
-        unmake(&g);
-    if (c->json && (code == CLI_OK || (code == CLI_INTERRUPTED && g.has_last && g.last.last))) {
-        if (g.has_last && g.last.last)
-            answer_print_done(&g.last, false);
-        else
-            code = print_nothing_to_do(&g);
-    }
-    if (g.has_last)
-        answer_fini(&g.last);
-    ledger_close(&g.ledger);
+    if (code == CLI_OK)
+        code = split ? in_parts(&g) : into_session(&g, NULL);
+    free(g.first.text);
     return code;
 }

@@ -29,6 +29,7 @@ static const struct flag f_ingest[] = {
     {"system", 0, "TEXT", "system message of a session that begins"},
     {"raw", 0, NULL, "plain text, no chat template"},
     {"ids", 0, NULL, "the files hold token ids, not text"},
+    {"split", 0, NULL, "in parts that fit the context, one session each: NAME-1, NAME-2, ..."},
     {0},
 };
 static const struct flag f_all[] = {

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "client/jsonout.h"
 #include "client/progress.h"
+#include "client/split.h"
 #include "client/table.h"
 #include "client/words.h"
 #include <math.h>
@@ -180,6 +181,20 @@ static void objects_are_json(void)
     jout_fini(&j);
 }
 
+static void a_text_is_cut_where_a_reader_would(void)
+{
+    static const char s[] = "one two\nthree four\n\nfive six \303\244\303\266\303\274 end";
+    size_t n = strlen(s);
+    CHECK_EQ(split_at(s, 0, 23, n), 20); /* after the blank line */
+    CHECK_EQ(split_at(s, 0, 10, n), 8);  /* after the line */
+    CHECK_EQ(split_at(s, 0, 7, n), 7);   /* no word ends in the last quarter */
+    CHECK_EQ(split_at(s, 20, 30, n), 29);
+    for (size_t at = 21; at < n; at++) {
+        size_t to = split_at(s, 20, at, n);
+        CHECK(to > 20 && to <= n && ((unsigned char)s[to] & 0xc0) != 0x80);
+    }
+}
+
 static void columns_line_up(void)
 {
     static const char *const head[] = {"NAME", ">SIZE", "X"};
@@ -209,4 +224,5 @@ T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
        {"times_read_as_the_daemon_reads_them", times_read_as_the_daemon_reads_them},
        {"a_bar_fits_its_terminal", a_bar_fits_its_terminal},
        {"floats_read_back", floats_read_back}, {"objects_are_json", objects_are_json},
+       {"a_text_is_cut_where_a_reader_would", a_text_is_cut_where_a_reader_would},
        {"columns_line_up", columns_line_up})

@@ -135,7 +135,7 @@ def a_refused_ingest_leaves_no_session():
     with open(doc, "w") as f:
         f.write("one two three four five\n" * 3000)
     p = d.cli("ingest", "-s", "fresh", doc)
-    check(p.returncode != 0 and "rewind" in p.stderr, lambda: "%d: %s" % (p.returncode, p.stderr))
+    check(p.returncode != 0 and "--split" in p.stderr, lambda: "%d: %s" % (p.returncode, p.stderr))
     check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
 
 

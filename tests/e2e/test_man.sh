@@ -32,7 +32,7 @@ if [ -x "$bin/hearth" ]; then
         plain man/hearth.1 | grep -qw -e "$w" || no "hearth.1 does not mention $w"
     done
     for f in --socket --json --max-tokens --temp --top-k --top-p --min-p --repeat-penalty --presence-penalty \
-        --frequency-penalty --seed --stop --system --raw --greedy --logprobs --ignore-eos --ids --fork --encoding --anonymous --older; do
+        --frequency-penalty --seed --stop --system --raw --greedy --logprobs --ignore-eos --ids --fork --encoding --anonymous --older --split; do
         plain man/hearth.1 | grep -q -e "$f" || no "hearth.1 does not mention $f"
     done
     for c in 0 1 2 3 4 75 130; do

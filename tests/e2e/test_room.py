@@ -72,4 +72,35 @@ def a_full_session_offers_the_way_on():
     d.stop()
 
 
-main(an_answer_without_a_limit_leaves_room_for_the_next_question, a_bound_survives_a_crash, a_full_session_offers_the_way_on)
+def a_long_document_is_refused_with_the_way_to_split_it():
+    d = Daemon("--http", "off", "--context", str(CONTEXT)).start()
+    d.load()
+    said = text(0, 9000)
+    doc = os.path.join(d.dir, "long.txt")
+    with open(doc, "w") as f:
+        f.write(said)
+    p = d.cli("ingest", "-s", "book", "-m", "m", doc)
+    check(p.returncode == 1 and "--split" in p.stderr and "% of it would fit" in p.stderr.replace("%%", "%").replace(" %", "%"),
+          lambda: "%d %s" % (p.returncode, p.stderr))
+    p = d.cli("ingest", "-s", "book", "-m", "m", doc, "--split", "--json")
+    done = [json.loads(x) for x in p.stdout.splitlines() if '"type":"done"' in x]
+    check(p.returncode == 0 and len(done) >= 3, lambda: "%d %s %s" % (p.returncode, p.stderr, p.stdout[-500:]))
+    check_eq([x["session"] for x in done], ["book-%d" % (i + 1) for i in range(len(done))], "sessions of the parts")
+    check_eq(d.cli("sessions", "show", "book").returncode, 4, "a session for the whole")
+    whole = ""
+    for x in done:
+        check(x["usage"]["context"] <= CONTEXT * 3 // 4 + 40, lambda: "%s has %r" % (x["session"], x["usage"]))
+        t = json.loads(d.cli("sessions", "show", x["session"], "--text", "--json").stdout)["turns"][0]["text"]
+        whole += t.split("user\n", 1)[1]
+    check("".join(whole.split()) == "".join(said.split()), "the parts do not make up the document")
+    last_json(d.cli("ask", "-s", "book-2", "What is this?", "--json"))
+    p = d.cli("ingest", "-s", "book", "-m", "m", doc, "--split")
+    check(p.returncode == 0 and p.stderr.count("already") == len(done), lambda: p.stderr)
+    with open(doc, "w") as f:
+        f.write("It rains.\n")
+    last_json(d.cli("ingest", "-s", "short", "-m", "m", doc, "--split", "--json"))
+    check_eq(d.cli("sessions", "show", "short").returncode, 0, "what fits goes into one session")
+    d.stop()
+
+
+main(a_long_document_is_refused_with_the_way_to_split_it, an_answer_without_a_limit_leaves_room_for_the_next_question, a_bound_survives_a_crash, a_full_session_offers_the_way_on)
