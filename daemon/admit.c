@@ -721,6 +721,8 @@ static void admit(struct req *r, struct prepared *p)
     if (!r->keep && s->unborn && (s->rec.flags & KVS_SESS_ANONYMOUS))
         (void)sess_setting_set(s, "keep", "no");
     res = kvf_open(&r->q, r->m, r->uid, r->toks);
+    if (res == 0 && r->base)
+        r->q.rest = r->base - 1; /* a session at rest has evaluated all but its last token */
     if (res == 0)
         res = turn_begin(r);
     if (res < 0) {

@@ -13,7 +13,8 @@ struct kvf_page {
     uint32_t index[KV_PART_]; /* the engine's */
     struct kvs_key prev, key; /* chain before, and after when n is BLOCK_TOKENS */
     int32_t ids[BLOCK_TOKENS];
-    uint32_t n; /* rows that hold what ids says */
+    uint32_t n;    /* rows that hold what ids says */
+    uint32_t part; /* of an unfinished block on its way up: how many rows; 0: all */
     uint32_t uid;
     uint64_t first_pos;
     uint32_t refs;     /* sequences that name it */
@@ -33,7 +34,9 @@ struct kvf_io {
     struct kvf_page *page;
     bool busy;
 };
-enum { KVF_IO_MAX = 16, KVF_PUTS_MAX = 6 };
+enum { KVF_IO_MAX = 16, KVF_PUTS_MAX = 6, KVF_TAILS_MAX = 256 };
+/* Rows worth copying, or storing, rather than computing: a copy moves the whole page. */
+enum { COPY_ROWS_MIN = 8 };
 
 struct kvf_queue {
     struct kvf_page *head, **tail;
@@ -79,6 +82,9 @@ struct kvf_page *queue_pop(struct kvf_queue *q);
 void queue_remove(struct kvf_queue *q, struct kvf_page *p);
 
 /* kvmove.c */
+/* Before the model goes: the unfinished blocks that sessions rest in go down, too, the latest used
+ * first. */
+void move_tails_down(struct kvf *f);
 void move_pump(struct kvf *f);                     /* hands waiting pages to the store */
 void move_down(struct kvf *f, struct kvf_page *p); /* a finished page */
 

@@ -11,9 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows worth copying from another page rather than computing: a copy moves the whole page. */
-enum { COPY_ROWS_MIN = 8 };
-
 /* --- the book ----------------------------------------------------------------------------------- */
 static uint32_t hash_of(const struct kvf *f, const struct kvs_key *k)
 {
@@ -56,7 +53,7 @@ static void book_clear(struct kvf *f, struct kvf_page *p)
     p->live = p->writer = false;
     p->load = LOAD_NONE;
     p->put = PUT_NO;
-    p->n = 0;
+    p->n = p->part = 0;
 }
 
 void book_free(struct kvf *f, struct kvf_page *p)
@@ -147,7 +144,7 @@ void book_unpin(struct kvf *f, struct kvf_page *p)
 struct kvf_page *book_whole(struct kvf *f, const struct kvs_key *prev, const int32_t *ids)
 {
     for (struct kvf_page *p = f->hash[hash_of(f, prev)]; p; p = p->hash_next)
-        if ((p->n == BLOCK_TOKENS || p->load != LOAD_NONE) &&
+        if ((p->n == BLOCK_TOKENS || (p->load != LOAD_NONE && !p->part)) &&
             memcmp(&p->prev, prev, sizeof *prev) == 0 &&
             memcmp(p->ids, ids, sizeof p->ids) == 0)
             return p;
@@ -335,6 +332,8 @@ bool kvflow_model_idle(struct model *m)
 
     if (!f)
         return true;
+    if (!f->closing)
+        move_tails_down(f);
     f->closing = true;
     move_pump(f);
     return f->loads_out == 0 && f->puts_out == 0 && f->puts.n == 0 && f->loads.n == 0;
@@ -448,18 +447,25 @@ void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t 
 }
 
 void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
-                   uint32_t from, uint32_t n)
+                   uint32_t from, uint32_t n, uint64_t rest)
 {
     const struct kvf *f = m->kv;
+    uint32_t b = (uint32_t)(rest / BLOCK_TOKENS), rows = (uint32_t)(rest % BLOCK_TOKENS);
+    struct kvs_key tail;
     bool stored = f ? f->keyed : m->known_block_bytes != 0;
     struct kvs_key *key = stored ? calloc(n + 1, sizeof *key) : NULL;
 
     if (!key)
         return;
     kvs_key_root(f ? f->fingerprint : m->fingerprint, uid, &key[0]);
-    for (uint32_t b = 0; b < n; b++)
-        kvs_key_next(&key[b], ids + (uint64_t)b * BLOCK_TOKENS, BLOCK_TOKENS, &key[b + 1]);
-    kvs_forget(d->store, key + 1 + from, n - from, m->variant);
+    for (uint32_t i = 0; i < n; i++)
+        kvs_key_next(&key[i], ids + (uint64_t)i * BLOCK_TOKENS, BLOCK_TOKENS, &key[i + 1]);
+    if (rows >= COPY_ROWS_MIN && b >= from && b <= n) {
+        kvs_key_next(&key[b], ids + (uint64_t)b * BLOCK_TOKENS, rows, &tail);
+        kvs_forget(d->store, &tail, 1, m->variant);
+    }
+    if (from < n)
+        kvs_forget(d->store, key + 1 + from, n - from, m->variant);
     free(key);
 }
 
@@ -533,9 +539,21 @@ static uint32_t stored_blocks(struct kvf_seq *q, uint32_t whole)
                                 : 0;
 }
 
+/* Rows of block b that the store has of the session's last rest, and their key; 0: none. */
+static uint32_t stored_rest(struct kvf_seq *q, uint32_t b, uint64_t want, struct kvs_key *ret)
+{
+    uint32_t n = (uint32_t)(q->rest % BLOCK_TOKENS);
+
+    if (!q->f->keyed || q->rest > want || q->rest / BLOCK_TOKENS != b || n < COPY_ROWS_MIN)
+        return 0;
+    kvs_key_next(&q->key[b], q->toks->p + (uint64_t)b * BLOCK_TOKENS, n, ret);
+    return kvs_match(q->f->d->store, ret, 1, q->f->m->variant) ? n : 0;
+}
+
 uint64_t kvf_probe(struct kvf_seq *q, uint64_t want)
 {
-    uint32_t whole = (uint32_t)(want / BLOCK_TOKENS), stored, b, rows = 0;
+    uint32_t whole = (uint32_t)(want / BLOCK_TOKENS), stored, b, rows = 0, rest;
+    struct kvs_key key;
 
     if (seq_room(q, whole + 1) < 0)
         return 0;
@@ -549,6 +567,8 @@ uint64_t kvf_probe(struct kvf_seq *q, uint64_t want)
     uint32_t n = want - at < BLOCK_TOKENS ? (uint32_t)(want - at) : BLOCK_TOKENS;
     if (n)
         (void)book_part(q->f, &q->key[b], q->toks->p + at, n, &rows);
+    if (n && (rest = stored_rest(q, b, want, &key)) > rows)
+        rows = rest;
     return at + rows;
 }
 
@@ -648,6 +668,30 @@ static int attach_load(struct kvf_seq *q, uint32_t b)
     return 0;
 }
 
+/* Where the store has more of an unfinished block than any page: those rows, into a page of our
+ * own that goes on from them.  1: on their way; 0: there are none. */
+static int attach_rest(struct kvf_seq *q, uint32_t b, uint64_t want)
+{
+    struct kvs_key key;
+    uint32_t n = stored_rest(q, b, want, &key), rows = 0;
+    struct kvf_page *p;
+
+    if (n)
+        (void)book_part(q->f, &q->key[b], q->toks->p + (uint64_t)b * BLOCK_TOKENS, n, &rows);
+    if (rows >= n)
+        return 0;
+    p = seq_new_page(q, b);
+    if (!p)
+        return -EAGAIN;
+    memcpy(p->ids, q->toks->p + p->first_pos, n * sizeof *p->ids);
+    p->key = key;
+    p->part = n;
+    p->load = LOAD_WAIT;
+    q->loading++;
+    queue_push(&q->f->loads, p);
+    return 1;
+}
+
 int kvf_attach(struct kvf_seq *q, uint64_t want)
 {
     uint32_t whole = (uint32_t)(want / BLOCK_TOKENS);
@@ -680,14 +724,14 @@ int kvf_attach(struct kvf_seq *q, uint64_t want)
         else
             q->from_device += BLOCK_TOKENS;
     }
-    for (uint32_t b = 0; b < blocks && r == 0; b++) {
+    for (uint32_t b = 0; b < blocks && r >= 0; b++) {
         uint64_t at = (uint64_t)b * BLOCK_TOKENS;
 
         if (q->page[b])
             continue;
         if (b < stored)
             r = attach_load(q, b);
-        else
+        else if ((r = attach_rest(q, b, want)) == 0)
             attach_part(q, b, b < whole ? BLOCK_TOKENS : (uint32_t)(want - at));
     }
     if (r < 0) {

@@ -9,6 +9,8 @@
  * A finished block goes down to the store while the next step runs (write-behind); a page
  * is not given away before that.  What a sequence lacks is fetched from the store; what the
  * store lacks, or hands out damaged, is left as a gap for the engine to compute again.
+ * When a model goes (the daemon stops, it is unloaded) the unfinished blocks that sessions
+ * rest in go down, too, under the key of as many ids; one is taken up once, and forgotten.
  *
  * Until the model's weights are hashed (model.keyed) pages are found only in the book, under
  * a root made up for this load; nothing is stored or fetched.  Afterwards the pages are
@@ -35,7 +37,7 @@ int kvflow_model_open(struct daemon *d, struct model *m);
 /* m->keyed became true: pages are renamed, finished blocks start going down. */
 void kvflow_model_keyed(struct daemon *d, struct model *m);
 /* Before engd_close: true when no copy between pages and store is queued or under way.  The
- * first call stops new ones from being queued; poll until true (blocks under way are short). */
+ * first call sends unfinished blocks down and stops others from being queued; poll until true (blocks under way are short). */
 bool kvflow_model_idle(struct model *m);
 /* After engd_close.  Frees the books; nothing may be in flight in the store for this model
  * (kvflow_model_idle was true, or the store's threads are stopped).  m->kv NULL: nothing. */
@@ -58,15 +60,19 @@ struct kvflow_places {
 };
 void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
                  uint64_t n, struct kvflow_places *ret);
-/* The blocks [from, n) of this path are needed by nobody: the store may have their room. */
+/* The blocks [from, n) of this path, and what an unfinished one holds of rows up to rest (in
+ * block n at the most), are needed by nobody: the store may have their room. */
 void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
-                   uint32_t from, uint32_t n);
+                   uint32_t from, uint32_t n, uint64_t rest);
 uint64_t kvflow_block_bytes(const struct model *m); /* one block's payload */
 
 /* --- one running sequence ------------------------------------------------------------------- */
 struct kvf_seq { /* caller's memory; zeroed before open */
     struct kvf *f;
     uint32_t uid;
+    /* Rows that were there when the session last came to rest: those of them in an unfinished
+     * block may have gone down with the model (kvflow_model_idle).  0: none. */
+    uint64_t rest;
     const struct toks *toks; /* the caller keeps it pointing at the sequence's tokens */
     struct kvs_key *key;     /* key[b]: the chain before block b; n_key of them */
     struct kvf_page **page;

@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/kvbook.h"
 #include "daemon/model.h"
+#include "daemon/sess.h"
 #include "engine/engine.h"
 #include <errno.h>
 #include <string.h>
@@ -111,7 +112,8 @@ static void load_tell(struct kvf *f, struct kvf_page *p, const struct kvs_block_
         q->loading--;
         q->corrupt += r->corrupt;
         if (r->res == 0) {
-            *(r->from == KVS_FROM_HOST ? &q->from_host : &q->from_file) += BLOCK_TOKENS;
+            *(r->from == KVS_FROM_HOST ? &q->from_host : &q->from_file) +=
+                p->part ? p->part : BLOCK_TOKENS;
             continue;
         }
         q->lost++;
@@ -138,10 +140,11 @@ static void load_done(struct kvs_block_req *r)
                "model %s: a stored block at token %llu is damaged, computing it again",
                f->m->name, (unsigned long long)p->first_pos);
     if (r->res == 0) {
-        p->n = BLOCK_TOKENS;
-        p->put = PUT_DONE;
+        p->n = p->part ? p->part : BLOCK_TOKENS;
+        p->put = p->part ? PUT_NO : PUT_DONE; /* unfinished: it goes down when it is whole */
     }
     load_tell(f, p, r);
+    p->part = 0;
     if (p->refs == 0) {
         if (r->res == 0) {
             p->refs = 1;
@@ -175,6 +178,8 @@ static int io_start(struct kvf *f, struct kvf_io *io, struct kvf_page *p, bool p
     r->variant = f->m->variant;
     r->first_pos = p->first_pos;
     memcpy(r->ids, p->ids, sizeof r->ids);
+    r->n_tokens = put ? p->n : p->part;
+    r->last = p->part != 0; /* what comes of it goes down again */
     r->copy = put ? copy_down : copy_up;
     r->done = put ? put_done : load_done;
     r->user = io;
@@ -219,4 +224,31 @@ void move_down(struct kvf *f, struct kvf_page *p)
     p->put = PUT_WAIT;
     queue_push(&f->puts, p);
     move_pump(f);
+}
+
+/* Does a session rest there: are its rows those of the page and the blocks before it?  Another that
+ * only looks so costs a slot. */
+static bool rests_in(struct kvf *f, const struct kvf_page *p)
+{
+    const struct sess *s;
+
+    for (uint32_t i = 0; (s = sess_at(f->d, i)); i++)
+        if (s->rec.owner == p->uid && s->head == p->first_pos + p->n + 1 &&
+            strcmp(s->rec.model, f->m->name) == 0)
+            return true;
+    return false;
+}
+
+void move_tails_down(struct kvf *f)
+{
+    if (!f->keyed || !f->d->sess)
+        return;
+    for (struct kvf_page *p = f->idle_new; p && f->puts.n < KVF_TAILS_MAX; p = p->prev_idle) {
+        if (p->n < COPY_ROWS_MIN || p->n == BLOCK_TOKENS || p->load != LOAD_NONE ||
+            p->put != PUT_NO || !rests_in(f, p))
+            continue;
+        kvs_key_next(&p->prev, p->ids, p->n, &p->key);
+        p->put = PUT_WAIT;
+        queue_push(&f->puts, p);
+    }
 }

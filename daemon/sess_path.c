@@ -489,8 +489,8 @@ void sess_blocks_forget(struct daemon *d, struct sess *s)
     from = (uint32_t)(b->rec.parent_pos / BLOCK_TOKENS);
     if (from < b->shared / BLOCK_TOKENS)
         from = (uint32_t)(b->shared / BLOCK_TOKENS);
-    if (from >= n || sess_tokens_peek(d, s, &t) < 0)
+    if (from > n || !s->head || sess_tokens_peek(d, s, &t) < 0)
         return;
-    kvflow_forget(d, m, s->rec.owner, t->p, from, n);
+    kvflow_forget(d, m, s->rec.owner, t->p, from, n, s->head - 1);
     toks_drop(t);
 }

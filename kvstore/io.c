@@ -227,10 +227,24 @@ static void touch(struct kvstore *s, struct blk *b)
 
 /* --- get ---------------------------------------------------------------------------------------- */
 
-static void hand_over(struct kvstore *s, struct blk *b, struct kvs_block_req *r,
+static uint32_t tokens_of(const struct kvs_block_req *r)
+{
+    return r->n_tokens ? r->n_tokens : BLOCK_TOKENS;
+}
+
+/* Its rows were handed up and nobody asks for them again: host page and slot are free. */
+static void forget(struct kvstore *s, struct blk *b)
+{
+    room_drop(s, b);
+    page_forget(s, b);
+}
+
+/* true: handed over, and wanted for the last time. */
+static bool hand_over(struct kvstore *s, struct blk *b, struct kvs_block_req *r,
                       enum kvs_from from)
 {
     int res = r->copy ? r->copy(r, b->page->mem + SLOT_HEAD_BYTES) : 0;
+    bool last = r->last && res == 0;
 
     r->from = (uint8_t)from;
     if (res == 0) {
@@ -242,6 +256,7 @@ static void hand_over(struct kvstore *s, struct blk *b, struct kvs_block_req *r,
     }
     r->in_host = true;
     store_req_done(s, r, res > 0 ? -EIO : res);
+    return last;
 }
 
 /* Whether the image in b's page is the block that was asked for.  E_CORRUPT: it is not whole;
@@ -259,7 +274,7 @@ static int image_check(struct kvstore *s, const struct blk *b, const struct kvs_
         memcmp(h.uuid, s->uuid, 16) || strcmp(h.layout, l->id) || h.hot_bytes != l->hot_bytes ||
         h.cold_bytes != l->cold_bytes || memcmp(h.hash, b->hash, 16) || slot_check(m, &h) < 0)
         return E_CORRUPT;
-    return slot_ids_equal(m, r->ids) ? 0 : E_STALE;
+    return slot_ids_equal(m, r->ids, tokens_of(r)) ? 0 : E_STALE;
 }
 
 static void miss(struct kvstore *s, struct kvs_block_req *r, bool corrupt)
@@ -300,7 +315,8 @@ static bool get_start(struct kvstore *s, struct kvs_block_req *r)
         int bad = image_check(s, b, r);
         b->page->pins--;
         if (bad == 0) {
-            hand_over(s, b, r, KVS_FROM_HOST);
+            if (hand_over(s, b, r, KVS_FROM_HOST) && !b->task)
+                forget(s, b);
             return true;
         }
         if (bad == E_STALE) {
@@ -377,11 +393,12 @@ static void read_end(struct kvstore *s, struct io_task *t)
     pthread_mutex_lock(&s->table.lock);
     b->whole = true;
     pthread_mutex_unlock(&s->table.lock);
+    bool last = res != E_STALE && hand_over(s, b, r, KVS_FROM_FILE);
     if (res == E_STALE)
         miss(s, r, true);
-    else
-        hand_over(s, b, r, KVS_FROM_FILE);
     task_drop(s, t);
+    if (last)
+        forget(s, b);
 }
 
 /* --- put ---------------------------------------------------------------------------------------- */
@@ -424,7 +441,7 @@ static void image_make(struct kvstore *s, struct blk *b, const struct kvs_block_
                           .hot_bytes = l->hot_bytes,
                           .cold_bytes = l->cold_bytes,
                           .time_ns = b->time_ns,
-                          .n_tokens = BLOCK_TOKENS};
+                          .n_tokens = b->n_tokens};
 
     memcpy(h.uuid, s->uuid, 16);
     memcpy(h.layout, l->id, LAYOUT_ID_BYTES);
@@ -462,7 +479,7 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
         b->layout = (uint16_t)r->layout;
         b->parent = r->parent;
         b->first_pos = r->first_pos;
-        b->n_tokens = BLOCK_TOKENS;
+        b->n_tokens = tokens_of(r);
         b->time_ns = wall_ns();
         if (page_take(s, b) < 0) {
             table_del(&s->table, b);

@@ -83,6 +83,9 @@ struct kvs_block_req {
     uint64_t variant;
     uint64_t first_pos;        /* of the block's first token */
     int32_t ids[BLOCK_TOKENS]; /* put: written into the header; get: compared with it */
+    uint32_t n_tokens; /* of them, fewer than BLOCK_TOKENS: rows of an unfinished block, */
+                       /* whose key is of that many; 0: all */
+    bool last;         /* get: once handed up it is forgotten, the caller goes on from it */
     /* On the io thread: put fills the host page from the device; get hands a *verified*
      * payload to the device.  Nonzero fails the request with that code. */
     int (*copy)(struct kvs_block_req *r, void *payload);

@@ -153,9 +153,9 @@ int slot_check(const uint8_t *b, const struct slot_head *h)
     return 0;
 }
 
-int slot_ids_equal(const uint8_t *b, const int32_t *ids)
+int slot_ids_equal(const uint8_t *b, const int32_t *ids, uint32_t n)
 {
-    return ld32(b + 216) == BLOCK_TOKENS && memcmp(b + 224, ids, 4 * BLOCK_TOKENS) == 0;
+    return n <= BLOCK_TOKENS && ld32(b + 216) == n && memcmp(b + 224, ids, 4 * (size_t)n) == 0;
 }
 
 uint64_t layout_tag(const char *id)

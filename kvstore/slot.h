@@ -43,8 +43,8 @@ int slot_head_get(const uint8_t slot[SLOT_HEAD_BYTES], struct slot_head *ret,
                   uint32_t *ret_crc);
 /* Payload against a header that slot_head_get accepted: 0, E_CORRUPT. */
 int slot_check(const uint8_t *slot, const struct slot_head *h);
-/* Whether the block's token ids are these (BLOCK_TOKENS of them). */
-int slot_ids_equal(const uint8_t *slot, const int32_t *ids);
+/* Whether the block's token ids are these n. */
+int slot_ids_equal(const uint8_t *slot, const int32_t *ids, uint32_t n);
 /* Eight bytes that stand for a layout's name in the index. */
 uint64_t layout_tag(const char *id);
 

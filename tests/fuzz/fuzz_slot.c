@@ -34,7 +34,7 @@ static void slot(uint8_t *b, size_t n, bool mend)
     must(h.n_tokens <= BLOCK_TOKENS && h.hot_bytes % IO_ALIGN == 0);
     if (SLOT_HEAD_BYTES + h.hot_bytes + h.cold_bytes <= n)
         (void)slot_check(b, &h);
-    (void)slot_ids_equal(b, ids);
+    (void)slot_ids_equal(b, ids, BLOCK_TOKENS);
 }
 
 static void seg(uint8_t *b, size_t n, bool mend)

@@ -70,6 +70,54 @@ BOTH(a_block_put_is_got_again_also_after_a_restart)
     rig_fini(&g);
 }
 
+/* Rows of an unfinished block: kept as any block, taken up once. */
+BOTH(an_unfinished_block_is_got_by_its_own_tokens_and_once)
+{
+    struct rig g;
+    struct rig_block b;
+    struct kvs_stats st;
+
+    open_or_skip(&g, io);
+    CHECK_EQ(rig_put(&g, 6, 0), 0);
+    for (int put = 1; put >= 0; put--) {
+        rig_block_set(&g, &b, 6, 1);
+        kvs_key_next(&b.r.parent, b.r.ids, 100, &b.r.key);
+        b.r.n_tokens = 100;
+        b.r.ids[100] = -1; /* nobody's business */
+        rig_submit(&g, &b, put);
+        rig_wait(&g);
+        CHECK_EQ(b.r.res, 0);
+        if (put)
+            rig_reopen(&g);
+    }
+    CHECK_EQ(b.r.from, KVS_FROM_FILE);
+    CHECK(!b.wrong);
+    b.r.n_tokens = 99; /* the key of a hundred, and other tokens than the caller says */
+    rig_submit(&g, &b, false);
+    rig_wait(&g);
+    CHECK_EQ(b.r.res, -ENOENT);
+    CHECK_EQ(kvs_match(g.s, &b.r.key, 1, b.r.variant), 1);
+    for (int i = 0; i < 2; i++) {
+        b.r.n_tokens = 100;
+        b.r.last = true;
+        rig_submit(&g, &b, false);
+        rig_wait(&g);
+        CHECK_EQ(b.r.res, i ? -ENOENT : 0); /* taken up: it is gone, and its slot is free */
+        for (int k = 0; k < 2000 && kvs_match(g.s, &b.r.key, 1, b.r.variant); k++) {
+            usleep(1000); /* the io thread is behind its own word */
+            if (!g.threads)
+                rig_turn(&g);
+        }
+        CHECK_EQ(kvs_match(g.s, &b.r.key, 1, b.r.variant), 0);
+    }
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.blocks, 1);
+    CHECK_EQ(rig_get(&g, 6, 0, NULL), 0);
+    rig_reopen(&g);
+    CHECK_EQ(g.rep.blocks, 1);
+    rig_fini(&g);
+}
+
 BOTH(many_blocks_at_once_are_all_durable)
 {
     enum { N = 300 };
@@ -224,6 +272,7 @@ static void where_io_uring_is_refused_threads_do_it_and_say_so(void)
 }
 
 T_MAIN(ROWS(a_block_put_is_got_again_also_after_a_restart),
+       ROWS(an_unfinished_block_is_got_by_its_own_tokens_and_once),
        ROWS(many_blocks_at_once_are_all_durable), ROWS(turns_survive_and_read_back),
        ROWS(big_blocks_come_back_and_a_hurt_one_does_not),
        {"where_io_uring_is_refused_threads_do_it_and_say_so",
