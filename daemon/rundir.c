@@ -37,6 +37,7 @@ static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
 /* A link on the way in is only followed when it is root's or ours: nobody else can turn it then. */
 static int open_dir(const char *what, const char *path, struct errbuf *eb)
 {
+    const char *flag = what[0] == 's' ? "state" : "runtime";
     struct stat st;
     int fd;
 
@@ -45,9 +46,11 @@ static int open_dir(const char *what, const char *path, struct errbuf *eb)
         return err_set(eb, -EPERM,
                        "%s %s: is a link of uid %u; remove it, or choose another with "
                        "--%s",
-                       what, path, st.st_uid, what[0] == 's' ? "state" : "runtime");
+                       what, path, st.st_uid, flag);
     fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? err_set(eb, -errno, "%s %s: %s", what, path, strerror(errno)) : fd;
+    return fd < 0 ? err_set(eb, -errno, "%s %s: %s; choose another with --%s", what, path,
+                            strerror(errno), flag)
+                  : fd;
 }
 
 static int check_dir(const struct conf *c, int fd, struct errbuf *eb)
