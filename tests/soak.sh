@@ -12,9 +12,11 @@ BAD_PEERS=${BAD_PEERS:-10000}
 SOAK_REQUESTS=${SOAK_REQUESTS:-10000}
 HEARTH_CUTS=$((SOAK_KILLS * 100))
 export HEARTH_TEST_MODEL HEARTH_VENV HEARTH_PY SOAK_KILLS BAD_PEERS SOAK_REQUESTS HEARTH_CUTS
-TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_malformed.py \
+TIMEOUT=7200 tests/run.sh "$dir" tests/e2e/test_kill.py tests/e2e/test_recover.py \
+    tests/e2e/test_malformed.py \
     tests/e2e/test_http_hostile.py "$dir/tests/kvstore/test_cuts"
 rc=$?
-grep -h '^ *soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_malformed.py.log \
+grep -h '^ *soak:' "$dir"/log/e2e.test_kill.py.log "$dir"/log/e2e.test_recover.py.log \
+    "$dir"/log/e2e.test_malformed.py.log \
     "$dir"/log/e2e.test_http_hostile.py.log 2>/dev/null
 exit $rc

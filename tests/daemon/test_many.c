@@ -86,6 +86,7 @@ static void fill(struct rig *g)
     kvs_close(s);
 }
 
+/* Its own: what is mapped of the index comes and goes with the page cache. */
 static uint64_t resident(pid_t pid)
 {
     char path[64], line[256];
@@ -94,7 +95,7 @@ static uint64_t resident(pid_t pid)
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
     FILE *f = fopen(path, "r");
     while (f && fgets(line, sizeof line, f))
-        (void)sscanf(line, "VmRSS: %llu", &kb);
+        (void)sscanf(line, "RssAnon: %llu", &kb);
     if (f)
         fclose(f);
     return kb << 10;
