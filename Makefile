@@ -28,10 +28,12 @@ NPROC := $(shell nproc 2>/dev/null || echo 2)
 # more say so by their names (x_avx2.c, x_avx512.c) and are chosen at run time.
 X86  := $(filter x86_64,$(shell uname -m))
 BASE := $(if $(X86),-march=x86-64-v2)
-HARD := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+# What a mistake in C shall not become: tests/e2e/test_hardened.sh reads it back from the programs.
+HARD := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fPIE \
+        $(if $(X86),-fcf-protection=full)
 ifeq ($(BUILD),release)
   OPT := -O3 -g $(HARD)
-  LDSAFE := -Wl,-z,relro,-z,now
+  LDSAFE := -pie -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code
 else ifeq ($(BUILD),debug)
   OPT := -O1 -g3 -fno-omit-frame-pointer -DCOSTLY_CHECKS
 else ifeq ($(BUILD),asan)
