@@ -44,6 +44,10 @@ int index_verify(const char *path, bool beside, uint64_t quick_bytes,
  * limit is passed anyhow; before
  * open.  Whatever goes wrong, it is as it was. */
 void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
+/* When another file takes the place of the index at path: LMDB keeps the number of the last
+ * transaction in the lock file while any process has it open, and the other file counts for
+ * itself, so that of a process that still walks the old one must not be believed. */
+void index_lock_away(const char *path);
 /* The same while it is open: commit thread, with no transaction and no snap open.  -EIO: it
  * could not be opened again, and is of no use from here on. */
 int index_shrink_open(struct index *i);

@@ -65,9 +65,7 @@ static int sync_file(struct sys *y, const char *path)
     return r;
 }
 
-/* LMDB keeps the number of the last transaction in the lock file while any process has it open,
- * and the copy counts anew: a process that still walks the old file must not be believed. */
-static void lock_away(const char *path)
+void index_lock_away(const char *path)
 {
     char lock[PATH_MAX + 8];
 
@@ -105,7 +103,7 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
         (void)unlink(tmp);
         return;
     }
-    lock_away(path);
+    index_lock_away(path);
     (void)sys_sync_dir(y, dir);
 }
 
@@ -161,7 +159,7 @@ int index_shrink_open(struct index *i)
         (void)unlink(tmp); /* it stays as it was */
     else
         (void)sys_sync_dir(i->sys, dir);
-    lock_away(i->path);
+    index_lock_away(i->path);
     r = open_again(i);
     pthread_mutex_unlock(&i->swap);
     return r;

@@ -452,6 +452,8 @@ static int put_in_place(struct kvstore *s, const char *tmp, const char *path)
         if (r < 0) /* a file system without links: merge_leftover mends what a kill leaves */
             r = sys_set_aside(&s->sys, path, aside, sizeof aside);
     }
+    if (r == 0)
+        index_lock_away(path);
     if (r == 0 && rename(tmp, path) < 0)
         r = -errno;
     return r < 0 ? r : sys_sync_dir(&s->sys, s->dir);

@@ -4,6 +4,7 @@
  * EIO is put in place of pread for one file; mode 000 is another user's start. */
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "kvstore/index.h"
 #include "kvstore/index_check.h"
 #include "kvstore/logfile.h"
 #include "tests/kvstore/rig.h"
@@ -865,6 +866,49 @@ static void a_start_on_version_2_killed_at_every_step_loses_nothing(void)
 
 /* --- headers ------------------------------------------------------------------------------------------- */
 
+/* LMDB believes the lock file as long as any process has it open: one that walks the old index
+ * while a new one is put in its place must not say where the new one's last transaction is. */
+static void a_walker_of_the_old_index_is_not_believed(void)
+{
+    struct rig g;
+
+    make(&g);
+    for (int odd = 0; odd < 2; odd++) { /* of the two numbers one names the wrong page */
+        int up[2];
+        char ok = 0;
+        CHECK_EQ(pipe(up), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct sys sys = {0};
+            struct index_opts o = {.dir = g.dir, .sys = &sys};
+            struct index *i = NULL;
+            ok = index_open(&i, &o, NULL) == 0;
+            for (int n = 0; ok && n < 3 + odd; n++)
+                ok = index_begin(i) == 0 && index_meta_put(i, "walker", "x", 1) == 0 &&
+                     index_commit(i) == 0;
+            _exit(write(up[1], &ok, 1) == 1 && pause() ? 0 : 1);
+        }
+        CHECK(read(up[0], &ok, 1) == 1 && ok);
+        close(up[0]);
+        close(up[1]);
+        CHECK(hurt_session_row(&g, 1 + (uint64_t)odd) > 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(g.rep.rebuilt);
+        for (uint64_t s = 1; s <= SESSIONS; s++)
+            CHECK_EQ(whole(&g, s), TURNS * TURN);
+        uint64_t more = SESSIONS + 1 + (uint64_t)odd;
+        CHECK_EQ(rig_talk(&g, more, 0, 10), 0);
+        rig_close(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(!g.rep.rebuilt);
+        CHECK_EQ(whole(&g, more), 10);
+        rig_close(&g);
+        CHECK_EQ(kill(pid, SIGKILL), 0);
+        CHECK_EQ(waitpid(pid, NULL, 0), pid);
+    }
+    rig_fini(&g);
+}
+
 static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
 {
     uint8_t b[LOG_HEAD_BYTES], c[LOG_HEAD_BYTES];
@@ -907,4 +951,5 @@ T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(a_rebuild_may_be_killed_at_any_instant),
        ROW(a_store_of_version_2_opens_and_is_merged),
        ROW(a_start_on_version_2_killed_at_every_step_loses_nothing),
+       ROW(a_walker_of_the_old_index_is_not_believed),
        ROW(a_flipped_bit_in_a_log_header_is_never_a_newer_version))
