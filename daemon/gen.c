@@ -503,16 +503,16 @@ static bool expire(struct daemon *d, struct sess *s)
     return true;
 }
 
-static double age_s(const struct sess *s, uint64_t now)
+/* By time that has passed: the wall clock may have been set meanwhile. */
+static double age_s(const struct daemon *d, const struct sess *s)
 {
-    return now > s->rec.used_ns ? (double)(now - s->rec.used_ns) / 1e9 : 0;
+    return (double)kvs_age_ns(d->store, s->rec.used_ns) / 1e9;
 }
 
 /* The oldest of a list go while they are older than age; at most *left of them. */
-static void expire_old(struct daemon *d, struct sess *s, double age, uint64_t now,
-                       uint32_t *left)
+static void expire_old(struct daemon *d, struct sess *s, double age, uint32_t *left)
 {
-    for (struct sess *next; s && *left && age_s(s, now) > age; s = next) {
+    for (struct sess *next; s && *left && age_s(d, s) > age; s = next) {
         next = s->newer;
         if (!stays(s) && expire(d, s))
             --*left;
@@ -520,16 +520,16 @@ static void expire_old(struct daemon *d, struct sess *s, double age, uint64_t no
 }
 
 /* A user has at most so many; one of this minute may be about to be gone on with. */
-static void expire_most(struct daemon *d, struct sess_user *u, uint64_t now, uint32_t *left)
+static void expire_most(struct daemon *d, struct sess_user *u, uint32_t *left)
 {
     struct sess *a = u->list[SESS_BRIEF].oldest, *b = u->list[SESS_ANONYMOUS].oldest;
 
     while ((a || b) && *left &&
            u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n > ANONYMOUS_MAX) {
-        struct sess **at = !b || (a && a->rec.used_ns <= b->rec.used_ns) ? &a : &b, *s = *at;
+        struct sess **at = !b || (a && age_s(d, a) >= age_s(d, b)) ? &a : &b, *s = *at;
 
         *at = s->newer;
-        if (age_s(s, now) < 60)
+        if (age_s(d, s) < 60)
             *at = NULL; /* nor may younger ones */
         else if (!stays(s) && expire(d, s))
             --*left;
@@ -540,16 +540,15 @@ static void expire_most(struct daemon *d, struct sess_user *u, uint64_t now, uin
 static bool expire_sessions(struct daemon *d)
 {
     double keep_s = d->conf->anonymous_expire_s;
-    uint64_t now = wall_ns();
     uint32_t left = EXPIRE_MAX;
 
     for (struct sess_user *u = d->sess->users; u && left; u = u->next) {
-        expire_old(d, u->list[SESS_BRIEF].oldest, (double)KEPT_NS / 1e9, now, &left);
+        expire_old(d, u->list[SESS_BRIEF].oldest, (double)KEPT_NS / 1e9, &left);
         if (keep_s >= 0) {
-            expire_old(d, u->list[SESS_ANONYMOUS].oldest, keep_s, now, &left);
-            expire_old(d, u->list[SESS_BRIEF].oldest, keep_s, now, &left);
+            expire_old(d, u->list[SESS_ANONYMOUS].oldest, keep_s, &left);
+            expire_old(d, u->list[SESS_BRIEF].oldest, keep_s, &left);
         }
-        expire_most(d, u, now, &left);
+        expire_most(d, u, &left);
     }
     return left == 0;
 }

@@ -143,7 +143,7 @@ int recover(struct call *c, const struct kvs_id *id, const uint8_t *asked)
         res = -EEXIST;
     else if (!back)
         res = E_CORRUPT;
-    else if (ended && wall_ns() > q.time_ns + KEPT_NS)
+    else if (ended && kvs_age_ns(d->store, q.time_ns) > KEPT_NS)
         res = -ESTALE;
     else if (!ended && (!s || !sess_open_is(s, id) || s->removing))
         res = -ESTALE;

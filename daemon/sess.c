@@ -79,21 +79,35 @@ static int load_each(void *ctx, const struct kvs_session *x)
     return 0;
 }
 
+struct used {
+    uint64_t at; /* kvs_lived_ns: dates lie where the clock was set */
+    struct sess *s;
+};
+
 static int by_use(const void *a, const void *b)
 {
-    const struct sess *x = *(struct sess *const *)a, *y = *(struct sess *const *)b;
+    const struct used *x = a, *y = b;
 
-    return x->rec.used_ns < y->rec.used_ns ? -1 : x->rec.used_ns > y->rec.used_ns;
+    return x->at < y->at ? -1 : x->at > y->at;
 }
 
-static void load_lists(struct sess_table *t)
+static int load_lists(struct daemon *d)
 {
-    if (t->n)
-        qsort(t->s, t->n, sizeof(struct sess *), by_use);
+    struct sess_table *t = d->sess;
+    struct used *v = malloc(t->n * sizeof *v + 1);
+
+    if (!v)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < t->n; i++)
+        v[i] = (struct used){kvs_lived_ns(d->store, t->s[i]->rec.used_ns), t->s[i]};
+    qsort(v, t->n, sizeof *v, by_use);
     for (uint32_t i = 0; i < t->n; i++) {
+        t->s[i] = v[i].s;
         t->s[i]->at = i;
         sess_listed(t->s[i]);
     }
+    free(v);
+    return 0;
 }
 
 /* Each crash may leave REQ_MAX of them, and nobody has to go on with any before the next. */
@@ -190,7 +204,7 @@ int sess_open(struct daemon *d, struct errbuf *eb)
     if (r == 0)
         r = kvs_sessions(d->store, load_each, d);
     if (r == 0)
-        load_lists(t);
+        r = load_lists(d);
     if (r == 0)
         r = kvs_reqs(d->store, load_req, &o);
     for (uint32_t i = 0; r == 0 && i < t->n; i++)

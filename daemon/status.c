@@ -48,14 +48,23 @@ static void tier(cJSON *in, const char *name, uint64_t used, uint64_t limit)
     cJSON_AddNumberToObject(t, "limit", (double)limit);
 }
 
+/* Whether it is said already, among what stands. */
+static bool stands(const struct daemon *d, const char *words)
+{
+    for (uint32_t i = 0; i < d->n_warnings; i++)
+        if (strstr(d->warnings[i], words))
+            return true;
+    return false;
+}
+
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
 
     if (k->fault == -EROFS)
         cJSON_AddItemToArray(
-            w, cJSON_CreateString("persistence is off: the disk failed; answers go on, nothing "
-                                  "new survives a restart"));
+            w, cJSON_CreateString("persistence is off: answers go on, nothing new survives a "
+                                  "restart"));
     else if (k->fault == -ENOSPC)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("the disk is full: new blocks are not kept; free "
@@ -67,7 +76,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
             w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
                                   "some are removed (hearth sessions rm NAME) or --disk is "
                                   "raised"));
-    if (k->warning[0] && daemon_trusts(d, uid))
+    if (k->warning[0] && daemon_trusts(d, uid) && !stands(d, k->warning))
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));

@@ -109,7 +109,7 @@ static int ckpt_next(struct kvstore *s)
     } else {
         n = index_reqs(s->idx, INDEX_SNAP, &c->at, &q, &reply, &bad);
         if (n == 1) {
-            if (!forget_due(s, INDEX_SNAP, &q, c->wall))
+            if (!forget_due(s, INDEX_SNAP, &q))
                 r = ckpt_req(s, &q);
             free(reply);
         }
@@ -155,7 +155,6 @@ int ckpt_begin(struct kvstore *s)
     c->phase = CKPT_BRANCHES;
     c->in_branch = false;
     c->at.bytes = 0;
-    c->wall = wall_ns();
     s->collect.freed_bytes = 0;
     if (r < 0)
         ckpt_over(s, r);

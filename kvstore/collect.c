@@ -483,12 +483,12 @@ static int old_reqs(struct kvstore *s)
     struct index_at at = {0};
     struct kvs_req q;
     char *reply;
-    uint64_t bad = 0, wall = wall_ns();
+    uint64_t bad = 0;
     int n = 1, r = 0;
 
     while (r == 0 && (n = index_reqs(s->idx, INDEX_COMMIT, &at, &q, &reply, &bad)) == 1) {
         free(reply);
-        if (q.time_ns + REQ_KEEP_NS < wall)
+        if (kvs_age_ns(s, q.time_ns) > REQ_KEEP_NS)
             r = req_drop(s, &q);
     }
     return r < 0 ? r : n < 0 ? n : 0;

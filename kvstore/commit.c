@@ -248,6 +248,8 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
         r = index_meta_put(s->idx, m->name, m->v, m->bytes);
     if (r == 0)
         r = commit_day(s);
+    if (r == 0 && guard_clock_due(s))
+        r = guard_clock_put(s);
     if (r == 0) {
         st64(v, turnlog_seq(s->log));
         r = index_meta_put(s->idx, "logseq", v, 8);
@@ -357,6 +359,13 @@ static void group_run(struct kvstore *s, struct group *g)
     }
     int r = group_write(s, g);
     s->n.commits++;
+    if (r == 0 && !guard_holds(s)) {
+        /* It went into files that nobody will find: that is not durable. */
+        r = -EROFS;
+        for (uint32_t i = 0; i < g->n_job; i++)
+            if (g->job[i]->res == 0)
+                g->job[i]->res = -EROFS;
+    }
     bool full = false;
     for (uint32_t i = 0; i < g->n_job; i++)
         full |= g->job[i]->res == -ENOSPC;
@@ -491,11 +500,7 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     struct group g;
 
     must_be(s, STORE_MAGIC);
-    uint64_t day = store_day_now();
-    if (s->day != day) {
-        s->day_mark = s->sys.bytes_written;
-        s->day = day;
-    }
+    guard_turn(s);
     bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim, some;
     repair_turn(s);
     some = gather(s, &g, busy ? 0 : wait_ns);

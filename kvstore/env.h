@@ -13,6 +13,8 @@ struct kvs_env {
     void *sys_user;
     /* An index above this is not walked at open after a clean stop; 0: 64 MiB. */
     uint64_t quick_bytes;
+    uint64_t lived_ns;                  /* a new store's clock begins here (lived.h) */
+    const _Atomic int64_t *wall_off_ns; /* the wall clock is wrong by this; NULL: right */
     uint64_t forget_ns; /* between looks for requests to forget; 0: ten minutes.  Else what a
                          * removed session leaves is collected at once, too */
 };

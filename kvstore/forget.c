@@ -13,12 +13,12 @@
 enum { LOOK_MAX = 200 };
 static const uint64_t ROUND_NS = 600000000000u;
 
-bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q, uint64_t wall)
+bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q)
 {
     struct kvs_session *ses;
     int r;
 
-    if (q->time_ns + REQ_KEEP_NS >= wall)
+    if (kvs_age_ns(s, q->time_ns) <= REQ_KEEP_NS)
         return false;
     if (q->state != KVS_REQ_RUNNING)
         return true;
@@ -45,7 +45,7 @@ static void round_end(struct kvstore *s)
 static void look(struct kvstore *s)
 {
     struct forget *f = &s->forget;
-    uint64_t bad = 0, wall = wall_ns();
+    uint64_t bad = 0;
     struct kvs_req q;
     char *reply;
     int r = 1;
@@ -56,7 +56,7 @@ static void look(struct kvstore *s)
         if (r != 1)
             break;
         free(reply);
-        if (forget_due(s, INDEX_COMMIT, &q, wall)) {
+        if (forget_due(s, INDEX_COMMIT, &q)) {
             f->v[f->n].owner = q.owner;
             f->v[f->n++].id = q.id;
         }
@@ -70,7 +70,6 @@ static int drop(struct kvstore *s)
 {
     struct forget *f = &s->forget;
     uint32_t rows = TXN_BLOCKS_MAX, i;
-    uint64_t wall = wall_ns();
     struct kvs_req q;
     char *reply;
     int r = index_begin(s->idx);
@@ -84,7 +83,7 @@ static int drop(struct kvstore *s)
             continue;
         }
         free(reply);
-        if (forget_due(s, INDEX_WRITE, &q, wall))
+        if (forget_due(s, INDEX_WRITE, &q))
             r = index_req_del(s->idx, q.owner, &q.id, &rows);
         if (r == 1)
             break;

@@ -55,6 +55,7 @@ uint64_t index_bytes(const struct index *i); /* taken on disk */
 /* Of what is taken: pages that hold nothing, before the file's end and behind it. */
 uint64_t index_spare_bytes(struct index *i);
 bool index_near_full(const struct index *i); /* past 70 % of the map */
+bool index_in_place(const struct index *i);  /* its name still leads to its file */
 void index_reader_check(struct index *i);    /* forget readers that died */
 
 /* --- reads ----------------------------------------------------------------------------- */

@@ -164,3 +164,10 @@ int index_shrink_open(struct index *i)
     pthread_mutex_unlock(&i->swap);
     return r;
 }
+
+bool index_in_place(const struct index *i)
+{
+    mdb_filehandle_t fd;
+
+    return mdb_env_get_fd(i->env, &fd) || sys_same(i->path, fd);
+}

@@ -19,9 +19,12 @@ static const uint64_t WARM_BYTES = 512 << 20; /* of unused host memory, kept rea
 
 static int ring_files(struct kvstore *s)
 {
-    /* The lock file rides along: while dead I/O of ours is in flight the ring keeps it open,
+    /* What is locked rides along: while dead I/O of ours is in flight the ring keeps it open,
      * so that a newcomer cannot have the store before the last write has landed. */
     int r = s->io.ops->add_file(s->io.ring, s->lock_fd);
+
+    if (r >= 0)
+        r = s->io.ops->add_file(s->io.ring, s->dir_fd);
 
     for (uint32_t i = 0; i < s->n_layouts && r >= 0; i++)
         for (uint32_t j = 0; j < s->layout[i]->n_seg && r >= 0; j++) {
@@ -220,7 +223,7 @@ static void page_forget(struct kvstore *s, struct blk *b)
 
 static void touch(struct kvstore *s, struct blk *b)
 {
-    table_touch(&s->table, b, wall_ns());
+    table_touch(&s->table, b, kvs_lived_ns(s, store_wall(s)));
     if (b->page)
         host_touch(s->host, b->page);
 }
@@ -480,7 +483,7 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
         b->parent = r->parent;
         b->first_pos = r->first_pos;
         b->n_tokens = tokens_of(r);
-        b->time_ns = wall_ns();
+        b->time_ns = store_wall(s);
         if (page_take(s, b) < 0) {
             table_del(&s->table, b);
             s->n.blocks--;

@@ -10,12 +10,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum { PATHS_MAX = 1 << 16, PAGE = 32 };
-static const uint64_t DISK_MIN = 4ull << 20, LOCK_WAIT_NS = 2000000000u;
+static const uint64_t DISK_MIN = 4ull << 20;
 
 /* --- open and close ------------------------------------------------------------------------ */
 
@@ -46,39 +45,6 @@ static int make_dirs(struct sys *y, const char *dir, struct errbuf *eb)
                  : 0;
 }
 
-/* A dying predecessor holds the lock until its last I/O is back: wait for that. */
-static int lock_take(struct kvstore *s, struct errbuf *eb)
-{
-    char path[PATH_MAX], pid[32] = "";
-    uint64_t until = now_ns() + LOCK_WAIT_NS;
-
-    snprintf(path, sizeof path, "%s/store.lock", s->dir);
-    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (s->lock_fd < 0)
-        return err_set(eb, -errno,
-                       "cannot write in %s: %s; choose another directory or change "
-                       "its owner or mode",
-                       s->dir, strerror(errno));
-    while (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-        struct timespec pause = {0, 5000000};
-        if (errno != EWOULDBLOCK && errno != EINTR)
-            return err_set(eb, -errno, "cannot lock %s: %s", path, strerror(errno));
-        if (now_ns() > until) {
-            ssize_t n = pread(s->lock_fd, pid, sizeof pid - 1, 0);
-            pid[n > 0 ? n : 0] = 0;
-            return err_set(eb, -EBUSY,
-                           "the store in %s is in use by process %d: stop that one, or use "
-                           "another directory",
-                           s->dir, (int)strtol(pid, NULL, 10));
-        }
-        nanosleep(&pause, NULL);
-    }
-    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
-    if (ftruncate(s->lock_fd, 0) < 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) < 0)
-        return 0; /* a full disk: the lock holds, only the number is missing */
-    return 0;
-}
-
 static int opts_check(const struct kvs_opts *o, struct errbuf *eb)
 {
     if (!o->dir || !o->dir[0])
@@ -99,7 +65,7 @@ static void store_init(struct kvstore *s, const struct kvs_opts *o, const struct
     s->o = *o;
     if (env)
         s->env = *env;
-    s->lock_fd = s->event_fd = -1;
+    s->lock_fd = s->dir_fd = s->event_fd = -1;
     s->direct = true;
     snprintf(s->dir, sizeof s->dir, "%s", o->dir);
     s->sys.hook = s->env.sys_hook;
@@ -149,11 +115,7 @@ static void store_free(struct kvstore *s)
     table_fini(&s->table);
     if (s->event_fd >= 0)
         close(s->event_fd);
-    if (s->lock_fd >= 0) {
-        /* Nothing is in flight: not to wait for the kernel to take the ring apart. */
-        (void)flock(s->lock_fd, LOCK_UN);
-        close(s->lock_fd);
-    }
+    guard_drop(s);
     pthread_cond_destroy(&s->to_commit.cond);
     free(s);
 }
@@ -181,7 +143,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
     if (r == 0)
         r = make_dirs(&s->sys, s->dir, eb);
     if (r == 0)
-        r = lock_take(s, eb);
+        r = guard_take(s, eb);
     if (r == 0) {
         s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (s->event_fd < 0)
@@ -216,8 +178,10 @@ void kvs_close(struct kvstore *s)
         return;
     must_be(s, STORE_MAGIC);
     must(s->in_flight == 0);
-    if (s->fault != -EROFS && !s->index_bad && index_begin(s->idx) == 0) {
+    if (guard_holds(s) && !s->index_bad && index_begin(s->idx) == 0) {
         int r = index_meta_put(s->idx, "clean", one, 8);
+        if (r == 0)
+            r = guard_clock_put(s);
         if (r == 0)
             r = commit_day(s);
         for (struct meta_job *m = s->to_commit.metas.head; m && r == 0; m = m->next)
@@ -245,6 +209,20 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
     vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
     pthread_mutex_unlock(&s->to_loop.lock);
     va_end(ap);
+}
+
+void store_stop(struct kvstore *s, const char *fmt, ...)
+{
+    char words[NOTE_BYTES];
+    va_list ap;
+
+    if (atomic_exchange(&s->fault, -EROFS) == -EROFS)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    store_warn(s, "%.250s", words);
+    store_note(s, "%s", words);
 }
 
 void store_event(struct kvstore *s)
@@ -289,9 +267,14 @@ bool kvs_note(struct kvstore *s, char *ret, size_t cap)
     return any;
 }
 
-uint64_t store_day_now(void)
+uint64_t store_wall(const struct kvstore *s)
 {
-    return wall_ns() / 86400000000000u;
+    return wall_ns() + (uint64_t)(s->env.wall_off_ns ? *s->env.wall_off_ns : 0);
+}
+
+uint64_t store_day_now(const struct kvstore *s)
+{
+    return store_wall(s) / 86400000000000u;
 }
 
 uint64_t store_today(const struct kvstore *s)

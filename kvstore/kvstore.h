@@ -160,6 +160,12 @@ int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
 int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap);
 int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes);
 
+/* Ages, by the time that has passed while the store could know (lived.h), whatever the wall
+ * clock was set to meanwhile: of something that happened at this wall time; and its place on
+ * that clock, for comparing.  Any thread. */
+uint64_t kvs_age_ns(struct kvstore *s, uint64_t wall_ns);
+uint64_t kvs_lived_ns(struct kvstore *s, uint64_t wall_ns);
+
 struct kvs_stats {
     uint64_t host_used, host_limit;
     /* On disk, turn log and index included: what is there; with the room reserved for what

@@ -405,8 +405,9 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         repair_scrub(s);
     if (r < 0)
         return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
-    s->day = store_day_now();
-    if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16 && ld64(v) == s->day)
+    s->day = store_day_now(s);
+    if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16 &&
+        (ld64(v) == s->day || s->clock_set))
         s->day_mark = 0 - ld64(v + 8);
     commit_sizes(s);
     room_count(s);

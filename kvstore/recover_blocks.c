@@ -62,7 +62,8 @@ static int rows_del(struct rows *x, const struct kvs_key *key, uint64_t variant)
 
 /* --- from the index ------------------------------------------------------------------------------ */
 
-static void blk_fill(struct blk *b, const struct layout *l, const struct index_block *row)
+static void blk_fill(struct kvstore *s, struct blk *b, const struct layout *l,
+                     const struct index_block *row)
 {
     b->parent = row->parent;
     b->first_pos = row->first_pos;
@@ -71,7 +72,7 @@ static void blk_fill(struct blk *b, const struct layout *l, const struct index_b
     b->slot = row->slot;
     b->head_crc = row->head_crc;
     b->n_tokens = row->n_tokens;
-    b->used = (uint32_t)(row->time_ns / USED_UNIT_NS);
+    b->used = (uint32_t)(kvs_lived_ns(s, row->time_ns) / USED_UNIT_NS);
     b->layout = l->index;
     b->on_file = true;
     memcpy(b->hash, row->hash, 16);
@@ -92,7 +93,7 @@ static int row_take(struct kvstore *s, const struct index_block *row)
     struct blk *b = table_add(&s->table, &row->key, row->variant);
     if (!b)
         return -ENOMEM;
-    blk_fill(b, l, row);
+    blk_fill(s, b, l, row);
     s->n.blocks++;
     return 0;
 }
@@ -176,7 +177,7 @@ static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merg
             struct layout *bl = s->layout[b->layout];
             slot_give(bl, layout_seg(bl, b->segment), b->slot);
             must(slot_claim(l, g, i) == 0);
-            blk_fill(b, l, &row);
+            blk_fill(s, b, l, &row);
         } else if ((r = row_take(s, &row)) < 0) {
             return r;
         }
@@ -322,9 +323,9 @@ static int by_age(const void *a, const void *b)
 {
     const struct blk *x = *(struct blk *const *)a, *y = *(struct blk *const *)b;
 
-    if (x->time_ns != y->time_ns)
-        return x->time_ns > y->time_ns ? -1 : 1;
-    return 0;
+    if (x->used != y->used)
+        return x->used > y->used ? -1 : 1;
+    return x->time_ns < y->time_ns ? 1 : x->time_ns > y->time_ns ? -1 : 0;
 }
 
 /* Youngest first: each carries its age up to its ancestors, and after a crash the newest

@@ -372,6 +372,7 @@ int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     struct dirent *e;
     int r = 0;
 
+    guard_clock_open(s); /* before the first age is asked for */
     snprintf(path, sizeof path, "%s/kv", s->dir);
     DIR *d = opendir(path);
     while (r == 0 && d && (errno = 0, e = readdir(d)))

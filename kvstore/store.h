@@ -14,6 +14,7 @@
 #include "kvstore/index.h"
 #include "kvstore/index_check.h"
 #include "kvstore/kvstore.h"
+#include "kvstore/lived.h"
 #include "kvstore/ring.h"
 #include "kvstore/seg.h"
 #include "kvstore/sys.h"
@@ -130,7 +131,7 @@ struct ckpt {
     bool in_branch;
     struct kvs_branch branch;
     uint64_t pos, end;
-    uint64_t wall, again_ns; /* when it began; not before, after a failure */
+    uint64_t again_ns; /* not before, after a failure */
 };
 
 /* The commit thread's own; see collect.c. */
@@ -189,7 +190,12 @@ struct kvstore {
     struct kvs_opts o;
     struct kvs_env env;
     char dir[PATH_MAX - 256];
-    int lock_fd, event_fd;
+    int lock_fd, dir_fd, event_fd;
+    struct lived lived;
+    bool clock_set; /* between the last run and this one */
+    bool lock_said; /* commit, with the two below */
+    uint64_t guard_ns, clock_put_ns,
+        clock_idle_ns; /* not before: a look around; putting the clock down */
     uint8_t uuid[16];
     struct sys sys;
     struct index *idx;
@@ -298,8 +304,17 @@ void commit_sizes(struct kvstore *s); /* log_bytes, index_bytes, ahead_bytes */
 int commit_day(struct kvstore *s);    /* into the open transaction: what today has cost */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
 void reserve_make(struct kvstore *s);
+/* guard.c: what happens from outside */
+int guard_take(struct kvstore *s, struct errbuf *eb); /* the locks */
+void guard_drop(struct kvstore *s);
+/* Whether the names in the directory still lead to what was written; else the store stops. */
+bool guard_holds(struct kvstore *s);
+void guard_turn(struct kvstore *s);       /* commit thread, now and then */
+void guard_clock_open(struct kvstore *s); /* once the index is there */
+int guard_clock_put(struct kvstore *s);   /* into the open transaction */
+bool guard_clock_due(struct kvstore *s);  /* whether to: then it counts as done */
 /* forget.c: requests nobody can ask for any more (commit thread) */
-bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q, uint64_t wall);
+bool forget_due(struct kvstore *s, enum index_who w, const struct kvs_req *q);
 bool forget_busy(const struct kvstore *s); /* in the middle of a round: do not sleep long */
 void forget_turn(struct kvstore *s);       /* a little of it */
 /* ckpt.c: the log compacted (commit thread) */
@@ -343,8 +358,11 @@ void store_event(struct kvstore *s); /* the loop has something to do */
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
 void store_fault(struct kvstore *s, int code, const char *doing);
-uint64_t store_day_now(void);                  /* days since 1970, UTC */
-uint64_t store_today(const struct kvstore *s); /* bytes written today, of any kind */
+/* Nothing is written any more, for good, and these are the words for it. */
+void store_stop(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+uint64_t store_wall(const struct kvstore *s);
+uint64_t store_day_now(const struct kvstore *s); /* days since 1970, UTC */
+uint64_t store_today(const struct kvstore *s);   /* bytes written today, of any kind */
 /* A write succeeded after the disk was full: no fault and no warning about it any more. */
 void store_recovered(struct kvstore *s);
 

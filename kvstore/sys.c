@@ -264,6 +264,17 @@ int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap)
     return r < 0 ? r : sync_parent(y, path);
 }
 
+bool sys_same(const char *path, int fd)
+{
+    struct stat name, file;
+
+    if (fstat(fd, &file) < 0)
+        return true;
+    if (stat(path, &name) < 0)
+        return errno != ENOENT && errno != ENOTDIR;
+    return name.st_ino == file.st_ino && name.st_dev == file.st_dev;
+}
+
 uint64_t sys_free_bytes(const char *path)
 {
     struct statvfs v;

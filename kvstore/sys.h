@@ -66,6 +66,8 @@ void sys_reserve(const char *path, uint64_t bytes);
 int sys_take(const char *path, uint64_t bytes);
 /* Bytes this thread has ever passed to write calls, by the kernel's count; 0: unknown. */
 uint64_t sys_thread_wrote(void);
+/* Whether the name leads to that open file; also when nobody can tell. */
+bool sys_same(const char *path, int fd);
 uint64_t sys_free_bytes(const char *path);  /* of its file system, for us */
 uint64_t sys_taken_bytes(const char *path); /* blocks of a file; 0 when missing */
 

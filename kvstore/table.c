@@ -112,9 +112,9 @@ void table_del(struct table *t, struct blk *b)
     pthread_mutex_unlock(&t->lock);
 }
 
-void table_touch(struct table *t, struct blk *b, uint64_t wall)
+void table_touch(struct table *t, struct blk *b, uint64_t lived_ns)
 {
-    uint32_t now = (uint32_t)(wall / USED_UNIT_NS);
+    uint32_t now = (uint32_t)(lived_ns / USED_UNIT_NS);
 
     /* Stops at the first ancestor already this young: those above it are as well. */
     for (uint32_t depth = 0; b && b->used < now && depth < CTX_TOKENS_MAX; depth++) {

@@ -24,7 +24,7 @@ struct blk {
     struct kvs_block_req *waiting; /* for that to end */
     uint32_t segment, slot;        /* file copy, when on_file */
     uint32_t head_crc, n_tokens;
-    uint32_t used; /* when, in units of USED_UNIT_NS; never older than a child's */
+    uint32_t used; /* when (lived.h), in units of USED_UNIT_NS; never older than a child's */
     uint16_t layout;
     bool on_file; /* durable: index and slot agree */
     bool whole;   /* page holds the whole block (not just being filled) */
@@ -48,6 +48,6 @@ struct blk *table_add(struct table *t, const struct kvs_key *key,
 void table_del(struct table *t, struct blk *b);
 /* Marks b and its ancestors as used now: an ancestor is never older than what hangs on it,
  * so evicting the oldest, deepest first, never orphans a block that is kept. */
-void table_touch(struct table *t, struct blk *b, uint64_t wall);
+void table_touch(struct table *t, struct blk *b, uint64_t lived_ns);
 
 #endif

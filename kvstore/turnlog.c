@@ -365,6 +365,18 @@ static int roll(struct turnlog *l, uint64_t need)
     return 0;
 }
 
+bool turnlog_in_place(const struct turnlog *l)
+{
+    char path[PATH_MAX];
+
+    for (uint32_t i = l->n_seg; l->fd >= 0 && i-- > 0;) { /* the last one, nearly always */
+        seg_path(l, l->seg[i].number, "", path);
+        if (sys_same(path, l->fd))
+            return true;
+    }
+    return l->fd < 0;
+}
+
 void turnlog_begin(struct turnlog *l)
 {
     must_be(l, LOG_MAGIC);

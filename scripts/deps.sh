@@ -13,7 +13,7 @@ list() {
         libevent-dev libcjson-dev libsodium-dev libxxhash-dev libpcre2-dev \
         libedit-dev libseccomp-dev ;;
     model) echo python3 python3-venv ;;
-    test) echo python3 python3-venv systemd man-db groff-base ;;
+    test) echo python3 python3-venv systemd man-db groff-base libfaketime ;;
     lint) echo python3 clang-format shellcheck systemd man-db groff-base ;;
     bench) echo fio ;;
     fuzz) echo clang libclang-rt-dev ;;

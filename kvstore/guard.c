@@ -1,0 +1,306 @@
+/* guard.c - what happens to the store from outside: who has it, where it is, what time it is.
+ *
+ * Two locks say that it is ours: on store.lock, which dead I/O keeps, and on the directory
+ * itself, which nobody can delete and put back.  What is written is acknowledged only while
+ * the names in the directory still lead to the files it went to. */
+#include "base/check.h"
+#include "base/clock.h"
+#include "kvstore/store.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const uint64_t LOCK_WAIT_NS = 2000000000u, LOOK_NS = 1000000000u;
+static const uint64_t CLOCK_KEEP_NS = 60000000000u, CLOCK_IDLE_NS = 3600000000000u;
+
+/* --- the locks ------------------------------------------------------------------------------ */
+
+static int lock_path(const struct kvstore *s, char ret[PATH_MAX])
+{
+    return snprintf(ret, PATH_MAX, "%s/store.lock", s->dir);
+}
+
+static long holder(int fd)
+{
+    char pid[32] = "";
+    ssize_t n = fd < 0 ? 0 : pread(fd, pid, sizeof pid - 1, 0);
+
+    pid[n > 0 ? n : 0] = 0;
+    return strtol(pid, NULL, 10);
+}
+
+static int in_use(const struct kvstore *s, struct errbuf *eb)
+{
+    char path[PATH_MAX];
+
+    lock_path(s, path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    long pid = holder(fd);
+    if (fd >= 0)
+        close(fd);
+    if (pid > 0)
+        return err_set(eb, -EBUSY,
+                       "the store in %s is in use by process %ld: stop that one, or use "
+                       "another directory",
+                       s->dir, pid);
+    return err_set(eb, -EBUSY,
+                   "the store in %s is in use by another process (its store.lock was deleted; "
+                   "`fuser %s` names it): stop that one, or use another directory",
+                   s->dir, s->dir);
+}
+
+static void pid_write(const struct kvstore *s)
+{
+    char pid[32];
+    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+
+    /* A full disk: the lock holds, only the number is missing. */
+    if (ftruncate(s->lock_fd, 0) == 0)
+        (void)!pwrite(s->lock_fd, pid, (size_t)n, 0);
+}
+
+/* A dying predecessor holds its locks until its last I/O is back: wait for that. */
+static int lock_wait(const struct kvstore *s, int fd, uint64_t until, struct errbuf *eb)
+{
+    while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        struct timespec pause = {0, 5000000};
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return -errno;
+        if (now_ns() > until)
+            return in_use(s, eb);
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
+/* The directory first: whoever is refused there has not touched the other lock. */
+int guard_take(struct kvstore *s, struct errbuf *eb)
+{
+    uint64_t until = now_ns() + LOCK_WAIT_NS;
+    char path[PATH_MAX];
+    int r = 0;
+
+    lock_path(s, path);
+    s->dir_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->dir_fd >= 0) {
+        r = lock_wait(s, s->dir_fd, until, eb); /* some file systems lock files only: then */
+        if (r == -EBUSY)                        /* the other one has to do */
+            return r;
+        s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    }
+    if (s->lock_fd < 0)
+        return err_set(eb, -errno,
+                       "cannot write in %s: %s; choose another directory or change "
+                       "its owner or mode",
+                       s->dir, strerror(errno));
+    r = lock_wait(s, s->lock_fd, until, eb);
+    if (r == 0)
+        pid_write(s);
+    return r == 0 || r == -EBUSY ? r : err_set(eb, r, "cannot lock %s: %s", path, err_str(r));
+}
+
+void guard_drop(struct kvstore *s)
+{
+    /* Nothing is in flight: not to wait for the kernel to take the ring apart. */
+    for (int i = 0; i < 2; i++) {
+        int fd = i ? s->lock_fd : s->dir_fd;
+        if (fd < 0)
+            continue;
+        (void)flock(fd, LOCK_UN);
+        close(fd);
+    }
+    s->lock_fd = s->dir_fd = -1;
+    lived_fini(&s->lived);
+}
+
+/* --- the files are where they were ------------------------------------------------------------ */
+
+/* The kernel's name for what a descriptor leads to. */
+static void where_now(int fd, char ret[PATH_MAX])
+{
+    char link[64];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, ret, PATH_MAX - 1);
+    ret[n > 0 ? n : 0] = 0;
+}
+
+static bool dir_lost(struct kvstore *s)
+{
+    char now[PATH_MAX];
+    struct stat st;
+
+    if (sys_same(s->dir, s->dir_fd))
+        return false;
+    where_now(s->dir_fd, now);
+    if (fstat(s->dir_fd, &st) == 0 && st.st_nlink > 0 && now[0] && strcmp(now, s->dir))
+        store_stop(s,
+                   "the state directory %s was moved to %s while in use: nothing is written "
+                   "any more and nothing is lost; move it back, or say --state=%s, then "
+                   "restart",
+                   s->dir, now, now);
+    else
+        store_stop(s,
+                   "the state directory %s was removed or replaced while in use: nothing is "
+                   "written any more; until process %d ends its files can be copied from "
+                   "/proc/%d/fd; then put the directory back and restart",
+                   s->dir, (int)getpid(), (int)getpid());
+    return true;
+}
+
+bool guard_holds(struct kvstore *s)
+{
+    if (s->fault == -EROFS)
+        return false;
+    if (dir_lost(s))
+        return false;
+    bool index = index_in_place(s->idx);
+    if (index && turnlog_in_place(s->log))
+        return true;
+    store_stop(
+        s,
+        "%s/%s was removed, moved or replaced while in use: nothing is written any more; "
+        "put it back and restart, or restart without it: it is made anew from the %s",
+        s->dir, index ? "log" : "index.mdb", index ? "index" : "turn log");
+    return false;
+}
+
+/* The lock's file is gone: it is made again, unless somebody has been quicker. */
+static void lock_again(struct kvstore *s)
+{
+    char path[PATH_MAX];
+
+    lock_path(s, path);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        if (!s->lock_said)
+            store_note(s, "%s was deleted while in use and cannot be made again (%s)", path,
+                       strerror(errno));
+        s->lock_said = true;
+        return;
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+        must(dup2(fd, s->lock_fd) == s->lock_fd);
+        (void)fcntl(s->lock_fd, F_SETFD, FD_CLOEXEC);
+        pid_write(s);
+        store_note(s,
+                   "%s was deleted or replaced while in use: it is made again, leave it "
+                   "where it is",
+                   path);
+    } else {
+        store_stop(s,
+                   "%s was replaced and process %ld has locked it: two programs on one store; "
+                   "nothing is written any more by this one; stop the other, then restart",
+                   path, holder(fd));
+    }
+    close(fd);
+}
+
+/* --- the clock ----------------------------------------------------------------------------------- */
+
+static void now_read(const struct kvstore *s, struct lived_now *ret)
+{
+    lived_read(ret);
+    ret->wall_ns = store_wall(s);
+}
+
+static void set_said(struct kvstore *s, int64_t set)
+{
+    const int64_t hour = 3600000000000, day = 24 * hour;
+    int64_t by = set < 0 ? -set : set;
+
+    if (by < hour)
+        return;
+    store_note(s,
+               "the clock was set %s by %lld %s: check the date; nothing expires by that, ages "
+               "count the time that has passed",
+               set < 0 ? "back" : "forward",
+               (long long)(by < 2 * day ? (by + hour / 2) / hour : (by + day / 2) / day),
+               by < 2 * day ? "hours" : "days");
+}
+
+void guard_clock_open(struct kvstore *s)
+{
+    uint8_t b[LIVED_BYTES];
+    struct lived_now now;
+    int n = index_meta_get(s->idx, INDEX_LOOP, "clock", b, sizeof b);
+
+    now_read(s, &now);
+    int64_t set = lived_begin(&s->lived, b, n > 0 ? (size_t)n : 0, s->env.lived_ns, &now);
+    set_said(s, set);
+    s->clock_set = set != 0;
+    s->clock_idle_ns = set ? 0 : now_ns() + CLOCK_IDLE_NS;
+}
+
+int guard_clock_put(struct kvstore *s)
+{
+    uint8_t b[LIVED_BYTES];
+
+    return index_meta_put(s->idx, "clock", b, lived_pack(&s->lived, b));
+}
+
+bool guard_clock_due(struct kvstore *s)
+{
+    uint64_t now = now_ns();
+
+    if (now < s->clock_put_ns)
+        return false;
+    s->clock_put_ns = now + CLOCK_KEEP_NS;
+    s->clock_idle_ns = now + CLOCK_IDLE_NS;
+    return true;
+}
+
+/* A change of day by the clock's own going begins a new count; one by setting it does not. */
+static void day_turn(struct kvstore *s, bool set)
+{
+    uint64_t day = store_day_now(s);
+
+    if (s->day == day)
+        return;
+    if (!set)
+        s->day_mark = s->sys.bytes_written;
+    s->day = day;
+}
+
+void guard_turn(struct kvstore *s)
+{
+    struct lived_now now;
+    char path[PATH_MAX];
+
+    if (now_ns() < s->guard_ns)
+        return;
+    s->guard_ns = now_ns() + LOOK_NS;
+    now_read(s, &now);
+    int64_t set = lived_tick(&s->lived, &now);
+    set_said(s, set);
+    if (set)
+        s->clock_put_ns = s->clock_idle_ns = 0; /* what is stamped now is of another epoch */
+    day_turn(s, set != 0);
+    if (!guard_holds(s))
+        return;
+    lock_path(s, path);
+    if (!sys_same(path, s->lock_fd))
+        lock_again(s);
+    /* An idle store keeps its clock too, now and then. */
+    if (now_ns() > s->clock_idle_ns && s->fault == 0 && index_begin(s->idx) == 0) {
+        s->clock_put_ns = 0;
+        (void)guard_clock_due(s);
+        if (guard_clock_put(s) < 0)
+            index_abort(s->idx);
+        else
+            (void)index_commit(s->idx);
+    }
+}
+
+uint64_t kvs_age_ns(struct kvstore *s, uint64_t wall_ns)
+{
+    return lived_age(&s->lived, wall_ns);
+}
+
+uint64_t kvs_lived_ns(struct kvstore *s, uint64_t wall_ns)
+{
+    return lived_at(&s->lived, wall_ns);
+}
