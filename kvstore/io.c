@@ -26,12 +26,65 @@ static int ring_files(struct kvstore *s)
     if (r >= 0)
         r = s->io.ops->add_file(s->io.ring, s->dir_fd);
 
-    for (uint32_t i = 0; i < s->n_layouts && r >= 0; i++)
-        for (uint32_t j = 0; j < s->layout[i]->n_seg && r >= 0; j++) {
-            r = s->io.ops->add_file(s->io.ring, s->layout[i]->seg[j]->fd);
-            s->layout[i]->seg[j]->file = r;
-        }
+    for (uint32_t i = 0; i < s->io.n_open && r >= 0; i++) {
+        r = s->io.ops->add_file(s->io.ring, s->io.open[i]->fd);
+        s->io.open[i]->file = r;
+    }
     return r < 0 ? r : 0;
+}
+
+void io_seg_forget(struct kvstore *s, struct seg *g)
+{
+    struct io_side *io = &s->io;
+
+    for (uint32_t i = 0; i < io->n_open; i++)
+        if (io->open[i] == g) {
+            must(g->users == 0);
+            if (io->ring)
+                io->ops->del_file(io->ring, g->file);
+            io->open[i] = io->open[--io->n_open];
+            break;
+        }
+    g->file = -1;
+}
+
+/* The one asked for longest ago, of those that nothing needs.  false: all are needed. */
+static bool seg_shut_one(struct kvstore *s)
+{
+    struct seg *g = NULL;
+
+    for (uint32_t i = 0; i < s->io.n_open; i++)
+        if (s->io.open[i]->users == 0 && (!g || s->io.open[i]->tick < g->tick))
+            g = s->io.open[i];
+    if (!g)
+        return false;
+    io_seg_forget(s, g);
+    seg_rest(g);
+    return true;
+}
+
+int io_seg_open(struct kvstore *s, struct layout *l, struct seg *g)
+{
+    struct io_side *io = &s->io;
+    int r;
+
+    g->tick = ++io->tick;
+    if (g->file >= 0)
+        return 0;
+    if (io->n_open == SEGS_OPEN_MAX && !seg_shut_one(s))
+        return -EAGAIN;
+    r = seg_wake(s->dir, l, g);
+    if ((r == -EMFILE || r == -ENFILE) && seg_shut_one(s))
+        r = seg_wake(s->dir, l, g);
+    if (r == 0)
+        r = io->ring ? io->ops->add_file(io->ring, g->fd) : -EIO;
+    if (r < 0) {
+        seg_rest(g);
+        return r;
+    }
+    g->file = r;
+    io->open[io->n_open++] = g;
+    return 0;
 }
 
 static int ring_open(struct kvstore *s, const struct io_ops *ops)
@@ -180,6 +233,8 @@ static void task_drop(struct kvstore *s, struct io_task *t)
     struct kvs_block_req *w = b->waiting;
 
     t->page->pins--;
+    if (t->pinned)
+        t->seg->users--;
     b->task = NULL;
     b->waiting = NULL;
     t->next = s->io.idle_tasks;
@@ -570,6 +625,16 @@ static void write_end(struct kvstore *s, struct io_task *t)
     }
     bool full = t->res == -ENOSPC || t->res == -EDQUOT || t->res == -EFBIG;
     int res = full ? -ENOSPC : -EROFS;
+    if (!t->pinned && s->io.ring) { /* nothing was written: the file cannot be opened */
+        if (!t->seg->lost)
+            store_note(s,
+                       "seg-%04u of %s cannot be opened (%s): nothing more is put into it in "
+                       "this run",
+                       t->seg->number, t->l->id, err_str(t->res));
+        t->seg->lost = t->seg->stuck = true;
+        put_end(s, t, -ENOSPC);
+        return;
+    }
     if (res == -EROFS)
         store_fault(s, -EROFS, "writing a block"), t->seg->stuck = true;
     else
@@ -673,6 +738,14 @@ static void pump(struct kvstore *s)
         uint32_t depth = t->slot_bytes < 1 << 20 ? DEPTH_SMALL : DEPTH_BIG;
         if (read ? io->reads_out >= depth : io->writes_out >= (io->reads_out ? 1 : depth))
             return;
+        if (!t->pinned && t->res == 0) {
+            int r = io->ring ? io_seg_open(s, t->l, t->seg) : -EIO;
+            if (r == -EAGAIN)
+                return; /* one of those that are open comes back */
+            t->pinned = r == 0;
+            t->seg->users += r == 0;
+            t->res = r;
+        }
         if (!io->ring)
             t->res = -EIO;
         if (t->res < 0) { /* a part has failed: the rest is not worth it */

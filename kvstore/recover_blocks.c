@@ -124,10 +124,13 @@ static int rows_load(struct rows *x, struct kvs_open_report *rep)
 
 /* --- from the slots ------------------------------------------------------------------------------ */
 
-static int head_read(const struct layout *l, const struct seg *g, uint32_t slot, uint8_t *buf,
-                     struct slot_head *ret, uint32_t *ret_crc)
+static int head_read(struct kvstore *s, const struct layout *l, struct seg *g, uint32_t slot,
+                     uint8_t *buf, struct slot_head *ret, uint32_t *ret_crc)
 {
-    int r = sys_read(g->fd, buf, SLOT_HEAD_BYTES, slot_off(l, slot));
+    int r = seg_wake(s->dir, l, g);
+
+    if (r == 0)
+        r = sys_read(g->fd, buf, SLOT_HEAD_BYTES, slot_off(l, slot));
 
     return r < 0 ? r : slot_head_get(buf, ret, ret_crc);
 }
@@ -150,7 +153,7 @@ static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merg
     for (uint32_t i = 0; i < g->n_slots; i++) {
         if (g->taken[i / 64] & 1ull << i % 64)
             continue;
-        int r = head_read(l, g, i, buf, &h, &crc);
+        int r = head_read(s, l, g, i, buf, &h, &crc);
         if (not_read(r)) {
             must(slot_claim(l, g, i) == 0);
             g->stuck = true;
@@ -185,6 +188,7 @@ static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merg
         if (r < 0)
             return r;
     }
+    seg_rest(g);
     return missed;
 }
 
@@ -357,7 +361,8 @@ int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep)
         struct seg *g = layout_seg(l, v[i]->segment);
         struct slot_head h;
         uint32_t crc;
-        int e = head_read(l, g, v[i]->slot, buf, &h, &crc);
+        int e = head_read(s, l, g, v[i]->slot, buf, &h, &crc);
+        seg_rest(g);
         if (e == 0 && crc == v[i]->head_crc && memcmp(h.key.b, v[i]->key.b, 32) == 0)
             continue;
         if (not_read(e)) { /* the row stays, and the slot with it */

@@ -302,6 +302,8 @@ static int seg_try(struct kvstore *s, const char *path, const char *folder, uint
         r = layout_add_seg(*ret_l, *ret);
     if (r < 0)
         seg_close(*ret);
+    else
+        seg_rest(*ret);
     return r;
 }
 

@@ -171,6 +171,7 @@ static bool seg_retire(struct kvstore *s, struct layout *l, struct seg *g)
                 continue;
             if (!d && !(d = drop_new(l))) {
                 g->dying = false;
+                l->full_to = 0;
                 s->io.n_dying--;
                 return false;
             }
@@ -275,14 +276,12 @@ void room_grow_done(struct kvstore *s, struct seg_job *g)
 
     l->growing = false;
     if (r == 0) {
-        r = s->io.ring ? s->io.ops->add_file(s->io.ring, g->seg->fd) : -EIO;
-        if (r >= 0) {
-            g->seg->file = r;
-            r = layout_add_seg(l, g->seg);
-        }
+        r = layout_add_seg(l, g->seg);
         if (r < 0)
             seg_close(g->seg);
-        else if (!g->seg->direct && s->direct) {
+        else if (io_seg_open(s, l, g->seg) < 0)
+            seg_rest(g->seg); /* when it is needed */
+        if (r == 0 && !g->seg->direct && s->direct) {
             s->direct = false;
             store_warn(s, "the file system of %s refuses O_DIRECT: buffered I/O, slower",
                        s->dir);
@@ -315,6 +314,7 @@ static void unlink_emptied(struct kvstore *s)
             struct seg *g = l->seg[k];
             if (g->dying && g->stuck && l->dropping == 0) { /* will not empty in this run */
                 g->dying = false;
+                l->full_to = 0;
                 s->io.n_dying--;
             }
             if (!g->dying || g->n_taken)
@@ -327,7 +327,7 @@ static void unlink_emptied(struct kvstore *s)
             u->seg = g;
             u->number = g->number;
             u->bytes = g->bytes;
-            s->io.ops->del_file(s->io.ring, g->file);
+            io_seg_forget(s, g);
             layout_del_seg(l, g);
             commit_job(s, &u->job);
             k--;

@@ -103,6 +103,24 @@ int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head)
     return 0;
 }
 
+int seg_wake(const char *dir, const struct layout *l, struct seg *s)
+{
+    char path[4096];
+
+    if (s->fd >= 0)
+        return 0;
+    seg_path(dir, l->id, s->number, path, sizeof path);
+    s->fd = open(path, O_RDWR | O_CLOEXEC | (s->direct ? O_DIRECT : 0));
+    return s->fd < 0 ? -errno : 0;
+}
+
+void seg_rest(struct seg *s)
+{
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+}
+
 int seg_make(struct sys *y, const char *dir, const uint8_t uuid[16], const struct layout *l,
              uint32_t number, uint32_t n_slots, struct seg **ret)
 {
@@ -144,6 +162,7 @@ int layout_add_seg(struct layout *l, struct seg *s)
     for (; i > 0 && l->seg[i - 1]->number > s->number; i--)
         l->seg[i] = l->seg[i - 1];
     l->seg[i] = s;
+    l->full_to = 0;
     l->n_slots += s->n_slots;
     l->n_taken += s->n_taken;
     if (s->number >= l->next_number)
@@ -159,6 +178,7 @@ void layout_del_seg(struct layout *l, struct seg *s)
         i++;
     must(i < l->n_seg);
     l->n_seg--;
+    l->full_to = 0;
     for (; i < l->n_seg; i++)
         l->seg[i] = l->seg[i + 1];
     l->n_slots -= s->n_slots;
@@ -193,10 +213,13 @@ int slot_claim(struct layout *l, struct seg *s, uint32_t slot)
 
 int slot_take(struct layout *l, struct seg **ret, uint32_t *ret_slot)
 {
-    for (uint32_t i = 0; i < l->n_seg; i++) {
+    for (uint32_t i = l->full_to; i < l->n_seg; i++) {
         struct seg *s = l->seg[i];
-        if (s->dying || s->n_taken == s->n_slots)
+        if (s->dying || s->lost || s->n_taken == s->n_slots) {
+            if (i == l->full_to)
+                l->full_to++;
             continue;
+        }
         uint32_t words = (s->n_slots + 63) / 64;
         for (uint32_t w = 0; w < words; w++) {
             uint32_t at = (s->hint + w) % words;
@@ -224,4 +247,5 @@ void slot_give(struct layout *l, struct seg *s, uint32_t slot)
     s->taken[slot / 64] &= ~bit;
     s->n_taken--;
     l->n_taken--;
+    l->full_to = 0;
 }

@@ -12,17 +12,25 @@
 #include <stdint.h>
 
 struct sys;
-enum { LAYOUTS_MAX = 64, SEGS_PER_LAYOUT_MAX = 65536, SEG_SLOTS_MIN = 8 };
+enum {
+    LAYOUTS_MAX = 64,
+    SEGS_PER_LAYOUT_MAX = 65536,
+    SEG_SLOTS_MIN = 8,
+    SEGS_OPEN_MAX = 48, /* files open at a time, whatever the store's size */
+};
 
 struct seg {
-    int fd;   /* O_DIRECT where the file system takes it */
-    int file; /* the ring's number; -1 before */
+    int fd;         /* O_DIRECT where the file system takes it; -1 while it is not open */
+    int file;       /* the ring's number; -1 likewise */
+    uint32_t users; /* tasks that need it open (io thread) */
+    uint64_t tick;  /* when it was last asked for */
     uint32_t number, n_slots, n_taken;
     uint32_t hint;    /* where to look for a free slot */
     uint32_t young;   /* room.c's scratch: when its youngest block was used, */
     uint64_t shallow; /* and the first position of its shallowest */
     bool direct;
     bool dying;     /* takes nothing new; its file goes when the last slot is given back */
+    bool lost;      /* could not be opened: takes nothing new in this run */
     bool stuck;     /* has slots that cannot be given back before the next open */
     uint32_t n_cut; /* slots its header promises and the file does not hold */
     uint64_t bytes, synced_group;
@@ -34,6 +42,7 @@ struct layout {
     uint16_t index;
     struct seg **seg; /* in order of number */
     uint32_t n_seg, cap_seg, next_number;
+    uint32_t full_to; /* segments before this one have no free slot */
     uint64_t n_slots, n_taken;
     bool barred;            /* gets no new segments: what lies in its folder is not known */
     bool growing;           /* a new segment is being made */
@@ -53,6 +62,9 @@ int seg_make(struct sys *y, const char *dir, const uint8_t uuid[16], const struc
  * file could not be read, which says nothing about what is in it. */
 int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head);
 void seg_close(struct seg *s);
+/* Only so many files are open at a time: this one again (0, -errno), and no more. */
+int seg_wake(const char *dir, const struct layout *l, struct seg *s);
+void seg_rest(struct seg *s);
 int layout_add_seg(struct layout *l, struct seg *s); /* keeps order; takes s */
 void layout_del_seg(struct layout *l, struct seg *s);
 struct seg *layout_seg(const struct layout *l, uint32_t number); /* or NULL */

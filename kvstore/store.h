@@ -55,7 +55,7 @@ struct io_task {    /* one block on its way */
     uint32_t slot;
     struct host_page *page;
     struct kvs_block_req *req;
-    bool write, indexed;
+    bool write, indexed, pinned; /* the last: its segment's file stays open */
     uint64_t issued, chunk, slot_bytes;
     uint32_t out;
     int res;
@@ -115,6 +115,9 @@ struct io_side { /* the io thread's own */
     LIST(struct kvs_block_req) gets, puts;
     LIST(struct io_task) slot_wait, reads, writes; /* slotless; with bytes to transfer */
     uint32_t reads_out, writes_out;                /* transfers */
+    struct seg *open[SEGS_OPEN_MAX];               /* files open now */
+    uint32_t n_open;
+    uint64_t tick;
     uint32_t n_dying;
     uint64_t retire_ns; /* not before: giving a segment back */
 };
@@ -285,9 +288,11 @@ struct kvstore {
 /* io.c */
 int io_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 void io_close(struct kvstore *s);
-void io_wake(struct kvstore *s);                    /* any thread */
-void io_job_back(struct kvstore *s, struct job *j); /* commit and helper threads */
-uint64_t seg_limit(const struct kvstore *s);        /* bytes segments may take in all */
+void io_wake(struct kvstore *s);                                     /* any thread */
+int io_seg_open(struct kvstore *s, struct layout *l, struct seg *g); /* -EAGAIN: too many */
+void io_seg_forget(struct kvstore *s, struct seg *g); /* the ring does; its fd stays */
+void io_job_back(struct kvstore *s, struct job *j);   /* commit and helper threads */
+uint64_t seg_limit(const struct kvstore *s);          /* bytes segments may take in all */
 /* room.c: slots for what has none, and segments given back (io thread) */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b);
 void room_drop(struct kvstore *s, struct blk *b);          /* forget a file copy */
