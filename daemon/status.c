@@ -188,6 +188,7 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
     cJSON_AddNumberToObject(o, "misses", (double)k.misses);
     cJSON_AddNumberToObject(o, "corrupt", (double)k.corrupt);
     cJSON_AddNumberToObject(o, "segments_unread", (double)k.segs_unread);
+    cJSON_AddNumberToObject(o, "memory", (double)k.blocks_memory);
     o = cJSON_AddObjectToObject(j, "index");
     cJSON_AddNumberToObject(o, "repaired", (double)k.rows_repaired);
     cJSON_AddNumberToObject(o, "damaged", (double)k.rows_unrepaired);

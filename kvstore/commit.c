@@ -242,7 +242,7 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
             continue;
         }
         for (uint32_t k = 0; k < d->n && r == 0; k++)
-            r = index_block_del(s->idx, &d->v[k].key, d->v[k].variant);
+            r = index_block_drop(s->idx, &d->v[k].place);
     }
     for (struct meta_job *m = g->meta; m && r == 0; m = m->next)
         r = index_meta_put(s->idx, m->name, m->v, m->bytes);

@@ -664,24 +664,6 @@ int index_meta_put(struct index *i, const char *name, const void *v, size_t byte
     return index_put(i, DB_META, name, strlen(name), v, bytes);
 }
 
-int index_block_put(struct index *i, const struct index_block *b)
-{
-    uint8_t k[CODEC_BLOCK_KEY], v[CODEC_BLOCK_BYTES];
-
-    codec_block_put(k, v, b);
-    return index_put(i, DB_BLOCK, k, sizeof k, v, sizeof v);
-}
-
-int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant)
-{
-    uint8_t k[CODEC_BLOCK_KEY];
-
-    codec_block_key(k, key, variant);
-    int r = index_del(i, DB_BLOCK, k, sizeof k);
-
-    return r == -ENOENT ? 0 : r;
-}
-
 static int apply_session(struct index *i, const struct kvs_session *s)
 {
     struct kvs_session old;

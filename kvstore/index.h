@@ -143,7 +143,14 @@ void index_abort(struct index *i);
 /* Applies one record that check.h has accepted. */
 int index_apply(struct index *i, const struct kvs_rec *r);
 int index_block_put(struct index *i, const struct index_block *b);
-int index_block_del(struct index *i, const struct kvs_key *key, uint64_t variant);
+/* The row of a block of which half the key is known (SHELF_KEY bytes of it), if it names this
+ * place: another has been put meanwhile where it does not. */
+struct index_place {
+    uint8_t key[16];
+    uint64_t variant, layout;
+    uint32_t segment, slot;
+};
+int index_block_drop(struct index *i, const struct index_place *p);
 int index_meta_put(struct index *i, const char *name, const void *v, size_t bytes);
 /* One step of dropping a branch with all it holds: 1 more to do, 0 gone.  Counts off *rows
  * what it takes, at most all. */

@@ -136,10 +136,7 @@ static void evict(void *ctx, struct host_page *p)
     b->page = NULL;
     b->whole = false;
     pthread_mutex_unlock(&s->table.lock);
-    if (!b->on_file) {
-        table_del(&s->table, b);
-        s->n.blocks--;
-    }
+    table_del(&s->table, b); /* on the shelf, or gone */
 }
 
 int io_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
@@ -235,6 +232,8 @@ static void task_drop(struct kvstore *s, struct io_task *t)
     t->page->pins--;
     if (t->pinned)
         t->seg->users--;
+    if (t->seg)
+        t->seg->tasks--;
     b->task = NULL;
     b->waiting = NULL;
     t->next = s->io.idle_tasks;
@@ -259,7 +258,7 @@ static void wait_for(struct blk *b, struct kvs_block_req *r)
     *at = r;
 }
 
-/* Gives the host page back and forgets the block when no copy is left. */
+/* Gives the host page back; without one the block is on the shelf, or nowhere. */
 static void page_forget(struct kvstore *s, struct blk *b)
 {
     struct host_page *p = b->page;
@@ -270,15 +269,19 @@ static void page_forget(struct kvstore *s, struct blk *b)
     pthread_mutex_unlock(&s->table.lock);
     if (p)
         host_drop(s->host, p);
-    if (!b->on_file && !b->task) {
+    if (!b->task)
         table_del(&s->table, b);
-        s->n.blocks--;
-    }
+}
+
+static uint32_t used_now(struct kvstore *s)
+{
+    return (uint32_t)(kvs_lived_ns(s, store_wall(s)) / USED_UNIT_NS);
 }
 
 static void touch(struct kvstore *s, struct blk *b)
 {
-    table_touch(&s->table, b, kvs_lived_ns(s, store_wall(s)));
+    b->used = used_now(s);
+    room_touch(s, b->on_file ? b->key.b : b->parent.b, b->variant, b->used);
     if (b->page)
         host_touch(s->host, b->page);
 }
@@ -330,7 +333,7 @@ static int image_check(struct kvstore *s, const struct blk *b, const struct kvs_
         return E_CORRUPT;
     if (memcmp(h.key.b, b->key.b, 32) || h.variant != b->variant ||
         memcmp(h.uuid, s->uuid, 16) || strcmp(h.layout, l->id) || h.hot_bytes != l->hot_bytes ||
-        h.cold_bytes != l->cold_bytes || memcmp(h.hash, b->hash, 16) || slot_check(m, &h) < 0)
+        h.cold_bytes != l->cold_bytes || slot_check(m, &h) < 0) /* hash: under head_crc */
         return E_CORRUPT;
     return slot_ids_equal(m, r->ids, tokens_of(r)) ? 0 : E_STALE;
 }
@@ -359,16 +362,44 @@ static int page_take(struct kvstore *s, struct blk *b)
     return r;
 }
 
+/* One that is on file only comes off the shelf's words. */
+static bool on_shelf(const struct kvstore *s, const struct kvs_block_req *r)
+{
+    uint32_t h = shelf_find(&s->shelf, r->key.b, r->variant);
+
+    return h && shelf_at(&s->shelf, h)->layout == r->layout;
+}
+
+static struct blk *blk_wake(struct kvstore *s, const struct kvs_block_req *r)
+{
+    uint32_t h = shelf_find(&s->shelf, r->key.b, r->variant);
+    struct blk *b = h ? table_add(&s->table, &r->key, r->variant) : NULL;
+
+    if (b) {
+        const struct shelf_blk *x = shelf_at(&s->shelf, h);
+        b->layout = x->layout;
+        b->segment = x->segment;
+        b->slot = x->slot;
+        b->head_crc = x->head_crc;
+        b->first_pos = x->depth * (uint64_t)BLOCK_TOKENS;
+        b->used = x->used;
+        b->n_tokens = BLOCK_TOKENS;
+        b->on_file = true;
+        b->parent = r->parent;
+    }
+    return b;
+}
+
 /* false: nothing to start it with now, keep it. */
 static bool get_start(struct kvstore *s, struct kvs_block_req *r)
 {
     struct blk *b = table_find(&s->table, &r->key, r->variant);
 
-    if (!b || b->layout != r->layout) {
+    if (b ? b->layout != r->layout : !on_shelf(s, r)) {
         miss(s, r, false);
         return true;
     }
-    if (b->page && b->whole) {
+    if (b && b->page && b->whole) {
         b->page->pins++;
         int bad = image_check(s, b, r);
         b->page->pins--;
@@ -391,17 +422,23 @@ static bool get_start(struct kvstore *s, struct kvs_block_req *r)
             return true;
         }
         page_forget(s, b);
+        b = NULL;
     }
-    if (b->task) {
+    if (b && b->task) {
         wait_for(b, r);
         return true;
     }
-    if (!s->io.idle_tasks || page_take(s, b) < 0)
+    if (!s->io.idle_tasks || (!b && !(b = blk_wake(s, r))))
         return false;
+    if (page_take(s, b) < 0) {
+        table_del(&s->table, b);
+        return false;
+    }
     struct io_task *t = task_take(s, b, r, false);
     t->seg = layout_seg(t->l, b->segment);
     t->slot = b->slot;
     must(t->seg);
+    t->seg->tasks++;
     LIST_PUSH(&s->io.reads, t);
     return true;
 }
@@ -432,9 +469,7 @@ static void read_end(struct kvstore *s, struct io_task *t)
                        "recomputed in this run; check the disk",
                        t->seg->number, t->l->id, err_str(res));
         t->seg->stuck = true;
-        pthread_mutex_lock(&s->table.lock);
-        b->on_file = false;
-        pthread_mutex_unlock(&s->table.lock);
+        room_lose(s, b);
         task_drop(s, t);
         page_forget(s, b);
         miss(s, r, false);
@@ -469,11 +504,19 @@ static void put_end(struct kvstore *s, struct io_task *t, int res)
     t->page->dirty = false;
     s->n.dirty--;
     if (res == 0) {
-        pthread_mutex_lock(&s->table.lock);
-        b->on_file = true;
+        uint64_t depth = b->first_pos / BLOCK_TOKENS;
+        struct shelf_blk x = {.segment = t->seg->number,
+                              .slot = t->slot & 0xffffff,
+                              .layout = (uint8_t)b->layout,
+                              .head_crc = b->head_crc,
+                              .used = b->used,
+                              .depth = (uint16_t)(depth < UINT16_MAX ? depth : UINT16_MAX)};
+        memcpy(x.parent, b->parent.b, sizeof x.parent);
+        b->on_file = room_shelve(s, &b->key, b->variant, &x) != 0;
         b->segment = t->seg->number;
         b->slot = t->slot;
-        pthread_mutex_unlock(&s->table.lock);
+        if (!b->on_file) /* no memory for it: found again at the next open */
+            t->seg->stuck = true;
         s->n.state += t->slot_bytes - SLOT_HEAD_BYTES;
     }
     task_drop(s, t);
@@ -511,7 +554,9 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
 {
     struct blk *b = table_find(&s->table, &r->key, r->variant);
 
-    if (b && b->layout != r->layout) { /* a key names one layout; another is a caller's error */
+    if (b ? b->layout != r->layout
+          : shelf_find(&s->shelf, r->key.b, r->variant) &&
+                !on_shelf(s, r)) { /* a key names one layout; another is a caller's error */
         store_req_done(s, r, E_SHAPE);
         return true;
     }
@@ -519,9 +564,12 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
         wait_for(b, r);
         return true;
     }
-    if (b && b->on_file) { /* equal key and variant mean equal bytes */
-        touch(s, b);
-        r->in_host = b->page != NULL;
+    if (b ? b->on_file : on_shelf(s, r)) { /* equal key and variant mean equal bytes */
+        if (b)
+            touch(s, b);
+        else
+            room_touch(s, r->key.b, r->variant, used_now(s));
+        r->in_host = b != NULL;
         store_req_done(s, r, 0);
         return true;
     }
@@ -533,7 +581,6 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
             store_req_done(s, r, -ENOMEM);
             return true;
         }
-        s->n.blocks++;
         b->layout = (uint16_t)r->layout;
         b->parent = r->parent;
         b->first_pos = r->first_pos;
@@ -541,7 +588,6 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
         b->time_ns = store_wall(s);
         if (page_take(s, b) < 0) {
             table_del(&s->table, b);
-            s->n.blocks--;
             return false;
         }
         int res = r->copy ? r->copy(r, b->page->mem + SLOT_HEAD_BYTES) : 0;
@@ -597,6 +643,7 @@ static void slots_assign(struct kvstore *s)
         struct io_task *next = t->next;
         int r = s->fault == -EROFS ? -EROFS : slot_take(t->l, &t->seg, &t->slot);
         if (r == 0) {
+            t->seg->tasks++;
             s->sys.bytes_written += t->slot_bytes; /* before: the day's budget is kept */
             if (s->o.wrong == KVS_WRONG_INDEX_FIRST)
                 to_commit(s, t);
@@ -835,7 +882,7 @@ void kvs_io_turn(struct kvstore *s, uint64_t wait_ns)
     work(s);
     if (!s->io.ring) /* no ring and no threads to be had: every transfer fails, slowly */
         (void)poll(NULL, 0, wait_ns ? 10 : 0);
-    else if (s->io.ops->poll(s->io.ring, wait_ns) < 0)
+    else if (s->io.ops->poll(s->io.ring, room_busy(s) ? 0 : wait_ns) < 0)
         ring_replace(s);
     intake(s);
     work(s);

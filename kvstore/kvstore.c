@@ -113,6 +113,7 @@ static void store_free(struct kvstore *s)
     free(s->to_commit.held);
     free(s->collect.keep.v);
     table_fini(&s->table);
+    shelf_fini(&s->shelf);
     if (s->event_fd >= 0)
         close(s->event_fd);
     guard_drop(s);
@@ -140,6 +141,8 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
         return err_set(eb, -ENOMEM, "no memory for the store");
     store_init(s, o, env);
     r = table_init(&s->table);
+    if (r == 0)
+        r = shelf_init(&s->shelf);
     if (r == 0)
         r = make_dirs(&s->sys, s->dir, eb);
     if (r == 0)
@@ -489,7 +492,7 @@ uint32_t kvs_match(struct kvstore *s, const struct kvs_key *keys, uint32_t n, ui
     pthread_mutex_lock(&s->table.lock);
     for (; i < n; i++) {
         const struct blk *b = table_find(&s->table, &keys[i], variant);
-        if (!b || (!b->on_file && !(b->page && b->whole)))
+        if (!(b && b->page && b->whole) && !shelf_find(&s->shelf, keys[i].b, variant))
             break;
     }
     pthread_mutex_unlock(&s->table.lock);
@@ -506,7 +509,7 @@ void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64
         const struct blk *b = table_find(&s->table, &keys[i], variant);
 
         *ret_host += b && b->page && b->whole;
-        *ret_file += b && b->on_file;
+        *ret_file += shelf_find(&s->shelf, keys[i].b, variant) != 0;
     }
     pthread_mutex_unlock(&s->table.lock);
 }
@@ -832,6 +835,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->blocks = s->n.blocks;
     ret->blocks_dirty = s->n.dirty;
     ret->segs_unread = s->n_unread;
+    ret->blocks_memory = s->n.memory;
     ret->bytes_written = s->sys.bytes_written;
     ret->bytes_read = s->n.read;
     ret->new_state_bytes = s->n.state;

@@ -173,7 +173,8 @@ struct kvs_stats {
     uint64_t file_used, file_allocated, file_limit;
     uint64_t log_bytes, index_bytes;
     uint64_t blocks, blocks_dirty;
-    uint64_t segs_unread; /* files of blocks that could not be read at the open */
+    uint64_t blocks_memory; /* bytes of memory that knowing where blocks lie takes */
+    uint64_t segs_unread;   /* files of blocks that could not be read at the open */
     uint64_t bytes_written, bytes_read, new_state_bytes, today_bytes, day_limit;
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;

@@ -28,6 +28,17 @@ static int rows_init(struct rows *x, struct kvstore *s)
     return x->put ? 0 : -ENOMEM;
 }
 
+static int row_drop(struct index *i, const struct index_block *row)
+{
+    struct index_place p = {.variant = row->variant,
+                            .layout = row->layout,
+                            .segment = row->segment,
+                            .slot = row->slot};
+
+    memcpy(p.key, row->key.b, sizeof p.key);
+    return index_block_drop(i, &p);
+}
+
 static int rows_flush(struct rows *x)
 {
     struct index *i = x->s->idx;
@@ -38,7 +49,7 @@ static int rows_flush(struct rows *x)
     for (uint32_t k = 0; k < x->n_put && r == 0; k++)
         r = index_block_put(i, &x->put[k]);
     for (uint32_t k = 0; k < x->n_del && r == 0; k++)
-        r = index_block_del(i, &x->del[k].key, x->del[k].variant);
+        r = row_drop(i, &x->del[k]);
     x->n_put = x->n_del = 0;
     if (r < 0) {
         index_abort(i);
@@ -53,30 +64,13 @@ static int rows_put(struct rows *x, const struct index_block *row)
     return x->n_put == TXN_BLOCKS_MAX ? rows_flush(x) : 0;
 }
 
-static int rows_del(struct rows *x, const struct kvs_key *key, uint64_t variant)
+static int rows_del(struct rows *x, const struct index_block *row)
 {
-    x->del[x->n_del].key = *key;
-    x->del[x->n_del++].variant = variant;
+    x->del[x->n_del++] = *row;
     return x->n_del == TXN_BLOCKS_MAX ? rows_flush(x) : 0;
 }
 
 /* --- from the index ------------------------------------------------------------------------------ */
-
-static void blk_fill(struct kvstore *s, struct blk *b, const struct layout *l,
-                     const struct index_block *row)
-{
-    b->parent = row->parent;
-    b->first_pos = row->first_pos;
-    b->time_ns = row->time_ns;
-    b->segment = row->segment;
-    b->slot = row->slot;
-    b->head_crc = row->head_crc;
-    b->n_tokens = row->n_tokens;
-    b->used = (uint32_t)(kvs_lived_ns(s, row->time_ns) / USED_UNIT_NS);
-    b->layout = l->index;
-    b->on_file = true;
-    memcpy(b->hash, row->hash, 16);
-}
 
 /* 0 taken, -ENOENT: names nothing of ours, -EAGAIN: cannot be asked now, -ENOMEM. */
 static int row_take(struct kvstore *s, const struct index_block *row)
@@ -88,14 +82,17 @@ static int row_take(struct kvstore *s, const struct index_block *row)
         return recover_unread(s, row->layout, row->segment) ? -EAGAIN : -ENOENT;
     if (row->slot >= g->n_slots)
         return row->slot - g->n_slots < g->n_cut ? -EAGAIN : -ENOENT;
-    if (slot_claim(l, g, row->slot) < 0)
+    if (shelf_find(&s->shelf, row->key.b, row->variant) || slot_claim(l, g, row->slot) < 0)
         return -ENOENT;
-    struct blk *b = table_add(&s->table, &row->key, row->variant);
-    if (!b)
-        return -ENOMEM;
-    blk_fill(s, b, l, row);
-    s->n.blocks++;
-    return 0;
+    uint64_t depth = row->first_pos / BLOCK_TOKENS;
+    struct shelf_blk x = {.segment = row->segment,
+                          .slot = row->slot & 0xffffff,
+                          .layout = (uint8_t)l->index,
+                          .head_crc = row->head_crc,
+                          .used = (uint32_t)(kvs_lived_ns(s, row->time_ns) / USED_UNIT_NS),
+                          .depth = (uint16_t)(depth < UINT16_MAX ? depth : UINT16_MAX)};
+    memcpy(x.parent, row->parent.b, sizeof x.parent);
+    return room_shelve(s, &row->key, row->variant, &x) ? 0 : -ENOMEM;
 }
 
 static int rows_load(struct rows *x, struct kvs_open_report *rep)
@@ -114,7 +111,7 @@ static int rows_load(struct rows *x, struct kvs_open_report *rep)
                 r = 0;
             } else if (r == -ENOENT) {
                 rep->blocks_dropped++;
-                r = rows_del(x, &row[i].key, row[i].variant);
+                r = rows_del(x, &row[i]);
             }
         }
     }
@@ -141,11 +138,27 @@ static bool not_read(int r)
     return r == E_VERSION || (r < 0 && r > -4096 && r != -ENOENT && r != -ENODATA);
 }
 
+/* Whether the copy in h was written after the one that is known. */
+static bool newer(struct kvstore *s, uint32_t had, const struct slot_head *h, uint8_t *buf)
+{
+    const struct shelf_blk *b = shelf_at(&s->shelf, had);
+    struct layout *l = s->layout[b->layout];
+    struct slot_head old;
+    uint32_t crc;
+
+    struct seg *g = layout_seg(l, b->segment);
+    int r = head_read(s, l, g, b->slot, buf, &old, &crc);
+
+    seg_rest(g); /* the one that is being asked wakes again */
+    return r == 0 && h->time_ns > old.time_ns;
+}
+
 /* Every slot that says it is a block of this store and layout becomes one again, unless a row
  * has it already.  1: some could not be asked; they are kept out of use. */
 static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merge, uint8_t *buf)
 {
     struct kvstore *s = x->s;
+    uint8_t *again = buf + SLOT_HEAD_BYTES; /* a second header's worth */
     struct slot_head h;
     uint32_t crc;
     int missed = 0;
@@ -173,17 +186,18 @@ static int slots_scan(struct rows *x, struct layout *l, struct seg *g, bool merg
                                   .head_crc = crc,
                                   .n_tokens = h.n_tokens};
         memcpy(row.hash, h.hash, 16);
-        struct blk *b = table_find(&s->table, &h.key, h.variant);
-        if (b && (merge || b->time_ns >= h.time_ns))
+        uint32_t had = shelf_find(&s->shelf, h.key.b, h.variant);
+        if (had && (merge || !newer(s, had, &h, again)))
             continue; /* an older copy in a slot that was given back */
-        if (b) {
+        if (had) {
+            const struct shelf_blk *b = shelf_at(&s->shelf, had);
             struct layout *bl = s->layout[b->layout];
             slot_give(bl, layout_seg(bl, b->segment), b->slot);
-            must(slot_claim(l, g, i) == 0);
-            blk_fill(s, b, l, &row);
-        } else if ((r = row_take(s, &row)) < 0) {
-            return r;
+            room_unshelve(s, had);
         }
+        r = row_take(s, &row);
+        if (r < 0)
+            return r;
         r = rows_put(x, &row);
         if (r < 0)
             return r;
@@ -257,7 +271,8 @@ static int due_scan(struct rows *x, struct due *d, bool merge)
     struct kvstore *s = x->s;
     struct due *left = calloc(1, sizeof *left);
     uint8_t *buf = NULL;
-    int r = left && posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES) == 0 ? 0 : -ENOMEM;
+    int r =
+        left && posix_memalign((void **)&buf, IO_ALIGN, 2 * SLOT_HEAD_BYTES) == 0 ? 0 : -ENOMEM;
 
     for (uint32_t i = 0; i < s->n_layouts && r >= 0; i++)
         for (uint32_t k = 0; k < s->layout[i]->n_seg && r >= 0; k++) {
@@ -323,59 +338,84 @@ int recover_blocks_rebuild(struct kvstore *s)
     return r;
 }
 
+struct aged {
+    uint32_t used, h;
+    uint16_t depth;
+};
+
 static int by_age(const void *a, const void *b)
 {
-    const struct blk *x = *(struct blk *const *)a, *y = *(struct blk *const *)b;
+    const struct aged *x = a, *y = b;
 
     if (x->used != y->used)
         return x->used > y->used ? -1 : 1;
-    return x->time_ns < y->time_ns ? 1 : x->time_ns > y->time_ns ? -1 : 0;
+    return x->depth > y->depth ? -1 : x->depth < y->depth;
+}
+
+/* The header in its slot is not the one that was written: 0 dropped, or why not. */
+static int settle_drop(struct rows *x, uint32_t h)
+{
+    struct kvstore *s = x->s;
+    const struct shelf_blk *b = shelf_at(&s->shelf, h);
+    struct layout *l = s->layout[b->layout];
+    struct index_block row = {.variant = shelf_variant(&s->shelf, b),
+                              .layout = l->tag,
+                              .segment = b->segment,
+                              .slot = b->slot};
+
+    memcpy(row.key.b, b->key, SHELF_KEY);
+    slot_give(l, layout_seg(l, b->segment), b->slot);
+    room_unshelve(s, h);
+    s->n.corrupt++;
+    return rows_del(x, &row);
+}
+
+static void age_up(struct kvstore *s, uint32_t h, uint32_t used)
+{
+    const struct shelf_blk *b = shelf_at(&s->shelf, h);
+
+    room_touch(s, b->parent, shelf_variant(&s->shelf, b), used);
 }
 
 /* Youngest first: each carries its age up to its ancestors, and after a crash the newest
  * slots are looked at, since they are what a lying disk would have lost. */
 int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep)
 {
-    struct blk **v = malloc((s->table.n + 1) * sizeof(void *));
-    struct rows x;
-    uint64_t n = 0;
+    struct aged *v = malloc((s->shelf.n + 1ull) * sizeof *v);
+    uint32_t n = 0;
     uint8_t *buf = NULL;
+    struct rows x;
     int r = rows_init(&x, s);
 
-    if (r < 0 || !v || posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES)) {
-        free(x.put);
-        free(v);
-        return -ENOMEM;
+    if (!v || posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES))
+        r = -ENOMEM;
+    for (uint32_t h = 1; r == 0 && h < shelf_end(&s->shelf); h++) {
+        const struct shelf_blk *b = shelf_at(&s->shelf, h);
+        if (b->at != SHELF_IDLE)
+            v[n++] = (struct aged){b->used, h, b->depth};
     }
-    for (uint64_t i = 0; i < s->table.n_buckets; i++)
-        for (struct blk *b = s->table.bucket[i]; b; b = b->next)
-            v[n++] = b;
-    qsort(v, n, sizeof *v, by_age);
-    for (uint64_t i = 0; i < n; i++) {
-        struct blk *up = table_find(&s->table, &v[i]->parent, v[i]->variant);
-        if (up)
-            table_touch(&s->table, up, v[i]->used * USED_UNIT_NS);
-    }
-    for (uint64_t i = 0; i < n && i < VERIFY_NEWEST && !rep->clean && r == 0; i++) {
-        struct layout *l = s->layout[v[i]->layout];
-        struct seg *g = layout_seg(l, v[i]->segment);
+    if (n)
+        qsort(v, n, sizeof *v, by_age);
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        age_up(s, v[i].h, v[i].used);
+    for (uint32_t i = 0; i < n && i < VERIFY_NEWEST && !rep->clean && r == 0; i++) {
+        const struct shelf_blk *b = shelf_at(&s->shelf, v[i].h);
+        struct layout *l = s->layout[b->layout];
+        struct seg *g = layout_seg(l, b->segment);
         struct slot_head h;
         uint32_t crc;
-        int e = head_read(s, l, g, v[i]->slot, buf, &h, &crc);
+        int e = head_read(s, l, g, b->slot, buf, &h, &crc);
         seg_rest(g);
-        if (e == 0 && crc == v[i]->head_crc && memcmp(h.key.b, v[i]->key.b, 32) == 0)
+        if (e == 0 && crc == b->head_crc && memcmp(h.key.b, b->key, SHELF_KEY) == 0)
             continue;
         if (not_read(e)) { /* the row stays, and the slot with it */
             g->stuck = true;
             rep->blocks_unread++;
+            room_unshelve(s, v[i].h);
         } else {
-            r = rows_del(&x, &v[i]->key, v[i]->variant);
-            slot_give(l, g, v[i]->slot);
             rep->blocks_dropped++;
-            s->n.corrupt++;
+            r = settle_drop(&x, v[i].h);
         }
-        table_del(&s->table, v[i]);
-        s->n.blocks--;
     }
     if (r == 0)
         r = rows_flush(&x);

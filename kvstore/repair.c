@@ -10,7 +10,9 @@
 #include "kvstore/merge.h"
 #include "kvstore/store.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const uint64_t WAIT_NS = 3000000000u;
 enum { SESSION_KEY = 16, LOG_KEY = 25, REQ_KEY = 20, PART_KEY = 28 };
@@ -160,34 +162,53 @@ static int name_make(struct kvstore *s, struct seek *x)
     return n < 0 ? n : r < 0 ? r : x->found ? 0 : bad ? E_CORRUPT : 1;
 }
 
-/* What the table in memory knows; else the block is computed again. */
+/* What the slot's own header says, where the shelf knows one; else the block is computed again. */
 static int block_make(struct kvstore *s, struct seek *x)
 {
-    struct index_block row;
-    struct kvs_key key;
-    bool there = false;
+    uint8_t b[SLOT_HEAD_BYTES];
+    char path[PATH_MAX];
+    struct slot_head h;
+    struct index_block row = {.variant = 0};
+    uint32_t crc, known = 0;
+    const struct layout *l = NULL;
 
     if (x->n != CODEC_BLOCK_KEY)
         return 1;
-    memcpy(key.b, x->key, 32);
     pthread_mutex_lock(&s->table.lock);
-    struct blk *b = table_find(&s->table, &key, ld64be(x->key + 32));
-    if (b && b->on_file) {
-        there = true;
-        row = (struct index_block){.key = key,
-                                   .parent = b->parent,
-                                   .variant = b->variant,
-                                   .layout = s->layout[b->layout]->tag,
-                                   .first_pos = b->first_pos,
-                                   .time_ns = b->time_ns,
-                                   .segment = b->segment,
-                                   .slot = b->slot,
-                                   .head_crc = b->head_crc,
-                                   .n_tokens = b->n_tokens};
-        memcpy(row.hash, b->hash, 16);
+    uint32_t at = shelf_find(&s->shelf, x->key, ld64be(x->key + 32));
+    if (at) {
+        const struct shelf_blk *k = shelf_at(&s->shelf, at);
+        l = s->layout[k->layout];
+        row.segment = k->segment;
+        row.slot = k->slot;
+        known = k->head_crc;
     }
     pthread_mutex_unlock(&s->table.lock);
-    return there ? index_block_put(s->idx, &row) : 1;
+    if (!l)
+        return 1;
+    seg_path(s->dir, l->id, row.segment, path, sizeof path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int r = fd < 0 ? -errno : sys_read(fd, b, sizeof b, slot_off(l, row.slot));
+    if (fd >= 0)
+        close(fd);
+    if (r == 0)
+        r = slot_head_get(b, &h, &crc);
+    if (r == 0 && (crc != known || memcmp(h.key.b, x->key, 32)))
+        r = E_CORRUPT;
+    if (r < 0)
+        return r == -ENOMEM ? r : 1;
+    row = (struct index_block){.key = h.key,
+                               .parent = h.parent,
+                               .variant = h.variant,
+                               .layout = l->tag,
+                               .first_pos = h.first_pos,
+                               .time_ns = h.time_ns,
+                               .segment = row.segment,
+                               .slot = row.slot,
+                               .head_crc = crc,
+                               .n_tokens = h.n_tokens};
+    memcpy(row.hash, h.hash, 16);
+    return index_block_put(s->idx, &row);
 }
 
 static int meta_make(struct kvstore *s, struct seek *x)

@@ -1,7 +1,7 @@
 /* room.c - room in the file tier: new segments, evicted blocks, segments given back.
  *
  * Order of value: used longer ago goes first, and of those used at the same time the one
- * deepest in its sequence.  An ancestor is never older than its descendants (table_touch), so
+ * deepest in its sequence.  An ancestor is never older than its descendants (room_touch), so
  * this never evicts a block before the blocks that need it.  A new block evicts only what is
  * worth less than itself: a session larger than the disk keeps its beginning.
  *
@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { TOGETHER = 60 };                       /* units of blk.used */
+enum { TOGETHER = 60, RETIRE_SLICE = 16384 }; /* units of used; of the shelf, in one turn */
 static const uint64_t RETRY_NS = 2000000000u; /* after the disk refused a segment */
 
 uint64_t seg_limit(const struct kvstore *s)
@@ -24,28 +24,90 @@ uint64_t seg_limit(const struct kvstore *s)
     return s->o.disk_bytes > rest ? s->o.disk_bytes - rest : 0;
 }
 
-/* a goes before b. */
-static bool worth_less(const struct blk *a, const struct blk *b)
+/* --- on the shelf ---------------------------------------------------------------------------- */
+
+static void seg_seen(struct kvstore *s, const struct shelf_blk *b)
 {
-    return a->used < b->used || (a->used == b->used && a->first_pos > b->first_pos);
+    struct seg *g = layout_seg(s->layout[b->layout], b->segment);
+
+    if (g && b->used > g->young)
+        g->young = b->used;
+    if (g && b->depth < g->shallow)
+        g->shallow = b->depth;
 }
 
-/* Takes the file copy out of the table and notes it in the job. */
-static void drop_note(struct kvstore *s, struct drop_job *d, struct blk *b)
+uint32_t room_shelve(struct kvstore *s, const struct kvs_key *key, uint64_t variant,
+                     const struct shelf_blk *like)
 {
-    d->v[d->n].key = b->key;
-    d->v[d->n].variant = b->variant;
-    d->v[d->n].seg = layout_seg(d->l, b->segment);
-    d->v[d->n].slot = b->slot;
-    must(d->v[d->n].seg);
-    d->n++;
     pthread_mutex_lock(&s->table.lock);
-    b->on_file = false;
+    uint32_t h = shelf_add(&s->shelf, key, variant, like);
     pthread_mutex_unlock(&s->table.lock);
-    if (!b->page && !b->task) {
-        table_del(&s->table, b);
-        s->n.blocks--;
+    if (h) {
+        seg_seen(s, like);
+        s->n.blocks++;
     }
+    return h;
+}
+
+void room_unshelve(struct kvstore *s, uint32_t h)
+{
+    pthread_mutex_lock(&s->table.lock);
+    shelf_del(&s->shelf, h);
+    pthread_mutex_unlock(&s->table.lock);
+    s->n.blocks--;
+}
+
+void room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used)
+{
+    /* Stops at the first one already this young: those above it are as well. */
+    for (uint32_t depth = 0; depth < CTX_TOKENS_MAX; depth++) {
+        uint32_t h = shelf_by_tag(&s->shelf, tag, variant);
+        struct blk *live = h ? NULL : table_find_part(&s->table, tag, 8, variant);
+        if (h && shelf_at(&s->shelf, h)->used < used) {
+            shelf_use(&s->shelf, h, used);
+            seg_seen(s, shelf_at(&s->shelf, h));
+            tag = shelf_at(&s->shelf, h)->parent;
+        } else if (live && live->used < used) { /* not on file, but what it follows may be */
+            live->used = used;
+            tag = live->parent.b;
+        } else {
+            return;
+        }
+    }
+}
+
+static struct blk *in_host(const struct kvstore *s, uint32_t h)
+{
+    const struct shelf_blk *b = shelf_at(&s->shelf, h);
+
+    return table_find_part(&s->table, b->key, SHELF_KEY, shelf_variant(&s->shelf, b));
+}
+
+/* x goes before b. */
+static bool worth_less(const struct shelf_blk *x, const struct blk *b)
+{
+    return x->used < b->used || (x->used == b->used && x->depth > b->first_pos / BLOCK_TOKENS);
+}
+
+/* --- given back ------------------------------------------------------------------------------- */
+
+/* Takes the file copy off the shelf and notes it in the job. */
+static void drop_note(struct kvstore *s, struct drop_job *d, uint32_t h)
+{
+    const struct shelf_blk *b = shelf_at(&s->shelf, h);
+    struct blk *live = in_host(s, h);
+    struct seg *g = layout_seg(d->l, b->segment);
+
+    must(g);
+    d->v[d->n].place = (struct index_place){.variant = shelf_variant(&s->shelf, b),
+                                            .layout = d->l->tag,
+                                            .segment = b->segment,
+                                            .slot = b->slot};
+    memcpy(d->v[d->n].place.key, b->key, SHELF_KEY);
+    d->v[d->n++].seg = g;
+    room_unshelve(s, h);
+    if (live)
+        live->on_file = false;
 }
 
 static struct drop_job *drop_new(struct layout *l)
@@ -65,17 +127,36 @@ static void drop_send(struct kvstore *s, struct drop_job *d)
     commit_job(s, &d->job);
 }
 
-/* The caller forgets the block itself when it has no page. */
 void room_drop(struct kvstore *s, struct blk *b)
 {
-    struct drop_job *d = b->on_file ? drop_new(s->layout[b->layout]) : NULL;
-    struct host_page *page = b->page;
+    uint32_t h = shelf_find(&s->shelf, b->key.b, b->variant);
+    struct drop_job *d = h ? drop_new(s->layout[b->layout]) : NULL;
 
     if (!d)
         return; /* no memory: found again, and dropped, at the next use */
-    must(page);
-    drop_note(s, d, b);
+    drop_note(s, d, h);
     drop_send(s, d);
+}
+
+void room_lose(struct kvstore *s, struct blk *b)
+{
+    uint32_t h = shelf_find(&s->shelf, b->key.b, b->variant);
+
+    if (h)
+        room_unshelve(s, h);
+    b->on_file = false;
+}
+
+static void page_drop(struct kvstore *s, struct blk *b)
+{
+    struct host_page *p = b->page;
+
+    pthread_mutex_lock(&s->table.lock);
+    b->page = NULL;
+    b->whole = false;
+    pthread_mutex_unlock(&s->table.lock);
+    host_drop(s->host, p);
+    table_del(&s->table, b);
 }
 
 void room_forget(struct kvstore *s, struct forget_job *f)
@@ -84,8 +165,10 @@ void room_forget(struct kvstore *s, struct forget_job *f)
     uint32_t used = 0;
 
     for (uint32_t i = f->n; i-- > 0;) {
-        struct blk *b = table_find(&s->table, &f->key[i], f->variant);
-        if (!b || !b->on_file || b->task || (b->page && (b->page->pins || b->page->dirty)))
+        uint32_t h = shelf_find(&s->shelf, f->key[i].b, f->variant);
+        const struct shelf_blk *b = h ? shelf_at(&s->shelf, h) : NULL;
+        struct blk *live = table_find(&s->table, &f->key[i], f->variant);
+        if (!b || (live && (live->task || live->page->pins || live->page->dirty)))
             continue;
         /* Puts of one path come in any order, some seconds apart on a busy machine. */
         if (used && b->used > used + TOGETHER)
@@ -97,15 +180,9 @@ void room_forget(struct kvstore *s, struct forget_job *f)
         }
         if (!d && !(d = drop_new(s->layout[b->layout])))
             break;
-        if (b->page) { /* of no use either */
-            pthread_mutex_lock(&s->table.lock);
-            struct host_page *page = b->page;
-            b->page = NULL;
-            b->whole = false;
-            pthread_mutex_unlock(&s->table.lock);
-            host_drop(s->host, page);
-        }
-        drop_note(s, d, b);
+        if (live)
+            page_drop(s, live); /* of no use either */
+        drop_note(s, d, h);
     }
     if (d)
         drop_send(s, d);
@@ -118,7 +195,7 @@ void room_drop_done(struct drop_job *d)
      * blocks are back after the next open. */
     for (uint32_t i = 0; i < d->n; i++) {
         if (d->job.res == 0) {
-            slot_give(d->l, d->v[i].seg, d->v[i].slot);
+            slot_give(d->l, d->v[i].seg, d->v[i].place.slot);
         } else {
             d->v[i].seg->stuck = true;
         }
@@ -129,62 +206,76 @@ void room_drop_done(struct drop_job *d)
 
 static bool evict_own(struct kvstore *s, struct layout *l, const struct blk *b)
 {
-    struct blk *worst[DROPS_PER_JOB];
-    uint32_t n = 0, want = (uint32_t)(l->n_slots / 32);
+    uint32_t busy[TASKS_MAX], n_busy = 0, want = (uint32_t)(l->n_slots / 32), h;
+    struct drop_job *d = NULL;
 
     if (want > DROPS_PER_JOB)
         want = DROPS_PER_JOB;
     if (want == 0)
         want = 1;
-    for (uint64_t i = 0; i < s->table.n_buckets; i++)
-        for (struct blk *x = s->table.bucket[i]; x; x = x->next) {
-            if (!x->on_file || x->task || x->layout != l->index || !worth_less(x, b))
-                continue;
-            if (n == want && !worth_less(x, worst[n - 1]))
-                continue;
-            uint32_t at = n < want ? n++ : n - 1;
-            for (; at > 0 && worth_less(x, worst[at - 1]); at--)
-                worst[at] = worst[at - 1];
-            worst[at] = x;
+    while ((h = shelf_worst(&s->shelf, l->index)) && worth_less(shelf_at(&s->shelf, h), b)) {
+        const struct blk *live = in_host(s, h);
+        if (live && live->task) { /* there are no more of these than tasks */
+            shelf_lift(&s->shelf, h);
+            busy[n_busy++] = h;
+            continue;
         }
-    struct drop_job *d = n ? drop_new(l) : NULL;
+        if (!d && !(d = drop_new(l)))
+            break;
+        drop_note(s, d, h);
+        if (d->n == want)
+            break;
+    }
+    while (n_busy)
+        shelf_lay(&s->shelf, busy[--n_busy]);
     if (!d)
         return false;
-    for (uint32_t i = 0; i < n; i++)
-        drop_note(s, d, worst[i]);
-    s->n.evicted += n;
+    s->n.evicted += d->n;
     drop_send(s, d);
     return true;
 }
 
-/* Everything in the segment is forgotten; its file goes once that is committed. */
-static bool seg_retire(struct kvstore *s, struct layout *l, struct seg *g)
+/* Everything in the segment is forgotten, some of the shelf at a time; its file goes once that
+ * is committed. */
+static void retire_turn(struct kvstore *s)
 {
+    struct layout *l = s->io.retire.l;
+    struct seg *g = s->io.retire.g;
+    uint32_t end = shelf_end(&s->shelf), stop = s->io.retire.at + RETIRE_SLICE;
     struct drop_job *d = NULL;
 
-    g->dying = true;
-    s->io.n_dying++;
-    for (uint64_t i = 0; i < s->table.n_buckets; i++)
-        for (struct blk *x = s->table.bucket[i], *next; x; x = next) {
-            next = x->next;
-            if (!x->on_file || x->layout != l->index || x->segment != g->number)
-                continue;
-            if (!d && !(d = drop_new(l))) {
-                g->dying = false;
-                l->full_to = 0;
-                s->io.n_dying--;
-                return false;
-            }
-            drop_note(s, d, x);
-            s->n.evicted++;
-            if (d->n == DROPS_PER_JOB) {
-                drop_send(s, d);
-                d = NULL;
-            }
+    for (; s->io.retire.at < end && s->io.retire.at < stop; s->io.retire.at++) {
+        uint32_t h = s->io.retire.at;
+        const struct shelf_blk *b = shelf_at(&s->shelf, h);
+        if (b->at == SHELF_IDLE || b->layout != l->index || b->segment != g->number)
+            continue;
+        const struct blk *live = in_host(s, h);
+        if (live && live->task) {
+            s->io.retire.again = true;
+            continue;
         }
+        if (!d && !(d = drop_new(l)))
+            return; /* no memory now: from here on, later */
+        drop_note(s, d, h);
+        s->n.evicted++;
+        if (d->n == DROPS_PER_JOB) {
+            drop_send(s, d);
+            d = NULL;
+        }
+    }
     if (d)
         drop_send(s, d);
-    return true;
+    if (s->io.retire.at < end)
+        return;
+    s->io.retire.at = 1;
+    if (!s->io.retire.again)
+        s->io.retire.g = NULL;
+    s->io.retire.again = false;
+}
+
+bool room_busy(const struct kvstore *s)
+{
+    return s->io.retire.g != NULL;
 }
 
 /* The segment whose youngest block is oldest, of those with nothing in transfer. */
@@ -195,25 +286,9 @@ static bool retire_oldest(struct kvstore *s, const struct layout *except, uint32
 
     for (uint32_t li = 0; li < s->n_layouts; li++) {
         struct layout *l = s->layout[li];
-        if (l == except || l->n_seg == 0)
-            continue;
-        for (uint32_t k = 0; k < l->n_seg; k++)
-            l->seg[k]->young = 0, l->seg[k]->shallow = UINT64_MAX;
-        for (uint64_t i = 0; i < s->table.n_buckets; i++)
-            for (struct blk *x = s->table.bucket[i]; x; x = x->next) {
-                struct seg *g = NULL;
-                if (x->layout == li && x->task)
-                    g = x->task->seg;
-                else if (x->layout == li && x->on_file)
-                    g = layout_seg(l, x->segment);
-                if (g && (x->task || x->used > g->young))
-                    g->young = x->task ? UINT32_MAX : x->used;
-                if (g && x->first_pos < g->shallow)
-                    g->shallow = x->first_pos;
-            }
-        for (uint32_t k = 0; k < l->n_seg; k++) {
+        for (uint32_t k = 0; k < l->n_seg && l != except; k++) {
             struct seg *g = l->seg[k];
-            if (g->dying || g->stuck || g->young >= before)
+            if (g->dying || g->stuck || g->tasks || g->young >= before)
                 continue;
             /* Of equals the one that holds no beginnings. */
             if (!best || g->young < best->young ||
@@ -223,7 +298,16 @@ static bool retire_oldest(struct kvstore *s, const struct layout *except, uint32
             }
         }
     }
-    return best && seg_retire(s, best_l, best);
+    if (!best)
+        return false;
+    best->dying = true;
+    s->io.n_dying++;
+    s->io.retire.l = best_l;
+    s->io.retire.g = best;
+    s->io.retire.at = 1;
+    s->io.retire.again = false;
+    retire_turn(s);
+    return true;
 }
 
 static void grow(struct kvstore *s, struct layout *l, uint32_t n_slots)
@@ -312,12 +396,13 @@ static void unlink_emptied(struct kvstore *s)
         struct layout *l = s->layout[i];
         for (uint32_t k = 0; k < l->n_seg; k++) {
             struct seg *g = l->seg[k];
-            if (g->dying && g->stuck && l->dropping == 0) { /* will not empty in this run */
+            if (g->dying && g->stuck && l->dropping == 0 &&
+                s->io.retire.g != g) { /* will not empty in this run */
                 g->dying = false;
                 l->full_to = 0;
                 s->io.n_dying--;
             }
-            if (!g->dying || g->n_taken)
+            if (!g->dying || g->n_taken || s->io.retire.g == g)
                 continue;
             struct seg_job *u = calloc(1, sizeof *u);
             if (!u)
@@ -342,6 +427,7 @@ void room_count(struct kvstore *s)
     for (uint32_t i = 0; i < s->n_layouts; i++)
         n += s->layout[i]->n_taken * s->layout[i]->slot_bytes;
     s->slot_bytes = n;
+    s->n.memory = shelf_bytes(&s->shelf);
 }
 
 /* Segments shrink when the log or the index has outgrown its share, or when the commit
@@ -351,6 +437,8 @@ void room_turn(struct kvstore *s)
     bool wanted = s->space == SPACE_WANTED;
 
     room_count(s);
+    if (s->io.retire.g)
+        retire_turn(s);
     if (s->io.n_dying && s->io.ring)
         unlink_emptied(s);
     if (s->io.n_dying || (!wanted && s->file_bytes <= seg_limit(s)))

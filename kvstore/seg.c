@@ -76,6 +76,7 @@ int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head)
 
     if (r == 0) {
         s->fd = s->file = -1;
+        s->shallow = UINT32_MAX;
         if (posix_memalign((void **)&head, IO_ALIGN, SEG_HEAD_BYTES))
             r = -ENOMEM;
     }
@@ -248,4 +249,6 @@ void slot_give(struct layout *l, struct seg *s, uint32_t slot)
     s->n_taken--;
     l->n_taken--;
     l->full_to = 0;
+    if (s->n_taken == 0)
+        s->young = 0, s->shallow = UINT32_MAX;
 }

@@ -26,8 +26,9 @@ struct seg {
     uint64_t tick;  /* when it was last asked for */
     uint32_t number, n_slots, n_taken;
     uint32_t hint;    /* where to look for a free slot */
-    uint32_t young;   /* room.c's scratch: when its youngest block was used, */
-    uint64_t shallow; /* and the first position of its shallowest */
+    uint32_t tasks;   /* that read or write in it */
+    uint32_t young;   /* its youngest block was used then, or before; */
+    uint32_t shallow; /* its shallowest is as deep as this, or deeper */
     bool direct;
     bool dying;     /* takes nothing new; its file goes when the last slot is given back */
     bool lost;      /* could not be opened: takes nothing new in this run */

@@ -17,6 +17,7 @@
 #include "kvstore/lived.h"
 #include "kvstore/ring.h"
 #include "kvstore/seg.h"
+#include "kvstore/shelf.h"
 #include "kvstore/sys.h"
 #include "kvstore/table.h"
 #include "kvstore/turnlog.h"
@@ -68,10 +69,8 @@ struct drop_job {
     struct layout *l;
     uint32_t n;
     struct {
-        struct kvs_key key;
-        uint64_t variant;
+        struct index_place place;
         struct seg *seg;
-        uint32_t slot;
     } v[DROPS_PER_JOB];
 };
 struct seg_job { /* GROW and UNLINK */
@@ -119,6 +118,12 @@ struct io_side { /* the io thread's own */
     uint32_t n_open;
     uint64_t tick;
     uint32_t n_dying;
+    struct { /* a segment whose blocks are being forgotten, so many at a time */
+        struct layout *l;
+        struct seg *g;
+        uint32_t at;
+        bool again;
+    } retire;
     uint64_t retire_ns; /* not before: giving a segment back */
 };
 
@@ -204,7 +209,8 @@ struct kvstore {
     struct index *idx;
     struct turnlog *log;
     struct table table;
-    struct host *host; /* io */
+    struct shelf shelf; /* under table.lock, as the table */
+    struct host *host;  /* io */
     struct helper *helper;
     struct layout *layout[LAYOUTS_MAX]; /* added by the loop under table.lock */
     _Atomic uint32_t n_layouts;
@@ -280,8 +286,8 @@ struct kvstore {
     uint32_t gave_up[16];
 
     struct {
-        _Atomic uint64_t blocks, dirty, read, state, hits_host, hits_file, misses, corrupt,
-            evicted, commits, repaired, unrepaired;
+        _Atomic uint64_t blocks, memory, dirty, read, state, hits_host, hits_file, misses,
+            corrupt, evicted, commits, repaired, unrepaired;
     } n;
 };
 
@@ -295,8 +301,17 @@ void io_job_back(struct kvstore *s, struct job *j);   /* commit and helper threa
 uint64_t seg_limit(const struct kvstore *s);          /* bytes segments may take in all */
 /* room.c: slots for what has none, and segments given back (io thread) */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b);
-void room_drop(struct kvstore *s, struct blk *b);          /* forget a file copy */
+void room_drop(struct kvstore *s, struct blk *b);          /* forget a file copy, row and all */
+void room_lose(struct kvstore *s, struct blk *b);          /* in this run; its row stays */
 void room_forget(struct kvstore *s, struct forget_job *f); /* frees f */
+/* Used now, and so are those it follows: an ancestor is never older than what hangs on it, so
+ * evicting the oldest, deepest first, never orphans a block that is kept. */
+void room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used);
+/* On file, where like says: its handle, or 0. */
+uint32_t room_shelve(struct kvstore *s, const struct kvs_key *key, uint64_t variant,
+                     const struct shelf_blk *like);
+void room_unshelve(struct kvstore *s, uint32_t h);
+bool room_busy(const struct kvstore *s); /* in the middle of something: do not sleep */
 void room_drop_done(struct drop_job *d);
 void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);

@@ -40,6 +40,16 @@ struct blk *table_find(const struct table *t, const struct kvs_key *key, uint64_
     return b;
 }
 
+struct blk *table_find_part(const struct table *t, const uint8_t *key, size_t bytes,
+                            uint64_t variant)
+{
+    struct blk *b = t->bucket[(ld64(key) ^ variant) & (t->n_buckets - 1)];
+
+    while (b && (b->variant != variant || memcmp(b->key.b, key, bytes)))
+        b = b->next;
+    return b;
+}
+
 static bool spare_fill(struct table *t)
 {
     struct blk *s = calloc(SLAB, sizeof *s);
@@ -110,15 +120,4 @@ void table_del(struct table *t, struct blk *b)
     t->spare = b;
     t->n--;
     pthread_mutex_unlock(&t->lock);
-}
-
-void table_touch(struct table *t, struct blk *b, uint64_t lived_ns)
-{
-    uint32_t now = (uint32_t)(lived_ns / USED_UNIT_NS);
-
-    /* Stops at the first ancestor already this young: those above it are as well. */
-    for (uint32_t depth = 0; b && b->used < now && depth < CTX_TOKENS_MAX; depth++) {
-        b->used = now;
-        b = table_find(t, &b->parent, b->variant);
-    }
 }

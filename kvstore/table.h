@@ -1,7 +1,7 @@
-/* table.h - every block this store has, in memory: key and variant to where it is.
+/* table.h - the blocks that are in host memory or on their way: key and variant to them.
  *
- * Filled from the index at open; from then on the truth at run time, and the index follows
- * it.  Owner: the io thread, the only one that changes it, and then under `lock`; another
+ * What has a copy on file stands on the shelf (shelf.h); a block is here only while it has a
+ * page or a task.  Owner: the io thread, the only one that changes it, and then under `lock`; another
  * thread may look under `lock` (kvs_match).  The lock is held for one look-up or change,
  * never across I/O. */
 #ifndef KVSTORE_TABLE_H
@@ -9,6 +9,7 @@
 #include "kvstore/key.h"
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct host_page;
@@ -24,9 +25,9 @@ struct blk {
     struct kvs_block_req *waiting; /* for that to end */
     uint32_t segment, slot;        /* file copy, when on_file */
     uint32_t head_crc, n_tokens;
-    uint32_t used; /* when (lived.h), in units of USED_UNIT_NS; never older than a child's */
+    uint32_t used; /* when (lived.h), in units of USED_UNIT_NS */
     uint16_t layout;
-    bool on_file; /* durable: index and slot agree */
+    bool on_file; /* durable: index and slot agree, and it is on the shelf */
     bool whole;   /* page holds the whole block (not just being filled) */
     uint8_t hash[16];
 };
@@ -43,11 +44,10 @@ struct table {
 int table_init(struct table *t);
 void table_fini(struct table *t);
 struct blk *table_find(const struct table *t, const struct kvs_key *key, uint64_t variant);
+/* By the first bytes of its key, eight or more. */
+struct blk *table_find_part(const struct table *t, const uint8_t *key, size_t bytes,
+                            uint64_t variant);
 struct blk *table_add(struct table *t, const struct kvs_key *key,
                       uint64_t variant); /* or NULL */
 void table_del(struct table *t, struct blk *b);
-/* Marks b and its ancestors as used now: an ancestor is never older than what hangs on it,
- * so evicting the oldest, deepest first, never orphans a block that is kept. */
-void table_touch(struct table *t, struct blk *b, uint64_t lived_ns);
-
 #endif

@@ -171,7 +171,7 @@ static void in_few_descriptors(struct big *x)
     few = (struct rlimit){NOFILE, was.rlim_max};
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
     syncs = 0;
-    uint64_t t0 = now_ns(), reads = reads_done();
+    uint64_t t0 = now_ns(), reads = reads_done(), cpu = clock_at(CLOCK_PROCESS_CPUTIME_ID);
     int r = rig_open(&x->g);
     if (r < 0) {
         t_fail(__FILE__, __LINE__, "does not open: %s", x->g.eb.s);
@@ -179,12 +179,20 @@ static void in_few_descriptors(struct big *x)
         return;
     }
     uint64_t ns = now_ns() - t0;
+    cpu = clock_at(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     reads = reads_done() - reads;
     CHECK(x->g.rep.clean);
     CHECK_EQ(x->g.rep.segs_unread, 0);
     CHECK_EQ(x->g.rep.blocks, x->rows);
-    printf("    %u segments, %u rows: open in %.2f s, %llu reads, %d syncs, %d descriptors\n",
-           SEGS, x->rows, (double)ns / 1e9, (unsigned long long)reads, (int)syncs, fds_open());
+    printf(
+        "    %u segments, %u rows: open in %.2f s (%.2f of the CPU's), %llu reads, %d syncs, "
+        "%d descriptors\n",
+        SEGS, x->rows, (double)ns / 1e9, (double)cpu / 1e9, (unsigned long long)reads,
+        (int)syncs, fds_open());
+    struct kvs_stats st;
+    kvs_stats(x->g.s, &st);
+    CHECK(st.blocks_memory > 0 && st.blocks_memory <= 64ull * x->rows);
+    CHECK_EQ(st.blocks, x->rows);
     CHECK(reads == 0 || reads < 2 * SEGS); /* 0: not counted here */
     CHECK(syncs < 20);
     CHECK(ns < 60000000000u * T_SLOWER);
@@ -198,6 +206,8 @@ static void in_few_descriptors(struct big *x)
         CHECK_EQ(rig_put(&x->g, 2, n), 0);
     printf("    at most %d descriptors while %d segments were read\n", most, REAL);
     CHECK(most < 100);
+    kvs_stats(x->g.s, &st); /* what was read is in host memory, and its record there */
+    CHECK_EQ(st.blocks, x->rows + 50);
     rig_close(&x->g);
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &was), 0);
 }
