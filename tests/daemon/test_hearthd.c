@@ -648,7 +648,7 @@ static void a_model_too_large_for_its_pages_is_refused_with_the_numbers(void)
     const char *m = t_model();
 
     fresh();
-    snprintf(more, sizeof more, "--model m=%s --page-memory 4000TiB", m);
+    snprintf(more, sizeof more, "--model m=%s --page-memory 4TiB", m);
     start(more);
     int fd = up();
     struct wire_reply r = ask(fd, HRT_TOKENIZE, "{}", "x", 1);
