@@ -181,6 +181,7 @@ void kvs_close(struct kvstore *s)
         return;
     must_be(s, STORE_MAGIC);
     must(s->in_flight == 0);
+    room_settle(s);
     if (guard_holds(s) && !s->index_bad && index_begin(s->idx) == 0) {
         int r = index_meta_put(s->idx, "clean", one, 8);
         if (r == 0)

@@ -50,7 +50,8 @@ struct kvs_open_report { /* said to the log and to `hearth status` */
 /* -EBUSY: another process has it (eb names its pid when known), after retrying for 2 s. */
 int kvs_open(struct kvstore **ret, const struct kvs_opts *o, struct kvs_open_report *rep,
              struct errbuf *eb);
-/* Marks clean and closes.  Call with both threads stopped and nothing in flight. */
+/* Forgets what is still being forgotten, marks clean and closes.  Call with both threads stopped
+ * and nothing in flight. */
 void kvs_close(struct kvstore *s);
 
 /* Thread bodies: one round, waiting at most wait_ns for work.  Returns < 0 never; faults are
@@ -110,7 +111,7 @@ void kvs_where(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64
 
 /* A path that nobody needs any more, or the end of one, leaf last: the file copies are given
  * back, from the leaf up to the first that was used after it (somebody else has it too).  Not
- * waited for; what cannot go now is left to be evicted. */
+ * waited for; what cannot go now, a put that is not done above all, is left to be evicted. */
 void kvs_forget(struct kvstore *s, const struct kvs_key *keys, uint32_t n, uint64_t variant);
 
 /* --- sessions, branches, turns, requests ---------------------------------------------------- */

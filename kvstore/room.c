@@ -14,6 +14,7 @@
 
 enum { TOGETHER = 60, RETIRE_SLICE = 16384 }; /* units of used; of the shelf, in one turn */
 static const uint64_t RETRY_NS = 2000000000u; /* after the disk refused a segment */
+static const uint64_t SETTLE_NS = 2000000000u;
 
 uint64_t seg_limit(const struct kvstore *s)
 {
@@ -453,4 +454,22 @@ void room_turn(struct kvstore *s)
         s->space = SPACE_NONE;
         commit_wake(s);
     }
+}
+
+/* Nobody waits for what is being forgotten, but what the index has not heard of by the end would
+ * be back at the next open. */
+void room_settle(struct kvstore *s)
+{
+    uint64_t until = now_ns() + SETTLE_NS;
+    bool due;
+
+    do {
+        due = s->to_io.back.head != NULL;
+        for (uint32_t i = 0; i < s->n_layouts; i++)
+            due |= s->layout[i]->dropping != 0;
+        if (due) {
+            kvs_io_turn(s, 0);
+            kvs_commit_turn(s, 0);
+        }
+    } while (due && now_ns() < until);
 }

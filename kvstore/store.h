@@ -304,6 +304,7 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b);
 void room_drop(struct kvstore *s, struct blk *b);          /* forget a file copy, row and all */
 void room_lose(struct kvstore *s, struct blk *b);          /* in this run; its row stays */
 void room_forget(struct kvstore *s, struct forget_job *f); /* frees f */
+void room_settle(struct kvstore *s); /* at the end, both threads stopped: drops go through */
 /* Used now, and so are those it follows: an ancestor is never older than what hangs on it, so
  * evicting the oldest, deepest first, never orphans a block that is kept. */
 void room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used);

@@ -167,6 +167,34 @@ BOTH(turns_survive_and_read_back)
     rig_fini(&g);
 }
 
+BOTH(what_is_forgotten_right_before_the_end_is_not_back)
+{
+    enum { N = 300, KEPT = 10 };
+    struct rig g;
+    struct rig_block *b = calloc(N, sizeof *b);
+    struct kvs_key *key = calloc(N, sizeof *key);
+
+    open_or_skip(&g, io);
+    for (uint32_t n = 0; n < N; n++) {
+        rig_block_set(&g, &b[n], 3, n);
+        key[n] = b[n].r.key;
+        rig_submit(&g, &b[n], true);
+    }
+    rig_close(&g);
+    g.threads = false; /* nobody turns between the call and the end */
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(g.rep.blocks, N);
+    kvs_forget(g.s, key + KEPT, N - KEPT, b[0].r.variant);
+    rig_reopen(&g);
+    CHECK(g.rep.clean);
+    CHECK_EQ(g.rep.blocks, KEPT);
+    for (uint32_t n = 0; n < N; n++)
+        CHECK_EQ(rig_get(&g, 3, n, NULL), n < KEPT ? 0 : -ENOENT);
+    free(b);
+    free(key);
+    rig_fini(&g);
+}
+
 /* Blocks of a size that the helper checks, in several transfers each. */
 enum { BIG = 6 << 20, BIG_N = 12 };
 static int big_copy(struct kvs_block_req *r, void *payload)
@@ -274,6 +302,7 @@ static void where_io_uring_is_refused_threads_do_it_and_say_so(void)
 T_MAIN(ROWS(a_block_put_is_got_again_also_after_a_restart),
        ROWS(an_unfinished_block_is_got_by_its_own_tokens_and_once),
        ROWS(many_blocks_at_once_are_all_durable), ROWS(turns_survive_and_read_back),
+       ROWS(what_is_forgotten_right_before_the_end_is_not_back),
        ROWS(big_blocks_come_back_and_a_hurt_one_does_not),
        {"where_io_uring_is_refused_threads_do_it_and_say_so",
         where_io_uring_is_refused_threads_do_it_and_say_so})
