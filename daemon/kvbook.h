@@ -22,6 +22,7 @@ struct kvf_page {
     bool live;         /* has engine pages and stands in the hash */
     bool writer;       /* one sequence adds rows to it */
     bool idle;         /* in the list of pages nobody names */
+    bool forget;       /* needed by nobody; on its way down, and not to stay there */
     struct kvf_page *hash_next;
     struct kvf_page *next, *prev_idle; /* idle list, or next alone: the free list */
     struct kvf_page *wait_next;        /* load or put queue */

@@ -50,7 +50,7 @@ static void book_clear(struct kvf *f, struct kvf_page *p)
     idle_out(f, p);
     if (p->live)
         hash_out(f, p);
-    p->live = p->writer = false;
+    p->live = p->writer = p->forget = false;
     p->load = LOAD_NONE;
     p->put = PUT_NO;
     p->n = p->part = 0;
@@ -118,6 +118,7 @@ void book_enter(struct kvf *f, struct kvf_page *p)
 
 void book_pin(struct kvf *f, struct kvf_page *p)
 {
+    p->forget = false; /* somebody needs it after all */
     if (p->refs++ == 0)
         idle_out(f, p);
 }
@@ -446,14 +447,32 @@ void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t 
     free(key);
 }
 
+/* The store forgets what it has.  What is still to come must not come after that: a page that
+ * waits to go down, or for its name, goes; one that is on its way is forgotten when it is there. */
+static void pages_forget(struct kvf *f, const struct kvs_key *prev, const int32_t *ids,
+                         uint32_t rows)
+{
+    for (struct kvf_page *p = f->hash[hash_of(f, prev)], *next; p; p = next) {
+        next = p->hash_next;
+        if (p->n != rows || p->refs || p->load != LOAD_NONE ||
+            memcmp(&p->prev, prev, sizeof *prev) != 0 ||
+            memcmp(p->ids, ids, rows * sizeof *ids) != 0)
+            continue;
+        if (p->put == PUT_OUT)
+            p->forget = true;
+        else if (p->put == PUT_WAIT || (rows == BLOCK_TOKENS && !f->keyed))
+            book_free(f, p);
+    }
+}
+
 void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
                    uint32_t from, uint32_t n, uint64_t rest)
 {
-    const struct kvf *f = m->kv;
+    struct kvf *f = m->kv;
     uint32_t b = (uint32_t)(rest / BLOCK_TOKENS), rows = (uint32_t)(rest % BLOCK_TOKENS);
     struct kvs_key tail;
     bool stored = f ? f->keyed : m->known_block_bytes != 0;
-    struct kvs_key *key = stored ? calloc(n + 1, sizeof *key) : NULL;
+    struct kvs_key *key = f || stored ? calloc(n + 1, sizeof *key) : NULL;
 
     if (!key)
         return;
@@ -462,9 +481,14 @@ void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_
         kvs_key_next(&key[i], ids + (uint64_t)i * BLOCK_TOKENS, BLOCK_TOKENS, &key[i + 1]);
     if (rows >= COPY_ROWS_MIN && b >= from && b <= n) {
         kvs_key_next(&key[b], ids + (uint64_t)b * BLOCK_TOKENS, rows, &tail);
-        kvs_forget(d->store, &tail, 1, m->variant);
+        if (f)
+            pages_forget(f, &key[b], ids + (uint64_t)b * BLOCK_TOKENS, rows);
+        if (stored)
+            kvs_forget(d->store, &tail, 1, m->variant);
     }
-    if (from < n)
+    for (uint32_t i = from; i < n && f; i++)
+        pages_forget(f, &key[i], ids + (uint64_t)i * BLOCK_TOKENS, BLOCK_TOKENS);
+    if (from < n && stored)
         kvs_forget(d->store, key + 1 + from, n - from, m->variant);
     free(key);
 }

@@ -61,7 +61,8 @@ struct kvflow_places {
 void kvflow_path(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
                  uint64_t n, struct kvflow_places *ret);
 /* The blocks [from, n) of this path, and what an unfinished one holds of rows up to rest (in
- * block n at the most), are needed by nobody: the store may have their room. */
+ * block n at the most), are needed by nobody: the store may have their room.  Those of them that
+ * have not got there yet do not, or not for long. */
 void kvflow_forget(struct daemon *d, struct model *m, uint32_t uid, const int32_t *ids,
                    uint32_t from, uint32_t n, uint64_t rest);
 uint64_t kvflow_block_bytes(const struct model *m); /* one block's payload */

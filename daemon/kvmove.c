@@ -97,6 +97,10 @@ static void put_done(struct kvs_block_req *r)
     f->put_fault = p->put == PUT_FAILED ? r->res : 0;
     io->busy = false;
     f->puts_out--;
+    if (p->forget) { /* its session was removed meanwhile */
+        kvs_forget(f->d->store, &p->key, 1, f->m->variant);
+        book_free(f, p);
+    }
     move_pump(f);
 }
 

@@ -1,6 +1,7 @@
 /* test_kvbook.c - the book of device pages: names under the real fingerprint. */
 #include "base/clock.h"
 #include "daemon/kvbook.h"
+#include "daemon/model.h"
 #include "engine/engine.h"
 #include "tests/t.h"
 #include <stdlib.h>
@@ -118,9 +119,44 @@ static void what_stands_behind_a_gap_goes_unless_it_is_held(void)
     book_done(f);
 }
 
+/* What has no name yet would go down under the one it gets. */
+static void what_a_removed_session_has_does_not_go_down_later(void)
+{
+    enum { C = 5, FROM = BLOCKS / 2, N = BLOCKS - 1, HELD = FROM + 7, OUT = FROM + 9 };
+    struct kvf *f = book();
+    struct model m = {.kv = f};
+    int32_t *ids = malloc((uint64_t)BLOCKS * BLOCK_TOKENS * sizeof *ids);
+
+    for (uint32_t b = 0; b < BLOCKS; b++)
+        for (uint32_t i = 0; i < BLOCK_TOKENS; i++)
+            ids[b * BLOCK_TOKENS + i] = token(C, b, i);
+    page_at(f, C, HELD)->refs = 1;
+    page_at(f, C, OUT)->put = PUT_OUT;
+    page_at(f, C, N)->put = PUT_WAIT;
+    queue_init(&f->puts);
+    queue_push(&f->puts, page_at(f, C, N));
+    page_at(f, C, N)->n = COPY_ROWS_MIN;
+    kvflow_forget(NULL, &m, 1000 + C / 2, ids, FROM, N, N * BLOCK_TOKENS + COPY_ROWS_MIN);
+    CHECK(!page_at(f, C, N)->live);
+    CHECK_EQ(f->puts.n, 0);
+    for (uint32_t b = FROM; b < N; b++) {
+        struct kvf_page *p = page_at(f, C, b);
+
+        CHECK_EQ(p->live, b == HELD || b == OUT);
+        CHECK_EQ(p->forget, b == OUT);
+    }
+    CHECK(page_at(f, C - 1, FROM - 1)->live && page_at(f, C - 1, FROM)->live);
+    /* Taken up by somebody before it was down. */
+    book_pin(f, page_at(f, C, OUT));
+    CHECK(!page_at(f, C, OUT)->forget);
+    free(ids);
+    book_done(f);
+}
+
 #define CASE(name)                                                                             \
     {                                                                                          \
 #        name, name                                                                            \
     }
 T_MAIN(CASE(pages_get_the_names_of_their_chains_quickly),
-       CASE(what_stands_behind_a_gap_goes_unless_it_is_held))
+       CASE(what_stands_behind_a_gap_goes_unless_it_is_held),
+       CASE(what_a_removed_session_has_does_not_go_down_later))

@@ -290,7 +290,36 @@ static void what_a_removed_session_has_alone_is_given_back(void)
     free(a);
 }
 
+/* Nobody waits for the blocks before the session goes: some are on their way down then. */
+static void nothing_of_a_session_removed_at_once_stays(void)
+{
+    struct answer *a = calloc(1, sizeof *a);
+    static int32_t ids[1600];
+    struct rig g;
+    char more[100];
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (int i = 0; i < 20; i++) {
+        some_ids(ids, 1600, 50 + (uint64_t)i);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"s%d\",\"create\":true,\"params\":{\"max_tokens\":0}", i);
+        rig_run(&g, ids, 1537, more, a); /* the last block ends with it */
+        answer_clear(a);
+        snprintf(more, sizeof more, "s%d", i);
+        rm(&g, more);
+    }
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_down(&g, SIGTERM);
+    free(a);
+}
+
 T_MAIN({"what_a_removed_session_has_alone_is_given_back",
         what_a_removed_session_has_alone_is_given_back},
+       {"nothing_of_a_session_removed_at_once_stays",
+        nothing_of_a_session_removed_at_once_stays},
        {"a_hundred_thousand_sessions_are_opened_and_used",
         a_hundred_thousand_sessions_are_opened_and_used})
