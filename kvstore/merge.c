@@ -256,7 +256,9 @@ static int frame_take(void *ctx, bool base, uint64_t seq, const uint8_t *recs, u
     if (m->have_l && m->behind != (recs ? seq > m->l : seq >= m->l))
         return 0;
     /* Behind L nothing was acknowledged: a hole at the very end is a torn one. */
-    m->holes += recs ? m->hole_ahead : !m->behind;
+    bool hole = recs ? m->hole_ahead : !m->behind;
+    m->holes += hole;
+    m->rep->blind |= hole && (m->behind || !m->have_l || !m->sound);
     m->hole_ahead = !recs && m->behind;
     if (!recs)
         return 0;
@@ -406,16 +408,17 @@ static int lost_put(struct merge *m, const char *why)
     const struct merge_report *x = m->rep;
     char words[LOST_BYTES];
 
-    m->rep->lost = x->sessions || x->gone || x->requests || x->unsure;
+    m->rep->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind;
     if (!m->rep->lost)
         return 0;
     int n =
         snprintf(words, sizeof words,
                  "%.120s and the other copy had damage too. Lost: %llu tokens of %llu "
-                 "sessions, %llu sessions whole, %llu requests%s%s%s; the newest turns of %llu "
-                 "sessions may be missing as well",
+                 "sessions, %llu sessions whole%s, %llu requests%s%s%s; the newest turns of "
+                 "%llu sessions may be missing as well",
                  why ? why : "the index was missing", (unsigned long long)x->tokens,
                  (unsigned long long)x->sessions, (unsigned long long)x->gone,
+                 x->blind ? " (or more: of some nothing may be left)" : "",
                  (unsigned long long)x->requests, x->first[0] ? " (" : "", x->first,
                  x->first[0] ? ")" : "", (unsigned long long)x->unsure);
     return index_meta_put(m->idx, "lost", words, n < LOST_BYTES ? (size_t)n : sizeof words - 1);
@@ -495,14 +498,17 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     /* A log that is whole and as new as the index knows everything that the index knew. */
     if (have_old && (m->lossy || !m->have_l))
         r = index_salvage(old, row_over, m, &m->current, eb);
-    m->holes += m->log_behind || (m->have_l && log.last_seq < m->l);
+    bool behind = m->log_behind || (m->have_l && log.last_seq < m->l);
+    m->holes += behind;
+    m->rep->blind |= (behind || log.frames == 0) && !m->sound;
     m->behind = true;
     if (r == 0 && m->have_l)
         r = log_salvage(dir, frame_take, m, &log, eb);
     return r < 0 ? r : merge_settle(m, old, eb);
 }
 
-int merge_index(struct kvstore *s, const char *why, struct merge_report *rep, struct errbuf *eb)
+int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_report *rep,
+                struct errbuf *eb)
 {
     struct merge *m = calloc(1, sizeof *m);
     char tmp[PATH_MAX], lock[PATH_MAX], path[PATH_MAX];
@@ -513,6 +519,7 @@ int merge_index(struct kvstore *s, const char *why, struct merge_report *rep, st
     if (m) {
         m->s = s;
         m->rep = rep;
+        m->sound = sound || !why; /* a new store lacks nothing */
         m->hurt = malloc(HURT_MAX * sizeof *m->hurt);
         r = m->hurt ? 0 : -ENOMEM;
     }

@@ -20,14 +20,16 @@ struct merge_report {
     uint64_t unsure;   /* sessions whose newest record may be among what is missing */
     uint64_t requests; /* of which nothing is left */
     uint64_t gone;     /* sessions of which nothing is left */
+    bool blind;        /* both copies have places nothing is known of: more may be gone */
     bool lost;         /* any of these; said in the index's row `lost` from now on */
     char first[300];   /* one of them, as an example */
 };
 /* Row by row: what is intact in the log, or in the file that is the index now (there may be
  * none), is in the new one; where both have it the newer wins, by the log's sequence numbers.
  * What neither has is counted, and a session that lacks tokens or turns is marked.  why: what
- * was the matter, for the words about it; NULL: a new store. */
-int merge_index(struct kvstore *s, const char *why, struct merge_report *rep,
+ * was the matter, for the words about it; NULL: a new store.  sound: the old index has all
+ * that it ever had. */
+int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_report *rep,
                 struct errbuf *eb);
 /* A new index that a killed start left: put in place when the old one is gone already and it
  * is whole, else thrown away. */

@@ -30,6 +30,7 @@ struct merge {
     } ids;                      /* sessions: removed, or behind which hole they were seen */
     uint64_t holes;             /* in the log: what was in them is not known */
     bool hole_ahead, log_behind;
+    bool sound; /* the old index has what lies in holes before L */
     struct hurt *hurt;
     uint32_t n_hurt;
     uint8_t uuid[16];

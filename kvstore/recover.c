@@ -180,7 +180,7 @@ static int log_has_more(struct kvstore *s, uint64_t applied, struct errbuf *eb)
     return r < 0 ? r : newest > applied;
 }
 
-static int merged(struct kvstore *s, const char *why, struct kvs_open_report *rep,
+static int merged(struct kvstore *s, const char *why, bool sound, struct kvs_open_report *rep,
                   struct errbuf *eb)
 {
     struct merge_report m;
@@ -190,7 +190,7 @@ static int merged(struct kvstore *s, const char *why, struct kvs_open_report *re
     s->log = NULL;
     index_close(s->idx);
     s->idx = NULL;
-    r = merge_index(s, why, &m, eb);
+    r = merge_index(s, why, sound, &m, eb);
     if (r < 0)
         return r;
     rep->rebuilt = true;
@@ -274,7 +274,7 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     used |= r == E_CORRUPT;
     if (r < 0) {
         snprintf(why, sizeof why, "%s was %s", path, r == -ENOENT ? "missing" : "damaged");
-        r = merged(s, used ? why : NULL, rep, eb);
+        r = merged(s, used ? why : NULL, false, rep, eb);
         rep->rebuilt = rep->rebuilt && used;
     }
     if (r < 0)
@@ -283,7 +283,8 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     if (r != 1)
         return r;
     snprintf(why, sizeof why, "%s and the turn log did not agree", path);
-    r = merged(s, why, rep, eb);
+    /* One that was made and never filled has no name. */
+    r = merged(s, why, !sodium_is_zero(s->uuid, 16), rep, eb);
     if (r == 0)
         r = index_sound(s, rep, hurt, eb);
     return r == 1 ? err_set(eb, E_CORRUPT,

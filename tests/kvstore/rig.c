@@ -330,6 +330,7 @@ int rig_talk(struct rig *g, uint64_t seed, uint64_t from, uint64_t to)
     snprintf(name, sizeof name, "s%llu", (unsigned long long)seed);
     rig_session(&ses, seed, 0, name);
     ses.head = to;
+    ses.used_ns = to; /* grows with each turn, as a clock does */
     for (uint64_t i = from; i < to; i++)
         ids[i - from] = rig_token(seed, i);
     if (from == 0)

@@ -423,10 +423,10 @@ static uint64_t sum_of(const char *dir)
     return strtoull(out, NULL, 10);
 }
 
-static void both_copies_hurt_is_never_worse_than_what_both_lost(void)
+static void hurt_both(uint64_t seed)
 {
     static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002"};
-    uint64_t seed = t_seed(), rnd = seed;
+    uint64_t rnd = seed;
     int opened = 0, refused = 0, hurt = 0;
     struct rig base, g;
     char said[4096];
@@ -491,6 +491,18 @@ static void both_copies_hurt_is_never_worse_than_what_both_lost(void)
                 }
     printf("    %d opened, %d of them with losses, %d refused\n", opened, hurt, refused);
     rig_fini(&base);
+}
+
+static void both_copies_hurt_is_never_worse_than_what_both_lost(void)
+{
+    hurt_both(t_seed());
+}
+
+/* The log's first file gone, and of the index the pages with the same sessions: no row and no
+ * frame named them any more, and "nothing is missing" was said. */
+static void sessions_that_no_copy_names_any_more_are_said(void)
+{
+    hurt_both(2336238509048631357u);
 }
 
 /* --- what could not be read is not damage ----------------------------------------------------------- */
@@ -958,6 +970,7 @@ static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
 T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(a_lost_frame_costs_what_was_in_it), ROW(nothing_wins_over_a_newer_row),
        ROW(both_copies_hurt_is_never_worse_than_what_both_lost),
+       ROW(sessions_that_no_copy_names_any_more_are_said),
        ROW(what_another_user_may_not_read_is_left_alone),
        ROW(too_few_descriptors_refuse_and_change_nothing),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
