@@ -10,6 +10,7 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/req.h"
 #include "engine/chat.h"
 #include "engine/engine.h"
@@ -666,7 +667,7 @@ static void admit(struct req *r, struct prepared *p)
 {
     const struct eng_info *info = eng_info(r->m->eng);
     uint64_t n = p->base + p->out.n, context = info->ctx_max;
-    char hash[33];
+    char hash[33], words[QUOTA_WORDS];
     struct sess *s;
     int res;
 
@@ -687,6 +688,10 @@ static void admit(struct req *r, struct prepared *p)
                  "the input needs %llu pages of KV memory, model %s has %u; raise its page "
                  "memory",
                  (unsigned long long)(n / BLOCK_TOKENS + 1), r->m->name, kvf_pages(r->m));
+        return;
+    }
+    if (!quota_turns(r->d, r->uid, words, sizeof words)) {
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full", "%s: nothing was changed", words);
         return;
     }
     if (kvs_turns_full(r->d->store)) {

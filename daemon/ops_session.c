@@ -9,6 +9,7 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/req.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
@@ -335,6 +336,17 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     }
 }
 
+/* May he have one more session? */
+static bool quota_left(struct call *c)
+{
+    char words[QUOTA_WORDS];
+
+    if (quota_turns(c->d, c->uid, words, sizeof words))
+        return true;
+    call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s: nothing was changed", words);
+    return false;
+}
+
 static void no_room(struct call *c)
 {
     call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
@@ -385,8 +397,7 @@ static void open_new(struct call *c, const struct kvs_id *id, const char *name,
         call_fail(c, HRT_INVALID_ARGUMENT, "bad_field", NULL, "%s", eb.s);
         return;
     }
-    w = change_new(c, id, NULL);
-    if (!w)
+    if (!quota_left(c) || !(w = change_new(c, id, NULL)))
         return;
     r = sess_make(c->d, c->uid, name, m->name, &s);
     if (r < 0) {
@@ -533,7 +544,7 @@ void op_session_fork(struct call *c)
     if (at < 0)
         return;
     name = new_name(c, &none);
-    if (!name && !none)
+    if ((!name && !none) || !quota_left(c))
         return;
     (void)sess_turns(c->d, s);
     w = change_new(c, &id, NULL);

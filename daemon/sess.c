@@ -192,6 +192,7 @@ static void load_place(struct daemon *d, struct sess *s)
         s->head = s->branch->end;
         s->rec.flags |= KVS_SESS_LOST;
     }
+    sess_weigh(s);
 }
 
 int sess_open(struct daemon *d, struct errbuf *eb)
@@ -219,6 +220,7 @@ int sess_open(struct daemon *d, struct errbuf *eb)
         if (!s || !s->branch || memcmp(&s->branch->rec.id, &q->branch, 16) != 0)
             continue;
         s->head = q->end < s->branch->end ? q->end : s->branch->end;
+        sess_weigh(s);
         sess_open_set(s, &q->id);
     }
     free(o.v);
@@ -404,6 +406,7 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
     }
     s->head = s->rec.head = head;
     s->rec.flags &= ~(uint32_t)KVS_SESS_LOST; /* whoever rewinds has looked */
+    sess_weigh(s);
     toks_cut(&s->toks, head);
     sess_turns_clamp(s);
 }
@@ -416,6 +419,7 @@ void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t hea
     s->branch = b;
     s->head = s->rec.head = head;
     s->rec.branch = b->rec.id;
+    sess_weigh(s);
 }
 
 bool sess_at_end(const struct sess *s)

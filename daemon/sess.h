@@ -78,6 +78,7 @@ enum { SESS_MAGIC = 0x53455353, SESS_SETTINGS_MAX = sizeof((struct kvs_session *
 enum sess_list { SESS_NAMED, SESS_ANONYMOUS, SESS_BRIEF, SESS_LISTS_ };
 struct sess_user {
     uint32_t uid;
+    uint64_t disk_bytes; /* what his sessions take there, about: sess_weigh */
     struct sess_user *next;
     struct {
         struct sess *oldest, *newest;
@@ -101,6 +102,8 @@ struct sess_table {
     struct sess_model *models;
     struct sess *warm_old, *warm_new; /* those with tokens or turns in memory, by use */
     uint64_t warm_bytes, text_bytes;
+    uint64_t disk_bytes; /* of all users */
+    uint32_t n_holders;  /* users with a session */
 };
 
 struct sess_rec { /* a kvs_session at rest; the texts are changed by functions only */
@@ -122,6 +125,7 @@ struct sess {
     struct sess *older, *newer;       /* in the user's list */
     struct sess *warm_older, *warm_newer;
     uint64_t warm_bytes;   /* counted in the table's; 0: not among the warm */
+    uint64_t disk_bytes;   /* counted in the user's and the table's */
     uint8_t list;          /* enum sess_list; SESS_LISTS_: in none */
     struct branch *branch; /* its place now */
     uint64_t head;
@@ -147,6 +151,9 @@ int sess_add(struct sess_table *t, const struct kvs_id *id, uint32_t owner, cons
 void sess_del(struct sess *s); /* its tokens, turns and branch are gone already */
 int sess_name_set(struct sess *s, const char *name); /* -ENOMEM; does not ask who else has it */
 int sess_settings_set(struct sess *s, const char *text);
+/* Its head or a text has changed: so has what its owner's sessions take on disk.  By the tokens to
+ * its head, those that a fork shares with others too, the texts, and half a KiB for the rest. */
+void sess_weigh(struct sess *s);
 /* As it goes to the store; and what a batch that is on its way says of it. */
 void sess_record(const struct sess *s, struct kvs_session *ret);
 void sess_written(struct sess *s, const struct kvs_session *x);

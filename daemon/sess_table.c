@@ -11,7 +11,7 @@
 
 /* Tokens and turns kept in memory for sessions at rest. */
 #define WARM_BYTES_MAX (64u << 20)
-enum { BUCKETS_FIRST = 1024 };
+enum { BUCKETS_FIRST = 1024, ROWS_BYTES = 512 }; /* the latter: a session's rows and frames */
 
 /* --- texts ------------------------------------------------------------------------------------ */
 static const char none[] = "";
@@ -104,6 +104,25 @@ static int buckets_grow(struct sess_table *t)
         name_link(t->s[i]);
     }
     return 0;
+}
+
+/* --- on disk ---------------------------------------------------------------------------------- */
+static void weight_set(struct sess *s, uint64_t bytes)
+{
+    struct sess_table *t = s->table;
+    struct sess_user *u = s->user;
+    bool held = u->disk_bytes != 0;
+
+    u->disk_bytes += bytes - s->disk_bytes;
+    t->disk_bytes += bytes - s->disk_bytes;
+    s->disk_bytes = bytes;
+    t->n_holders += (u->disk_bytes != 0) - held;
+}
+
+void sess_weigh(struct sess *s)
+{
+    weight_set(s, s->head * sizeof(int32_t) + strlen(s->rec.name) + strlen(s->rec.settings) +
+                      ROWS_BYTES);
 }
 
 /* --- by use ----------------------------------------------------------------------------------- */
@@ -343,6 +362,7 @@ int sess_add(struct sess_table *t, const struct kvs_id *id, uint32_t owner, cons
     m->n++;
     t->s[t->n++] = s;
     id_link(s);
+    sess_weigh(s);
     *ret = s;
     return 0;
 }
@@ -354,6 +374,7 @@ void sess_del(struct sess *s)
 
     must_be(s, SESS_MAGIC);
     must(!s->toks && !s->turns);
+    weight_set(s, 0);
     warm_leave(s);
     list_leave(s);
     name_unlink(s);
@@ -374,12 +395,15 @@ int sess_name_set(struct sess *s, const char *name)
     name_unlink(s);
     int r = text_set(s->table, &s->rec.name, name);
     name_link(s);
+    sess_weigh(s);
     return r;
 }
 
 int sess_settings_set(struct sess *s, const char *text)
 {
-    return text_set(s->table, &s->rec.settings, text);
+    int r = text_set(s->table, &s->rec.settings, text);
+    sess_weigh(s);
+    return r;
 }
 
 void sess_record(const struct sess *s, struct kvs_session *ret)

@@ -12,4 +12,11 @@ static inline bool share_more(uint64_t own, uint64_t all, uint64_t max)
     return all < max && own < max - all;
 }
 
+/* Of what n users hold, has he more than each would have, were there one more of them?  Where
+ * little is left, such a one waits: the rest is for the others, and for who comes next. */
+static inline bool share_over(uint64_t own, uint64_t all, uint32_t n)
+{
+    return own > all / ((uint64_t)n + 1);
+}
+
 #endif

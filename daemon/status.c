@@ -7,6 +7,7 @@
 #include "daemon/gen.h"
 #include "daemon/kvflow.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/sess.h"
 #include "daemon/units.h"
 #include "kvstore/kvstore.h"
@@ -60,6 +61,7 @@ static bool stands(const struct daemon *d, const char *words)
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
+    char words[QUOTA_WORDS];
 
     if (k->fault == -EROFS)
         cJSON_AddItemToArray(
@@ -76,6 +78,8 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
             w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
                                   "some are removed (hearth sessions rm NAME) or --disk is "
                                   "raised"));
+    if (!quota_turns(d, uid, words, sizeof words))
+        cJSON_AddItemToArray(w, cJSON_CreateString(words));
     if (k->warning[0] && daemon_trusts(d, uid) && !stands(d, k->warning))
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)
@@ -83,15 +87,13 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     const struct model *m;
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path) {
-            char words[sizeof m->error + NAME_BYTES_MAX + 64];
+            char why[sizeof m->error + NAME_BYTES_MAX + 64];
 
-            snprintf(words, sizeof words, "model %s cannot be loaded: %s", m->name, m->error);
-            cJSON_AddItemToArray(w, cJSON_CreateString(words));
+            snprintf(why, sizeof why, "model %s cannot be loaded: %s", m->name, m->error);
+            cJSON_AddItemToArray(w, cJSON_CreateString(why));
         }
     /* These may name sessions of others. */
     if (!daemon_trusts(d, uid)) {
-        char words[96];
-
         snprintf(words, sizeof words, "%u more: who runs the daemon sees them in its status",
                  d->n_warnings);
         if (d->n_warnings)

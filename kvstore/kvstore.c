@@ -551,6 +551,11 @@ bool kvs_turns_full(const struct kvstore *s)
     return s->turns_full;
 }
 
+bool kvs_turns_short(const struct kvstore *s)
+{
+    return s->turns_short;
+}
+
 /* A page of a listing left a damaged row out: made anew, the page is read again. */
 #define AGAIN(at, page)                                                                        \
     do {                                                                                       \

@@ -134,6 +134,9 @@ void kvs_hold(struct kvstore *s, const struct kvs_id *branch);
 /* Turns, log and index have all the room the limit gives them: what is begun can be ended,
  * nothing should be begun before something was removed. */
 bool kvs_turns_full(const struct kvstore *s);
+/* An eighth of the limit (128 MiB at most) is left before that, or less: who has more than his
+ * share should begin nothing. */
+bool kvs_turns_short(const struct kvstore *s);
 
 /* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned. */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),

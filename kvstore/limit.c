@@ -118,7 +118,7 @@ bool limit_index_due(const struct kvstore *s, bool idle)
 {
     uint64_t taken = index_bytes(s->idx), spare, all = all_bytes(s), now;
 
-    if (taken < SHRINK_MIN || (!idle && !s->turns_full && !s->limit_hold) ||
+    if (taken < SHRINK_MIN || (!idle && !s->turns_short && !s->limit_hold) ||
         now_ns() < s->shrink_ns)
         return false;
     spare = index_spare_bytes(s->idx);
@@ -139,11 +139,13 @@ void limit_look(struct kvstore *s)
 {
     uint64_t base = turnlog_base_bytes(s->log), grown = turnlog_grown_bytes(s->log);
     uint64_t all = all_bytes(s), now = turnlog_bytes(s->log) + index_bytes(s->idx);
-    bool full = !fits(s, least(all / 64, 16 << 20), 0);
+    uint64_t bytes = least(all / 64, 16 << 20); /* each takes four of the account */
+    bool full = !fits(s, bytes, 0), nearly = full || !fits(s, 3 * bytes, 0);
 
     /* A log that has grown will be smaller in a moment. */
-    if (full && now <= all && (ckpt_busy(s) || (grown > base / 2 && limit_log_due(s, true))))
-        full = false;
+    if (nearly && now <= all && (ckpt_busy(s) || (grown > base / 2 && limit_log_due(s, true))))
+        full = nearly = false;
     s->log_want = turnlog_bytes(s->log) + second_log(s) + slack_bytes(s);
     s->turns_full = full;
+    s->turns_short = nearly;
 }

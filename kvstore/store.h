@@ -266,6 +266,7 @@ struct kvstore {
     _Atomic uint64_t day, day_mark;
     _Atomic uint64_t log_want; /* what the log takes, and will to be compacted */
     _Atomic bool turns_full;   /* turns have all the room there is */
+    _Atomic bool turns_short;  /* or nearly so */
     bool limit_hold;           /* commit: turns wait for the log to be compacted */
     uint64_t hold_ns;          /* since then; 0: they do not */
     bool reserve_held;         /* commit */
@@ -356,7 +357,7 @@ bool limit_wants_segments(const struct kvstore *s, uint64_t bytes);
 bool limit_log_due(const struct kvstore *s, bool pressed);
 bool limit_index_due(const struct kvstore *s, bool idle);
 bool limit_passed(const struct kvstore *s);
-void limit_look(struct kvstore *s); /* log_want, turns_full */
+void limit_look(struct kvstore *s); /* log_want, turns_full, turns_short */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
 /* recover_segs.c, recover_blocks.c: its part about segments and blocks, in this order: the

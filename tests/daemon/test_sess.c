@@ -5,6 +5,7 @@
 #include "daemon/loop.h"
 #include "daemon/model.h"
 #include "daemon/sess.h"
+#include "daemon/share.h"
 #include "daemon/stored.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
@@ -476,7 +477,91 @@ static void every_open_answer_is_remembered_however_many_there_are(void)
     down();
 }
 
-T_MAIN(CASE(names_belong_to_their_owner), CASE(names_are_checked),
+static void who_has_more_than_a_share(void)
+{
+    static const struct {
+        uint64_t own, all;
+        uint32_t n;
+        bool over;
+    } t[] = {
+        {0, 0, 0, false},    {0, 100, 1, false}, {100, 100, 1, true},
+        {50, 100, 1, false}, {51, 100, 1, true}, {33, 100, 2, false},
+        {34, 100, 2, true},  {90, 100, 9, true}, {10, 100, 9, false},
+        {11, 100, 9, true},  {1, 1, 1, true},    {UINT64_MAX, UINT64_MAX, UINT32_MAX, true},
+    };
+
+    for (uint32_t i = 0; i < sizeof t / sizeof *t; i++)
+        if (share_over(t[i].own, t[i].all, t[i].n) != t[i].over)
+            t_fail(__FILE__, __LINE__, "line %u of the table", i);
+}
+
+static uint64_t disk_of(uint32_t uid)
+{
+    const struct sess_user *u = sess_user(d.sess, uid, false);
+
+    return u ? u->disk_bytes : 0;
+}
+
+/* The sums against a walk of all sessions. */
+static void sums_agree(void)
+{
+    uint64_t all = 0, each[4] = {0};
+    uint32_t holders = 0;
+    struct sess *s;
+
+    for (uint32_t i = 0; (s = sess_at(&d, i)); i++)
+        each[s->rec.owner] += 512 + 4 * s->head + strlen(s->rec.name) + strlen(s->rec.settings);
+    for (uint32_t uid = 0; uid < 4; uid++) {
+        CHECK_EQ(disk_of(uid), each[uid]);
+        all += each[uid];
+        holders += each[uid] != 0;
+    }
+    CHECK_EQ(d.sess->disk_bytes, all);
+    CHECK_EQ(d.sess->n_holders, holders);
+}
+
+static void what_each_user_has_on_disk_is_known_as_it_changes(void)
+{
+    struct sess *a, *b, *f;
+    uint64_t was;
+
+    up(true);
+    sums_agree();
+    CHECK_EQ(sess_make(&d, 1, "a", "m", &a), 0);
+    CHECK_EQ(sess_make(&d, 2, "b", "m", &b), 0);
+    sums_agree();
+    say(a, 300, 100);
+    say(b, 10, 100);
+    sums_agree();
+    CHECK(disk_of(1) > disk_of(2) && disk_of(2) > 0 && disk_of(3) == 0);
+    CHECK_EQ(sess_setting_set(a, "system", "be brief"), 0);
+    save(a);
+    CHECK_EQ(sess_rename(&d, b, "a longer name"), 0);
+    save(b);
+    sums_agree();
+    was = disk_of(1);
+    CHECK_EQ(sess_fork(&d, a, 200, "f", &f), 0);
+    save(f);
+    CHECK(disk_of(1) >= was + 800);
+    sums_agree();
+    sess_move(&d, a, 50);
+    save(a);
+    sums_agree();
+    was = disk_of(1);
+    down();
+    up(false);
+    sums_agree();
+    CHECK_EQ(disk_of(1), was);
+    b = sess_find(&d, 2, "a longer name");
+    CHECK(b != NULL);
+    sess_forget(&d, b);
+    CHECK_EQ(disk_of(2), 0);
+    sums_agree();
+    down();
+}
+
+T_MAIN(CASE(who_has_more_than_a_share), CASE(what_each_user_has_on_disk_is_known_as_it_changes),
+       CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(the_first_token_that_differs_starts_a_branch),
        CASE(a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere),

@@ -228,6 +228,70 @@ def each_api_key_is_somebody_of_its_own():
     d.stop()
 
 
+def fill(l, name, most=20000):
+    """Sessions with long system texts until one is refused, also when the log has been compacted; their names and the refusal."""
+    names, words, refused = [], "x" * 1400, 0
+    while len(names) < most:
+        new = "%s%05d" % (name, len(names))
+        try:
+            l.call(SESSION_OPEN, {"id": new_id(), "name": new, "model": "m", "system": "%s %s" % (new, words)})
+            names.append(new)
+            refused = 0
+        except Error as e:
+            refused += 1
+            if refused == 8:
+                return names, e
+            time.sleep(0.25)
+    return names, None
+
+
+def a_user_who_fills_the_disk_leaves_room_for_another():
+    d = shared("--disk", str(12 << 20))
+    talk = {"input": "prompt", "prompt": "The sea is", "model": "m", "create": True, "params": {"max_tokens": 3}}
+    with link_as(d, A) as a, link_as(d, B) as b:
+        mine, e = fill(a, "a")
+        check(e is not None, lambda: "%d sessions of one user were taken" % len(mine))
+        print("    after %d sessions: %s" % (len(mine), e.message), flush=True)
+        check_eq(e.slug, "disk_full", "a user who has filled the disk is refused with")
+        # The other is let in, for more than a word, while the first is not.
+        _, no = fill(b, "b", 100)
+        check_eq(no and no.message, None, "the refusal of who has nothing yet")
+        check("yours" in e.message and "share" in e.message and "hearth sessions rm" in e.message and "KiB" in e.message,
+              lambda: "refusal without numbers and advice: %s" % e.message)
+        for typ, js in ((START, dict(talk, id=new_id(), session=mine[0])), (SESSION_FORK, {"id": new_id(), "session": mine[0], "name": "fork"})):
+            status, js, _ = a.raw(typ, js)
+            check_eq(js.get("slug"), "disk_full", "what he begins otherwise (operation %d)" % typ)
+        check(any("share" in w for w in a.call(STATUS)["warnings"]), "his status does not say so")
+        check(not any("share" in w for w in b.call(STATUS)["warnings"]), "it is said to the other user")
+        check_eq(len(generate(b, dict(talk, session="b-talks")).tokens), 3, "tokens of the other's answer")
+        check_eq(a.raw(SESSION_OPEN, {"id": new_id(), "name": "a-more", "model": "m"})[1].get("slug"), "disk_full", "the first, still")
+    d.restart()
+    d.load()
+    with link_as(d, A) as a, link_as(d, B) as b:
+        check_eq(a.raw(SESSION_OPEN, {"id": new_id(), "name": "a-more", "model": "m"})[1].get("slug"), "disk_full", "the first, after a restart")
+        b.call(SESSION_OPEN, {"id": new_id(), "name": "b-more", "model": "m"})
+        # What he is told to do helps.
+        for name in mine[:len(mine) // 2]:
+            a.call(SESSION_REMOVE, {"id": new_id(), "session": name})
+        for i in range(300):
+            status, js, _ = a.raw(SESSION_OPEN, {"id": new_id(), "name": "a-more", "model": "m"})
+            if status == 0:
+                break
+            time.sleep(0.1)
+        check(status == 0, lambda: "after he removed half: %r" % js)
+        check_eq(len(generate(a, dict(talk, session=mine[-1])).tokens), 3, "tokens of his answer")
+    d.stop()
+
+
+def alone_on_his_own_daemon_a_user_has_all_of_the_disk():
+    d = Daemon("--disk", str(6 << 20)).start()
+    with d.link() as l:
+        names, e = fill(l, "s")
+        check_eq(e and e.slug, "disk_full", "the refusal at the limit")
+        check("share" not in e.message, lambda: "a share of what nobody else wants: %s" % e.message)
+    d.stop()
+
+
 def a_user_cannot_take_the_place_of_a_key():
     d = shared()
     key = os.urandom(16).hex()
@@ -247,4 +311,5 @@ def a_user_cannot_take_the_place_of_a_key():
 
 main(requests_of_one_user_leave_room_for_another, an_answer_beside_a_flood_takes_twice_as_long_at_most,
      a_flood_of_text_to_tokenise_does_not_hold_another_user, one_user_does_not_learn_of_another,
-     each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key)
+     each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key,
+     a_user_who_fills_the_disk_leaves_room_for_another, alone_on_his_own_daemon_a_user_has_all_of_the_disk)

@@ -396,7 +396,7 @@ static bool little_log(void)
 static void turns_stay_inside_a_small_limit(uint64_t disk, bool blocks)
 {
     enum { TALK = 3000 };
-    uint64_t n = 0, most = 0, more;
+    uint64_t n = 0, nearly = 0, most = 0, more;
     struct kvs_stats st;
     int r = 0;
 
@@ -406,10 +406,12 @@ static void turns_stay_inside_a_small_limit(uint64_t disk, bool blocks)
     while (r == 0 && n < 20000) {
         r = rig_talk(&g, 1000 + n, 0, TALK);
         n += r == 0;
+        nearly += kvs_turns_short(g.s) && !kvs_turns_full(g.s);
         most = du() > most ? du() : most;
     }
     CHECK_EQ(r, -ENOSPC);
     CHECK(kvs_turns_full(g.s));
+    CHECK(kvs_turns_short(g.s) && nearly > 1); /* said before it is full, with room for some */
     kvs_stats(g.s, &st);
     CHECK(st.turns_full && st.fault == 0);
     CHECK(st.file_allocated <= st.file_limit);
