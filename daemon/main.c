@@ -129,10 +129,12 @@ static void check_room(struct daemon *d)
             "store takes that for a full disk: raise it",
             (double)lim.rlim_cur / mib);
     if (statvfs(c->state, &v) == 0 && c->disk_bytes > (uint64_t)v.f_blocks * v.f_frsize)
-        daemon_warn(d,
-                    "disk: %.0f MiB are more than the file system of %s has in all (%.0f MiB)",
-                    (double)c->disk_bytes / mib, c->state,
-                    (double)v.f_blocks * (double)v.f_frsize / mib);
+        daemon_warn(
+            d,
+            "disk: %.0f MiB are more than the file system of %s has in all (%.0f MiB): set "
+            "a lower limit (--disk), or the disk is full before it is reached",
+            (double)c->disk_bytes / mib, c->state,
+            (double)v.f_blocks * (double)v.f_frsize / mib);
 }
 
 /* ---- parts ------------------------------------------------------------------------------------ */

@@ -358,6 +358,7 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
         toks_cut(&f->toks, at);
     }
     f->changed = s->changed;
+    f->why = s->why;
     f->turns_known = false;
     if (s->turns_known && s->n_turns) {
         f->turns = malloc(s->n_turns * sizeof *f->turns);

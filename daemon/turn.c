@@ -337,6 +337,36 @@ static int add_interrupted(struct tbatch *t, struct req *r)
 }
 
 /* --- submitting ---------------------------------------------------------------------------------------- */
+/* Only the first failure says why: those after it name a branch or a turn that it left out. */
+static void not_written(struct req *r, int res)
+{
+    bool before = r->s && r->s->changed;
+
+    if (!r->durable)
+        return;
+    if (before)
+        res = r->s->why;
+    log_at(LOG_ERROR_,
+           "session \"%s\": a turn could not be written (%s); it goes on in memory only",
+           r->s ? r->s->rec.name : "", err_str(res));
+    r->durable = false;
+    if (before) {
+        req_warn(r,
+                 "an earlier turn of this session was not written (%s): this one is in memory "
+                 "only, too; start a new session when the store can write again",
+                 err_str(res));
+        return;
+    }
+    if (r->s) {
+        r->s->changed = true;
+        r->s->why = res;
+    }
+    req_warn(r,
+             "the store cannot write (%s): this turn is in memory only and will not survive a "
+             "restart",
+             err_str(res));
+}
+
 static void batch_done(struct kvs_batch *b)
 {
     struct tbatch *t = b->user;
@@ -345,20 +375,8 @@ static void batch_done(struct kvs_batch *b)
 
     must_be(r, REQ_MAGIC);
     r->batches--;
-    if (b->res < 0) {
-        if (r->durable)
-            log_at(
-                LOG_ERROR_,
-                "session \"%s\": a turn could not be written (%s); it goes on in memory only",
-                r->s ? r->s->rec.name : "", err_str(b->res));
-        r->durable = false;
-        if (r->s)
-            r->s->changed = true;
-        req_warn(r,
-                 "the store cannot write (%s): this turn is in memory only and will not "
-                 "survive a restart",
-                 err_str(b->res));
-    }
+    if (b->res < 0)
+        not_written(r, b->res);
     for (uint32_t i = 0; b->res == 0 && kind != T_COMMIT && r->s && i < r->s->n_turns; i++)
         r->s->turns[i].durable |= !(r->s->turns[i].flags & KVS_TURN_OPEN);
     if (b->res == 0 && kind != T_COMMIT)

@@ -461,15 +461,23 @@ def a_full_disk_degrades_says_so_and_recovers():
                         f.flush()
                 except OSError:
                     pass
-            said = []
+            said, unwritten = [], None
             for i in range(6):
                 a = generate(l, {"session": "s%d" % i, "create": True, "model": "m", "input": "tokens",
                                  "params": {"max_tokens": 4, "ignore_eos": True}}, ids_tail([800 + i] + doc[i * 500:i * 500 + 1300]))
                 check_eq(len(a.tokens), 4, "tokens although the disk is full")
                 said += a.last.get("warnings") or []
+                if a.last.get("durable") is False:
+                    unwritten = "s%d" % i
             st = l.call(STATUS)
             check(st["status"] != "ok" or st["warnings"] or said, lambda: "a full disk is not mentioned: %r" % st["warnings"])
             print("    said: %s" % "; ".join((st["warnings"] or said)[:2]))
+            check(unwritten, "no turn was refused by the full disk")
+            check(any("No space left" in w for w in said), lambda: "why turns are in memory only: %r" % said)
+            check(not any("No such file" in w or "Invalid arg" in w for w in said), lambda: "not the reason: %r" % said)
+            # Said at the start, and as true when there is room again: the limit is no part of this.
+            too_big = [w for w in st["warnings"] if w.startswith("disk: 4096 MiB are more than the file system")]
+            check_eq(len(too_big), 1, "a limit above what the file system has is said")
             still_up(d)
             # Room again: no restart needed.
             os.unlink(os.path.join(mnt, "filler"))
@@ -478,10 +486,17 @@ def a_full_disk_degrades_says_so_and_recovers():
             while time.monotonic() - t0 < 40 * SLOWER and not ok:
                 a = generate(l, {"session": "again", "create": True, "model": "m", "input": "tokens",
                                  "params": {"max_tokens": 4, "ignore_eos": True}}, ids_tail(doc[:300]))
-                ok = a.last.get("durable") is True and not l.call(STATUS)["warnings"]
+                ok = a.last.get("durable") is True and l.call(STATUS)["warnings"] == too_big
                 time.sleep(0.5)
             check(ok, lambda: "with room again the store stays degraded: durable %r, status %r, %r" % (
                 a.last.get("durable"), l.call(STATUS)["status"], l.call(STATUS)["warnings"]))
+            # What was refused then has no place on the disk: a later turn says so, and why.
+            a = generate(l, {"session": unwritten, "input": "tokens", "params": {"max_tokens": 2, "ignore_eos": True}}, ids_tail([7]))
+            said = a.last.get("warnings") or []
+            print("    later: %s" % "; ".join(said))
+            check(a.last.get("durable") is False and any("earlier turn" in w and "No space left" in w for w in said),
+                  lambda: "a turn behind one that was not written: durable %r, %r" % (a.last.get("durable"), said))
+            check(not any("No such file" in w or "Invalid arg" in w for w in said), lambda: "not the reason: %r" % said)
         check_eq(d.stop(), 0, "clean stop")
         d.start()
         with d.link() as l:
