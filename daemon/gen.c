@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/req.h"
 #include "daemon/share.h"
 #include "daemon/steps.h"
@@ -201,6 +202,7 @@ static void warn_room(struct req *r, enum finish fin)
 void req_finish(struct req *r, enum finish fin)
 {
     uint64_t now = now_ns();
+    char words[sizeof *r->warn];
 
     must_be(r, REQ_MAGIC);
     must(!r->in_step && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING);
@@ -218,6 +220,8 @@ void req_finish(struct req *r, enum finish fin)
                  "finished blocks do not reach the disk (%s): what is not kept in memory is "
                  "computed again",
                  err_str(kvflow_fault(r->m)));
+    if (!quota_puts(r->d, r->uid, words, sizeof words))
+        req_warn(r, "%s", words);
     kvf_close(&r->q);
     if (r->br->end < r->toks->n)
         r->br->end = r->toks->n;

@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/kvbook.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/sess.h"
 #include "engine/engine.h"
 #include <errno.h>
@@ -95,6 +96,8 @@ static void put_done(struct kvs_block_req *r)
                "room and are computed again when it is not",
                f->m->name, err_str(r->res));
     f->put_fault = p->put == PUT_FAILED ? r->res : 0;
+    if (r->res != 0)
+        quota_back(f->d, p->uid, kvflow_block_bytes(f->m));
     io->busy = false;
     f->puts_out--;
     if (p->forget) { /* its session was removed meanwhile */
@@ -212,8 +215,15 @@ void move_pump(struct kvf *f)
     while (f->puts.head && f->puts_out < KVF_PUTS_MAX && (io = io_free(f))) {
         struct kvf_page *p = f->puts.head;
 
-        if (io_start(f, io, p, true) < 0)
+        if (!quota_put(f->d, p->uid, kvflow_block_bytes(f->m))) {
+            (void)queue_pop(&f->puts);
+            p->put = PUT_FAILED;
+            continue;
+        }
+        if (io_start(f, io, p, true) < 0) {
+            quota_back(f->d, p->uid, kvflow_block_bytes(f->m));
             return;
+        }
         (void)queue_pop(&f->puts);
         p->put = PUT_OUT;
         f->puts_out++;

@@ -17,4 +17,12 @@ enum { QUOTA_WORDS = 320 };
 /* May uid's sessions take more?  false: with words that say what he has and what helps. */
 bool quota_turns(struct daemon *d, uint32_t uid, char *words, size_t cap);
 
+/* May a block of uid's go down today?  true: it is counted; quota_back when it was not written.
+ * Past the whole budget it is the store that says so.  Counts begin anew with the daemon: what is
+ * left of the day is shared among those who write then. */
+bool quota_put(struct daemon *d, uint32_t uid, uint64_t bytes);
+void quota_back(struct daemon *d, uint32_t uid, uint64_t bytes);
+/* Do uid's blocks go down?  false: with words. */
+bool quota_puts(struct daemon *d, uint32_t uid, char *words, size_t cap);
+
 #endif

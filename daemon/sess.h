@@ -79,6 +79,9 @@ enum sess_list { SESS_NAMED, SESS_ANONYMOUS, SESS_BRIEF, SESS_LISTS_ };
 struct sess_user {
     uint32_t uid;
     uint64_t disk_bytes; /* what his sessions take there, about: sess_weigh */
+    uint64_t put_bytes;  /* of his blocks, sent down since put_count began (quota.h) */
+    uint64_t put_count;
+    bool put_past; /* no more of them go down in it */
     struct sess_user *next;
     struct {
         struct sess *oldest, *newest;
@@ -103,7 +106,8 @@ struct sess_table {
     struct sess *warm_old, *warm_new; /* those with tokens or turns in memory, by use */
     uint64_t warm_bytes, text_bytes;
     uint64_t disk_bytes; /* of all users */
-    uint32_t n_holders;  /* users with a session */
+    uint64_t put_bytes, put_count;
+    uint32_t n_holders; /* users with a session */
 };
 
 struct sess_rec { /* a kvs_session at rest; the texts are changed by functions only */

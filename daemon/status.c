@@ -80,6 +80,8 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
                                   "raised"));
     if (!quota_turns(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
+    if (!quota_puts(d, uid, words, sizeof words))
+        cJSON_AddItemToArray(w, cJSON_CreateString(words));
     if (k->warning[0] && daemon_trusts(d, uid) && !stands(d, k->warning))
         cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
     if (d->conf->no_fsync)

@@ -556,6 +556,14 @@ bool kvs_turns_short(const struct kvstore *s)
     return s->turns_short;
 }
 
+uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_count)
+{
+    *ret_count = s->day_mark;
+    *ret_today =
+        s->sys.bytes_written - *ret_count; /* the later of the two, so never negative */
+    return s->o.day_bytes;
+}
+
 /* A page of a listing left a damaged row out: made anew, the page is read again. */
 #define AGAIN(at, page)                                                                        \
     do {                                                                                       \

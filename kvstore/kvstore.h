@@ -137,6 +137,9 @@ bool kvs_turns_full(const struct kvstore *s);
 /* An eighth of the limit (128 MiB at most) is left before that, or less: who has more than his
  * share should begin nothing. */
 bool kvs_turns_short(const struct kvstore *s);
+/* The day's write budget (0: none), what was written of it, and which count that is: another when
+ * a new day began. */
+uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_count);
 
 /* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned. */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),

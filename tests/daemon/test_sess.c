@@ -4,6 +4,7 @@
 #include "daemon/daemon.h"
 #include "daemon/loop.h"
 #include "daemon/model.h"
+#include "daemon/quota.h"
 #include "daemon/sess.h"
 #include "daemon/share.h"
 #include "daemon/stored.h"
@@ -22,6 +23,8 @@
 
 static struct daemon d;
 static char dir[256];
+static uint64_t day_bytes;
+static const uint64_t MIB = 1 << 20;
 
 static void up(bool fresh)
 {
@@ -29,6 +32,7 @@ static void up(bool fresh)
                          .io = KVS_IO_THREADS,
                          .host_bytes = 16 << 20,
                          .disk_bytes = 256 << 20,
+                         .day_bytes = day_bytes,
                          .no_fsync = true};
     struct kvs_open_report rep;
     struct errbuf eb = {""};
@@ -560,7 +564,63 @@ static void what_each_user_has_on_disk_is_known_as_it_changes(void)
     down();
 }
 
-T_MAIN(CASE(who_has_more_than_a_share), CASE(what_each_user_has_on_disk_is_known_as_it_changes),
+static uint32_t put_down(uint32_t uid, uint32_t most)
+{
+    uint32_t n = 0;
+
+    while (n < most && quota_put(&d, uid, MIB))
+        n++;
+    return n;
+}
+
+static void the_days_budget_is_shared(void)
+{
+    struct conf conf = {.system = true};
+    char words[QUOTA_WORDS] = "";
+    struct sess *a, *b;
+
+    day_bytes = 100 * MIB;
+    up(true);
+    d.conf = &conf;
+    CHECK(quota_puts(&d, 1, words, sizeof words));
+    /* Half of what the store has not taken itself; then half of the rest, or nearly. */
+    uint32_t n = put_down(1, 1000);
+    CHECK(n >= 45 && n <= 51);
+    CHECK(!quota_puts(&d, 1, words, sizeof words) && strstr(words, "of 100"));
+    CHECK(quota_puts(&d, 2, words, sizeof words));
+    n = put_down(2, 1000);
+    CHECK(n >= 20 && n <= 26);
+    CHECK(quota_put(&d, 3, MIB));
+    CHECK(!quota_put(&d, 1, MIB) && !quota_put(&d, 2, MIB));
+    /* What was not written counts for nobody. */
+    for (int i = 0; i < 30; i++)
+        quota_back(&d, 1, MIB);
+    CHECK(quota_put(&d, 1, MIB) && quota_puts(&d, 1, words, sizeof words));
+    /* More than the day has: the store's word. */
+    CHECK(quota_put(&d, 2, 90 * MIB));
+    down();
+    /* Who is alone on his own daemon has all of it; no more when there is a second. */
+    up(true);
+    conf.system = false;
+    d.conf = &conf;
+    CHECK_EQ(sess_make(&d, 1, "a", "m", &a), 0);
+    CHECK_EQ(put_down(1, 200), 200);
+    CHECK_EQ(sess_make(&d, 2, "b", "m", &b), 0);
+    n = put_down(1, 1000);
+    CHECK(n >= 45 && n <= 51);
+    down();
+    /* And without a budget nothing is asked. */
+    day_bytes = 0;
+    up(true);
+    conf.system = true;
+    d.conf = &conf;
+    CHECK_EQ(put_down(1, 1000), 1000);
+    CHECK(quota_puts(&d, 1, words, sizeof words));
+    down();
+}
+
+T_MAIN(CASE(the_days_budget_is_shared), CASE(who_has_more_than_a_share),
+       CASE(what_each_user_has_on_disk_is_known_as_it_changes),
        CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(the_first_token_that_differs_starts_a_branch),

@@ -283,6 +283,41 @@ def a_user_who_fills_the_disk_leaves_room_for_another():
     d.stop()
 
 
+def a_user_who_writes_much_leaves_another_his_part_of_the_day():
+    d = shared("--write-budget", str(96 << 20))
+    ask = lambda l, n: generate(l, {"input": "prompt", "prompt": "%d. %s" % (n, text(n % 3)[:3000]), "model": "m", "keep": False,
+                                    "params": {"max_tokens": 2, "temperature": 0}}).last.get("warnings") or []
+
+    def settled(l):
+        while True:
+            s = l.call(STATUS)
+            if not s["blocks"]["dirty"]:
+                return s
+            time.sleep(0.05)
+
+    with link_as(d, A) as a, link_as(d, B) as b:
+        while a.call(MODEL_LIST)["models"][0]["hashing"]: # nothing goes down before
+            time.sleep(0.05)
+        said, n = [], 0
+        while not said and n < 60:
+            said = ask(a, n)
+            s = settled(a)
+            n += 1
+        check(said, lambda: "%d prompts of one user, and nothing is said; written: %r" % (n, s["written"]))
+        print("    after %d prompts, %d blocks, %d MiB today: %s" % (n, s["blocks"]["file"], s["written"]["today"] >> 20, said[0]), flush=True)
+        # The other's go down, and nothing is said to him.
+        check_eq(ask(b, 100), [], "what the other is told")
+        more = settled(b)
+        check(more["blocks"]["file"] > s["blocks"]["file"], "the other's blocks did not go down")
+        check(not any("budget" in w for w in more["warnings"]), lambda: "his status: %r" % more["warnings"])
+        check("share" in said[0] and "budget" in said[0] and "MiB" in said[0], lambda: "told: %r" % said)
+        check(any("share" in w and "budget" in w for w in a.call(STATUS)["warnings"]), "his status does not say it")
+        ask(a, 200)
+        check_eq(settled(a)["blocks"]["file"], more["blocks"]["file"], "blocks on file after one more prompt of his")
+        check(more["written"]["today"] <= more["written"]["budget"], lambda: "over the budget: %r" % more["written"])
+    d.stop()
+
+
 def alone_on_his_own_daemon_a_user_has_all_of_the_disk():
     d = Daemon("--disk", str(6 << 20)).start()
     with d.link() as l:
@@ -312,4 +347,5 @@ def a_user_cannot_take_the_place_of_a_key():
 main(requests_of_one_user_leave_room_for_another, an_answer_beside_a_flood_takes_twice_as_long_at_most,
      a_flood_of_text_to_tokenise_does_not_hold_another_user, one_user_does_not_learn_of_another,
      each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key,
-     a_user_who_fills_the_disk_leaves_room_for_another, alone_on_his_own_daemon_a_user_has_all_of_the_disk)
+     a_user_who_fills_the_disk_leaves_room_for_another, a_user_who_writes_much_leaves_another_his_part_of_the_day,
+     alone_on_his_own_daemon_a_user_has_all_of_the_disk)
