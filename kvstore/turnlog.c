@@ -332,29 +332,35 @@ static uint32_t next_number(const struct turnlog *l)
     return (l->ckpt_fd >= 0 && l->ckpt_number > last ? l->ckpt_number : last) + 1;
 }
 
-static int roll(struct turnlog *l, uint64_t need)
+/* Another file, with the group in it: one without frames is damage to whoever reads it. */
+static int roll(struct turnlog *l)
 {
-    uint8_t head[LOG_HEAD_BYTES];
     char path[PATH_MAX];
-    uint64_t size = round_up(need + LOG_HEAD_BYTES, LOG_HEAD_BYTES);
+    uint64_t used = LOG_HEAD_BYTES + l->group.used, size = round_up(used, LOG_HEAD_BYTES);
+    uint8_t *b = malloc(used);
     struct log_head h = {
         .number = next_number(l), .seq = l->group_seq, .prev_crc = l->group_crc};
+    int fd = -1, r = b ? 0 : -ENOMEM;
 
     if (size < l->seg_bytes)
         size = l->seg_bytes;
     h.bytes = size;
     memcpy(h.uuid, l->uuid, 16);
-    log_head_put(head, &h);
     seg_path(l, h.number, "", path);
-    int r = sys_make(l->sys, path, head, sizeof head, size);
-    if (r < 0)
-        return r;
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    r = seg_add(l, h.number);
+    if (r == 0) {
+        log_head_put(b, &h);
+        memcpy(b + LOG_HEAD_BYTES, l->group.p, l->group.used);
+        r = sys_make(l->sys, path, b, used, size);
+    }
+    free(b);
+    if (r == 0 && (fd = open(path, O_RDWR | O_CLOEXEC)) < 0)
+        r = -errno;
+    if (r == 0)
+        r = seg_add(l, h.number);
     if (r < 0) {
-        close(fd);
+        if (fd >= 0)
+            close(fd);
+        (void)unlink(path); /* its frames are refused */
         return r;
     }
     if (l->fd >= 0)
@@ -422,11 +428,10 @@ int turnlog_write(struct turnlog *l, bool sync)
     if (l->group.used == 0)
         return 0;
     if (l->fd < 0 || l->at + l->group.used > l->size)
-        r = roll(l, l->group.used);
-    if (r == 0) {
-        l->group_at = l->at;
+        r = roll(l);
+    else
         r = sys_write(l->sys, l->fd, l->group.p, l->group.used, l->at);
-    }
+    l->group_at = l->at;
     if (r == 0 && sync)
         r = turnlog_sync(l);
     if (r < 0) {

@@ -7,9 +7,11 @@
 #include "tests/t.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct rig g;
@@ -644,6 +646,59 @@ static void the_log_is_compacted_and_still_holds_everything(void)
     rig_fini(&g);
 }
 
+/* A process that dies at its n-th event from where the log begins a second file. */
+static uint64_t dies_at, events;
+
+static int die_hook(void *user, const struct sys_event *e)
+{
+    (void)user;
+    bool log = e->op == SYS_MAKE && strstr(e->path, "/log/") && !strstr(e->path, "seg-0001");
+    if ((events || log) && ++events == dies_at)
+        kill(getpid(), SIGKILL);
+    return 0;
+}
+
+static void a_log_killed_as_it_begins_a_file_has_lost_nothing(void)
+{
+    enum { STEPS = 8, TALK = 2000 };
+
+    for (uint64_t at = 1; at <= STEPS; at++) {
+        char path[512];
+        uint64_t acked = 0, to;
+        int up[2], st;
+
+        rig_init(&g, KVS_IO_THREADS, true);
+        g.o.disk_bytes = 8 << 20;
+        CHECK_EQ(pipe(up), 0);
+        fflush(stdout);
+        pid_t pid = fork();
+        if (pid == 0) {
+            dies_at = at;
+            g.env.sys_hook = die_hook;
+            if (rig_open(&g) < 0)
+                _exit(1);
+            for (to = TALK; rig_talk(&g, 1, to - TALK, to) == 0; to += TALK)
+                if (write(up[1], &to, sizeof to) != (ssize_t)sizeof to)
+                    break;
+            _exit(1);
+        }
+        close(up[1]);
+        while (read(up[0], &to, sizeof to) == (ssize_t)sizeof to)
+            acked = to;
+        close(up[0]);
+        waitpid(pid, &st, 0);
+        CHECK(WIFSIGNALED(st) && acked > TALK);
+        /* The log alone: an end that a kill left is no damage. */
+        snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+        CHECK_EQ(remove(path), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(g.rep.rebuilt);
+        CHECK_EQ(g.rep.sessions_hurt, 0);
+        CHECK(rig_tokens_ok(&g, 1, acked));
+        rig_fini(&g);
+    }
+}
+
 static void small_facts_outlive_a_restart(void)
 {
     char v[32] = "";
@@ -671,4 +726,6 @@ T_MAIN(ROW(a_fork_of_a_fork_reads_its_whole_path), ROW(appends_of_any_length_joi
        ROW(requests_of_yesterday_are_forgotten_while_the_store_is_open),
        ROW(a_store_of_an_old_version_goes_on_in_new_files),
        ROW(branches_nobody_leads_to_are_collected_at_open),
-       ROW(the_log_is_compacted_and_still_holds_everything), ROW(small_facts_outlive_a_restart))
+       ROW(the_log_is_compacted_and_still_holds_everything),
+       ROW(a_log_killed_as_it_begins_a_file_has_lost_nothing),
+       ROW(small_facts_outlive_a_restart))
