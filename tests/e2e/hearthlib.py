@@ -3,7 +3,7 @@
 Only the standard library.  A test file ends with `main(case, case...)`; a case is a function
 whose name states the fact.  check() and the like raise, skip() exits with 77.
 """
-import atexit, ctypes, json, os, random, shutil, signal, socket, struct, subprocess, sys, tempfile, time, traceback
+import atexit, ctypes, json, os, random, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, traceback
 
 HELLO, PING, STATUS = 1, 2, 3
 MODEL_LIST, MODEL_SHOW, MODEL_LOAD, MODEL_UNLOAD = 10, 11, 12, 13
@@ -340,6 +340,19 @@ class Daemon:
     def link(self, timeout=120):
         return Link(self.sock, timeout)
 
+    def open_to_users(self):
+        """Before a start with --system: other users reach its socket."""
+        if os.geteuid() != 0:
+            skip("two users need root")
+        os.chown(self.runtime, 0, GROUP)
+        os.chmod(self.runtime, 0o750)
+        os.chmod(self.dir, 0o755)
+        p = self.dir
+        while p != "/":
+            if not os.stat(p).st_mode & 1:
+                skip("%s is closed to other users; set TMPDIR" % p)
+            p = os.path.dirname(p)
+
     def alive(self):
         return self.proc is not None and self.proc.poll() is None
 
@@ -397,6 +410,22 @@ class Daemon:
         env["HOME"] = self.dir
         return subprocess.run([prog("hearth"), "--socket", url or "unix://" + self.sock] + [str(a) for a in args],
                               input=inp or "", capture_output=True, text=True, timeout=timeout * SLOWER, env=env)
+
+
+GROUP = 60000
+_as_user = threading.Lock()
+
+
+def link_as(d, uid, timeout=120):
+    """A connection that the kernel vouches for as uid's."""
+    with _as_user:
+        os.setegid(GROUP)
+        os.seteuid(uid)
+        try:
+            return Link(d.sock, timeout)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
 
 
 class Front:

@@ -5,37 +5,14 @@ Needs root, to be two users; the uids are made up.  Nothing is judged by the clo
 first, or how two measurements of one run compare.
 """
 from hearthlib import *
-import threading
 
-A, B, GROUP = 60001, 60002, 60000
-_as_user = threading.Lock()
-
-
-def link_as(d, uid, timeout=120):
-    """A connection that the kernel vouches for as uid's."""
-    with _as_user:
-        os.setegid(GROUP)
-        os.seteuid(uid)
-        try:
-            return Link(d.sock, timeout)
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
+A, B = 60001, 60002
 
 
 def shared(*flags):
     """The system's layout: one daemon, its socket open to a group."""
-    if os.geteuid() != 0:
-        skip("two users need root")
     d = Daemon("--system", "--socket-mode", "0666", *flags)
-    os.chown(d.runtime, 0, GROUP)
-    os.chmod(d.runtime, 0o750)
-    os.chmod(d.dir, 0o755)
-    p = d.dir
-    while p != "/":
-        if not os.stat(p).st_mode & 1:
-            skip("%s is closed to other users; set TMPDIR" % p)
-        p = os.path.dirname(p)
+    d.open_to_users()
     d.start()
     d.load()
     return d
