@@ -351,10 +351,11 @@ static void not_written(struct req *r, int res)
            r->s ? r->s->rec.name : "", err_str(res));
     r->durable = false;
     if (before) {
-        req_warn(r,
-                 "an earlier turn of this session was not written (%s): this one is in memory "
-                 "only, too; start a new session when the store can write again",
-                 err_str(res));
+        req_warn(
+            r,
+            "an earlier turn of this session was not written (%s): nor is this one, it will "
+            "not survive a restart; start a new session when the store can write again",
+            err_str(res));
         return;
     }
     if (r->s) {

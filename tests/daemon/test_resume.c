@@ -212,6 +212,7 @@ static void a_turn_that_cannot_be_written_is_said(void)
     CHECK(warns(&a, "will not survive a restart"));
     ctl->fail_sync = 0; /* what failed once is not trusted again */
     rig_run(&g, ids + 40, 20, ",\"session\":\"x\"" GREEDY, &a);
+    CHECK(warns(&a, "an earlier turn of this session was not written"));
     CHECK(warns(&a, "will not survive a restart"));
     rig_down(&g, SIGTERM);
     rig_up(&g);
