@@ -159,7 +159,7 @@ def log_files(d):
 
 def checkpoint_number(d):
     """(number of the newest checkpoint, whether files that it replaces are still there)"""
-    newest, files = 0, sorted(f for f in log_files(d) if "." not in f)
+    newest, files = 0, sorted(f for f in log_files(d) if "." not in f)  # as many digits in each
     for f in files:
         with open(os.path.join(d.state, "log", f), "rb") as g:
             head = g.read(48)
@@ -170,8 +170,10 @@ def checkpoint_number(d):
 
 def torn_end(d):
     """A frame that the kill cut: without the index nobody can tell that from damage, and it is said."""
-    log = os.path.join(d.state, "log")
-    with open(os.path.join(log, max(f for f in log_files(d) if "." not in f)), "rb") as f:
+    files = [f for f in log_files(d) if "." not in f]
+    if not files:
+        return True  # nothing was written yet: there is no log to take the index's place
+    with open(os.path.join(d.state, "log", max(files)), "rb") as f:
         b = f.read().rstrip(b"\0")
     at = 4096
     while b[at:at + 4] == b"HFRM":
