@@ -219,6 +219,10 @@ int sess_open(struct daemon *d, struct errbuf *eb)
 
         if (!s || !s->branch || memcmp(&s->branch->rec.id, &q->branch, 16) != 0)
             continue;
+        /* The session went on behind it: it has ended, and damage took the record that says so.
+         * What came after stays. */
+        if (s->rec.head > q->end)
+            continue;
         s->head = q->end < s->branch->end ? q->end : s->branch->end;
         sess_weigh(s);
         sess_open_set(s, &q->id);

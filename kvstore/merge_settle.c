@@ -196,29 +196,49 @@ static int path_break(struct merge *m, const struct kvs_session *x, struct kvs_i
     return 0;
 }
 
-/* Turns lie side by side from the branch's beginning to the head; where they do not, the record of one is missing. */
-static int turns_look(struct merge *m, const struct kvs_session *x, bool *ret)
+/* Do turns lie side by side from the branch's beginning up to head?  Where they do not, the
+ * record of one is missing. */
+static int branch_turns_look(struct merge *m, const struct kvs_branch *b, uint64_t head,
+                             bool *ret)
 {
-    struct kvs_branch b = {0};
-    uint64_t end = 0;
     struct index_at at;
     struct kvs_turn *t = malloc(sizeof *t);
-    bool hole = false;
+    uint64_t to = b->parent_pos;
     const uint8_t *v;
     size_t bytes;
-    int r = t ? index_branch_get(m->idx, INDEX_WRITE, &x->branch, &b, &end) : -ENOMEM;
-    uint64_t to = b.parent_pos, head = x->head < end ? x->head : end;
+    int r = t ? 0 : -ENOMEM;
 
-    merge_at_before(&at, &x->branch, 1, 0);
+    merge_at_before(&at, &b->id, 1, 0);
     while (r == 0 && (r = index_row_next(m->idx, DB_LOG, &at, &v, &bytes)) == 0 &&
-           merge_at_in(&at, &x->branch, 1)) {
+           merge_at_in(&at, &b->id, 1)) {
         if (codec_turn_get(v, bytes, t) < 0 || t->first >= head)
             continue;
-        hole |= t->first > to;
+        *ret |= t->first > to;
         to = t->flags & KVS_TURN_OPEN ? head : t->first + t->n_tokens;
     }
     free(t);
-    *ret = hole || to < head;
+    *ret |= to < head;
+    return r == -ENOENT ? 0 : r;
+}
+
+/* The same on all of the session's path. */
+static int turns_look(struct merge *m, const struct kvs_session *x, bool *ret)
+{
+    struct kvs_id id = x->branch;
+    uint64_t to = x->head, end;
+    struct kvs_branch b;
+    int r = 0;
+
+    *ret = false;
+    for (int i = 0; i < DEPTH_MAX && !*ret && memcmp(id.b, MERGE_NONE.b, 16); i++) {
+        r = index_branch_get(m->idx, INDEX_WRITE, &id, &b, &end);
+        if (r == 0)
+            r = branch_turns_look(m, &b, to < end ? to : end, ret);
+        if (r < 0)
+            break;
+        to = b.parent_pos < to ? b.parent_pos : to;
+        id = b.parent;
+    }
     return r == -ENOENT ? 0 : r;
 }
 

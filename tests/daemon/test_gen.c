@@ -206,6 +206,43 @@ static void killed_in_the_middle_the_same_id_goes_on(void)
     answer_clear(&b);
 }
 
+/* What damage can leave: the record that says how the first request ended is gone, the one that
+ * says that it runs is there. */
+static void first_runs_again(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
+{
+    (void)o;
+    (void)ret;
+    if (q->pos == 30)
+        q->state = KVS_REQ_RUNNING;
+}
+
+static void a_session_that_went_on_is_not_taken_back_to_an_old_answer(void)
+{
+    static const char more[] = ",\"session\":\"x\",\"params\":{\"max_tokens\":6,"
+                               "\"temperature\":0,\"ignore_eos\":true}";
+    struct rig g;
+    double before, after;
+
+    some_ids(ids, 100, 11);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_run(&g, ids, 30, more, &a);
+    rig_run(&g, ids + 50, 20, more, &a);
+    struct wire_reply r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"x\"}");
+    before = wire_num(&r, "tokens");
+    CHECK_EQ(before, 30 + 6 + 20 + 6);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    edit_requests(&g, first_runs_again);
+    rig_up(&g);
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"x\"}");
+    after = wire_num(&r, "tokens");
+    CHECK_EQ(after, before);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 static void forget_asked(cJSON *o, struct kvs_req *q, struct kvs_req *ret)
 {
     (void)q;
@@ -935,6 +972,7 @@ static void told_to_stop_with_work_at_the_worker_it_ends_well(void)
 }
 
 T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
+       CASE(a_session_that_went_on_is_not_taken_back_to_an_old_answer),
        CASE(killed_in_the_middle_the_same_id_goes_on),
        CASE(an_id_means_what_it_was_first_sent_with),
        CASE(alternatives_come_back_with_the_tokens),

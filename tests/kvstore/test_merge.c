@@ -498,6 +498,48 @@ static void both_copies_hurt_is_never_worse_than_what_both_lost(void)
     hurt_both(t_seed());
 }
 
+/* Damage all over both files: whatever is lost, it is said where it is lost. */
+static void many_bits_in_both_copies_are_never_silent(void)
+{
+    static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002"};
+    uint64_t seed = t_seed(), rnd = seed;
+    const char *more = getenv("HEARTH_KILLS");
+    uint32_t rounds = more ? (uint32_t)strtoul(more, NULL, 10) : 12, lossy = 0;
+    struct rig base, g;
+    char copy[300], path[512], what[64], said[4096];
+
+    make(&base);
+    snprintf(copy, sizeof copy, "%s-hurt", base.dir);
+    for (uint32_t i = 0; i < rounds; i++) {
+        int marked = 0, lost;
+        CHECK_EQ(rig_cp(base.dir, copy), 0);
+        g = base;
+        snprintf(g.dir, sizeof g.dir, "%.200s", copy);
+        g.o.dir = g.dir;
+        snprintf(what, sizeof what, "SEED=%llu round %u", (unsigned long long)seed, i);
+        uint32_t bits = 1u << (i % 7);
+        for (int f = 0; f < 3; f++) {
+            file_of(&g, file[f], path);
+            for (uint32_t b = 0; b < bits; b++)
+                harm(path, H_BIT, &rnd);
+        }
+        if (rig_open(&g) < 0) {
+            t_fail(__FILE__, __LINE__, "%s: does not open: %s", what, g.eb.s);
+        } else {
+            lost = hurt_sessions_marked(&g, what, &marked);
+            lossy += lost > 0;
+            (void)notes(&g, said, sizeof said);
+            if (lost && !strstr(said, "Lost"))
+                t_fail(__FILE__, __LINE__, "%s: %d sessions hurt, said: %s", what, lost, said);
+            rig_close(&g);
+        }
+        rig_rm(copy);
+    }
+    printf("    %u rounds, %u with losses\n", rounds, lossy);
+    CHECK(lossy > 0);
+    rig_fini(&base);
+}
+
 /* The log's first file gone, and of the index the pages with the same sessions: no row and no
  * frame named them any more, and "nothing is missing" was said. */
 static void sessions_that_no_copy_names_any_more_are_said(void)
@@ -971,6 +1013,7 @@ T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(a_lost_frame_costs_what_was_in_it), ROW(nothing_wins_over_a_newer_row),
        ROW(both_copies_hurt_is_never_worse_than_what_both_lost),
        ROW(sessions_that_no_copy_names_any_more_are_said),
+       ROW(many_bits_in_both_copies_are_never_silent),
        ROW(what_another_user_may_not_read_is_left_alone),
        ROW(too_few_descriptors_refuse_and_change_nothing),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
