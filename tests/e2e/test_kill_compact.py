@@ -336,7 +336,7 @@ def all_of_it(d, also=()):
 def migrations_killed_on(io):
     r = random.Random(SEED + 1)
     want, killed, opening, copies, open_s = None, 0, 0, 0, 0.1
-    while killed < STARTS or not copies:
+    while killed < STARTS or copies < 2 or (opening < STARTS // 8 and copies < 2 * STARTS):
         d = Daemon("--io", io, "--threads", "1", "--system", "--socket-mode", "0666", model_path=None)
         d.open_to_users()
         old_store(d)
