@@ -116,7 +116,7 @@ struct open_reqs {
     struct open_req {
         uint32_t owner;
         struct kvs_id id, session, branch;
-        uint64_t end; /* of its own tokens */
+        uint64_t pos, end; /* of its own tokens */
     } * v;
     uint32_t n, cap;
 };
@@ -153,6 +153,7 @@ static int load_req(void *ctx, const struct kvs_req *r)
                                      .id = r->id,
                                      .session = r->session,
                                      .branch = r->branch,
+                                     .pos = r->pos,
                                      .end = req_tokens(o->d, r)};
     return 0;
 }
@@ -219,9 +220,10 @@ int sess_open(struct daemon *d, struct errbuf *eb)
 
         if (!s || !s->branch || memcmp(&s->branch->rec.id, &q->branch, 16) != 0)
             continue;
-        /* The session went on behind it: it has ended, and damage took the record that says so.
-         * What came after stays. */
-        if (s->rec.head > q->end)
+        /* A session stands where its open answer begins.  One that stands elsewhere went on, or
+         * was taken back, after an answer that has ended: damage took the record that says so,
+         * and the session's own is the newer. */
+        if (s->rec.head < q->pos || s->rec.head > q->end)
             continue;
         s->head = q->end < s->branch->end ? q->end : s->branch->end;
         sess_weigh(s);

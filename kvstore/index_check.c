@@ -72,6 +72,8 @@ static int start(struct index_scrub *x, const char *path, bool beside, uint64_t 
     *x = (struct index_scrub){.fd = -1};
     if (stat(path, &st) < 0)
         return -errno;
+    if (!S_ISREG(st.st_mode)) /* LMDB would wait for a pipe's other end */
+        return S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
     if (pipe2(p, O_CLOEXEC) < 0)
         return -errno;
     unsigned limit_s =

@@ -282,16 +282,14 @@ int index_salvage(const char *path,
                               size_t n, const uint8_t *v, size_t bytes),
                   void *ctx, bool *ret_current, struct errbuf *eb)
 {
-    struct salvage x = {.each = each, .ctx = ctx, .fd = open(path, O_RDONLY | O_CLOEXEC)};
+    struct salvage x = {.each = each, .ctx = ctx, .fd = sys_open_plain(path)};
     struct stat st;
     int r = 0;
 
     if (x.fd < 0)
-        return sys_unread(eb, -errno, path);
+        return sys_unread(eb, x.fd, path);
     if (fstat(x.fd, &st) < 0)
         r = -errno;
-    else if (S_ISDIR(st.st_mode))
-        r = -EISDIR;
     x.pages = r == 0 ? ((uint64_t)st.st_size + PAGE - 1) / PAGE : 0;
     if (r == 0 && x.pages > DBPAGE_METAS)
         r = free_list(&x);

@@ -146,15 +146,13 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes)
 {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
+    int fd = sys_open_plain(path), r = 0;
     uint8_t *b = NULL;
 
     if (fd < 0)
-        return -errno;
+        return fd;
     if (fstat(fd, &st) < 0)
         r = -errno;
-    else if (S_ISDIR(st.st_mode))
-        r = -EISDIR;
     else if (posix_memalign((void **)&b, 8, (size_t)st.st_size + 8))
         r = -ENOMEM;
     else
@@ -175,9 +173,9 @@ int log_head_read(const char *dir, uint32_t number, struct log_head *ret)
     char path[PATH_MAX];
 
     log_path(dir, number, "", path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = sys_open_plain(path);
     if (fd < 0)
-        return -errno;
+        return fd;
     int r = sys_read(fd, b, sizeof b, 0);
     close(fd);
     if (r == -ENODATA)

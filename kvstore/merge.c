@@ -15,6 +15,7 @@
 #include "kvstore/merge_env.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sodium.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -492,6 +493,13 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
         r = log_salvage(dir, frame_take, m, &log, eb);
     if (r < 0)
         return r;
+    /* Names lie under a CRC: two of them are two stores, and neither is damage of the other. */
+    if (log.have_uuid && !sodium_is_zero(m->uuid, 16) && memcmp(m->uuid, log.uuid, 16))
+        return err_set(
+            eb, E_SHAPE,
+            "%s and %s belong to different stores: put back the one that belongs here, "
+            "or move it away; nothing was changed",
+            old, dir);
     if (log.have_uuid)
         memcpy(m->uuid, log.uuid, 16);
     m->lossy = log.damaged || (m->have_l && log.last_seq < m->l) || log.frames == 0;

@@ -45,7 +45,8 @@ static int index_start(struct kvstore *s, struct errbuf *eb)
 
 struct replay {
     struct kvstore *s;
-    uint64_t applied; /* the newest frame in the index */
+    const struct turnlog_report *log; /* as far as it has been read */
+    uint64_t applied;                 /* the newest frame in the index */
     uint32_t in_txn;
     uint64_t refused;
 };
@@ -87,6 +88,8 @@ static int replay_frame(void *ctx, bool base, uint64_t seq, const uint8_t *recs,
     struct replay *p = ctx;
     int r = 0;
 
+    if (p->log->have_uuid && memcmp(p->log->uuid, p->s->uuid, 16))
+        return E_SHAPE; /* another store's */
     if (seq > p->applied + (base ? 0 : 1))
         return E_STALE; /* an index from before the log begins */
     if (seq <= p->applied || p->refused)
@@ -206,8 +209,8 @@ static int merged(struct kvstore *s, const char *why, bool sound, struct kvs_ope
 static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hurt,
                        struct errbuf *eb)
 {
-    struct replay p = {.s = s};
-    struct turnlog_report log;
+    struct turnlog_report log = {0};
+    struct replay p = {.s = s, .log = &log};
     uint64_t schema = SCHEMA, clean = 0, whole = MERGE_BLOCKS_TOO;
     int r = index_start(s, eb);
 
@@ -226,6 +229,12 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
     s->slots_due = whole == MERGE_ROWS; /* a start was killed before it had looked at slots */
     uint64_t seen = p.applied;
     r = log_read(s, &p, &log, eb);
+    if (log.have_uuid && memcmp(log.uuid, s->uuid, 16))
+        return err_set(
+            eb, E_SHAPE,
+            "index.mdb and log in %s belong to different stores: put back the one that "
+            "belongs here, or move it away, then start again",
+            s->dir);
     seen = log.frames_torn || r < 0 ? seen : p.applied;
     if (r == E_STALE || (r == 0 && p.refused))
         return 1;

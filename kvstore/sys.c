@@ -192,6 +192,23 @@ int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t h
     return make(y, path, head, head_bytes, alloc_bytes, true);
 }
 
+int sys_open_plain(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), r = 0;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) < 0)
+        r = -errno;
+    else if (!S_ISREG(st.st_mode))
+        r = S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
+    if (r == 0)
+        return fd;
+    close(fd);
+    return r;
+}
+
 int sys_unread(struct errbuf *eb, int code, const char *path)
 {
     const char *todo;
@@ -208,6 +225,7 @@ int sys_unread(struct errbuf *eb, int code, const char *path)
     case -ENOMEM:
     case -EAGAIN: todo = "free some memory, or raise the limit of processes"; break;
     case -EISDIR: todo = "a directory stands in its place: move it away"; break;
+    case -ENXIO: todo = "what stands in its place is no file: move it away"; break;
     case -ETIMEDOUT: todo = "start again when the disk has less to do"; break;
     default: todo = "remove the cause"; break;
     }

@@ -54,6 +54,9 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
 int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
                    uint64_t alloc_bytes);
 /* What could not be read is not damage: words for it, with what to do.  Returns code. */
+/* A file to be read, and nothing else: -EISDIR, -ENXIO (a pipe, a socket, a device: opening one
+ * may wait for ever), -errno. */
+int sys_open_plain(const char *path);
 int sys_unread(struct errbuf *eb, int code, const char *path);
 /* Renames what is damaged to NAME.bad-TIME beside it and writes that path into ret. */
 int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);

@@ -239,6 +239,19 @@ static void a_session_that_went_on_is_not_taken_back_to_an_old_answer(void)
     after = wire_num(&r, "tokens");
     CHECK_EQ(after, before);
     wire_reply_fini(&r);
+    /* Nor on to one that it was taken back from. */
+    char id[33];
+    rig_id(id);
+    r = rig_call(&g, HRT_SESSION_REWIND, NULL, 0,
+                 "{\"id\":\"%s\",\"session\":\"x\",\"to_tokens\":20}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    rig_down(&g, SIGTERM);
+    edit_requests(&g, first_runs_again);
+    rig_up(&g);
+    r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"x\"}");
+    CHECK_EQ(wire_num(&r, "tokens"), 20);
+    wire_reply_fini(&r);
     rig_down(&g, SIGTERM);
     answer_clear(&a);
 }

@@ -118,7 +118,9 @@ static void a_fault_costs_the_request_that_met_it(void)
         CHECK(wire_recv(fd, &r));
         CHECK_EQ(r.f.status, HRT_INTERNAL);
         CHECK_STR(wire_str(&r, "slug"), "internal");
-        CHECK(strstr(wire_str(&r, "message"), strsignal(ends[i])) != NULL);
+        /* A sanitizer makes an exit of a crash. */
+        CHECK(strstr(wire_str(&r, "message"), strsignal(ends[i])) != NULL ||
+              (T_SLOWER > 1 && strstr(wire_str(&r, "message"), "ended in the middle")));
         wire_reply_fini(&r);
         close(fd);
         answers(&g, "hello again");

@@ -934,6 +934,61 @@ static void a_start_on_version_2_killed_at_every_step_loses_nothing(void)
 
 /* --- headers ------------------------------------------------------------------------------------------- */
 
+/* A pipe was opened and waited for, for ever. */
+static void what_is_no_file_is_refused_at_once(void)
+{
+    static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002"};
+    struct rig g;
+    char path[512], away[520];
+
+    make(&g);
+    for (int i = 0; i < 3; i++) {
+        file_of(&g, file[i], path);
+        snprintf(away, sizeof away, "%s-away", g.dir);
+        CHECK_EQ(rename(path, away), 0);
+        CHECK_EQ(mkfifo(path, 0600), 0);
+        g.eb.s[0] = 0;
+        CHECK(rig_open(&g) < 0);
+        CHECK(strstr(g.eb.s, path) && strstr(g.eb.s, "nothing was changed") &&
+              strstr(g.eb.s, "no file: move it away"));
+        CHECK_EQ(unlink(path), 0);
+        CHECK_EQ(rename(away, path), 0);
+    }
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(hurt_sessions(&g, "as it was"), 0);
+    rig_fini(&g);
+}
+
+/* The index of one store and the log of another are no damage of each other. */
+static void copies_of_two_stores_are_refused(void)
+{
+    struct rig g, other;
+    char path[512], from[512], away[520];
+
+    make(&g);
+    make(&other); /* and its log has more to tell */
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 50, 0, 10), 0);
+    rig_close(&g);
+    file_of(&g, "index.mdb", path);
+    file_of(&other, "index.mdb", from);
+    snprintf(away, sizeof away, "%s-away", g.dir);
+    CHECK_EQ(rename(path, away), 0);
+    CHECK_EQ(rename(from, path), 0);
+    g.eb.s[0] = 0;
+    CHECK_EQ(rig_open(&g), E_SHAPE);
+    CHECK(strstr(g.eb.s, g.dir) && strstr(g.eb.s, "different stores"));
+    CHECK_EQ(rename(path, from), 0);
+    CHECK_EQ(rename(away, path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(whole(&g, 1) == TURNS * TURN && whole(&g, 50) == 10);
+    rig_close(&g);
+    CHECK_EQ(rig_open(&other), 0);
+    CHECK_EQ(hurt_sessions(&other, "as it was"), 0);
+    rig_fini(&other);
+    rig_fini(&g);
+}
+
 /* LMDB believes the lock file as long as any process has it open: one that walks the old index
  * while a new one is put in its place must not say where the new one's last transaction is. */
 static void a_walker_of_the_old_index_is_not_believed(void)
@@ -1021,5 +1076,6 @@ T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(a_rebuild_may_be_killed_at_any_instant),
        ROW(a_store_of_version_2_opens_and_is_merged),
        ROW(a_start_on_version_2_killed_at_every_step_loses_nothing),
+       ROW(what_is_no_file_is_refused_at_once), ROW(copies_of_two_stores_are_refused),
        ROW(a_walker_of_the_old_index_is_not_believed),
        ROW(a_flipped_bit_in_a_log_header_is_never_a_newer_version))

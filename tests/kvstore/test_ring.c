@@ -214,9 +214,9 @@ static void wake_ends_a_wait_from_another_thread(const struct io_ops *ops)
 
     rig_start(&g, ops, 4);
     uint64_t t0 = now_ns();
-    pthread_create(&t, NULL, wake_later, &g);
-    while (now_ns() - t0 < 20000000)
+    while (now_ns() - t0 < 20000000) /* nobody wakes: its time ends it */
         CHECK_EQ(ops->poll(g.r, 1000000), 0);
+    pthread_create(&t, NULL, wake_later, &g);
     CHECK_EQ(ops->poll(g.r, 10000000000u), 0);
     CHECK(now_ns() - t0 < 5000000000u);
     pthread_join(t, NULL);
