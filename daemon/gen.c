@@ -7,6 +7,7 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
+#include "daemon/ident.h"
 #include "daemon/model.h"
 #include "daemon/quota.h"
 #include "daemon/req.h"
@@ -61,22 +62,30 @@ struct req *req_find(struct daemon *d, uint32_t uid, const struct kvs_id *id)
     return NULL;
 }
 
-static uint32_t active_of(const struct gen *g, uint32_t uid)
+/* Requests of an owner, and of all that came over his user's front, keys of his making with
+ * them: neither may keep another user out. */
+static bool active_room(const struct gen *g, uint32_t owner, uint32_t *ret_own)
 {
-    uint32_t n = 0;
+    uint32_t own = 0, all = 0, uid = ident_uid(g->d->idents, owner);
 
-    for (struct req *r = g->reqs; r; r = r->next)
-        n += r->uid == uid && req_active(r);
-    return n;
+    for (struct req *r = g->reqs; r; r = r->next) {
+        if (!req_active(r))
+            continue;
+        own += r->uid == owner;
+        all += r->uid == owner || ident_uid(g->d->idents, r->uid) == uid;
+    }
+    bool room = share_more(own, g->n_active, REQ_MAX);
+    *ret_own = room ? all : own;
+    return room && share_more(all, g->n_active, REQ_MAX);
 }
 
 bool req_room(struct call *c)
 {
     const struct gen *g = c->d->gen;
-    uint32_t own = active_of(g, c->uid);
+    uint32_t own;
     cJSON *extra;
 
-    if (share_more(own, g->n_active, REQ_MAX))
+    if (active_room(g, c->uid, &own))
         return true;
     extra = cJSON_CreateObject();
     cJSON_AddNumberToObject(extra, "have", own);
@@ -343,6 +352,7 @@ int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, str
     struct req *r = req_find(d, uid, id);
     struct kvs_req q;
     char *reply = NULL;
+    uint32_t own;
 
     if (r)
         return r->load_only && r->m == m ? 0 : -EEXIST;
@@ -351,7 +361,7 @@ int gen_load_stream(struct daemon *d, uint32_t uid, const struct kvs_id *id, str
         free(reply);
         return -EEXIST;
     }
-    if (!share_more(active_of(d->gen, uid), d->gen->n_active, REQ_MAX))
+    if (!active_room(d->gen, uid, &own))
         return -EAGAIN;
     r = req_new(d, uid, id);
     if (!r)
@@ -433,10 +443,10 @@ static void parked_gone(struct call *c)
 
 int gen_park(struct gen *g, struct call *c)
 {
-    uint32_t own = 0;
+    uint32_t own = 0, uid = ident_uid(g->d->idents, c->uid);
 
     for (uint32_t i = 0; i < g->n_parked; i++)
-        own += g->parked[i]->uid == c->uid;
+        own += ident_uid(g->d->idents, g->parked[i]->uid) == uid;
     if (!share_more(own, g->n_parked, sizeof g->parked / sizeof *g->parked))
         return -EAGAIN;
     g->parked[g->n_parked++] = c;

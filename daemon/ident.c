@@ -78,3 +78,11 @@ int ident_owner(struct idents *t, uint32_t uid, const uint8_t as[IDENT_BYTES], u
     *ret = owner;
     return 0;
 }
+
+uint32_t ident_uid(const struct idents *t, uint32_t owner)
+{
+    for (const struct ident *i = t && owner >= IDENT_FIRST ? t->all : NULL; i; i = i->next)
+        if (i->owner == owner)
+            return i->uid;
+    return owner;
+}

@@ -23,5 +23,8 @@ int idents_open(struct idents **ret, const uint8_t secret[16]); /* -ENOMEM */
 void idents_close(struct idents *t);                            /* NULL ok */
 /* -EAGAIN: more keys of this uid than there may be; -EEXIST: the number is another's. */
 int ident_owner(struct idents *t, uint32_t uid, const uint8_t as[IDENT_BYTES], uint32_t *ret);
+/* Whose front an owner came over: anybody can name keys, so what must be left to another user
+ * is counted by this.  A uid is its own; so is a key that nobody has used since the start. */
+uint32_t ident_uid(const struct idents *t, uint32_t owner);
 
 #endif

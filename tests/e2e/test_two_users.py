@@ -53,6 +53,14 @@ def requests_of_one_user_leave_room_for_another():
         check(limit.js.get("retry_after_ms") and str(n) in limit.message, lambda: "refusal without numbers: %r" % limit.js)
         w = generate(a, {"input": "prompt", "prompt": "Hello.", "model": "m", "keep": False, "params": {"max_tokens": 5}})
         check(1 <= len(w.tokens) <= 5, "the other user has no answer")
+        # Keys of his own making do not make him a hundred users.
+        for i in range(100):
+            try:
+                b.call(START, {"id": new_id(), "as": "%032x" % i, "input": "prompt", "prompt": "Go on.", "model": "m", "keep": False, "params": par})
+                n += 1
+            except Error as e:
+                check_eq(e.slug, "queue_full", "a user at his limit is refused with")
+        check_eq(n, limit.js["have"], "requests of a user with a hundred keys")
     d.stop()
 
 
