@@ -185,6 +185,15 @@ static int store_open(struct daemon *d, struct errbuf *eb)
     if (rep.warning[0])
         log_at(LOG_WARN_, "store: %s", rep.warning);
     check_room(d);
+    struct kvs_stats k = {0};
+    kvs_stats(d->store, &k);
+    if (k.file_used > c->disk_bytes)
+        daemon_warn(
+            d,
+            "disk: the store held %llu MiB at this start and --disk allows %llu: KV used "
+            "longest ago is given back, and computed again when it is asked for; to keep "
+            "what is left, stop and raise --disk",
+            (unsigned long long)(k.file_used >> 20), (unsigned long long)(c->disk_bytes >> 20));
     if (c->wrong != CONF_RIGHT)
         daemon_warn(d, "wrong-order is set: this daemon loses data on purpose");
     r = stored_open(&d->stored, d->store, d->loop, store_said, d);

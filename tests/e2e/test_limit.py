@@ -82,6 +82,28 @@ def a_full_limit_refuses_and_sessions_rm_makes_room():
     d.stop()
 
 
+def a_limit_below_what_is_there_is_said():
+    d = Daemon("--disk", "256MiB").start()
+    with d.link() as l:
+        generate(l, {"model": "m", "create": True, "session": "long", "input": "prompt", "prompt": text(0)[:6000], "params": {"max_tokens": 1}})
+        for _ in range(100):
+            used = l.call(STATUS)["tiers"]["file"]["used"]
+            if used > 24 << 20:
+                break
+            time.sleep(0.1)
+        check(used > 24 << 20, "only %d bytes are on disk" % used)
+        check(not any("--disk" in w for w in l.call(STATUS)["warnings"]), "a warning without a cause")
+    d.stop()
+    d.flags = ["--disk", "16MiB"]
+    d.start()
+    with d.link() as l:
+        w = [w for w in l.call(STATUS)["warnings"] if "given back" in w]
+        check(len(w) == 1 and "allows 16" in w[0] and "raise --disk" in w[0], lambda: "warnings: %r" % l.call(STATUS)["warnings"])
+        print("    " + w[0], flush=True)
+        check_eq(l.call(SESSION_SHOW, {"session": "long"})["turns"][-1]["role"], "assistant", "the session is whole")
+    d.stop()
+
+
 def a_limit_too_small_is_refused_by_name():
     d = Daemon("--disk", "1MiB")
     d.spawn()
@@ -91,4 +113,4 @@ def a_limit_too_small_is_refused_by_name():
     print("    " + d.log_tail().strip().splitlines()[-1], flush=True)
 
 
-main(a_full_limit_refuses_and_sessions_rm_makes_room, a_limit_too_small_is_refused_by_name)
+main(a_full_limit_refuses_and_sessions_rm_makes_room, a_limit_below_what_is_there_is_said, a_limit_too_small_is_refused_by_name)
