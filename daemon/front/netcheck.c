@@ -273,7 +273,8 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap)
     if (f)
         fclose(f);
     for (size_t i = 0; i + 1 < n; i++)
-        if (!cmd[i])
+        if ((unsigned char)cmd[i] < 0x20 ||
+            cmd[i] == 0x7f) /* words end in 0; lines may lie in them */
             cmd[i] = ' ';
     snprintf(ret, cap, "pid %ld (%s) of uid %u", pid, cmd, r.uid);
     return foreign;
