@@ -84,11 +84,11 @@ bool words_seconds(const char *s, double *ret)
         size_t digits = strspn(s, "0123456789.");
         char *end;
         double v = strtod(s, &end);
-        const char *u = *end ? strchr(letter, *end) : letter;
+        const char *u = *end ? strchr(letter, *end) : NULL; /* a bare number: of what? */
         if (!digits || end != s + digits || !u)
             return false;
         total += v * unit[u - letter];
-        s = end + (*end != 0);
+        s = end + 1;
     } while (*s);
     if (total > 1e9)
         return false;

@@ -12,7 +12,8 @@ const char *words_bytes(char ret[WORDS_BYTES], double n); /* 5.9 MiB */
 const char *words_ms(char ret[WORDS_BYTES], double ms);   /* 47 ms, 3.1 s, 6m12s, 2h05m */
 const char *words_ago(char ret[WORDS_BYTES], double unix_s); /* just now, 3 h ago */
 
-/* Seconds: "90" "5m" "1h30m" "7d", as hearthd reads them; false: it is none. */
+/* Seconds: "90s" "5m" "1h30m" "7d", as hearthd reads them, but for a number without a unit,
+ * which here may be meant as days; false: it is none. */
 bool words_seconds(const char *s, double *ret);
 /* "" for one, "s" for any other number */
 const char *words_s(double n);
