@@ -283,7 +283,8 @@ static int fail_ckpt(void *user, const struct sys_event *e)
     snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
     path[n > 0 ? n : 0] = 0;
-    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->bytes < 8192)
+    /* Not a new file of the log, which is written from its beginning on. */
+    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->off == 0)
         return 0;
     tries++;
     return -EIO;
