@@ -73,6 +73,10 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
                                   "space, or remove sessions (hearth sessions rm NAME)"));
     else if (k->fault)
         cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));
+    if (k->index_hurt)
+        cJSON_AddItemToArray(
+            w, cJSON_CreateString("the index is damaged: what it cannot make anew while it "
+                                  "runs it puts together at the next start; restart hearthd"));
     if (k->turns_full)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
@@ -112,7 +116,7 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
 
     if (d->stopping)
         return "stopping";
-    if (k->fault || k->turns_full)
+    if (k->fault || k->turns_full || k->index_hurt)
         return "degraded";
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)

@@ -129,11 +129,18 @@ static void ckpt_over(struct kvstore *s, int r)
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
         bool full = r == -ENOSPC || r == -EDQUOT;
-        s->ckpt.again_ns = now_ns() + (full ? FULL_NS : AGAIN_NS);
-        if (!full)
+        bool healed = index_trust(s->idx) != INDEX_FINE; /* or soon, and that is said */
+        s->ckpt.again_ns = now_ns() + (full || healed ? FULL_NS : AGAIN_NS);
+        if (!full && !healed)
             store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
     }
     commit_sizes(s);
+}
+
+void ckpt_stop(struct kvstore *s)
+{
+    if (ckpt_busy(s))
+        ckpt_over(s, E_CORRUPT);
 }
 
 int ckpt_begin(struct kvstore *s)
@@ -200,7 +207,8 @@ void ckpt_turn(struct kvstore *s)
         return;
     }
     if (s->ckpt.phase == CKPT_END) {
-        r = turnlog_checkpoint_end(s->log);
+        /* What was written to meanwhile may have been read short: the old log stays. */
+        r = index_trust(s->idx) == INDEX_FINE ? turnlog_checkpoint_end(s->log) : E_CORRUPT;
         s->ckpt.trim = r == 0;
         ckpt_over(s, r);
         return;

@@ -201,17 +201,22 @@ static int group_sync_segments(struct kvstore *s, struct group *g)
     return 0;
 }
 
+/* An index that was made anew while the group waited has the frames from the log already. */
 static int txn_frames(struct kvstore *s)
 {
     struct log_frame f;
-    uint64_t n, whole;
+    uint64_t n, whole, seen;
     const uint8_t *b = turnlog_group(s->log, &n);
-    int r = 0;
+    uint8_t v[8] = {0};
+    int r = n ? index_meta_get(s->idx, INDEX_WRITE, "logseq", v, 8) : 0;
 
+    seen = ld64(v);
+    r = r == -ENOENT || r > 0 ? 0 : r;
     for (uint64_t at = 0; at < n && r == 0; at += whole) {
         r = log_frame_get(b + at, n - at, &f, &whole);
         must(r == 0); /* we have just made it */
-        r = commit_apply_frame(s, f.recs, f.bytes);
+        if (f.seq > seen)
+            r = commit_apply_frame(s, f.recs, f.bytes);
     }
     return r;
 }
@@ -287,6 +292,7 @@ static int group_write(struct kvstore *s, struct group *g)
     }
     if (rows == -EROFS && !logged)
         return r < 0 ? r : -EROFS;
+    uint32_t heals = s->heals;
     int t = group_txn(s, g, true);
     if (t == E_CORRUPT) {
         repair_turn(s);
@@ -305,7 +311,8 @@ static int group_write(struct kvstore *s, struct group *g)
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->res == 0)
                 g->job[i]->res = is_full(t) ? -ENOSPC : -EROFS;
-        if (!is_full(t) || (logged && turnlog_undo(s->log) < 0))
+        /* One made anew meanwhile has what the log would lose. */
+        if (!is_full(t) || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
             store_fault(s, -EROFS, "committing to the index");
         if (logged)
             r = is_full(t) ? -ENOSPC : -EROFS;

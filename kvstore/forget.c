@@ -116,6 +116,6 @@ void forget_turn(struct kvstore *s)
     if (r == 0)
         return;
     round_end(s);
-    if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM)
+    if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM && r != E_CORRUPT)
         store_fault(s, -EROFS, "forgetting old requests in the index");
 }

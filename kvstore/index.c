@@ -37,6 +37,9 @@ int index_err(int rc)
     case MDB_INVALID:
     case MDB_VERSION_MISMATCH:
     case MDB_INCOMPATIBLE:
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL:
+    case MDB_BAD_TXN:
     case MDB_BAD_VALSIZE: return E_CORRUPT;
     default: return rc > 0 ? -rc : -EIO;
     }
@@ -59,46 +62,11 @@ int index_value_ok(const MDB_val *k, MDB_val *v)
                : E_CORRUPT;
 }
 
-int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_val *v)
-{
-    int r = index_value_ok(k, v);
-    bool known = false;
-
-    if (r == 0)
-        return 0;
-    pthread_mutex_lock(&i->hurt_lock);
-    for (uint32_t j = 0; j < i->n_hurt; j++)
-        known |= i->hurt[j].db == db && i->hurt[j].n == k->mv_size &&
-                 !memcmp(i->hurt[j].key, k->mv_data, k->mv_size);
-    if (!known && i->n_hurt < INDEX_HURT_MAX && k->mv_size <= sizeof i->hurt[0].key) {
-        i->hurt[i->n_hurt].db = db;
-        i->hurt[i->n_hurt].n = k->mv_size;
-        memcpy(i->hurt[i->n_hurt++].key, k->mv_data, k->mv_size);
-    }
-    pthread_mutex_unlock(&i->hurt_lock);
-    return r;
-}
-
-size_t index_hurt_take(struct index *i, enum index_db *ret_db, uint8_t ret_key[512])
-{
-    size_t n = 0;
-
-    pthread_mutex_lock(&i->hurt_lock);
-    if (i->n_hurt) {
-        *ret_db = i->hurt[0].db;
-        n = i->hurt[0].n;
-        memcpy(ret_key, i->hurt[0].key, n);
-        memmove(i->hurt, i->hurt + 1, --i->n_hurt * sizeof *i->hurt);
-    }
-    pthread_mutex_unlock(&i->hurt_lock);
-    return n;
-}
-
 int index_get(struct index *i, enum index_who w, enum index_db db, const void *key, size_t n,
               MDB_val *ret)
 {
     MDB_val k = {n, (void *)key};
-    int r = index_err(mdb_get(i->txn[w], i->db[db], &k, ret));
+    int r = index_rc(i, mdb_get(i->txn[w], i->db[db], &k, ret));
 
     return r < 0 ? r : index_value_take(i, db, &k, ret);
 }
@@ -107,7 +75,7 @@ int index_put(struct index *i, enum index_db db, const void *key, size_t n, cons
               size_t bytes)
 {
     MDB_val k = {n, (void *)key}, d = {bytes + 4, NULL};
-    int r = index_err(mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
+    int r = index_rc(i, mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
 
     if (r < 0)
         return r;
@@ -121,7 +89,7 @@ int index_del(struct index *i, enum index_db db, const void *key, size_t n)
 {
     MDB_val k = {n, (void *)key};
 
-    return index_err(mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
+    return index_rc(i, mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
 }
 
 /* A view is held only between these two: a reader that stays keeps every page freed since
@@ -129,15 +97,20 @@ int index_del(struct index *i, enum index_db db, const void *key, size_t n)
 int index_view(struct index *i, enum index_who w)
 {
     must_be(i, INDEX_MAGIC);
-    if (w >= INDEX_SNAP) {
+    if (w == INDEX_WRITE) {
         must(i->txn[w]);
-        return 0;
+        return 0; /* looked at when it began */
+    }
+    if (w == INDEX_SNAP) {
+        must(i->txn[w]);
+        return index_trust(i) == INDEX_FINE ? 0 : E_CORRUPT;
     }
     if (w == INDEX_LOOP)
         pthread_mutex_lock(&i->swap);
-    int r = !i->env      ? -EIO
-            : !i->txn[w] ? index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]))
-                         : index_err(mdb_txn_renew(i->txn[w]));
+    int r = !i->env                        ? -EIO
+            : index_trust(i) != INDEX_FINE ? E_CORRUPT
+            : !i->txn[w] ? index_rc(i, mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]))
+                         : index_rc(i, mdb_txn_renew(i->txn[w]));
     if (r < 0 && w == INDEX_LOOP)
         pthread_mutex_unlock(&i->swap);
     return r;
@@ -155,7 +128,9 @@ int index_snap(struct index *i)
 {
     must(!i->txn[INDEX_SNAP]);
     return !i->env ? -EIO
-                   : index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
+           : index_trust(i) != INDEX_FINE
+               ? E_CORRUPT
+               : index_rc(i, mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
 }
 
 void index_unsnap(struct index *i)
@@ -239,13 +214,15 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         snprintf(lock, sizeof lock, "%s-lock", i->path);
         r = sys_take(lock, 8192); /* 64 readers and the file's head */
     }
-    if (r == 0)
+    if (r == 0) {
         r = index_env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
+        index_writes(i, false); /* as it is now */
+    }
     if (r == 0)
         r = index_begin(i);
     for (int d = 0; d < DB_ && r == 0; d++)
-        r = index_err(
-            mdb_dbi_open(i->txn[INDEX_WRITE], index_db_names[d], MDB_CREATE, &i->db[d]));
+        r = index_rc(
+            i, mdb_dbi_open(i->txn[INDEX_WRITE], index_db_names[d], MDB_CREATE, &i->db[d]));
     if (r == 0)
         r = index_commit(i);
     if (r < 0) {
@@ -307,13 +284,23 @@ int index_begin(struct index *i)
 {
     must_be(i, INDEX_MAGIC);
     must(!i->txn[INDEX_WRITE]);
-    return !i->env ? -EIO : index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+    if (!i->env)
+        return -EIO;
+    if (index_trust(i) != INDEX_FINE)
+        return E_CORRUPT;
+    index_writes(i, true);
+    int r = index_rc(i, mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+    if (r < 0)
+        index_writes(i, false);
+    return r;
 }
 
 void index_abort(struct index *i)
 {
     if (i->txn[INDEX_WRITE])
         mdb_txn_abort(i->txn[INDEX_WRITE]);
+    if (i->txn[INDEX_WRITE])
+        index_writes(i, false);
     i->txn[INDEX_WRITE] = NULL;
 }
 
@@ -342,7 +329,7 @@ int index_commit(struct index *i)
         index_abort(i);
         return r;
     }
-    r = index_err(mdb_txn_commit(i->txn[INDEX_WRITE]));
+    r = index_rc(i, mdb_txn_commit(i->txn[INDEX_WRITE]));
     i->txn[INDEX_WRITE] = NULL;
     if (r == -EIO && sys_free_bytes(i->path) < 1 << 20)
         r = -ENOSPC; /* how LMDB reports a short write */
@@ -352,6 +339,7 @@ int index_commit(struct index *i)
         (void)sys_hook(i->sys, SYS_COMMIT, true, -1, i->path, NULL, 0, 0);
         stay_ahead(i);
     }
+    index_writes(i, false);
     return r;
 }
 
@@ -495,14 +483,14 @@ int index_next(struct index *i, enum index_who w, enum index_db db, struct index
                MDB_val *k, MDB_val *v)
 {
     MDB_cursor *c;
-    int r = index_err(mdb_cursor_open(i->txn[w], i->db[db], &c));
+    int r = index_rc(i, mdb_cursor_open(i->txn[w], i->db[db], &c));
 
     if (r < 0)
         return r;
     *k = (MDB_val){at->bytes, at->key};
-    r = index_err(mdb_cursor_get(c, k, v, at->bytes ? MDB_SET_RANGE : MDB_FIRST));
+    r = index_rc(i, mdb_cursor_get(c, k, v, at->bytes ? MDB_SET_RANGE : MDB_FIRST));
     if (r == 0 && k->mv_size == at->bytes && memcmp(k->mv_data, at->key, at->bytes) == 0)
-        r = index_err(mdb_cursor_get(c, k, v, MDB_NEXT));
+        r = index_rc(i, mdb_cursor_get(c, k, v, MDB_NEXT));
     mdb_cursor_close(c);
     if (r == 0) {
         if (k->mv_size > sizeof at->key)
@@ -532,7 +520,7 @@ int index_next(struct index *i, enum index_who w, enum index_db db, struct index
             (*ret_bad)++;                                                                      \
     }                                                                                          \
     index_unview(i, w);                                                                        \
-    return got || r == -ENOENT || r == E_CORRUPT ? (int)got : r
+    return got || r == -ENOENT ? (int)got : r
 
 int index_sessions(struct index *i, enum index_who w, struct index_at *at,
                    struct kvs_session *ret, uint32_t n, uint64_t *ret_bad)
@@ -742,10 +730,10 @@ static int rows_del(struct index *i, enum index_db db, const uint8_t *from, size
     for (; *rows; (*rows)--) {
         MDB_cursor *c;
         k = (MDB_val){bytes, (void *)(uintptr_t)from};
-        int r = index_err(mdb_cursor_open(i->txn[INDEX_WRITE], i->db[db], &c));
+        int r = index_rc(i, mdb_cursor_open(i->txn[INDEX_WRITE], i->db[db], &c));
         if (r < 0)
             return r;
-        r = index_err(mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
+        r = index_rc(i, mdb_cursor_get(c, &k, &v, MDB_SET_RANGE));
         mdb_cursor_close(c);
         if (r == -ENOENT ||
             (r == 0 && (k.mv_size != bytes || memcmp(k.mv_data, from, bytes - 8))))

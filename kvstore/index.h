@@ -1,6 +1,6 @@
 /* index.h - what is where: sessions, branches, tokens, turns, requests, blocks, in LMDB.
  *
- * Only index.c, index_rows.c, index_walk.c and index_shrink.c know LMDB.  One writer (the commit
+ * Only index.c, index_rows.c, index_walk.c, index_trust.c and index_shrink.c know LMDB.  One writer (the commit
  * thread, or whoever opens
  * the store before threads run); each reading thread has its own view.  Reads copy out and
  * end their transaction before they return; nothing calls back, waits or does other I/O
@@ -57,6 +57,18 @@ uint64_t index_spare_bytes(struct index *i);
 bool index_near_full(const struct index *i); /* past 70 % of the map */
 bool index_in_place(const struct index *i);  /* its name still leads to its file */
 void index_reader_check(struct index *i);    /* forget readers that died */
+
+/* What the file is believed to be.  TOUCHED: somebody else has written to it or cut it; BROKEN:
+ * LMDB has met what cannot be.  Then reads and writes are E_CORRUPT until it was walked and is
+ * believed again, or another has taken its name and is opened (commit thread, both). */
+enum index_trust { INDEX_FINE, INDEX_TOUCHED, INDEX_BROKEN };
+enum index_trust index_trust(struct index *i);   /* any thread: looks */
+void index_believe(struct index *i, bool alarm); /* alarm: it was nothing */
+/* The lock file was cut: it gets its length back, another its name, and the index is opened
+ * again with that one.  0: it was not; 1: done.  As index_open_again. */
+int index_lock_mend(struct index *i);
+void index_doubt(struct index *i);     /* BROKEN, by what a walk beside it has found */
+int index_open_again(struct index *i); /* with no transaction open; -EIO: see above */
 
 /* --- reads ----------------------------------------------------------------------------- */
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);

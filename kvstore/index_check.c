@@ -16,6 +16,8 @@
 
 enum { SAYS_RESULT = 255, HURT_MAX = 10000, WAIT_S = 60, BYTES_PER_S = 4 << 20 };
 enum { SCRUB_S = 86400, NOT_SAID = 1000 };
+/* Nothing else has it; others go on; they wait for it. */
+enum walk { ALONE, BESIDE, AWAITED };
 
 static int say(void *ctx, enum index_db db, const void *key, size_t n)
 {
@@ -47,24 +49,24 @@ static void child_begin(int fd, unsigned limit_s)
     (void)alarm(limit_s);
 }
 
-static _Noreturn void child(const char *path, bool beside, uint64_t quick_bytes,
+static _Noreturn void child(const char *path, enum walk how, uint64_t quick_bytes,
                             unsigned limit_s, int fd)
 {
     uint8_t b[5] = {SAYS_RESULT};
 
     child_begin(fd, limit_s);
     fd = 3;
-    if (beside) {
+    if (how == BESIDE) {
         struct sched_param p = {0};
         (void)setpriority(PRIO_PROCESS, 0, 19);
         (void)sched_setscheduler(0, SCHED_IDLE, &p);
     }
-    int r = index_verify(path, beside, quick_bytes, beside ? say : NULL, &fd);
+    int r = index_verify(path, how != ALONE, quick_bytes, how != ALONE ? say : NULL, &fd);
     st32(b + 1, (uint32_t)r);
     _exit(write(fd, b, sizeof b) == sizeof b ? 0 : 1);
 }
 
-static int start(struct index_scrub *x, const char *path, bool beside, uint64_t quick_bytes)
+static int start(struct index_scrub *x, const char *path, enum walk how, uint64_t quick_bytes)
 {
     struct stat st;
     int p[2];
@@ -77,10 +79,10 @@ static int start(struct index_scrub *x, const char *path, bool beside, uint64_t 
     if (pipe2(p, O_CLOEXEC) < 0)
         return -errno;
     unsigned limit_s =
-        beside ? SCRUB_S : WAIT_S + (unsigned)((uint64_t)st.st_size / BYTES_PER_S);
+        how == BESIDE ? SCRUB_S : WAIT_S + (unsigned)((uint64_t)st.st_size / BYTES_PER_S);
     x->pid = fork();
     if (x->pid == 0)
-        child(path, beside, quick_bytes, limit_s, p[1]);
+        child(path, how, quick_bytes, limit_s, p[1]);
     int e = x->pid < 0 ? -errno : 0;
     close(p[1]);
     if (e < 0) {
@@ -170,7 +172,7 @@ static int hear(struct index_scrub *x)
 int index_check(const char *path, uint64_t quick_bytes, struct errbuf *eb)
 {
     struct index_scrub x;
-    int r = start(&x, path, false, quick_bytes);
+    int r = start(&x, path, ALONE, quick_bytes);
 
     if (r == 0)
         r = hear(&x);
@@ -181,11 +183,18 @@ int index_check(const char *path, uint64_t quick_bytes, struct errbuf *eb)
 
 int index_scrub_start(struct index_scrub *x, const char *path)
 {
-    int r = start(x, path, true, 0);
+    int r = start(x, path, BESIDE, 0);
 
     if (r == 0)
         (void)fcntl(x->fd, F_SETFL, O_NONBLOCK);
     return r;
+}
+
+int index_scrub_now(struct index_scrub *x, const char *path)
+{
+    int r = start(x, path, AWAITED, 0);
+
+    return r < 0 ? r : hear(x);
 }
 
 int index_scrub_poll(struct index_scrub *x)

@@ -27,6 +27,8 @@ int index_scrub_start(struct index_scrub *x, const char *path);
 /* -EAGAIN: it runs on; else as index_check, and x->v has what it found. */
 int index_scrub_poll(struct index_scrub *x);
 void index_scrub_stop(struct index_scrub *x);
+/* All of it at once, while nobody else touches the file; the rows are in x->v until the stop. */
+int index_scrub_now(struct index_scrub *x, const char *path);
 
 /* index_shrink of an index that was not walked: in a child too, which may crash. */
 void index_shrink_apart(struct sys *y, const char *dir, uint64_t disk_bytes);

@@ -20,8 +20,17 @@ struct index {
     uint64_t ahead_bytes, taken_bytes; /* space to keep before the file's end; taken so far */
     pthread_mutex_t swap; /* held over each of the loop's views, and a swap of env */
     char path[PATH_MAX];
-    /* Rows whose check failed, noted by whoever read them (any thread). */
+    /* Under hurt_lock, any thread: whether the file is as LMDB left it (index_trust.c), and
+     * rows whose check failed, noted by whoever read them. */
     pthread_mutex_t hurt_lock;
+    enum index_trust trust;
+    bool writing;
+    struct index_seen {
+        uint64_t bytes;
+        int64_t sec, nsec;
+    } seen;
+    uint64_t lock_ino, lock_bytes; /* of the lock file, which is mapped as well */
+    uint32_t alarms;               /* walks that found nothing */
     uint32_t n_hurt;
     struct {
         enum index_db db;
@@ -32,7 +41,12 @@ struct index {
 /* Checks what was read, and notes it when it is damaged. */
 int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_val *v);
 
-int index_err(int rc);                                        /* LMDB's code as one of ours */
+int index_err(int rc);                          /* LMDB's code as one of ours */
+int index_rc(struct index *i, int rc);          /* the same; damage is noted in index_trust */
+void index_writes(struct index *i, bool begin); /* a transaction begins or has ended */
+/* The file closed, and opened by its name; the caller holds swap.  -EIO: it cannot be had. */
+void index_shut(struct index *i);
+int index_open_env(struct index *i);
 int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */
 int index_env_open(MDB_env **ret, const char *path, unsigned flags);
 uint64_t index_used_bytes(MDB_txn *txn); /* of the pages that hold something */

@@ -10,7 +10,7 @@ int index_row_get(struct index *i, enum index_db db, const void *key, size_t n,
     MDB_val k = {n, (void *)(uintptr_t)key}, v;
 
     must_be(i, INDEX_MAGIC);
-    int r = index_err(mdb_get(i->txn[INDEX_WRITE], i->db[db], &k, &v));
+    int r = index_rc(i, mdb_get(i->txn[INDEX_WRITE], i->db[db], &k, &v));
     if (r == 0)
         r = index_value_ok(&k, &v);
     if (r == 0) {
@@ -53,7 +53,7 @@ int index_row_next(struct index *i, enum index_db db, struct index_at *at,
 int index_sync(struct index *i)
 {
     must_be(i, INDEX_MAGIC);
-    return index_err(mdb_env_sync(i->env, 1));
+    return index_rc(i, mdb_env_sync(i->env, 1));
 }
 
 int index_block_put(struct index *i, const struct index_block *b)
@@ -75,7 +75,7 @@ int index_block_drop(struct index *i, const struct index_place *p)
     memcpy(key, p->key, sizeof p->key);
     int rc = mdb_cursor_open(i->txn[INDEX_WRITE], i->db[DB_BLOCK], &c);
     if (rc)
-        return index_err(rc);
+        return index_rc(i, rc);
     for (rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
          rc == 0 && !found && k.mv_size == sizeof key &&
          memcmp(k.mv_data, p->key, sizeof p->key) == 0;
@@ -89,6 +89,6 @@ int index_block_drop(struct index *i, const struct index_place *p)
     }
     mdb_cursor_close(c);
     if (rc && rc != MDB_NOTFOUND)
-        return index_err(rc);
+        return index_rc(i, rc);
     return found ? index_del(i, DB_BLOCK, key, sizeof key) : 0;
 }

@@ -107,25 +107,56 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
     (void)sys_sync_dir(y, dir);
 }
 
-static int open_again(struct index *i)
+/* Others ask for the file's state meanwhile: the env is theirs to see under hurt_lock only. */
+static void env_set(struct index *i, MDB_env *env)
 {
-    int r = index_env_open(&i->env, i->path, i->sys->no_fsync ? MDB_NOSYNC : 0);
+    pthread_mutex_lock(&i->hurt_lock);
+    i->env = env;
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+void index_shut(struct index *i)
+{
+    MDB_env *env = i->env;
+
+    for (int w = 0; w < INDEX_SNAP; w++) {
+        if (i->txn[w])
+            mdb_txn_abort(i->txn[w]);
+        i->txn[w] = NULL;
+    }
+    env_set(i, NULL);
+    if (env)
+        mdb_env_close(env);
+}
+
+int index_open_env(struct index *i)
+{
+    MDB_env *env = NULL;
+    MDB_txn *txn = NULL;
+    int r = index_env_open(&env, i->path, i->sys->no_fsync ? MDB_NOSYNC : 0);
 
     if (r == 0)
-        r = index_err(mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
+        r = index_err(mdb_txn_begin(env, NULL, 0, &txn));
     for (int d = 0; d < DB_ && r == 0; d++)
-        r = index_err(mdb_dbi_open(i->txn[INDEX_WRITE], index_db_names[d], 0, &i->db[d]));
+        r = index_err(mdb_dbi_open(txn, index_db_names[d], 0, &i->db[d]));
     if (r == 0)
-        r = index_err(mdb_txn_commit(i->txn[INDEX_WRITE]));
-    else if (i->txn[INDEX_WRITE])
-        mdb_txn_abort(i->txn[INDEX_WRITE]);
-    i->txn[INDEX_WRITE] = NULL;
-    if (r < 0 && i->env) {
-        mdb_env_close(i->env);
-        i->env = NULL;
+        r = index_err(mdb_txn_commit(txn));
+    else if (txn)
+        mdb_txn_abort(txn);
+    if (r < 0) {
+        if (env)
+            mdb_env_close(env);
+        return -EIO;
     }
     i->taken_bytes = 0; /* taken anew with the next commit */
-    return r < 0 ? -EIO : 0;
+    pthread_mutex_lock(&i->hurt_lock);
+    i->writing = true;
+    i->lock_bytes = 0; /* another file, maybe */
+    i->trust = INDEX_FINE;
+    pthread_mutex_unlock(&i->hurt_lock);
+    env_set(i, env);
+    index_writes(i, false);
+    return 0;
 }
 
 int index_shrink_open(struct index *i)
@@ -139,8 +170,10 @@ int index_shrink_open(struct index *i)
     *strrchr(dir, '/') = 0;
     if (unlink(tmp) < 0 && errno != ENOENT)
         return -errno;
+    if (index_trust(i) != INDEX_FINE)
+        return E_CORRUPT;
     /* The loop reads on meanwhile; who writes is the caller. */
-    r = index_err(mdb_env_copy2(i->env, tmp, MDB_CP_COMPACT));
+    r = index_rc(i, mdb_env_copy2(i->env, tmp, MDB_CP_COMPACT));
     if (r == 0)
         r = sync_file(i->sys, tmp);
     if (r < 0) {
@@ -148,19 +181,13 @@ int index_shrink_open(struct index *i)
         return r == -EIO ? -EAGAIN : r;
     }
     pthread_mutex_lock(&i->swap);
-    for (int w = 0; w < INDEX_SNAP; w++) {
-        if (i->txn[w])
-            mdb_txn_abort(i->txn[w]);
-        i->txn[w] = NULL;
-    }
-    mdb_env_close(i->env);
-    i->env = NULL;
+    index_shut(i);
     if (rename(tmp, i->path) < 0)
         (void)unlink(tmp); /* it stays as it was */
     else
         (void)sys_sync_dir(i->sys, dir);
     index_lock_away(i->path);
-    r = open_again(i);
+    r = index_open_env(i);
     pthread_mutex_unlock(&i->swap);
     return r;
 }

@@ -182,6 +182,7 @@ void kvs_close(struct kvstore *s)
     must_be(s, STORE_MAGIC);
     must(s->in_flight == 0);
     room_settle(s);
+    heal_turn(s);
     if (guard_holds(s) && !s->index_bad && index_begin(s->idx) == 0) {
         int r = index_meta_put(s->idx, "clean", one, 8);
         if (r == 0)
@@ -564,16 +565,17 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
     return s->o.day_bytes;
 }
 
-/* A page of a listing left a damaged row out: made anew, the page is read again. */
-#define AGAIN(at, page)                                                                        \
+/* A page of a listing left a damaged row out, or could not be read: made anew, the page is read
+ * again. */
+#define AGAIN(at, n, page)                                                                     \
     do {                                                                                       \
         struct index_at was_ = (at);                                                           \
         uint64_t bad_ = bad;                                                                   \
-        page;                                                                                  \
-        if (bad != bad_ && repair_wait(s)) {                                                   \
+        (n) = page;                                                                            \
+        if ((bad != bad_ || (n) == E_CORRUPT) && repair_wait(s)) {                             \
             (at) = was_;                                                                       \
             bad = bad_;                                                                        \
-            page;                                                                              \
+            (n) = page;                                                                        \
         }                                                                                      \
     } while (0)
 
@@ -587,7 +589,7 @@ int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_sess
 
     must_be(s, STORE_MAGIC);
     for (int n = v ? 1 : 0; r == 0 && n > 0;) {
-        AGAIN(at, n = index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad));
+        AGAIN(at, n, index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad));
         if (n < 0)
             r = n;
         for (int i = 0; i < n && r == 0; i++)
@@ -718,7 +720,7 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
         uint64_t stop = i + 1 < n ? v[i].to : to;
         index_at_turns(&at, &v[i].id);
         for (int got = 1; got > 0 && r == 0;) {
-            AGAIN(at, got = index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad));
+            AGAIN(at, got, index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad));
             if (got < 0)
                 r = got;
             for (int k = 0; k < got && r == 0; k++) {
@@ -756,8 +758,9 @@ int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r),
     must_be(s, STORE_MAGIC);
     for (;;) {
         char *reply = NULL;
-        AGAIN(at, (free(reply), reply = NULL,
-                   n = index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)));
+        AGAIN(
+            at, n,
+            (free(reply), reply = NULL, index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)));
         if (n < 0)
             return n;
         if (n == 0)
@@ -783,8 +786,8 @@ int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
     index_at_parts(&at, owner, id);
     for (n = 1; r == 0 && n == 1;) {
         uint8_t *data = NULL;
-        AGAIN(at, (free(data), data = NULL,
-                   n = index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)));
+        AGAIN(at, n,
+              (free(data), data = NULL, index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)));
         if (n == 1)
             r = each(ctx, &a);
         free(data);
@@ -804,7 +807,10 @@ int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap)
 
     must_be(s, STORE_MAGIC);
     int r = meta_name(name, key);
-    return r < 0 ? r : index_meta_get(s->idx, INDEX_LOOP, key, ret, cap);
+    if (r == 0)
+        r = index_meta_get(s->idx, INDEX_LOOP, key, ret, cap);
+    return r == E_CORRUPT && repair_wait(s) ? index_meta_get(s->idx, INDEX_LOOP, key, ret, cap)
+                                            : r;
 }
 
 int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes)
@@ -866,6 +872,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->commits = s->n.commits;
     ret->turns_full = s->turns_full;
     ret->fault = s->fault;
+    ret->index_hurt = s->index_bad || index_trust(s->idx) != INDEX_FINE;
     pthread_mutex_lock(&s->ring_lock);
     ret->uring = s->io.ring && s->io.ops == &ring_uring;
     pthread_mutex_unlock(&s->ring_lock);

@@ -186,6 +186,7 @@ struct kvs_stats {
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;
     uint64_t rows_repaired, rows_unrepaired; /* of the index, that failed their check */
+    bool index_hurt;                         /* and nothing has mended it so far */
     bool turns_full;                         /* see kvs_turns_full */
     int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
     bool uring, direct;

@@ -320,7 +320,7 @@ static uint32_t bad_files(const char *dir, char ret_first[PATH_MAX])
     return n;
 }
 
-static int kept_said(struct kvstore *s, bool rebuilt)
+int recover_kept(struct kvstore *s, bool rebuilt)
 {
     char dir[PATH_MAX], first[PATH_MAX] = "", lost[LOST_BYTES] = "";
     snprintf(dir, sizeof dir, "%s/log", s->dir);
@@ -410,7 +410,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         (void)ckpt_all(s);
     }
     if (r == 0)
-        r = kept_said(s, rep->rebuilt);
+        r = recover_kept(s, rep->rebuilt);
     if (r == 0)
         repair_scrub(s);
     if (r < 0)

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static const uint64_t WAIT_NS = 3000000000u;
+static const uint64_t WAIT_NS = 3000000000u, WHOLE_NS = 8000000000u;
 enum { SESSION_KEY = 16, LOG_KEY = 25, REQ_KEY = 20, PART_KEY = 28 };
 
 /* What the log says of one row, newest last. */
@@ -262,7 +262,7 @@ static int row_make(struct kvstore *s, struct seek *x)
     return r == 0 ? index_row_put(s->idx, x->db, x->key, x->n, x->v, x->bytes) : r;
 }
 
-static int row_repair(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n)
+static int row_again(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n)
 {
     struct seek *x = calloc(1, sizeof *x);
     int r = x ? index_begin(s->idx) : -ENOMEM;
@@ -288,7 +288,7 @@ static int row_repair(struct kvstore *s, enum index_db db, const uint8_t *key, s
 
 /* --- the list ---------------------------------------------------------------------------------------- */
 
-static void one(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n)
+void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n)
 {
     static const char *const what[DB_] = {"a fact",           "a session", "a name", "a branch",
                                           "tokens or a turn", "a request", "a block"};
@@ -298,7 +298,7 @@ static void one(struct kvstore *s, enum index_db db, const uint8_t *key, size_t 
     for (uint32_t i = 0; i < sizeof s->gave_up / sizeof *s->gave_up; i++)
         if (s->gave_up[i] == id && id)
             return; /* tried before, and the log has not got it since */
-    r = row_repair(s, db, key, n);
+    r = row_again(s, db, key, n);
     if (r == 0) {
         s->n.repaired++;
         store_note(s,
@@ -323,16 +323,17 @@ static void scrub_turn(struct kvstore *s)
     if (!s->scrub.pid && r == -EAGAIN)
         return;
     for (uint32_t i = 0; i < s->scrub.n; i++)
-        one(s, (enum index_db)s->scrub.v[i].db, s->scrub.v[i].key, s->scrub.v[i].bytes);
+        repair_row(s, (enum index_db)s->scrub.v[i].db, s->scrub.v[i].key, s->scrub.v[i].bytes);
     s->scrub.n = 0;
     if (r == -EAGAIN)
         return;
     if (r == E_CORRUPT) {
-        s->index_bad = true;
-        store_note(s,
-                   "the index is damaged in its structure: restart hearthd, it then makes it "
-                   "anew from the turn log; nothing that was acknowledged is lost");
-    } else if (r < 0) {
+        index_scrub_stop(&s->scrub);
+        index_doubt(s->idx);
+        heal_turn(s);
+        return;
+    }
+    if (r < 0) {
         store_note(s,
                    "the index could not be checked beside the running store (%s): the next "
                    "start checks it",
@@ -352,8 +353,9 @@ void repair_turn(struct kvstore *s)
         s->commit_thread = pthread_self();
         s->commit_runs = true; /* from here on others read the line above */
     }
+    heal_turn(s);
     while (s->fault == 0 && (n = index_hurt_take(s->idx, &db, key)) > 0)
-        one(s, db, key, n);
+        repair_row(s, db, key, n);
     pthread_mutex_lock(&s->repair_lock);
     s->repairs++;
     pthread_cond_broadcast(&s->repair_cond);
@@ -362,13 +364,20 @@ void repair_turn(struct kvstore *s)
         scrub_turn(s);
 }
 
+/* Whether something has been mended since. */
+static bool mended(struct kvstore *s, uint64_t had, bool broken)
+{
+    return s->n.repaired > had || (broken && index_trust(s->idx) == INDEX_FINE);
+}
+
 bool repair_wait(struct kvstore *s)
 {
-    uint64_t had = s->n.repaired, until = now_ns() + WAIT_NS;
+    bool broken = index_trust(s->idx) != INDEX_FINE; /* all of it waits */
+    uint64_t had = s->n.repaired, until = now_ns() + (broken ? WHOLE_NS : WAIT_NS);
 
     if (!s->commit_runs || pthread_equal(s->commit_thread, pthread_self())) {
         repair_turn(s);
-        return s->n.repaired > had;
+        return mended(s, had, broken);
     }
     pthread_mutex_lock(&s->repair_lock);
     /* A turn under way may have passed the list already: the one after it has not. */
@@ -376,15 +385,16 @@ bool repair_wait(struct kvstore *s)
     pthread_mutex_unlock(&s->repair_lock);
     for (bool waits = true; waits;) {
         commit_wake(s);
+        bool done = mended(s, had, broken);
         pthread_mutex_lock(&s->repair_lock);
         uint64_t soon = now_ns() + 20000000u;
         struct timespec step = {(time_t)(soon / 1000000000u), (long)(soon % 1000000000u)};
-        if (s->repairs < turn && s->n.repaired == had)
+        if (s->repairs < turn && !done)
             (void)pthread_cond_timedwait(&s->repair_cond, &s->repair_lock, &step);
-        waits = s->repairs < turn && s->n.repaired == had && now_ns() < until;
+        waits = s->repairs < turn && !done && now_ns() < until;
         pthread_mutex_unlock(&s->repair_lock);
     }
-    return s->n.repaired > had;
+    return mended(s, had, broken);
 }
 
 void repair_scrub(struct kvstore *s)

@@ -7,12 +7,14 @@
  * by a child process of the lowest priority. */
 #ifndef KVSTORE_REPAIR_H
 #define KVSTORE_REPAIR_H
-#include <stdbool.h>
+#include "kvstore/index.h"
 
 struct kvstore;
+/* One row, on the commit thread. */
+void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n);
 /* Commit thread, or any when that one does not run: all rows noted so far. */
 void repair_turn(struct kvstore *s);
-/* Any other thread, after E_CORRUPT: true when a row was made anew: read again. */
+/* Any other thread, after E_CORRUPT: true when a row, or all, was made anew: read again. */
 bool repair_wait(struct kvstore *s);
 /* Open: the walk beside it begins.  close: it ends. */
 void repair_scrub(struct kvstore *s);

@@ -279,6 +279,8 @@ struct kvstore {
     bool scrub_due, slots_due;
     /* repair.c: the commit thread's, but for the lock and what is read beside it. */
     struct index_scrub scrub;
+    uint64_t heal_ns; /* not before; 0: nothing to wait for */
+    uint32_t heals;
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
     pthread_t commit_thread;
     pthread_mutex_t repair_lock;
@@ -351,6 +353,9 @@ bool collect_gains(const struct kvstore *s); /* a round is under way, or due soo
 void collect_turn(struct kvstore *s);
 void collect_asked(struct kvstore *s);                                       /* loop thread */
 void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n); /* accepted */
+void ckpt_stop(struct kvstore *s); /* the old log stays */
+/* heal.c: an index that is not to be trusted any more (commit thread) */
+void heal_turn(struct kvstore *s);
 /* limit.c: may turns take more? (commit thread) */
 bool limit_takes(const struct kvstore *s, const struct kvs_batch *b, uint64_t *sum);
 bool limit_wants_segments(const struct kvstore *s, uint64_t bytes);
@@ -360,6 +365,8 @@ bool limit_passed(const struct kvstore *s);
 void limit_look(struct kvstore *s); /* log_want, turns_full, turns_short */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
+/* Damaged files that are kept, and what was lost with them, is said; just made anew or not. */
+int recover_kept(struct kvstore *s, bool rebuilt);
 /* recover_segs.c, recover_blocks.c: its part about segments and blocks, in this order: the
  * files; then the table from the index or from the slots; then ages, and a look at the newest
  * after a crash. */

@@ -187,7 +187,7 @@ static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
     struct kvs_stats st;
     char cmd[600];
 
-    open_rig(true);
+    open_rig(false); /* nobody else looks, and mends it before the log is gone */
     CHECK(hurt_tokens(1, 300) > 0);
     snprintf(cmd, sizeof cmd, "rm %s/log/seg-*", g.dir);
     CHECK_EQ(system(cmd), 0);
@@ -227,7 +227,7 @@ static bool some_repaired(void)
 static bool seen;
 static bool structure_said(void)
 {
-    seen |= said("damaged in its structure");
+    seen |= said("damaged in its structure: made anew");
     return seen;
 }
 
@@ -263,7 +263,7 @@ static void a_believed_index_is_walked_beside_the_open_store(void)
     scrub_until(structure_said);
     CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) == 0);
     rig_reopen(&g);
-    CHECK(!g.rep.clean);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
     for (uint64_t s = 1; s < 4; s++)
         CHECK(rig_tokens_ok(&g, s, TOKENS));
     CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));

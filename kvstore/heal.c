@@ -1,0 +1,125 @@
+/* heal.c - an index that others have written to, or that LMDB cannot read, in the open store.
+ *
+ * Nothing of it is touched until a child process has walked it (index_check.h).  Rows that are
+ * hurt are made anew one by one (repair.c).  Where the structure is damaged all of it is made
+ * anew from the turn log and what can be read of the old file, as a start would (merge.h), and
+ * opened in its place; batches and readers wait meanwhile.  Blocks stay known from memory, and
+ * have rows again after the next start.  Commit thread. */
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "kvstore/merge.h"
+#include "kvstore/repair.h"
+#include "kvstore/store.h"
+#include <errno.h>
+
+enum { HEALS_MAX = 4 }; /* each keeps a copy of the damaged file */
+static const uint64_t AGAIN_NS = 1000000000u;
+
+/* 0: it is sound, but for rows that are noted.  E_CORRUPT, or why it could not be walked. */
+static int walked(struct kvstore *s, const char *path)
+{
+    struct index_scrub x;
+    int r = index_scrub_now(&x, path);
+
+    if (r == 0) {
+        index_believe(s->idx, x.n == 0);
+        for (uint32_t i = 0; i < x.n && s->fault == 0; i++)
+            repair_row(s, (enum index_db)x.v[i].db, x.v[i].key, x.v[i].bytes);
+    }
+    index_scrub_stop(&x);
+    return r;
+}
+
+/* What the merge does not know. */
+static int settle(struct kvstore *s)
+{
+    uint8_t none[8] = {0};
+    int r = index_begin(s->idx);
+
+    if (r < 0)
+        return r;
+    r = index_meta_put(s->idx, "clean", none, 8);
+    if (r == 0)
+        r = guard_clock_put(s);
+    if (r == 0)
+        r = commit_day(s);
+    if (r < 0) {
+        index_abort(s->idx);
+        return r;
+    }
+    return index_commit(s->idx);
+}
+
+static void make_anew(struct kvstore *s, const char *path)
+{
+    struct merge_report m;
+    struct errbuf eb = {0};
+    char why[PATH_MAX + 64];
+
+    index_scrub_stop(&s->scrub);
+    if (s->heals++ == HEALS_MAX) {
+        store_stop(s,
+                   "%s is damaged again and again: nothing is written any more; check the "
+                   "disk and the memory of this machine, then restart",
+                   path);
+        return;
+    }
+    snprintf(why, sizeof why, "%s is damaged in its structure", path);
+    /* A log that never had a frame lacks none. */
+    int r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
+    if (r == 0)
+        r = index_open_again(s->idx);
+    if (r == 0)
+        r = settle(s);
+    if (r < 0) {
+        store_stop(
+            s,
+            "%s is damaged in its structure and cannot be made anew (%.200s): nothing is "
+            "written any more and nothing is lost; remove the cause, then restart",
+            path, eb.s[0] ? eb.s : err_str(r));
+        return;
+    }
+    s->index_bad = false;
+    s->n.repaired++;
+    if (!m.lost)
+        store_note(s,
+                   "%s: made anew from the turn log, nothing is missing; check the disk, and "
+                   "that no other program writes there",
+                   why);
+    recover_kept(s, true);
+    commit_sizes(s);
+}
+
+void heal_turn(struct kvstore *s)
+{
+    char path[PATH_MAX];
+    enum index_trust t = index_trust(s->idx);
+
+    /* A file of another name is walked for nothing; guard.c says what happened to ours. */
+    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx))
+        return;
+    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
+    int lock = index_lock_mend(s->idx);
+    if (lock == 1)
+        store_note(s, "%s-lock was cut short while in use: it is made again", path);
+    if (lock < 0)
+        store_stop(s,
+                   "%s-lock was cut short while in use and cannot be made again (%s): nothing "
+                   "is written any more; restart",
+                   path, err_str(lock));
+    ckpt_stop(s); /* what it has read may be short */
+    int r = t == INDEX_BROKEN ? E_CORRUPT : walked(s, path);
+    if (r == 0)
+        return;
+    if (r == E_CORRUPT || r == -ENOENT) { /* the latter: it is empty now */
+        if (guard_holds(s))
+            make_anew(s, path);
+        return;
+    }
+    if (s->heal_ns == 0)
+        store_note(s,
+                   "%s was written to by another program and cannot be checked now (%s): "
+                   "nothing is read or written until it can",
+                   path, err_str(r));
+    s->heal_ns = now_ns() + AGAIN_NS;
+}

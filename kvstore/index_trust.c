@@ -1,0 +1,190 @@
+/* index_trust.c - whether the index's file is still what LMDB made of it, and which rows are not.
+ *
+ * LMDB maps its file and believes every offset in it: bytes that others wrote there send it
+ * beside its pages, and a file that was cut is a SIGBUS.  Its own writes all fall between
+ * index_begin and the end of that transaction, so at any other moment a length or a time of
+ * change that it has not left belongs to somebody else, and nothing is touched until the file
+ * was walked.  One fstat a transaction; bytes that change without a write (the disk's doing)
+ * are not seen by it, but what LMDB then meets is. */
+#include "base/check.h"
+#include "kvstore/index.h"
+#include "kvstore/index_env.h"
+#include "kvstore/sys.h"
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A file system may set times late: after so many walks that found nothing the time counts no
+ * more. */
+enum { ALARMS_MAX = 8 };
+
+static bool look(const struct index *i, struct index_seen *ret)
+{
+    mdb_filehandle_t fd;
+    struct stat st;
+
+    if (!i->env || mdb_env_get_fd(i->env, &fd) || fstat(fd, &st) < 0)
+        return false;
+    *ret = (struct index_seen){(uint64_t)st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+    return true;
+}
+
+static void lock_path(const struct index *i, char ret[PATH_MAX + 8])
+{
+    snprintf(ret, PATH_MAX + 8, "%s-lock", i->path);
+}
+
+/* One that was deleted goes on as it is. */
+static bool lock_cut(const struct index *i)
+{
+    char path[PATH_MAX + 8];
+    struct stat st;
+
+    lock_path(i, path);
+    return stat(path, &st) == 0 && st.st_ino == i->lock_ino &&
+           (uint64_t)st.st_size < i->lock_bytes;
+}
+
+static bool differs(const struct index *i, const struct index_seen *now)
+{
+    const struct index_seen *was = &i->seen;
+
+    if (now->bytes < was->bytes)
+        return true;
+    return i->alarms < ALARMS_MAX &&
+           (now->bytes != was->bytes || now->sec != was->sec || now->nsec != was->nsec);
+}
+
+/* Between begin and end the file is LMDB's to change. */
+void index_writes(struct index *i, bool begin)
+{
+    struct index_seen now;
+    bool known = !begin && look(i, &now), lock;
+    char path[PATH_MAX + 8];
+    struct stat st;
+
+    lock_path(i, path);
+    lock = known && !i->lock_bytes && stat(path, &st) == 0;
+
+    pthread_mutex_lock(&i->hurt_lock);
+    i->writing = begin;
+    if (known)
+        i->seen = now;
+    if (lock) {
+        i->lock_ino = st.st_ino;
+        i->lock_bytes = (uint64_t)st.st_size;
+    }
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+enum index_trust index_trust(struct index *i)
+{
+    struct index_seen now;
+
+    must_be(i, INDEX_MAGIC);
+    pthread_mutex_lock(&i->hurt_lock);
+    /* Under the lock: a transaction that begins or ends meanwhile would be taken for others. */
+    if (i->trust == INDEX_FINE && !i->writing && look(i, &now) &&
+        (differs(i, &now) || lock_cut(i)))
+        i->trust = INDEX_TOUCHED;
+    enum index_trust t = i->trust;
+    pthread_mutex_unlock(&i->hurt_lock);
+    return t;
+}
+
+void index_believe(struct index *i, bool alarm)
+{
+    pthread_mutex_lock(&i->hurt_lock);
+    (void)look(i, &i->seen);
+    i->alarms += alarm;
+    i->trust = INDEX_FINE;
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+static void trust_less(struct index *i, enum index_trust t)
+{
+    pthread_mutex_lock(&i->hurt_lock);
+    i->trust = t > i->trust ? t : i->trust;
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+void index_doubt(struct index *i)
+{
+    trust_less(i, INDEX_BROKEN);
+}
+
+int index_rc(struct index *i, int rc)
+{
+    switch (rc) {
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL: trust_less(i, INDEX_BROKEN); break;
+    case MDB_BAD_TXN: trust_less(i, INDEX_TOUCHED); break; /* of something said before */
+    default: break;
+    }
+    return index_err(rc);
+}
+
+int index_lock_mend(struct index *i)
+{
+    char path[PATH_MAX + 8];
+
+    if (!lock_cut(i))
+        return 0;
+    lock_path(i, path);
+    if (truncate(path, (off_t)i->lock_bytes) < 0)
+        return -errno;
+    index_unsnap(i);
+    index_lock_away(i->path);
+    int r = index_open_again(i);
+    return r < 0 ? r : 1;
+}
+
+int index_open_again(struct index *i)
+{
+    pthread_mutex_lock(&i->swap);
+    index_shut(i);
+    int r = index_open_env(i);
+    pthread_mutex_unlock(&i->swap);
+    return r;
+}
+
+/* --- rows that are hurt ----------------------------------------------------------------------- */
+
+int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_val *v)
+{
+    int r = index_value_ok(k, v);
+    bool known = false;
+
+    if (r == 0)
+        return 0;
+    pthread_mutex_lock(&i->hurt_lock);
+    for (uint32_t j = 0; j < i->n_hurt; j++)
+        known |= i->hurt[j].db == db && i->hurt[j].n == k->mv_size &&
+                 !memcmp(i->hurt[j].key, k->mv_data, k->mv_size);
+    if (!known && i->n_hurt < INDEX_HURT_MAX && k->mv_size <= sizeof i->hurt[0].key) {
+        i->hurt[i->n_hurt].db = db;
+        i->hurt[i->n_hurt].n = k->mv_size;
+        memcpy(i->hurt[i->n_hurt++].key, k->mv_data, k->mv_size);
+    }
+    pthread_mutex_unlock(&i->hurt_lock);
+    return r;
+}
+
+size_t index_hurt_take(struct index *i, enum index_db *ret_db, uint8_t ret_key[512])
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&i->hurt_lock);
+    if (i->n_hurt) {
+        *ret_db = i->hurt[0].db;
+        n = i->hurt[0].n;
+        memcpy(ret_key, i->hurt[0].key, n);
+        memmove(i->hurt, i->hurt + 1, --i->n_hurt * sizeof *i->hurt);
+    }
+    pthread_mutex_unlock(&i->hurt_lock);
+    return n;
+}

@@ -1,0 +1,345 @@
+/* test_heal.c - an index that is written to, overwritten or cut while the store is open. */
+#include "base/clock.h"
+#include "kvstore/index_env.h"
+#include "kvstore/store.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { TOKENS = 1000, SESSIONS = 6, PAGE = 4096 };
+
+static struct rig g;
+
+static void open_rig(bool threads)
+{
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.threads = threads;
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t s = 1; s <= SESSIONS; s++)
+        for (uint64_t at = 0; at < TOKENS; at += 250)
+            CHECK_EQ(rig_talk(&g, s, at, at + 250), 0);
+    CHECK_EQ(rig_put(&g, 7, 0), 0);
+}
+
+static int index_fd(void)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%.400s/index.mdb", g.dir);
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+/* A clock of the file system that stands still between two writes would hide the second. */
+static void past(int fd)
+{
+    struct stat st;
+    char path[512];
+
+    CHECK_EQ(fstat(fd, &st), 0);
+    snprintf(path, sizeof path, "%.400s/tick", g.dir);
+    for (;;) {
+        struct stat now;
+        int t = open(path, O_RDWR | O_CREAT, 0600);
+        CHECK(t >= 0 && write(t, "x", 1) == 1 && fstat(t, &now) == 0);
+        close(t);
+        if (now.st_mtim.tv_sec != st.st_mtim.tv_sec ||
+            now.st_mtim.tv_nsec != st.st_mtim.tv_nsec)
+            break;
+    }
+    unlink(path);
+}
+
+/* What is written into each page: six bytes of its head, all of it, or its middle. */
+static void heads(int fd, off_t at)
+{
+    CHECK_EQ(pwrite(fd, "\xff\xff\xff\xff\xff\xff", 6, at + 10), 6);
+}
+static void whole(int fd, off_t at)
+{
+    uint8_t b[PAGE];
+
+    memset(b, 0x5a, sizeof b);
+    CHECK_EQ(pwrite(fd, b, sizeof b, at), PAGE);
+}
+static void zeros(int fd, off_t at)
+{
+    uint8_t b[PAGE] = {0};
+
+    CHECK_EQ(pwrite(fd, b, sizeof b, at), PAGE);
+}
+
+static void pages_hurt(void (*how)(int fd, off_t at), off_t from)
+{
+    struct stat st;
+    int fd = index_fd();
+
+    past(fd);
+    CHECK_EQ(fstat(fd, &st), 0);
+    for (off_t at = from; at + PAGE <= st.st_size; at += PAGE)
+        how(fd, at);
+    close(fd);
+}
+
+static bool said(const char *words)
+{
+    char note[512];
+    bool any = false;
+
+    while (kvs_note(g.s, note, sizeof note))
+        any |= strstr(note, words) != NULL;
+    return any;
+}
+
+static int count_session(void *ctx, const struct kvs_session *s)
+{
+    (void)s;
+    (*(int *)ctx)++;
+    return 0;
+}
+
+static void all_is_there(void)
+{
+    int n = 0;
+
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+    CHECK_EQ(n, SESSIONS);
+    for (uint64_t s = 1; s <= SESSIONS; s++)
+        CHECK(rig_tokens_ok(&g, s, TOKENS));
+}
+
+static bool index_hurt(void)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    return st.index_hurt;
+}
+
+/* Read, written or left alone first; then everything, also after a restart. */
+static void goes_on(int first)
+{
+    struct kvs_block_req got;
+
+    if (first == 0)
+        all_is_there();
+    else if (first == 1)
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    else
+        for (int i = 0; i < 3; i++) {
+            rig_turn(&g);
+            CHECK(!index_hurt() || g.threads);
+        }
+    all_is_there();
+    CHECK(!index_hurt());
+    CHECK(said("damaged in its structure: made anew"));
+    if (first != 1)
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    CHECK_EQ(rig_get(&g, 7, 0, &got), 0);
+    CHECK_EQ(rig_put(&g, 7, 1), 0);
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    CHECK_EQ(rig_get(&g, 7, 0, &got), 0);
+    CHECK_EQ(rig_get(&g, 7, 1, &got), 0);
+}
+
+static void pages_overwritten_under_the_open_store_cost_nothing(void)
+{
+    static void (*const how[])(int, off_t) = {heads, whole, zeros};
+
+    for (int k = 0; k < 12; k++) {
+        open_rig(k % 2);
+        pages_hurt(how[k % 3], k < 9 ? 2 * PAGE : 0); /* with the meta pages, or without */
+        goes_on(k / 2 % 3 == 2 && g.threads ? 0 : k / 2 % 3);
+        rig_fini(&g);
+    }
+}
+
+static void an_index_that_is_cut_costs_nothing(void)
+{
+    static const off_t to[] = {0, 100, PAGE, 2 * PAGE, 5 * PAGE};
+
+    for (int k = 0; k < 10; k++) {
+        open_rig(k % 2);
+        int fd = index_fd();
+        CHECK_EQ(ftruncate(fd, to[k / 2]), 0);
+        close(fd);
+        goes_on(k % 3 == 2 && g.threads ? 0 : k % 3);
+        rig_fini(&g);
+    }
+}
+
+/* One page alone, whichever it is; nobody reads it, or a batch comes to it. */
+static void any_page_may_be_hit(void)
+{
+    struct stat st;
+
+    open_rig(false);
+    int fd = index_fd();
+    CHECK_EQ(fstat(fd, &st), 0);
+    close(fd);
+    rig_fini(&g);
+    for (off_t at = 0; at + PAGE <= st.st_size && at < 24 * PAGE; at += PAGE) {
+        open_rig(false);
+        fd = index_fd();
+        past(fd);
+        heads(fd, at);
+        close(fd);
+        CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+        all_is_there();
+        CHECK(!index_hurt());
+        rig_reopen(&g);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
+static void a_write_that_changed_nothing_is_no_damage(void)
+{
+    uint8_t b;
+
+    open_rig(false);
+    for (int i = 0; i < 20; i++) {
+        int fd = index_fd();
+        past(fd);
+        CHECK_EQ(pread(fd, &b, 1, 3 * PAGE), 1);
+        CHECK_EQ(pwrite(fd, &b, 1, 3 * PAGE), 1);
+        close(fd);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS + 10 * (uint64_t)i, TOKENS + 10 * (uint64_t)i + 10), 0);
+    }
+    CHECK(!index_hurt());
+    CHECK(!said("made anew"));
+    CHECK_EQ(g.s->heals, 0);
+    rig_fini(&g);
+}
+
+/* LMDB maps that one too. */
+static void a_lock_file_that_is_cut_costs_nothing(void)
+{
+    char path[512];
+
+    for (int k = 0; k < 6; k++) {
+        open_rig(k % 2);
+        if (k == 2)
+            CHECK_EQ(ckpt_begin(g.s), 0);
+        snprintf(path, sizeof path, "%.400s/index.mdb-lock", g.dir);
+        CHECK_EQ(truncate(path, k / 2 * 64), 0);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK(!index_hurt());
+        CHECK(said("index.mdb-lock was cut short"));
+        CHECK(!said("made anew"));
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        rig_fini(&g);
+    }
+}
+
+/* A compaction reads all of the index: what it reads of a damaged one replaces no log. */
+static void a_compaction_under_way_keeps_the_log(void)
+{
+    open_rig(false);
+    CHECK_EQ(ckpt_begin(g.s), 0);
+    pages_hurt(zeros, 2 * PAGE);
+    while (ckpt_busy(g.s))
+        ckpt_turn(g.s);
+    all_is_there();
+    CHECK(said("made anew from the turn log, nothing is missing"));
+    rig_reopen(&g);
+    all_is_there();
+    rig_fini(&g);
+}
+
+/* The log has the batch, the index has not: it is in the new one by way of the log, once. */
+static int hit_at_sync(void *user, const struct sys_event *e)
+{
+    bool *due = user;
+
+    if (*due && e->op == SYS_SYNC && e->after) {
+        *due = false;
+        pages_hurt(heads, 2 * PAGE);
+    }
+    return 0;
+}
+
+static void a_batch_between_log_and_index_counts_once(void)
+{
+    bool due = true;
+
+    open_rig(false);
+    g.s->sys.hook = hit_at_sync;
+    g.s->sys.user = &due;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    CHECK(!due);
+    CHECK_EQ(g.s->heals, 1);
+    CHECK_EQ(rig_talk(&g, 1, TOKENS + 10, TOKENS + 20), 0);
+    all_is_there();
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 20));
+    g.s->sys.hook = NULL;
+    rig_reopen(&g);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 20));
+    rig_fini(&g);
+}
+
+/* Nobody has written to it: the disk itself gives back something else. */
+static void what_lmdb_meets_itself_is_damage_too(void)
+{
+    for (int k = 0; k < 4; k++) {
+        open_rig(k % 2);
+        g.s->idx->alarms = UINT32_MAX; /* times are not believed */
+        pages_hurt(zeros, 2 * PAGE);
+        goes_on(k / 2);
+        rig_fini(&g);
+    }
+}
+
+/* With no room for a new one: nothing is written, that is said, and the next start has it all. */
+static int no_room(void *user, const struct sys_event *e)
+{
+    (void)user;
+    return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? -ENOSPC : 0;
+}
+
+static void what_cannot_be_made_anew_is_said(void)
+{
+    struct kvs_stats st;
+
+    open_rig(false);
+    g.s->sys.hook = no_room;
+    pages_hurt(heads, 2 * PAGE);
+    CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) < 0);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.fault, -EROFS);
+    CHECK(st.index_hurt);
+    CHECK(strstr(st.warning, "cannot be made anew"));
+    CHECK(said("cannot be made anew"));
+    rig_reopen(&g);
+    CHECK(g.rep.rebuilt);
+    all_is_there();
+    CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
+       ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
+       ROW(any_page_may_be_hit), ROW(a_write_that_changed_nothing_is_no_damage),
+       ROW(a_compaction_under_way_keeps_the_log),
+       ROW(a_batch_between_log_and_index_counts_once),
+       ROW(what_lmdb_meets_itself_is_damage_too), ROW(what_cannot_be_made_anew_is_said))
