@@ -220,7 +220,7 @@ soak:                                           ## N=200 kills on each I/O kind,
 	@scripts/deps.sh build test
 	$(again) all $(O)/tests/kvstore/test_cuts
 	@MODEL='$(MODEL)' N='$(or $(N),200)' tests/soak.sh $(O)
-mutate:                                         ## breaks a line, looks whether a test notices: ONLY= FROM= JOBS=
+mutate:                                         ## breaks a line, looks whether a test notices: ONLY= FROM= JOBS= RESUME=1
 	@scripts/deps.sh build test
 	@python3 tests/mutate/run.py
 bench: all                                      ## this machine beside its own ceilings

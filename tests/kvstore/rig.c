@@ -42,11 +42,12 @@ int rig_cp(const char *from, const char *to)
 
 void rig_init(struct rig *g, enum kvs_io io, bool fast)
 {
-    const char *tmp = getenv("TMPDIR");
+    const char *tmp = getenv("TMPDIR"), *memory = getenv("T_MEMORY");
 
     memset(g, 0, sizeof *g);
-    if (fast && access("/dev/shm", W_OK) == 0)
-        tmp = "/dev/shm";
+    memory = memory ? memory : "/dev/shm";
+    if (fast && access(memory, W_OK) == 0)
+        tmp = memory;
     snprintf(g->dir, sizeof g->dir, "%s/hearth-kvs-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(g->dir)) {
         perror("mkdtemp");

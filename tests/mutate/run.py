@@ -12,309 +12,262 @@ Reads the *.txt beside it.  An entry is
 Several - or + lines are one text.  A suite is tests/FOLDER/test_X without tests/, with :CASE
 for some of its cases (test_x CASE), or a name that a line "NAME = suite suite" has given to several.
 
-The tree is copied to build/mutate/N, one copy a worker, and built once; then each mutation costs
-one compile, one link and its suites, the first of which that fails ends it.  A suite that does not
-pass in the tree as it is ends the whole.  A suite may take SLACK + FACTOR times what it took there.
+The tree is copied to build/mutate/clean, which stays as it is, and to build/mutate/N, one copy a
+worker.  Each mutation costs one compile, and a link for each suite that is asked.  Asked first is
+the case that caught it last (catchers.list, --learn writes it), then its suites in their order;
+the first case that fails ends it.
 
-    run.py [--jobs N] [--only GLOB,GLOB] [--from NAME]   fails below 95 % caught, or for a survivor without
-                                                 a reason; also by JOBS, ONLY and FROM in the environment
-    run.py --check                               each entry still fits the code: no build
+A mutation counts as caught when a case fails that passes in the clean copy in this run, or when a
+suite is stopped after SLACK + FACTOR times what it takes in the clean copy, and takes far less
+there right afterwards.  A suite that fails in the clean copy is an error.
+
+Each result is kept in build/mutate/results as soon as it is there: --resume goes on with what a
+run on the same tree has left.
+
+    run.py [--jobs N] [--only GLOB,GLOB] [--from NAME] [--resume] [--learn]
+                            fails below 95 % caught, or for a survivor without a reason; also by
+                            JOBS, ONLY, FROM, RESUME=1 and LEARN=1 in the environment
+    run.py --check          each entry still fits the code: no build
 """
 import argparse
 import fnmatch
-import glob
+import hashlib
+import json
 import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-TOP = os.path.dirname(os.path.dirname(HERE))
-SLACK_S, FACTOR, BUILD_S, WANT = 15, 6, 900, 0.95
+from entries import TOP, check, mutated, read_lists, write_catchers
+from tree import PLACE, STOPPED, Tree, files, is_script
+
+SLACK_S, FACTOR, CLEAN_S, FAR, WANT = 10, 5, 900, 3, 0.95
+RESULTS = os.path.join(PLACE, "results")
 
 
-class Entry:
-    def __init__(self, name, path, suites, where):
-        self.name, self.path, self.suites, self.where = name, path, suites, where
-        self.why, self.old, self.new, self.reason = [], [], [], []
-
-    def pattern(self):
-        words = " ".join(self.old).split()
-        return r"\s+".join(re.escape(w) for w in words)
+def tree_hash():
+    h = hashlib.sha256()
+    for n in files():
+        if not n.startswith(("tests/mutate/", "docs/")) and not n.endswith(".md"):
+            h.update(n.encode() + b"\0" + open(os.path.join(TOP, n), "rb").read())
+    return h.hexdigest()
 
 
-def read_lists():
-    entries, groups, e = [], {}, None
-    for path in sorted(glob.glob(os.path.join(HERE, "*.txt"))):
-        for n, line in enumerate(open(path, encoding="utf-8"), 1):
-            line, where = line.rstrip("\n"), "%s:%d" % (os.path.basename(path), n)
-            head = re.match(r"\[([a-z0-9-]+)\] ([^ :]+): (.+)$", line)
-            group = re.match(r"([A-Z][A-Z_0-9]*) = (.+)$", line)
-            if head:
-                e = Entry(head[1], head[2], head[3].split(), where)
-                entries.append(e)
-            elif group:
-                groups[group[1]] = group[2].split()
-            elif e and re.match(r"[?+=-]( |$)", line):
-                {"?": e.why, "-": e.old, "+": e.new, "=": e.reason}[line[:1]].append(line[2:])
-            elif line.strip() and not line.startswith("#"):
-                sys.exit("%s: not understood: %s" % (where, line))
-    def spread(names):
-        for s in names:
-            yield from spread(groups[s]) if s in groups else [s]
-    for e in entries:
-        e.suites = list(dict.fromkeys(spread(e.suites)))
-    return entries
+class Clean:
+    """The copy that is not mutated: what a suite says and takes there."""
+    def __init__(self, tree):
+        self.tree, self.known, self.lock = tree, {}, threading.Lock()
+        self.built = set()
 
+    def build(self, suites, jobs):
+        self.built.update(s.split(":")[0] for s in suites)
+        rc, out = self.tree.build(suites, jobs)
+        if rc:
+            sys.exit("mutate: the tree does not build\n" + out[-4000:])
 
-def mutated(e, text):
-    """The file's new text, or None and what is wrong with the entry."""
-    if not e.old or not e.why:
-        return None, "has no old text or no reason why"
-    found = re.findall(e.pattern(), text)
-    if len(found) != 1:
-        return None, "old text occurs %d times in %s" % (len(found), e.path)
-    new = "\n".join(e.new)
-    out = re.sub(e.pattern(), lambda m: new, text)
-    return (out, None) if out.split() != text.split() else (None, "changes nothing")
-
-
-def check(entries):
-    bad, names = 0, set()
-    for e in entries:
-        try:
-            text = open(os.path.join(TOP, e.path), encoding="utf-8").read()
-            wrong = mutated(e, text)[1]
-        except OSError as x:
-            wrong = str(x)
-        if e.name in names:
-            wrong = "name is taken twice"
-        names.add(e.name)
-        for s in e.suites:
-            f = os.path.join(TOP, "tests", s.split(":")[0])
-            if not os.path.exists(f) and not os.path.exists(f + ".c"):
-                wrong = "there is no suite tests/%s" % s
-        if wrong:
-            print("mutate: %s: [%s] %s" % (e.where, e.name, wrong))
-            bad += 1
-    return bad
-
-
-class Tree:
-    """A copy of the tree that is built and mutated."""
-    def __init__(self, number, like=None):
-        self.dir = os.path.join(TOP, "build", "mutate", str(number))
-        self.env = dict(os.environ, TMPDIR=os.path.join(self.dir, "tmp"),
-                        HEARTH_BIN=os.path.join(self.dir, "build", "release"),
-                        PYTHONDONTWRITEBYTECODE="1")
-        for v in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUILD"):
-            self.env.pop(v, None)
-        if like and not os.path.exists(self.dir):
-            subprocess.run(["cp", "-a", like.dir, self.dir], check=True)
-        self.sync()
-
-    def sync(self):
-        names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=TOP,
-                               check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        have = set(n for n in names if os.path.exists(os.path.join(TOP, n)))
-        for root, dirs, files in os.walk(self.dir):
-            if root == self.dir:
-                dirs[:] = [d for d in dirs if d not in ("build", "tmp")]
-            for f in files:
-                p = os.path.join(root, f)
-                if os.path.relpath(p, self.dir) not in have:
-                    os.unlink(p)
-        for n in have:
-            self.put(n, open(os.path.join(TOP, n), "rb").read(),
-                     os.stat(os.path.join(TOP, n)).st_mode)
-
-    def put(self, name, data, mode=0o644):
-        p = os.path.join(self.dir, name)
-        try:
-            if open(p, "rb").read() == data:
-                return
-        except OSError:
-            os.makedirs(os.path.dirname(p), exist_ok=True)
-        with open(p, "wb") as f:
-            f.write(data)
-        os.chmod(p, mode & 0o777)
-
-    def run(self, cmd, limit):
-        """The exit status, 124 when it had to be stopped, and what was said.  Its whole group ends."""
-        p = subprocess.Popen(cmd, cwd=self.dir, env=self.env, stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             errors="replace", start_new_session=True)
-        try:
-            out, rc = p.communicate(timeout=limit)[0], p.returncode
-        except subprocess.TimeoutExpired:
-            out, rc = "", 124
-        try:
-            os.killpg(p.pid, signal.SIGKILL)
-        except OSError:
-            pass
-        if rc == 124:
-            p.communicate()
-        return rc, out
-
-    def build(self, suites):
-        goals = ["build/release/tests/" + s.split(":")[0] for s in suites if not is_script(s)]
-        # Tests of these folders start the programs that lie beside them, or skip.
-        if any(is_script(s) for s in suites):
-            goals.append("all")
-        if any(s.startswith("daemon/") for s in suites):
-            goals.append("build/release/hearthd")
-        os.makedirs(self.env["TMPDIR"], exist_ok=True)
-        cmd = ["make", "-s", "CUDA=0", "-j%d" % (os.cpu_count() or 2)] + goals
-        if os.environ.get("CC"):
-            cmd.append("CC=" + os.environ["CC"])
-        return self.run(cmd, BUILD_S)
-
-    def test(self, suite, limit):
-        name, _, case = suite.partition(":")
-        if name.endswith(".py"):
-            cmd = [os.environ.get("HEARTH_PY", sys.executable), "tests/" + name]
-        elif name.endswith(".sh"):
-            cmd = ["tests/" + name, "build/release"]
-        else:
-            cmd = ["build/release/tests/" + name]
-        shutil.rmtree(self.env["TMPDIR"], ignore_errors=True)
-        os.makedirs(self.env["TMPDIR"])
-        t = time.time()
-        rc, out = self.run(cmd + ([case] if case else []), limit)
-        return rc, out, time.time() - t
-
-
-def is_script(suite):
-    """End-to-end tests need all programs, unit tests their own."""
-    return suite.split(":")[0].endswith((".py", ".sh"))
-
-
-def failing_case(out):
-    for line in out.splitlines():
-        m = re.match(r"\s*FAIL\s+(\S+)", line)
-        if m:
-            return m[1]
-    return ""
+    def look(self, suite, again=False):
+        """(exit status, seconds, cases in their order)"""
+        with self.lock:
+            if suite in self.known and not again:
+                return self.known[suite]
+            if suite.split(":")[0] not in self.built:
+                self.build([suite], 1)
+            rc, said, t = self.tree.test(suite, CLEAN_S)
+            if rc in (0, 77):
+                self.known[suite] = (rc, t, said.ended)
+            return rc, t, said.ended
 
 
 class Run:
-    def __init__(self, entries, trees):
-        self.todo, self.trees, self.lock = list(entries), trees, threading.Lock()
-        self.took, self.done, self.failed = {}, [], None
+    def __init__(self, entries, clean, tree):
+        self.todo, self.clean, self.tree = list(entries), clean, tree
+        self.lock, self.done, self.stop = threading.Lock(), [], False
+        self.found = {}
 
-    def baseline(self, tree, times):
-        suites = list(dict.fromkeys(s for e in self.todo for s in e.suites))
-        rc, out = tree.build(suites)
+    def ask(self, tree, suite):
+        """None: it did not notice; else (word, what, which case)."""
+        rc0, took, cases = self.clean.look(suite)
+        if rc0 == 77:
+            return None
+        if rc0:
+            return "error", "%s fails without any mutation (%d)" % (suite, rc0), None
+        rc, out = tree.build([suite])
         if rc:
-            sys.exit("mutate: the tree does not build\n" + out[-4000:])
-        for s in suites:
-            for _ in range(times):
-                rc, out, t = tree.test(s, 600)
-                if rc not in (0, 77):
-                    sys.exit("mutate: %s fails without any mutation (%d)\n%s" % (s, rc, out[-4000:]))
-                self.took[s] = None if rc == 77 else max(t, self.took.get(s) or 0)
-            print("%-44s %s" % (s, "%5.1f s" % self.took[s] if self.took[s] else "skipped here"),
-                  flush=True)
+            tail = [x for x in out.splitlines() if "error" in x or "undefined" in x]
+            return "error", "does not build: " + (tail[0] if tail else out[-200:]), None
+        limit = SLACK_S + FACTOR * took
+        rc, said, _ = tree.test(suite, limit)
+        if rc in (0, 77):
+            return None
+        # A program that ended or hangs did so in the case after the last that ended.
+        under_way = cases[len(said.ended)] if len(said.ended) < len(cases) else None
+        case = said.failed or under_way
+        who = suite if is_script(suite) or ":" in suite or not case else suite + ":" + case
+        rc0, took, _ = self.clean.look(who, again=rc == STOPPED)
+        if rc0 and who != suite:  # a case that does not stand alone
+            who = suite
+            rc0, took, _ = self.clean.look(who)
+        if rc0:
+            return "error", "%s fails without any mutation (%d)" % (who, rc0), None
+        if rc == STOPPED:
+            if FAR * took > limit:
+                return "error", "%s was stopped after %.0f s and takes %.0f s as it is: too slow " \
+                    "to judge" % (suite, limit, took), None
+            return "caught", "%s hangs" % who, who
+        how = "" if said.failed else " signal %d" % -rc if rc < 0 else " exit %d" % rc
+        return "caught", who + how, who
 
     def one(self, tree, e):
         src = os.path.join(tree.dir, e.path)
-        text = open(src, encoding="utf-8").read()
-        new, wrong = mutated(e, text)
+        new, wrong = mutated(e, open(src, encoding="utf-8").read())
         if wrong:
-            return "error", wrong
-        tree.put(e.path, new.encode())
+            return "error", wrong, None
+        undo = tree.mutate(e.path, new)
         try:
-            runs = [s for s in e.suites if self.took.get(s)]
-            if not runs:
-                return "error", "none of its suites can run here"
-            rc, out = tree.build(runs)
-            if rc:
-                tail = [x for x in out.splitlines() if "error" in x or "undefined" in x]
-                return "error", "does not build: " + (tail[0] if tail else out[-200:])
-            for s in runs:
-                rc, out, _ = tree.test(s, SLACK_S + FACTOR * self.took[s])
-                if rc == 124:
-                    return "caught", "%s hangs" % s
-                if rc not in (0, 77):
-                    how = failing_case(out) or ("signal %d" % -rc if rc < 0 else "exit %d" % rc)
-                    return "caught", "%s: %s" % (s, how)
-            return "SURVIVED", " ".join(e.reason) or "by no suite"
+            ran = 0
+            for s in ([e.catcher] if e.catcher else []) + e.suites:
+                said = self.ask(tree, s)
+                if said:
+                    return said
+                ran += self.clean.look(s)[0] == 0
+            if not ran:
+                return "error", "none of its suites can run here", None
+            return ("explained" if e.reason else "SURVIVED"), " ".join(e.reason) or "no suite", None
         finally:
-            tree.put(e.path, text.encode())
+            undo()
 
     def worker(self, tree):
         while True:
             with self.lock:
-                if not self.todo or self.failed:
+                if not self.todo or self.stop:
                     return
                 e = self.todo.pop(0)
             t = time.time()
             try:
-                word, what = self.one(tree, e)
-            except Exception as x:  # said, not swallowed: the run as a whole fails
-                word, what = "error", repr(x)
-            if word == "SURVIVED" and e.reason:
-                word = "explained"
+                word, what, who = self.one(tree, e)
+            except BaseException as x:  # said, not swallowed: the run as a whole fails
+                word, what, who = "error", repr(x), None
             with self.lock:
-                self.done.append((word, e, what))
-                print("%-9s %-28s %-26s %4.0f s  %s" % (word, e.name, e.path, time.time() - t, what),
+                self.note(word, e, what)
+                if who:
+                    self.found[e.name] = who
+                with open(RESULTS, "a", encoding="utf-8") as f:
+                    f.write(json.dumps({"key": e.key(self.tree), "name": e.name, "word": word,
+                                        "what": what, "who": who}) + "\n")
+                print("%-9s %-28s %-28s %4.0f s  %s" % (word, e.name, e.path, time.time() - t, what),
                       flush=True)
 
-    def all(self):
-        ts = [threading.Thread(target=self.worker, args=(t,)) for t in self.trees]
+    def note(self, word, e, what):
+        self.done.append((word, e, what))
+
+    def resume(self):
+        """Takes the results that a run on this tree has left."""
+        try:
+            lines = [json.loads(x) for x in open(RESULTS, encoding="utf-8")]
+        except (OSError, ValueError):
+            return
+        had = {x["key"]: x for x in lines if x["word"] != "error"}
+        for e in list(self.todo):
+            x = had.get(e.key(self.tree))
+            if x:
+                self.todo.remove(e)
+                word = x["word"] if x["word"] == "caught" else "explained" if e.reason else "SURVIVED"
+                self.note(word, e, x["what"])
+                if x["who"]:
+                    self.found[e.name] = x["who"]
+
+    def all(self, trees):
+        ts = [threading.Thread(target=self.worker, args=(t,)) for t in trees]
         for t in ts:
             t.start()
-        for t in ts:
-            t.join()
+        try:
+            for t in ts:
+                t.join()
+        except KeyboardInterrupt:
+            self.stop = True
+            print("mutate: ends with what is under way; --resume (RESUME=1) goes on", flush=True)
+            for t in ts:
+                t.join()
+
+    def table(self):
+        words = ("caught", "explained", "SURVIVED", "error")
+        rows = {}
+        for word, e, _ in self.done:
+            for folder in (os.path.dirname(e.path), "all"):
+                rows.setdefault(folder, dict.fromkeys(words, 0))[word] += 1
+        print("\n%-22s %9s %9s %12s %9s %9s" % ("folder", "mutations", "caught", "survive with",
+                                               "without", "errors"))
+        print("%-22s %9s %9s %12s %9s" % ("", "", "", "a reason", ""))
+        for folder in sorted(rows, key=lambda f: (f == "all", f)):
+            n = rows[folder]
+            print("%-22s %9d %8.1f%% %12d %9d %9d" % (folder, sum(n.values()), 100 * share(n),
+                                                      n["explained"], n["SURVIVED"], n["error"]))
+        return rows.get("all") or dict.fromkeys(words, 0)
+
+
+def share(n):
+    counted = n["caught"] + n["SURVIVED"] + n["explained"]
+    return n["caught"] / counted if counted else 0
+
+
+def chosen(entries, only, start):
+    names = [e.name for e in entries]
+    if start:
+        if start not in names:
+            sys.exit("mutate: FROM=%s: there is no such entry" % start)
+        entries = entries[names.index(start):]
+    entries = [e for e in entries if any(fnmatch.fnmatch(x, p) for p in only.split(",")
+                                         for x in (e.name, e.path))]
+    if not entries:
+        sys.exit("mutate: ONLY=%s: no entry" % only)
+    return entries
 
 
 def main():
+    env = os.environ.get
     ap = argparse.ArgumentParser()
     ap.add_argument("--check", action="store_true")
     ap.add_argument("--list", action="store_true")
-    ap.add_argument("--only", default=os.environ.get("ONLY") or "*")
-    ap.add_argument("--from", dest="start", default=os.environ.get("FROM") or "")
-    ap.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1))
-    ap.add_argument("--times", type=int, default=1)
+    ap.add_argument("--only", default=env("ONLY") or "*")
+    ap.add_argument("--from", dest="start", default=env("FROM") or "")
+    ap.add_argument("--jobs", type=int, default=int(env("JOBS") or 1))
+    ap.add_argument("--resume", action="store_true", default=env("RESUME") == "1")
+    ap.add_argument("--learn", action="store_true", default=env("LEARN") == "1")
     a = ap.parse_args()
     entries = read_lists()
     bad = check(entries)
     if a.check or a.list:
         for e in entries if a.list else []:
-            print("%-28s %-26s %s" % (e.name, e.path, " ".join(e.why)))
+            print("%-28s %-28s %s" % (e.name, e.path, " ".join(e.why)))
         print("mutate: %d entries, %d do not fit" % (len(entries), bad))
         return 1 if bad else 0
     if bad:
         return 1
-    names = [e.name for e in entries]
-    if a.start:
-        if a.start not in names:
-            sys.exit("mutate: FROM=%s: there is no such entry" % a.start)
-        entries = entries[names.index(a.start):]
-    entries = [e for e in entries if any(fnmatch.fnmatch(x, p) for p in a.only.split(",")
-                                         for x in (e.name, e.path))]
-    if not entries:
-        sys.exit("mutate: ONLY=%s: no entry" % a.only)
     t = time.time()
-    first = Tree(0)
-    run = Run(entries, [first])
-    run.baseline(first, a.times)
-    run.trees += [Tree(i, first) for i in range(1, min(a.jobs, len(entries)))]
-    run.all()
-    n = {w: sum(1 for d in run.done if d[0] == w) for w in ("caught", "SURVIVED", "explained", "error")}
-    counted = n["caught"] + n["SURVIVED"] + n["explained"]
-    share = n["caught"] / counted if counted else 0
+    clean = Clean(Tree("clean"))
+    run = Run(chosen(entries, a.only, a.start), clean, tree_hash())
+    if a.resume:
+        run.resume()
+    elif os.path.exists(RESULTS):
+        os.replace(RESULTS, RESULTS + ".last")
+    if run.todo:
+        clean.build(list(dict.fromkeys(s for e in run.todo for s in e.suites)), os.cpu_count() or 2)
+        trees = [Tree(i, clean.tree) for i in range(max(1, min(a.jobs, len(run.todo))))]
+        print("mutate: built in %.0f s, %d mutations to try" % (time.time() - t, len(run.todo)),
+              flush=True)
+        run.all(trees)
+        for x in trees + [clean.tree]:
+            x.empty(again=False)
+    if a.learn:
+        write_catchers(entries, run.found)
+    n = run.table()
     for word, e, what in run.done:
         if word in ("SURVIVED", "error"):
             print("%s: %s: [%s] %s: %s" % (word, e.where, e.name, " ".join(e.why), what))
-    print("mutate: %d mutations: %d caught (%.1f %%), %d survive with a reason, %d without, %d errors, in %d min"
-          % (len(run.done), n["caught"], 100 * share, n["explained"], n["SURVIVED"], n["error"],
+    print("mutate: %d mutations: %d caught (%.1f %%), %d survive with a reason, %d without, %d errors, in %.1f min"
+          % (len(run.done), n["caught"], 100 * share(n), n["explained"], n["SURVIVED"], n["error"],
              (time.time() - t) / 60))
-    return 0 if share >= WANT and not n["SURVIVED"] and not n["error"] else 1
+    return 0 if share(n) >= WANT and not n["SURVIVED"] and not n["error"] and not run.todo else 1
 
 
 if __name__ == "__main__":
