@@ -702,7 +702,8 @@ static void admit(struct req *r, struct prepared *p)
         return;
     }
     r->goes_on = r->keep && (r->s || p->input == IN_PROMPT);
-    res = r->s ? 0 : place_anonymous(r, p);
+    bool anonymous = !r->s;
+    res = anonymous ? place_anonymous(r, p) : 0;
     if (res == 0)
         res = place_tokens(r, p);
     if (res == 0)
@@ -714,6 +715,7 @@ static void admit(struct req *r, struct prepared *p)
                  res == -EAGAIN ? "there are too many sessions" : "no memory for the request");
         return;
     }
+    said_settle(r, p, anonymous);
     s = r->s;
     r->user_open = p->user_open;
     r->opened = p->opened;
@@ -730,6 +732,8 @@ static void admit(struct req *r, struct prepared *p)
         r->q.rest = r->base - 1; /* a session at rest has evaluated all but its last token */
     if (res == 0)
         res = turn_begin(r);
+    r->said = NULL; /* p's */
+    r->n_said = 0;
     if (res < 0) {
         req_fail(r, HRT_RESOURCE_EXHAUSTED, res == -EAGAIN ? "queue_full" : "out_of_memory",
                  res == -EAGAIN ? "the store's queue is full" : "no memory for the request");

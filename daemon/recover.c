@@ -90,6 +90,8 @@ static int fill(struct req *r, const struct kvs_req *q, bool ended)
     r->user_open = flag(r->back, "user_open");
     r->opened = flag(r->back, "opened");
     r->raw_turn = flag(r->back, "raw");
+    r->role = cJSON_HasObjectItem(r->back, "role") ? (uint32_t)num(r->back, "role")
+                                                   : KVS_ROLE_USER; /* of an older daemon */
     r->base = num(r->back, "base");
     r->turn_first = num(r->back, "turn_first");
     r->turn_no = (uint32_t)num(r->back, "turn");

@@ -36,6 +36,7 @@ void prepared_free(struct prepared *p)
     free(p->system);
     free(p->text);
     free(p->ids);
+    free(p->said);
     toks_drop(p->path);
     for (uint32_t i = 0; i < p->n_cand; i++)
         toks_drop(p->cand[i].toks);
@@ -261,6 +262,8 @@ static int render_messages(struct prepared *p, const struct before *b, struct ch
         r = close_user(p, m, n, out);
     else
         r = append(p, b, m, n, p->generate, out);
+    if (r == 0 && said_find(p, m, n, out) < 0)
+        r = no_memory(p);
     if (r == 0 && begun.bytes && text_add(out, begun.text, begun.bytes, 0) < 0)
         r = no_memory(p);
     free(m);
@@ -361,10 +364,10 @@ struct agreed {
 
 /* As far as the stored tokens say the same bytes as the text they stay.  They may end where
  * fresh ids begin (cutting elsewhere would tokenise a piece by itself); a special token
- * agrees only with a special token. */
+ * agrees only with a special token.  path_ends: NULL, or where each of the path's ids ends. */
 static struct agreed agree_bytes(const struct prepared *p, const struct chat_text *t,
                                  const struct tok_ids *ids, const size_t *ends,
-                                 const int32_t *path, uint64_t head)
+                                 const int32_t *path, uint64_t head, size_t *path_ends)
 {
     struct agreed a = {0, 0};
     size_t at = 0, j = 0; /* bytes that agree; fresh ids that end at or before them */
@@ -390,6 +393,8 @@ static struct agreed agree_bytes(const struct prepared *p, const struct chat_tex
             while (j < ids->n && ends[j + 1] <= at)
                 j++;
         }
+        if (path_ends)
+            path_ends[i + 1] = at;
         if (j <= ids->n && ends[j] == at)
             a = (struct agreed){i + 1, j};
     }
@@ -403,6 +408,26 @@ static struct agreed agree_ids(const struct tok_ids *ids, const int32_t *path, u
     while (i < head && i < ids->n && ids->p[i] == path[i])
         i++;
     return (struct agreed){i, i};
+}
+
+/* Where its messages begin in the path chosen, and in what follows it. */
+static int place_said(struct prepared *p, const struct chat_text *t, const size_t *ends,
+                      const struct agreed *best)
+{
+    const struct toks *path = best->base ? p->cand[p->base_cand].toks : NULL;
+    size_t *path_ends = calloc(best->base + 1, sizeof *path_ends);
+
+    if (!path_ends)
+        return no_memory(p);
+    if (path)
+        (void)agree_bytes(p, t, &p->out, ends, path->p, best->base, path_ends);
+    said_place(p,
+               &(struct said_ids){{path ? path->p : NULL, p->out.p + best->rest},
+                                  {path_ends, ends + best->rest},
+                                  {best->base, p->out.n - best->rest}},
+               0);
+    free(path_ends);
+    return 0;
 }
 
 /* Chooses the stored path that serves best, and leaves in out only what follows it. */
@@ -423,7 +448,7 @@ static int match(struct prepared *p, const struct chat_text *t)
             free(ends);
             return refuse(p, HRT_CANCELLED, "cancelled", "nobody waits for the input any more");
         }
-        struct agreed a = bytes ? agree_bytes(p, t, &p->out, ends, c->toks->p, c->head)
+        struct agreed a = bytes ? agree_bytes(p, t, &p->out, ends, c->toks->p, c->head, NULL)
                                 : agree_ids(&p->out, c->toks->p, c->head);
 
         if (a.base > best.base) {
@@ -431,10 +456,34 @@ static int match(struct prepared *p, const struct chat_text *t)
             p->base_cand = (int32_t)i;
         }
     }
+    if (bytes && p->n_said && place_said(p, t, ends, &best) < 0) {
+        free(ends);
+        return -ENOMEM;
+    }
+    if (!bytes)
+        p->n_said = 0;
     free(ends);
     p->base = best.base;
     memmove(p->out.p, p->out.p + best.rest, (p->out.n - best.rest) * sizeof *p->out.p);
     p->out.n -= best.rest;
+    return 0;
+}
+
+/* The same of what goes on from a session's path. */
+static int place_named(struct prepared *p, const struct chat_text *t)
+{
+    size_t *ends = p->n_said ? malloc((p->out.n + 2) * sizeof *ends) : NULL;
+
+    if (!p->n_said)
+        return 0;
+    if (!ends)
+        return no_memory(p);
+    if (ends_of(p, &p->out, t->n, ends))
+        said_place(p, &(struct said_ids){{NULL, p->out.p}, {ends, ends}, {0, p->out.n}},
+                   p->base);
+    else
+        p->n_said = 0;
+    free(ends);
     return 0;
 }
 
@@ -493,8 +542,10 @@ static int render_all(struct prepared *p)
     r = render_after(p, &b, &text);
     if (r == 0)
         r = encode(p, &text, b.first, &p->out);
-    if (r == 0 && p->n_cand)
+    if (r == 0 && (p->n_cand || (!p->path && p->n_said)))
         r = match(p, p->raw ? NULL : &text);
+    else if (r == 0)
+        r = place_named(p, &text);
     chat_text_fini(&text);
     return r;
 }

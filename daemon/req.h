@@ -17,6 +17,7 @@
 #include "daemon/kvflow.h"
 #include "daemon/loop.h"
 #include "daemon/prep.h"
+#include "daemon/said.h"
 #include "daemon/sess.h"
 #include "daemon/stream.h"
 #include "daemon/turns.h"
@@ -102,9 +103,11 @@ struct prepared {
     struct tok_ids out; /* follows the first base tokens */
     int32_t base_cand;  /* whose: -1 the session's (or nobody's) */
     uint64_t base;
-    bool user_open; /* ends inside a user turn */
-    bool opened;    /* ends with the assistant's opening */
-    bool again;     /* the same documents as the ingest that was cut: nothing new */
+    bool user_open;    /* ends inside a user turn */
+    bool opened;       /* ends with the assistant's opening */
+    bool again;        /* the same documents as the ingest that was cut: nothing new */
+    struct said *said; /* its messages, when there are several and they were found */
+    uint32_t n_said;
     uint64_t took_ns;
 };
 void prepared_free(struct prepared *p);
@@ -156,6 +159,9 @@ struct req {
     uint8_t saved[16];   /* hash of the record as it was last written, and when */
     uint64_t saved_ns;
     bool user_open, opened, raw_turn;
+    uint32_t role;           /* enum kvs_role: of the turn it adds as input */
+    const struct said *said; /* turns before it, until its beginning is submitted */
+    uint32_t n_said;
     bool new_branch;  /* br is this request's own: its record goes with the beginning */
     bool begun;       /* the record that it began is durable (or the store is off) */
     bool durable;     /* no batch of this request failed */

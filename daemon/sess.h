@@ -64,7 +64,9 @@ struct turn { /* a kvs_turn without what only the disk needs */
     bool user_open;        /* a user turn that the next question goes on with and closes */
     bool opened;           /* ends with the assistant's opening */
     bool durable;
+    bool ingest;     /* documents: a question that follows is a turn of its own */
     bool ingest_cut; /* an ingest that ended before all of it was evaluated */
+    bool cut;        /* a question that ends earlier than it did, and is still being asked */
     /* A stop string ended it: its text is that of its first `seen` tokens, and seen_bytes of
      * the next one. */
     bool stopped;

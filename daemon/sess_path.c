@@ -321,6 +321,20 @@ const char *finish_str(uint32_t f)
     return f < FIN_ ? w[f] : NULL;
 }
 
+/* t ends at `end`, earlier than it did. */
+static void turn_cut(struct turn *t, uint64_t end)
+{
+    t->n_tokens = end - t->first;
+    t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
+    t->finish = FIN_NONE;
+    t->stopped = false;
+    /* Half a question is a question that is still being asked. */
+    if (t->role == KVS_ROLE_USER) {
+        t->user_open = t->cut = true;
+        t->opened = false;
+    }
+}
+
 /* Room for one more, sorted by first; a turn that began at the same place is replaced. */
 int sess_turn_add(struct sess *s, const struct turn *t)
 {
@@ -329,6 +343,8 @@ int sess_turn_add(struct sess *s, const struct turn *t)
     must(s->turns_known);
     while (i > 0 && s->turns[i - 1].first >= t->first)
         i--;
+    if (i && s->turns[i - 1].n_tokens > t->first - s->turns[i - 1].first)
+        turn_cut(&s->turns[i - 1], t->first);
     if (i < s->n_turns) {
         s->turns[i] = *t;
         s->n_turns = i + 1;
@@ -346,20 +362,6 @@ int sess_turn_add(struct sess *s, const struct turn *t)
     }
     s->turns[s->n_turns++] = *t;
     return 0;
-}
-
-/* t ends at `end`, earlier than it did. */
-static void turn_cut(struct turn *t, uint64_t end)
-{
-    t->n_tokens = end - t->first;
-    t->flags &= ~(uint32_t)KVS_TURN_CLOSED_EOT;
-    t->finish = FIN_NONE;
-    t->stopped = false;
-    /* Half a question is a question that is still being asked. */
-    if (t->role == KVS_ROLE_USER) {
-        t->user_open = true;
-        t->opened = false;
-    }
 }
 
 void sess_turns_clamp(struct sess *s)
@@ -391,8 +393,8 @@ struct turn sess_turn_of(const struct kvs_turn *k)
     t.opened = strstr(k->params, "\"opened\":true") != NULL;
     const char *seen = strstr(k->params, "\"seen\":[");
     t.stopped = seen && sscanf(seen + 8, "%u,%u", &t.seen, &t.seen_bytes) == 2;
-    t.ingest_cut = strstr(k->params, "\"ingest\":true") != NULL && k->finish != FIN_LENGTH &&
-                   k->finish != FIN_STOP;
+    t.ingest = strstr(k->params, "\"ingest\":true") != NULL;
+    t.ingest_cut = t.ingest && k->finish != FIN_LENGTH && k->finish != FIN_STOP;
     return t;
 }
 
@@ -439,9 +441,8 @@ static int turn_each(void *ctx, const struct kvs_turn *k)
     if (s->n_turns) {
         struct turn *last = &s->turns[s->n_turns - 1];
 
-        if (last->first < k->first && last->n_tokens > k->first - last->first)
-            turn_cut(last, k->first);
-        else if (last->first < k->first && (last->flags & KVS_TURN_OPEN))
+        if (last->first < k->first && last->n_tokens <= k->first - last->first &&
+            (last->flags & KVS_TURN_OPEN))
             last->n_tokens = k->first - last->first; /* a crash left it without a length */
     }
     return sess_turn_add(s, &t);

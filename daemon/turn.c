@@ -32,12 +32,12 @@ struct tbatch {
     struct kvs_batch b;
     struct req *r;
     enum { T_BEGIN, T_COMMIT, T_END } kind;
-    struct kvs_rec rec[12];
-    uint32_t n_rec;
+    struct kvs_rec *rec;
+    uint32_t n_rec, rec_max;
     struct kvs_session sess;
     struct kvs_branch branch;
-    struct kvs_turn turn[4];
-    uint32_t n_turn;
+    struct kvs_turn *turn;
+    uint32_t n_turn, turn_max;
     struct kvs_req req[2];
     uint32_t n_req;
     char *text[2];
@@ -56,7 +56,27 @@ static void tbatch_free(struct tbatch *t)
     free(t->text[1]);
     free(t->ids);
     free((void *)(uintptr_t)t->probs.data);
+    free(t->rec);
+    free(t->turn);
     free(t);
+}
+
+/* Room for n turns more than those of its own. */
+static struct tbatch *tbatch_new(uint32_t n)
+{
+    struct tbatch *t = calloc(1, sizeof *t);
+
+    if (!t)
+        return NULL;
+    t->rec_max = 12 + n;
+    t->turn_max = 4 + n;
+    t->rec = calloc(t->rec_max, sizeof *t->rec);
+    t->turn = calloc(t->turn_max, sizeof *t->turn);
+    if (!t->rec || !t->turn) {
+        tbatch_free(t);
+        return NULL;
+    }
+    return t;
 }
 
 /* --- what is kept with a request ------------------------------------------------------------------ */
@@ -87,6 +107,7 @@ cJSON *req_save(struct req *r, bool done)
     cJSON_AddBoolToObject(o, "user_open", r->user_open);
     cJSON_AddBoolToObject(o, "opened", r->opened);
     cJSON_AddBoolToObject(o, "raw", r->raw_turn);
+    cJSON_AddNumberToObject(o, "role", r->role);
     cJSON_AddNumberToObject(o, "base", (double)r->base);
     cJSON_AddNumberToObject(o, "turn_first", (double)r->turn_first);
     cJSON_AddNumberToObject(o, "reused", (double)r->reused);
@@ -101,7 +122,7 @@ cJSON *req_save(struct req *r, bool done)
 /* --- records --------------------------------------------------------------------------------------- */
 static void add(struct tbatch *t, uint32_t kind, const void *what)
 {
-    must(t->n_rec < sizeof t->rec / sizeof *t->rec);
+    must(t->n_rec < t->rec_max);
     struct kvs_rec *k = &t->rec[t->n_rec++];
 
     k->kind = kind;
@@ -119,7 +140,7 @@ static int add_tokens(struct tbatch *t, struct req *r)
     if (!t->ids)
         return -ENOMEM;
     memcpy(t->ids, r->toks->p + r->sent, n * sizeof *t->ids);
-    must(t->n_rec < sizeof t->rec / sizeof *t->rec && n <= UINT32_MAX);
+    must(t->n_rec < t->rec_max && n <= UINT32_MAX);
     k = &t->rec[t->n_rec++];
     k->kind = KVS_REC_TOKENS;
     k->tokens.branch = r->br->rec.id;
@@ -223,17 +244,31 @@ static void turn_params(struct req *r, char ret[1024], bool input)
     cJSON_Delete(o);
 }
 
+static struct kvs_turn *turn_room(struct tbatch *t)
+{
+    must(t->n_turn < t->turn_max);
+    return &t->turn[t->n_turn++];
+}
+
+static void turn_put(struct tbatch *t, struct req *r, const struct kvs_turn *k)
+{
+    struct turn mem = sess_turn_of(k);
+
+    add(t, KVS_REC_TURN, k);
+    if (r->s->turns_known)
+        (void)sess_turn_add(r->s, &mem);
+}
+
 /* The turn goes into the batch and into the session's list. */
 static void add_turn(struct tbatch *t, struct req *r, bool input, uint64_t first, uint64_t n,
                      uint32_t flags, uint32_t finish)
 {
-    struct kvs_turn *k = &t->turn[t->n_turn++];
-    struct turn mem;
+    struct kvs_turn *k = turn_room(t);
 
     k->branch = r->br->rec.id;
     k->first = first;
     k->n_tokens = n;
-    k->role = !input ? KVS_ROLE_ASSISTANT : r->raw_turn ? KVS_ROLE_RAW : KVS_ROLE_USER;
+    k->role = !input ? KVS_ROLE_ASSISTANT : r->raw_turn ? KVS_ROLE_RAW : r->role;
     k->flags = flags;
     k->time_ns = wall_ns();
     k->request = r->id;
@@ -243,10 +278,23 @@ static void add_turn(struct tbatch *t, struct req *r, bool input, uint64_t first
     k->generated = input ? 0 : r->n_gen;
     k->finish = finish;
     turn_params(r, k->params, input);
-    add(t, KVS_REC_TURN, k);
-    mem = sess_turn_of(k);
-    if (r->s->turns_known)
-        (void)sess_turn_add(r->s, &mem);
+    turn_put(t, r, k);
+}
+
+/* A message that came with the input, before the last. */
+static void add_said(struct tbatch *t, struct req *r, const struct said *m, uint64_t end)
+{
+    struct kvs_turn *k = turn_room(t);
+
+    k->branch = r->br->rec.id;
+    k->first = m->first;
+    k->n_tokens = end - m->first;
+    k->role = m->role;
+    k->flags = m->closed ? KVS_TURN_CLOSED_EOT : 0;
+    k->time_ns = wall_ns();
+    k->request = r->id;
+    snprintf(k->params, sizeof k->params, "%s", m->opened ? "{\"opened\":true}" : "{}");
+    turn_put(t, r, k);
 }
 
 /* --- an open turn of another request ends here -------------------------------------------------------- */
@@ -313,7 +361,7 @@ static int add_interrupted(struct tbatch *t, struct req *r)
 {
     struct sess *s = r->s;
     struct kvs_req *q = &t->req[t->n_req];
-    struct find_turn f = {.ret = &t->turn[t->n_turn]};
+    struct find_turn f = {.ret = &t->turn[t->n_turn]}; /* counted where one was found */
     int res;
 
     if (!s->has_open || sess_open_is(s, &r->id))
@@ -434,7 +482,7 @@ static int submit(struct tbatch *t, struct req *r, int kind)
 
 int turn_begin(struct req *r)
 {
-    struct tbatch *t = calloc(1, sizeof *t);
+    struct tbatch *t = tbatch_new(r->n_said);
     uint64_t n = r->toks->n;
     int res = t ? 0 : -ENOMEM;
 
@@ -450,6 +498,8 @@ int turn_begin(struct req *r)
         tbatch_free(t);
         return res;
     }
+    for (uint32_t i = 0; i < r->n_said; i++)
+        add_said(t, r, &r->said[i], r->said[i + 1].first);
     if (n > r->turn_first)
         add_turn(t, r, true, r->turn_first, n - r->turn_first, r->ingest ? KVS_TURN_OPEN : 0,
                  0);
@@ -472,7 +522,7 @@ void turn_commit(struct req *r)
     if (r->batches || r->toks->n == r->sent || !r->begun)
         return;
     must(r->br->end == r->sent); /* nobody else appends here */
-    t = calloc(1, sizeof *t);
+    t = tbatch_new(0);
     /* The request before its parts, should it be the first time that it is written. */
     if (!t || add_tokens(t, r) < 0 || add_req(t, r, false, true) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);
@@ -483,7 +533,7 @@ void turn_commit(struct req *r)
 
 void turn_end(struct req *r)
 {
-    struct tbatch *t = calloc(1, sizeof *t);
+    struct tbatch *t = tbatch_new(0);
     uint64_t n = r->toks->n;
     uint32_t flags = r->eot ? KVS_TURN_CLOSED_EOT : 0;
 

@@ -750,6 +750,22 @@ static void a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been(void)
     answer_clear(&b);
 }
 
+/* So many turns, of which the first begins with the session and has n tokens. */
+static void turns_are(struct rig *g, const struct answer *of, int turns, int n)
+{
+    const cJSON *s = cJSON_GetObjectItem(of->last.json, "session"), *t;
+    struct wire_reply r = rig_call(g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\"}",
+                                   cJSON_GetStringValue(cJSON_GetObjectItem(s, "id")));
+
+    t = cJSON_GetObjectItem(r.json, "turns");
+    CHECK_EQ(cJSON_GetArraySize(t), turns);
+    CHECK_EQ(wire_num(&of->last, "turn"), turns);
+    t = cJSON_GetArrayItem(t, 0);
+    CHECK_EQ(cJSON_GetNumberValue(cJSON_GetObjectItem(t, "position")), 0);
+    CHECK_EQ(cJSON_GetNumberValue(cJSON_GetObjectItem(t, "tokens")), n);
+    wire_reply_fini(&r);
+}
+
 static void without_a_session_the_longest_stored_beginning_is_found(void)
 {
     static int32_t all[1100];
@@ -773,6 +789,7 @@ static void without_a_session_the_longest_stored_beginning_is_found(void)
     CHECK_STR(cJSON_GetStringValue(
                   cJSON_GetObjectItem(cJSON_GetObjectItem(b.last.json, "session"), "id")),
               first);
+    turns_are(&g, &b, 4, 500);
     /* A part of it: another session, the shared blocks reused. */
     all[520] ^= 1;
     rig_run(&g, all, 600, "," SAMPLED, &b);
@@ -780,6 +797,7 @@ static void without_a_session_the_longest_stored_beginning_is_found(void)
     CHECK(strcmp(cJSON_GetStringValue(
                      cJSON_GetObjectItem(cJSON_GetObjectItem(b.last.json, "session"), "id")),
                  first) != 0);
+    turns_are(&g, &b, 2, 600);
     rig_down(&g, SIGTERM);
     answer_clear(&a);
     answer_clear(&b);

@@ -240,6 +240,44 @@ static void the_first_token_that_differs_starts_a_branch(void)
     down();
 }
 
+/* A message that began before the place it is gone on with from. */
+static void a_turn_that_begins_inside_another_takes_its_place(void)
+{
+    struct sess *s;
+
+    for (int again = 0; again < 2; again++) {
+        struct kvs_turn k = {.role = KVS_ROLE_USER, .first = 5, .n_tokens = 20};
+        struct kvs_rec rec = {.kind = KVS_REC_TURN, .turn = &k};
+
+        up(true);
+        CHECK_EQ(sess_make(&d, 1, "s", "m", &s), 0);
+        say(s, 10, 0);
+        say(s, 10, 20);
+        say(s, 5, 40);
+        if (again) { /* as it is read again */
+            k.branch = s->branch->rec.id;
+            write_recs(&rec, 1);
+            save(s);
+            down();
+            up(false);
+            s = sess_find(&d, 1, "s");
+            CHECK_EQ(sess_turns(&d, s), 0);
+            CHECK_EQ(s->n_turns, 4);
+            CHECK_EQ(s->turns[1].n_tokens, 5);
+        } else {
+            struct turn t = sess_turn_of(&k);
+
+            CHECK_EQ(sess_turn_add(s, &t), 0);
+            CHECK_EQ(s->n_turns, 2);
+            CHECK_EQ(s->turns[1].n_tokens, 20);
+        }
+        CHECK_EQ(s->turns[0].n_tokens, 5);
+        CHECK_EQ(s->turns[1].first, 5);
+        CHECK(s->turns[0].cut && s->turns[0].user_open);
+        down();
+    }
+}
+
 static void a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere(void)
 {
     struct sess *s;
@@ -623,6 +661,7 @@ T_MAIN(CASE(the_days_budget_is_shared), CASE(who_has_more_than_a_share),
        CASE(what_each_user_has_on_disk_is_known_as_it_changes),
        CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
+       CASE(a_turn_that_begins_inside_another_takes_its_place),
        CASE(the_first_token_that_differs_starts_a_branch),
        CASE(a_rewound_session_keeps_what_is_before_and_goes_on_elsewhere),
        CASE(a_branch_hangs_on_the_one_that_holds_its_last_token),
