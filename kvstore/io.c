@@ -695,7 +695,7 @@ static void block_committed(struct kvstore *s, struct io_task *t)
 
     if (res == 0 && s->o.wrong == KVS_WRONG_INDEX_FIRST) {
         /* As a write at leisure would be: long enough for a kill right after the commit. */
-        usleep(20000);
+        usleep(50000);
         t->indexed = true;
         LIST_PUSH(&s->io.writes, t);
         return;

@@ -51,6 +51,11 @@ for t in "$@"; do
     *) fail=$((fail + 1)) bad="${bad:-} ${name#tests.}" ;;
     esac
 done
-[ $fail -eq 0 ] || echo "failed:$bad"
+# Last, and short: the reasons, since what stands above them may be long.
+for n in ${bad:-}; do
+    echo "failed: $n"
+    grep -aE '^FAIL |SEED=|^    [A-Za-z]*(Failed|Error|Gone): |^    [a-z0-9_/]+\.[ch]:[0-9]+: |ERROR: |runtime error' \
+        "$dir/log/$n.log" | cut -c1-300 | head -n 8 | sed 's/^ */      /'
+done
 echo "$pass passed, $fail failed, $skip skipped"
 [ $fail -eq 0 ]
