@@ -21,6 +21,7 @@ static const char *const front_word[FRONTS] = {"nanomsg", "HTTP"};
 /* Statuses after which another try would end the same way: bad usage, exec failed. */
 enum { EXIT_USAGE = 2, EXIT_PORT = 3, EXIT_EXEC = 127 };
 #define PORT_AGAIN_NS 10000000000u /* another user has the port: look again then */
+#define TOLD_NS       300000000u   /* whoever told a front to end may mean us, too */
 enum { CHECK_MS = 5000 };
 
 struct front {
@@ -30,7 +31,8 @@ struct front {
     struct loop_timer again;
     uint64_t started_ns, window_ns; /* deaths in the second that began at window_ns */
     uint32_t deaths;
-    bool off; /* not wanted, or given up */
+    bool off;  /* not wanted, or given up */
+    bool told; /* the last one ended because somebody told it to: not said yet */
 };
 struct fronts {
     struct daemon *d;
@@ -94,6 +96,7 @@ static void front_start(struct front *f)
         sigset_t none;
 
         sigemptyset(&none);
+        (void)signal(SIGINT, SIG_IGN); /* a terminal's Ctrl-C is the daemon's to answer */
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         (void)signal(SIGPIPE, SIG_DFL);
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -112,8 +115,13 @@ static void front_again(struct loop_timer *t)
 {
     struct front *f = t->user;
 
-    if (!f->pid && !f->off && !f->all->closing)
-        front_start(f);
+    if (f->pid || f->off || f->all->closing)
+        return;
+    if (f->told)
+        log_at(LOG_WARN_, "%s front: ended, told to or without its link, starting it again",
+               front_word[f->kind]);
+    f->told = false;
+    front_start(f);
 }
 
 static void front_died(struct front *f, int status)
@@ -124,7 +132,7 @@ static void front_died(struct front *f, int status)
     int code = exited ? WEXITSTATUS(status) : WTERMSIG(status);
 
     f->pid = 0;
-    if (f->all->closing)
+    if (f->all->closing || d->stopping)
         return;
     if (exited && code == EXIT_PORT && f->kind == FRONT_HTTP) {
         daemon_warn(d,
@@ -138,6 +146,13 @@ static void front_died(struct front *f, int status)
         daemon_warn(d, "the %s front (%s) ended with exit code %d at start and stays off; %s",
                     front_word[f->kind], f->all->program, code,
                     f->kind == FRONT_HTTP ? "see --http" : "core.sock still serves");
+        return;
+    }
+    /* systemd and `kill 0` tell it first and us a moment later: then it is a stop. */
+    if (exited && code == 0) {
+        f->told = true;
+        f->all->restarts++;
+        loop_timer_set(d->loop, &f->again, now + TOLD_NS);
         return;
     }
     if (now - f->window_ns > 1000000000u) {

@@ -242,7 +242,9 @@ int main(int argc, char **argv)
 
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGTERM, &sa, NULL);
-    sigaction(SIGINT, &sa, NULL);
+    /* Ignored when hearthd is the parent, which answers Ctrl-C itself. */
+    if (signal(SIGINT, SIG_IGN) != SIG_IGN)
+        sigaction(SIGINT, &sa, NULL);
     signal(SIGPIPE, SIG_IGN);
     sandbox_begin();
     umask(077);

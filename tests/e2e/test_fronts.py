@@ -166,5 +166,47 @@ def a_port_that_another_user_has_ends_the_start():
     check_eq(d.stop(), 0, "exit status")
 
 
-main(a_port_that_another_user_has_ends_the_start, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
+def state_of(pid):
+    """'Z' once it has ended and hearthd has not looked yet."""
+    with open("/proc/%d/stat" % pid) as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+def sigint_ignored(pid):
+    with open("/proc/%d/status" % pid) as f:
+        mask = [l.split()[1] for l in f if l.startswith("SigIgn:")][0]
+    return int(mask, 16) >> (signal.SIGINT - 1) & 1
+
+
+def a_stop_of_all_is_not_taken_for_a_front_that_failed():
+    d = Daemon("--http", "127.0.0.1:0", front=True, model_path=None).start()
+    fronts = []
+    for flag in ("--nn", "--http"):
+        until(lambda: front_pid(d, flag), "no %s front" % flag)
+        fronts.append(front_pid(d, flag))
+    until(lambda: d.status()["http"] and listens(d.ipc), "the fronts are not there")
+    # A terminal's Ctrl-C goes to all of them: hearthd answers it.
+    for p in fronts:
+        check(sigint_ignored(p), "a front of hearthd's ends by Ctrl-C")
+    # What systemd does: all are told, and the fronts are quicker.
+    d.proc.send_signal(signal.SIGSTOP)
+    until(lambda: state_of(d.proc.pid) == "T", "hearthd is not held")
+    for p in fronts:
+        os.kill(p, signal.SIGTERM)
+    until(lambda: all(state_of(p) == "Z" for p in fronts), "the fronts do not end")
+    d.proc.send_signal(signal.SIGTERM)
+    d.proc.send_signal(signal.SIGCONT)
+    check_eq(d.proc.wait(60 * SLOWER), 0, "exit status")
+    check("starting it again" not in d.log_tail(), lambda: "the log has a front that failed: " + d.log_tail())
+    # A front alone that is told to end comes back, and that is said.
+    d.start()
+    until(lambda: listens(d.ipc) and front_pid(d, "--nn"), "no nanomsg front")
+    old = front_pid(d, "--nn")
+    os.kill(old, signal.SIGTERM)
+    until(lambda: front_pid(d, "--nn") not in (None, old), "the nanomsg front is not back")
+    check("nanomsg front: ended, told to or without its link, starting it again" in d.log_tail(), lambda: "not said: " + d.log_tail())
+    check_eq(d.stop(), 0, "exit status")
+
+
+main(a_port_that_another_user_has_ends_the_start, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
      ctrl_c_works_while_the_front_is_silent)
