@@ -116,7 +116,7 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
 
     if (d->stopping)
         return "stopping";
-    if (k->fault || k->turns_full || k->index_hurt)
+    if (k->fault || k->turns_full || k->index_hurt || k->files_off)
         return "degraded";
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)

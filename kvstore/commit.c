@@ -413,16 +413,20 @@ static void seg_work(struct kvstore *s, struct seg_job *j)
         j->job.res = -EROFS;
     } else if (j->job.kind == JOB_GROW) {
         char dir[PATH_MAX];
-        snprintf(dir, sizeof dir, "%s/kv/%s", s->dir, j->l->id);
+        snprintf(dir, sizeof dir, "%s/kv", s->dir); /* others may have taken it away */
         j->job.res = sys_mkdir(&s->sys, dir);
+        snprintf(dir, sizeof dir, "%s/kv/%s", s->dir, j->l->id);
+        if (j->job.res == 0)
+            j->job.res = sys_mkdir(&s->sys, dir);
         if (j->job.res == 0)
             j->job.res =
                 seg_make(&s->sys, s->dir, s->uuid, j->l, j->number, j->n_slots, &j->seg);
     } else {
         char path[PATH_MAX];
         seg_path(s->dir, j->l->id, j->number, path, sizeof path);
+        bool ours = seg_there(path, j->seg);
         seg_close(j->seg);
-        j->job.res = sys_unlink(&s->sys, path);
+        j->job.res = ours ? sys_unlink(&s->sys, path) : 0;
     }
     io_job_back(s, &j->job);
 }

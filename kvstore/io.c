@@ -871,6 +871,7 @@ static void work(struct kvstore *s)
         }
     }
     slots_assign(s);
+    gone_turn(s);
     room_turn(s);
     pump(s);
 }

@@ -91,8 +91,9 @@ struct kvs_block_req {
      * payload to the device.  Nonzero fails the request with that code. */
     int (*copy)(struct kvs_block_req *r, void *payload);
     /* On the loop thread.  get: 0, -ENOENT (absent or dropped as corrupt), another code.
-     * put: 0 durable; -ENOSPC, -EDQUOT (day budget), -EROFS: not on disk, and why; in_host
-     * says whether the host tier keeps it.  -EEXIST counts as 0: equal bytes are there. */
+     * put: 0 durable; -ENOSPC, -EDQUOT (day budget), -EROFS, or what keeps kv/ from being
+     * listed or written: not on disk, and why; in_host says whether the host tier keeps it.
+     * -EEXIST counts as 0: equal bytes are there. */
     void (*done)(struct kvs_block_req *r);
     int res;
     uint8_t from; /* get: enum kvs_from */
@@ -186,6 +187,7 @@ struct kvs_stats {
     uint64_t hits_host, hits_file, misses, corrupt, evicted;
     uint64_t syncs, commits;
     uint64_t rows_repaired, rows_unrepaired; /* of the index, that failed their check */
+    bool files_off;                          /* no file of blocks can be had (kv/) */
     bool index_hurt;                         /* and nothing has mended it so far */
     bool turns_full;                         /* see kvs_turns_full */
     int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */

@@ -269,6 +269,8 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     for (int i = 0; i < 2 && used == 0; i++) {
         snprintf(sub, sizeof sub, "%s/%s", s->dir, i ? "kv" : "log");
         used = dir_used(sub, eb);
+        if (used < 0 && i) /* costs its blocks, not the start */
+            used = 1;
     }
     if (used < 0)
         return used;

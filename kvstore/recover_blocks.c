@@ -95,11 +95,37 @@ static int row_take(struct kvstore *s, const struct index_block *row)
     return room_shelve(s, &row->key, row->variant, &x) ? 0 : -ENOMEM;
 }
 
+/* Its file is not there: others took it, since a segment goes only when no row names it. */
+static bool file_gone(const struct kvstore *s, const struct index_block *row,
+                      char ret_first[PATH_MAX])
+{
+    struct layout *l = recover_layout(s, row->layout);
+
+    if ((l && layout_seg(l, row->segment)) || recover_aside(s, row->layout, row->segment))
+        return false;
+    if (!ret_first[0] && l)
+        seg_path(s->dir, l->id, row->segment, ret_first, PATH_MAX);
+    else if (!ret_first[0])
+        (void)snprintf(ret_first, PATH_MAX, "a folder in %.200s/kv", s->dir);
+    return true;
+}
+
+static void gone_said(struct kvstore *s, uint64_t n, const char *first)
+{
+    if (n)
+        store_note(s,
+                   "files of blocks are not there any more (%.300s, perhaps others): %llu "
+                   "blocks were removed or moved with them since the last run; they are "
+                   "computed again when they are asked for, no session lacks a turn",
+                   first, (unsigned long long)n);
+}
+
 static int rows_load(struct rows *x, struct kvs_open_report *rep)
 {
     struct index_block *row = malloc(TXN_BLOCKS_MAX * sizeof *row);
     struct index_at at = {0};
-    uint64_t bad = 0;
+    uint64_t bad = 0, gone = 0;
+    char first[PATH_MAX] = "";
     int n = row ? 1 : -ENOMEM, r = 0;
 
     while (n > 0 && r == 0) {
@@ -110,12 +136,16 @@ static int rows_load(struct rows *x, struct kvs_open_report *rep)
                 rep->blocks_unread++;
                 r = 0;
             } else if (r == -ENOENT) {
-                rep->blocks_dropped++;
+                if (file_gone(x->s, &row[i], first))
+                    gone++;
+                else
+                    rep->blocks_dropped++;
                 r = rows_del(x, &row[i]);
             }
         }
     }
     free(row);
+    gone_said(x->s, gone, first);
     return r < 0 ? r : n < 0 ? n : rows_flush(x);
 }
 
@@ -230,7 +260,7 @@ static void due_add(struct due *d, uint64_t tag, uint32_t number)
         tag = 0;
         number = SEG_ANY;
     }
-    d->v[d->n++] = (struct seg_unread){tag, number};
+    d->v[d->n++] = (struct seg_unread){tag, number, 0};
 }
 
 static void due_get(struct kvstore *s, struct due *d)
@@ -284,6 +314,8 @@ static int due_scan(struct rows *x, struct due *d, bool merge)
             if (r == 1)
                 due_add(left, l->tag, g->number);
         }
+    if (s->kv_unread)
+        *left = *d;
     for (uint32_t i = 0; i < s->n_unread && r >= 0; i++)
         if (due_has(d, s->unread[i].tag, s->unread[i].number))
             due_add(left, s->unread[i].tag, s->unread[i].number);

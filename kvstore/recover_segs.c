@@ -32,7 +32,7 @@ static int by_number(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-static int unread_add(struct kvstore *s, uint64_t tag, uint32_t number)
+static int unread_add(struct kvstore *s, uint64_t tag, uint32_t number, int why)
 {
     if (s->n_unread == s->cap_unread) {
         uint32_t cap = s->cap_unread ? 2 * s->cap_unread : 16;
@@ -42,25 +42,35 @@ static int unread_add(struct kvstore *s, uint64_t tag, uint32_t number)
         s->unread = v;
         s->cap_unread = cap;
     }
-    s->unread[s->n_unread++] = (struct seg_unread){tag, number};
+    s->unread[s->n_unread++] = (struct seg_unread){tag, number, why};
     return 0;
 }
 
 bool recover_unread(const struct kvstore *s, uint64_t tag, uint32_t number)
 {
-    struct seg_unread one = {tag, number}, all = {tag, SEG_ANY};
+    struct seg_unread one = {tag, number, 0}, all = {tag, SEG_ANY, 0};
 
-    return s->n_unread && (bsearch(&one, s->unread, s->n_unread, sizeof one, by_number) ||
-                           bsearch(&all, s->unread, s->n_unread, sizeof all, by_number));
+    return s->kv_unread ||
+           (s->n_unread && (bsearch(&one, s->unread, s->n_unread, sizeof one, by_number) ||
+                            bsearch(&all, s->unread, s->n_unread, sizeof all, by_number)));
+}
+
+bool recover_aside(const struct kvstore *s, uint64_t tag, uint32_t number)
+{
+    for (uint32_t i = 0; i < s->n_aside; i++)
+        if (s->aside[i].tag == tag && s->aside[i].number == number)
+            return true;
+    return false;
 }
 
 void recover_numbers(const struct kvstore *s, struct layout *l)
 {
+    l->barred = s->kv_unread;
     for (uint32_t i = 0; i < s->n_unread; i++) {
         if (s->unread[i].tag != l->tag)
             continue;
         if (s->unread[i].number == SEG_ANY)
-            l->barred = true;
+            l->barred = s->unread[i].why;
         else if (s->unread[i].number >= l->next_number)
             l->next_number = s->unread[i].number + 1;
     }
@@ -104,7 +114,7 @@ static int leave_alone(struct scan *c, const char *folder, uint32_t number, cons
                    path, why_words(why), remedy(why));
     else
         c->quiet++;
-    return unread_add(c->s, layout_tag(folder), number);
+    return unread_add(c->s, layout_tag(folder), number, why);
 }
 
 /* --- headers that are hurt -------------------------------------------------------------------- */
@@ -264,11 +274,14 @@ static int layout_from(struct kvstore *s, const struct seg_head *h, struct layou
     return 0;
 }
 
-static int set_aside(struct scan *c, const char *path)
+static int set_aside(struct scan *c, const char *path, const char *folder, uint32_t number)
 {
+    struct kvstore *s = c->s;
     char to[PATH_MAX];
     int r = sys_set_aside(&c->s->sys, path, to, sizeof to);
 
+    if (r == 0 && s->n_aside < sizeof s->aside / sizeof *s->aside)
+        s->aside[s->n_aside++] = (struct seg_unread){layout_tag(folder), number, E_CORRUPT};
     if (r == 0) {
         store_note(c->s,
                    "%s is damaged from its header on, nothing in it says what it was: set "
@@ -329,7 +342,7 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
     }
     int r = seg_try(s, path, folder, number, c->rep->clean, &g, &l);
     if (r == E_CORRUPT)
-        r = set_aside(c, path);
+        r = set_aside(c, path, folder, number);
     else if (r == 0) {
         s->file_bytes += g->bytes;
         if (!g->direct)
@@ -367,6 +380,24 @@ static int folder_take(struct scan *c, const char *folder)
     return r;
 }
 
+/* All of it: nothing is put into it either, since nobody knows what is there. */
+static int kv_leave_alone(struct scan *c, const char *path, int why)
+{
+    if (why == -ENOMEM)
+        return why;
+    c->s->kv_unread = why;
+    c->rep->segs_unread++;
+    store_note(c->s,
+               "%s cannot be read (%s) and is left alone: no block is read from it or kept in "
+               "it, what is needed is computed again; %s, then restart",
+               path, why_words(why),
+               why == -ENOTDIR || why == -ENOENT || why == -ELOOP
+                   ? "put the directory back in its place, or move away what stands there "
+                     "(then a new one is made)"
+                   : remedy(why));
+    return 0;
+}
+
 int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
 {
     struct scan c = {.s = s, .rep = rep};
@@ -377,13 +408,16 @@ int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     guard_clock_open(s); /* before the first age is asked for */
     snprintf(path, sizeof path, "%s/kv", s->dir);
     DIR *d = opendir(path);
+    int why = d ? 0 : -errno;
     while (r == 0 && d && (errno = 0, e = readdir(d)))
         if (e->d_name[0] != '.' && strlen(e->d_name) < LAYOUT_ID_BYTES)
             r = folder_take(&c, e->d_name);
-    if (r == 0 && errno)
-        r = -errno;
+    if (r == 0 && d && errno)
+        why = -errno;
     if (d)
         closedir(d);
+    if (r == 0 && why)
+        r = kv_leave_alone(&c, path, why);
     if (r < 0)
         return err_set(eb, r, "cannot read %s: %s; %s, then start again", path, err_str(r),
                        r == -ENOMEM ? "free some memory" : remedy(r));

@@ -327,7 +327,7 @@ static void grow(struct kvstore *s, struct layout *l, uint32_t n_slots)
     commit_job(s, &g->job);
 }
 
-/* 0: room is being made, wait; -ENOSPC: none to be had for this block. */
+/* 0: room is being made, wait; -ENOSPC: none to be had for this block; why there are no files. */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
 {
     uint64_t limit = seg_limit(s), used = s->file_bytes;
@@ -337,7 +337,7 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
     if (l->growing || l->dropping)
         return 0;
     if (l->barred)
-        return evict_own(s, l, b) ? 0 : -ENOSPC;
+        return evict_own(s, l, b) ? 0 : l->barred;
     if (left > 2 * SEG_HEAD_BYTES && (left - 2 * SEG_HEAD_BYTES) / l->slot_bytes < n)
         n = (uint32_t)((left - 2 * SEG_HEAD_BYTES) / l->slot_bytes);
     if (n >= SEG_SLOTS_MIN && seg_bytes(n, l->slot_bytes) <= left &&
@@ -351,7 +351,23 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
         return 0;
     if (l->n_seg == 0 && now_ns() >= l->full_until_ns && retire_oldest(s, l, b->used))
         return 0;
-    return -ENOSPC;
+    return s->files_off ? s->files_off : -ENOSPC;
+}
+
+/* A full disk is said elsewhere; of other reasons the first, until one can be made again. */
+static void grow_said(struct kvstore *s, const struct layout *l, int r)
+{
+    if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG || r == -ENOMEM || r == -EROFS)
+        return;
+    int was = atomic_exchange(&s->files_off, r);
+    if (r < 0 && !was)
+        store_note(s,
+                   "no file of blocks can be made in %s/kv/%s (%s): what is new is in memory "
+                   "only and computed again after that; give the daemon a directory there "
+                   "that it can write in, it tries again by itself",
+                   s->dir, l->id, err_str(r));
+    if (r == 0 && was)
+        store_note(s, "files of blocks can be made in %s/kv/%s again", s->dir, l->id);
 }
 
 void room_grow_done(struct kvstore *s, struct seg_job *g)
@@ -376,6 +392,7 @@ void room_grow_done(struct kvstore *s, struct seg_job *g)
         s->file_bytes -= g->bytes;
         l->full_until_ns = now_ns() + RETRY_NS;
     }
+    grow_said(s, l, r);
     free(g);
 }
 

@@ -85,7 +85,12 @@ int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head)
         r = s->fd < 0 ? s->fd : seg_head_get(head, ret_head);
     }
     if (r == 0) {
+        struct stat st;
         off_t end = lseek(s->fd, 0, SEEK_END);
+        if (fstat(s->fd, &st) == 0) {
+            s->dev = st.st_dev;
+            s->ino = st.st_ino;
+        }
         uint64_t whole =
             end < SEG_HEAD_BYTES ? 0 : ((uint64_t)end - SEG_HEAD_BYTES) / ret_head->slot_bytes;
         s->number = ret_head->number;
@@ -102,6 +107,15 @@ int seg_open(const char *path, struct seg **ret, struct seg_head *ret_head)
     }
     *ret = s;
     return 0;
+}
+
+bool seg_there(const char *path, const struct seg *s)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return errno != ENOENT && errno != ENOTDIR;
+    return st.st_dev == s->dev && st.st_ino == s->ino;
 }
 
 int seg_wake(const char *dir, const struct layout *l, struct seg *s)

@@ -30,9 +30,12 @@ struct seg {
     uint32_t young;   /* its youngest block was used then, or before; */
     uint32_t shallow; /* its shallowest is as deep as this, or deeper */
     bool direct;
-    bool dying;     /* takes nothing new; its file goes when the last slot is given back */
-    bool lost;      /* could not be opened: takes nothing new in this run */
-    bool stuck;     /* has slots that cannot be given back before the next open */
+    bool dying; /* takes nothing new; its file goes when the last slot is given back */
+    bool lost;  /* could not be opened: takes nothing new in this run */
+    bool stuck; /* has slots that cannot be given back before the next open */
+    bool gone;  /* its name leads elsewhere, or nowhere; */
+    bool held;  /* and there are blocks of it in transfer */
+    uint64_t dev, ino;
     uint32_t n_cut; /* slots its header promises and the file does not hold */
     uint64_t bytes, synced_group;
     uint64_t *taken; /* one bit a slot */
@@ -45,8 +48,8 @@ struct layout {
     uint32_t n_seg, cap_seg, next_number;
     uint32_t full_to; /* segments before this one have no free slot */
     uint64_t n_slots, n_taken;
-    bool barred;            /* gets no new segments: what lies in its folder is not known */
-    bool growing;           /* a new segment is being made */
+    int barred;   /* why it gets no new segments, or 0: what lies in its folder is not known */
+    bool growing; /* a new segment is being made */
     uint32_t dropping;      /* drops on their way through the commit thread */
     uint64_t full_until_ns; /* the disk had no room for a segment: do not ask before */
 };
@@ -66,6 +69,8 @@ void seg_close(struct seg *s);
 /* Only so many files are open at a time: this one again (0, -errno), and no more. */
 int seg_wake(const char *dir, const struct layout *l, struct seg *s);
 void seg_rest(struct seg *s);
+/* Whether the name leads to its file; also when nobody can tell. */
+bool seg_there(const char *path, const struct seg *s);
 int layout_add_seg(struct layout *l, struct seg *s); /* keeps order; takes s */
 void layout_del_seg(struct layout *l, struct seg *s);
 struct seg *layout_seg(const struct layout *l, uint32_t number); /* or NULL */

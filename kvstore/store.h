@@ -125,6 +125,8 @@ struct io_side { /* the io thread's own */
         bool again;
     } retire;
     uint64_t retire_ns; /* not before: giving a segment back */
+    uint64_t look_ns;   /* likewise: looking whether all are there */
+    uint32_t n_gone;    /* that are not */
 };
 
 /* What a full disk asks of the io thread, and its answer. */
@@ -190,6 +192,7 @@ struct forget {         /* the commit thread's own; see forget.c */
 struct seg_unread {
     uint64_t tag; /* of the layout; 0: of any */
     uint32_t number;
+    int why;
 };
 static const uint32_t SEG_ANY = UINT32_MAX; /* as a number: every one of the layout */
 
@@ -214,7 +217,10 @@ struct kvstore {
     struct helper *helper;
     struct layout *layout[LAYOUTS_MAX]; /* added by the loop under table.lock */
     _Atomic uint32_t n_layouts;
-    struct seg_unread *unread; /* from the open on, sorted */
+    struct seg_unread *unread;   /* from the open on, sorted */
+    struct seg_unread aside[16]; /* damaged, and set aside in this open: the first of them */
+    uint32_t n_aside;
+    int kv_unread; /* why kv/ could not be listed, or 0: all of it is unread */
     uint32_t n_unread, cap_unread;
     struct io_side io;
     struct accept accept; /* commit */
@@ -275,6 +281,7 @@ struct kvstore {
     _Atomic int space; /* enum space */
     uint64_t group;    /* commit: number of the group being synced */
     bool direct;
+    _Atomic int files_off; /* why no file of blocks can be made or read, or 0 */
     /* Open: the index was believed without a walk; its rows of blocks are not there yet. */
     bool scrub_due, slots_due;
     /* repair.c: the commit thread's, but for the lock and what is read beside it. */
@@ -321,6 +328,7 @@ void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);
 void room_turn(struct kvstore *s);
 void room_count(struct kvstore *s); /* slot_bytes, from the layouts */
+void gone_turn(struct kvstore *s);  /* gone.c: segments that others took away (io thread) */
 /* commit.c */
 void commit_job(struct kvstore *s, struct job *j); /* io thread */
 void commit_wake(struct kvstore *s);
@@ -375,6 +383,7 @@ int recover_blocks_load(struct kvstore *s, struct kvs_open_report *rep);
 int recover_blocks_rebuild(struct kvstore *s);
 int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep);
 struct layout *recover_layout(const struct kvstore *s, uint64_t tag); /* or NULL */
+bool recover_aside(const struct kvstore *s, uint64_t tag, uint32_t number);
 bool recover_unread(const struct kvstore *s, uint64_t tag, uint32_t number);
 /* For a layout that is made known: numbers that are taken, or that nobody knows. */
 void recover_numbers(const struct kvstore *s, struct layout *l);

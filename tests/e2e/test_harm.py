@@ -79,5 +79,69 @@ def an_index_cut_under_the_daemon():
     an_index_damaged_under_the_daemon_is_made_anew(cut)
 
 
+def long_ask(d, session, first):
+    """Enough for a whole block, which goes down to kv/."""
+    with d.link() as l:
+        doc = tokens_of(l, text(0))
+        return generate(l, {"id": new_id(), "model": "m", "input": "tokens", "session": session, "create": True,
+                            "params": {"max_tokens": 3, "ignore_eos": True, "temperature": 0}},
+                        ids_tail([first] + doc[:600]))
+
+
+def on_file(d):
+    wait_for("blocks go down", lambda: d.status()["blocks"]["file"] > 0 and d.status()["blocks"]["dirty"] == 0)
+
+
+def blocks_deleted_under_the_daemon_cost_no_turn():
+    d = Daemon().start()
+    long_ask(d, "a", 2000)
+    on_file(d)
+    want = tokens(d)
+    shutil.rmtree(os.path.join(d.state, "kv"))
+    said(d, "while in use")
+    check_eq(d.status()["blocks"]["file"], 0, "blocks on file")
+    check_eq(d.status()["status"], "ok", "status: it goes on with new files")
+    long_ask(d, "b", 2001)
+    on_file(d)
+    ask(d, "and on", "a")
+    check(tokens(d)["a"] > want["a"], "the session goes on")
+    d.stop()
+    shutil.rmtree(os.path.join(d.state, "kv"))
+    d.start()
+    said(d, "files of blocks are not there any more")
+    ask(d, "and on", "b")
+    d.stop()
+
+
+def a_file_in_the_place_of_kv_costs_blocks_and_not_the_start():
+    d = Daemon().start()
+    long_ask(d, "a", 2000)
+    on_file(d)
+    d.stop()
+    kv = os.path.join(d.state, "kv")
+    os.rename(kv, d.state + "/away")
+    with open(kv, "w") as f:
+        f.write("mine")
+    d.start()
+    said(d, "/kv cannot be read (Not a directory) and is left alone")
+    check_eq(d.status()["status"], "degraded", "status")
+    ask(d, "and on", "a")
+    long_ask(d, "b", 2001)
+    with open(d.log, errors="replace") as f:
+        check("No space left" not in f.read(), "no word of a full disk")
+    d.stop()
+    with open(kv) as f:
+        check_eq(f.read(), "mine", "what stood there")
+    os.unlink(kv)
+    os.rename(d.state + "/away", kv)
+    d.start()
+    d.load()
+    s = d.status()
+    check_eq(s["status"], "ok", "status once it is back")
+    check(s["blocks"]["file"] > 0, "its blocks are there")
+    d.stop()
+
+
 if __name__ == "__main__":
-    main(page_heads_overwritten_under_the_daemon, an_index_cut_under_the_daemon)
+    main(page_heads_overwritten_under_the_daemon, an_index_cut_under_the_daemon,
+         blocks_deleted_under_the_daemon_cost_no_turn, a_file_in_the_place_of_kv_costs_blocks_and_not_the_start)

@@ -209,7 +209,7 @@ static void a_folder_that_cannot_be_listed_is_left_alone(void)
         CHECK(g.rep.segs_unread > 0);
         CHECK(said(&g, "kv/test", "Permission denied"));
         CHECK_EQ(blocks_there(&g), 0);
-        CHECK_EQ(rig_put(&g, 1, 0), -ENOSPC);
+        CHECK_EQ(rig_put(&g, 1, 0), -EACCES);
         CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
         rig_close(&g);
         CHECK_EQ(chmod(path, 0700), 0);
@@ -218,6 +218,258 @@ static void a_folder_that_cannot_be_listed_is_left_alone(void)
         CHECK_EQ(blocks_there(&g), BLOCKS);
         unmake(&g);
     }
+}
+
+/* --- kv/ as a whole, and what is taken away ------------------------------------------------------ */
+
+static void kv_of(const struct rig *g, char ret[512])
+{
+    snprintf(ret, 512, "%s/kv", g->dir);
+}
+
+static bool files_off(struct rig *g)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g->s, &st);
+    return st.files_off;
+}
+
+static void kv_mode(const char *kv, bool hide)
+{
+    CHECK_EQ(chmod(kv, hide ? 0 : 0700), 0);
+}
+/* What is in it could be replaced all the same. */
+static void kv_list(const char *kv, bool hide)
+{
+    CHECK_EQ(chmod(kv, hide ? 0300 : 0700), 0);
+}
+/* STORE/kv to STORE/moved, and something of another kind in its place. */
+static void kv_file(const char *kv, bool hide)
+{
+    char to[600];
+
+    snprintf(to, sizeof to, "%.500s/../moved", kv);
+    if (hide) {
+        CHECK_EQ(rename(kv, to), 0);
+        int fd = open(kv, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        CHECK(fd >= 0 && write(fd, "mine", 4) == 4);
+        close(fd);
+    } else {
+        char b[5] = "";
+        int fd = open(kv, O_RDONLY);
+        CHECK(fd >= 0 && read(fd, b, 4) == 4);
+        close(fd);
+        CHECK_STR(b, "mine");
+        snprintf(to, sizeof to, "%s", kv);
+        snprintf(strrchr(to, '/'), 8, "/moved");
+        CHECK_EQ(unlink(kv), 0);
+        CHECK_EQ(rename(to, kv), 0);
+    }
+}
+static void kv_nowhere(const char *kv, bool hide)
+{
+    char to[600];
+
+    snprintf(to, sizeof to, "%s", kv);
+    snprintf(strrchr(to, '/'), 8, "/moved");
+    if (hide) {
+        CHECK_EQ(rename(kv, to), 0);
+        CHECK_EQ(symlink("/nowhere/at/all", kv), 0);
+    } else {
+        CHECK_EQ(unlink(kv), 0);
+        CHECK_EQ(rename(to, kv), 0);
+    }
+}
+
+static void a_kv_that_cannot_be_read_costs_blocks_and_not_the_start(void)
+{
+    static const struct {
+        const char *words;
+        int why;
+        void (*hide)(const char *kv, bool hide);
+    } row[] = {{"Permission denied", -EACCES, kv_mode},
+               {"Permission denied", -EACCES, kv_list},
+               {"Not a directory", -ENOTDIR, kv_file},
+               {"No such file", -ENOENT, kv_nowhere}};
+
+    for (unsigned i = 0; i < 4; i++)
+        for (int lost = 0; lost < 2; lost++) { /* the index as well, or not */
+            struct rig g;
+            char kv[512], idx[512], seg[512];
+
+            make(&g);
+            CHECK_EQ(rig_open(&g), 0);
+            CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+            rig_close(&g);
+            kv_of(&g, kv);
+            path_of(&g, 1, seg);
+            uint64_t was = sum(seg);
+            snprintf(idx, sizeof idx, "%s/index.mdb", g.dir);
+            row[i].hide(kv, true);
+            if (lost)
+                CHECK_EQ(unlink(idx), 0);
+            CHECK_EQ(rig_open(&g), 0);
+            CHECK(said(&g, "/kv ", row[i].words));
+            CHECK(files_off(&g));
+            CHECK_EQ(blocks_there(&g), 0);
+            CHECK_EQ(rig_put(&g, 1, 0), row[i].why);
+            CHECK(rig_tokens_ok(&g, 1, 10));
+            CHECK_EQ(rig_talk(&g, 1, 10, 20), 0);
+            rig_close(&g);
+            row[i].hide(kv, false);
+            CHECK_EQ(sum(seg), was);
+            CHECK_EQ(rig_open(&g), 0);
+            CHECK(!files_off(&g));
+            CHECK_EQ(blocks_there(&g), BLOCKS);
+            CHECK(rig_tokens_ok(&g, 1, 20));
+            unmake(&g);
+        }
+}
+
+/* Turns the store until a note says so. */
+static bool comes(struct rig *g, const char *file, const char *words)
+{
+    for (int i = 0; i < 6000 * T_SLOWER; i++) {
+        rig_turn(g);
+        if (said(g, file, words))
+            return true;
+        usleep(5000);
+    }
+    return false;
+}
+
+static void take_file(const char *dir, const char *to)
+{
+    char path[600];
+
+    snprintf(path, sizeof path, "%.500s/kv/test/seg-0002", dir);
+    CHECK_EQ(rename(path, to), 0);
+}
+static void take_folder(const char *dir, const char *to)
+{
+    char path[600];
+
+    snprintf(path, sizeof path, "%.500s/kv/test", dir);
+    CHECK_EQ(rename(path, to), 0);
+}
+static void take_all(const char *dir, const char *to)
+{
+    char path[600];
+
+    snprintf(path, sizeof path, "%.500s/kv", dir);
+    CHECK_EQ(rename(path, to), 0);
+}
+
+/* Another's file in the place of a segment is nobody's to write to, or to remove. */
+static void put_other(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+    CHECK(fd >= 0 && write(fd, "other", 5) == 5);
+    close(fd);
+}
+
+static void blocks_taken_away_while_it_runs_are_said_and_computed_again(void)
+{
+    static void (*const take[])(const char *dir, const char *to) = {take_file, take_folder,
+                                                                    take_all};
+
+    for (int i = 0; i < 4; i++) {
+        struct rig g;
+        char to[512], seg[512];
+        struct kvs_stats st;
+        struct stat was;
+
+        make(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+        snprintf(to, sizeof to, "%s/taken", g.dir);
+        path_of(&g, 2, seg);
+        take[i % 3](g.dir, to);
+        if (i == 3)
+            put_other(seg);
+        CHECK(comes(&g, i % 3 ? "seg-0001" : "seg-0002", "while in use"));
+        int some = blocks_there(&g);
+        CHECK(i % 3 ? some == 0 : some > BLOCKS / 3 && some < BLOCKS);
+        put_many(&g, 1, BLOCKS, false); /* into new files */
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        CHECK(rig_tokens_ok(&g, 1, 10));
+        kvs_stats(g.s, &st);
+        CHECK(!st.files_off && st.fault == 0);
+        CHECK(st.file_allocated <= st.file_limit);
+        if (i == 3) {
+            CHECK(stat(seg, &was) == 0 && was.st_size == 5);
+            CHECK_EQ(unlink(seg), 0);
+        }
+        rig_reopen(&g);
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        unmake(&g);
+    }
+}
+
+static void blocks_that_come_back_are_there_again(void)
+{
+    struct rig g;
+    char to[512], seg[512];
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    snprintf(to, sizeof to, "%s/taken", g.dir);
+    path_of(&g, 2, seg);
+    take_file(g.dir, to);
+    CHECK(comes(&g, "seg-0002", "put back"));
+    rig_close(&g);
+    CHECK_EQ(rename(to, seg), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    unmake(&g);
+}
+
+static void blocks_taken_away_between_two_runs_are_said(void)
+{
+    static void (*const take[])(const char *dir, const char *to) = {take_file, take_folder,
+                                                                    take_all};
+
+    for (int i = 0; i < 3; i++) {
+        struct rig g;
+        char to[512];
+
+        make(&g);
+        snprintf(to, sizeof to, "%s/taken", g.dir);
+        take[i](g.dir, to);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(said(&g, i ? "/kv" : "seg-0002", "with them since the last run"));
+        put_many(&g, 1, BLOCKS, false);
+        rig_reopen(&g);
+        CHECK(!said(&g, "kv", "since the last run"));
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        unmake(&g);
+    }
+}
+
+static void files_that_cannot_be_made_are_said_until_they_can(void)
+{
+    struct rig g;
+    char kv[512];
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    CHECK_EQ(rig_open(&g), 0);
+    kv_of(&g, kv);
+    CHECK_EQ(rmdir(kv), 0);
+    put_other(kv);
+    CHECK_EQ(rig_put(&g, 1, 0), -ENOTDIR);
+    CHECK(files_off(&g));
+    CHECK(said(&g, "/kv/test", "no file of blocks can be made"));
+    CHECK_EQ(unlink(kv), 0);
+    for (uint32_t n = 1; files_off(&g) && n < 3000 * T_SLOWER; n++) {
+        (void)rig_put(&g, 1, n);
+        usleep(10000);
+    }
+    CHECK(!files_off(&g));
+    CHECK(said(&g, "/kv/test", "can be made"));
+    CHECK_EQ(rig_put(&g, 2, 0), 0);
+    rig_fini(&g);
 }
 
 static void anothers_file_is_not_replaced(void)
@@ -411,7 +663,12 @@ static void files_with_one_header_open_as_ever(void)
     {                                                                                          \
 #        name, name                                                                            \
     }
-T_MAIN(ROW(a_file_that_cannot_be_read_costs_its_blocks_for_one_run),
+T_MAIN(ROW(a_kv_that_cannot_be_read_costs_blocks_and_not_the_start),
+       ROW(blocks_taken_away_while_it_runs_are_said_and_computed_again),
+       ROW(blocks_that_come_back_are_there_again),
+       ROW(blocks_taken_away_between_two_runs_are_said),
+       ROW(files_that_cannot_be_made_are_said_until_they_can),
+       ROW(a_file_that_cannot_be_read_costs_its_blocks_for_one_run),
        ROW(a_folder_that_cannot_be_listed_is_left_alone), ROW(anothers_file_is_not_replaced),
        ROW(a_disk_that_does_not_answer_costs_no_row),
        ROW(any_flipped_byte_of_a_header_is_mended_from_its_copy),
