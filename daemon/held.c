@@ -2,6 +2,7 @@
 #include "daemon/held.h"
 #include "base/bounds.h"
 #include "base/check.h"
+#include "daemon/pace.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -10,6 +11,7 @@ struct held_user {
     struct held_user *next;
     uint64_t bytes;
     uint32_t uid, refs;
+    struct pace pace;
 };
 struct held {
     struct held_user *users;
@@ -114,6 +116,11 @@ void held_sub(struct held_user *u, uint64_t bytes)
         u->h->refused = false;
         u->h->room(u->h->ctx);
     }
+}
+
+struct pace *held_pace(struct held_user *u)
+{
+    return &u->pace;
 }
 
 uint64_t held_bytes(const struct held *h)

@@ -14,6 +14,7 @@
 enum { HELD_SMALL_BYTES = 16 << 10 };
 struct held;
 struct held_user;
+struct pace;
 
 int held_open(struct held **ret, void (*room)(void *ctx), void *ctx); /* -ENOMEM */
 void held_close(struct held *h); /* NULL ok; users may live on, and room is not called */
@@ -23,6 +24,7 @@ void held_drop(struct held_user *u);                /* NULL ok */
 bool held_add(struct held_user *u, uint64_t bytes); /* false: no room, nothing was added */
 void held_add_reply(struct held_user *u, uint64_t bytes); /* it is there already */
 void held_sub(struct held_user *u, uint64_t bytes);
-uint64_t held_bytes(const struct held *h); /* of all */
+struct pace *held_pace(struct held_user *u); /* his: kept here for who has links */
+uint64_t held_bytes(const struct held *h);   /* of all */
 
 #endif

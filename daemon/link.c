@@ -20,6 +20,7 @@
 #include "daemon/ident.h"
 #include "daemon/json.h"
 #include "daemon/loop.h"
+#include "daemon/pace.h"
 #include "daemon/share.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -174,11 +175,6 @@ static void links_reap(struct loop_timer *t)
 }
 
 /* --- out --- */
-static bool link_mid_frame(const struct link *l)
-{
-    return l->head_got != 0;
-}
-
 /* A frame may take so long to come in: at least 256 KiB a second once it is under way. */
 static uint64_t link_frame_ns(const struct link *l)
 {
@@ -201,7 +197,7 @@ static void link_arm(struct link *l)
     }
     if (full || l->waiting) {
         l->held_up = true;
-    } else if (link_mid_frame(l)) {
+    } else if (l->head_got) {
         if (l->held_up)
             l->frame_ns = now_ns();
         l->held_up = false;
@@ -528,7 +524,10 @@ static bool link_room(struct link *l, size_t n)
 
 static void link_frame_done(struct link *l)
 {
+    uint64_t from = now_ns();
+
     link_run(l);
+    pace_add(held_pace(l->user), loop_round(l->ls->d->loop), now_ns() - from);
     held_sub(l->user, l->charge); /* no call has it */
     l->charge = 0;
     l->head_got = 0;
@@ -540,7 +539,25 @@ static void link_frame_done(struct link *l)
     }
 }
 
-/* One read may hold thousands of frames whose replies are large: the rest waits. */
+static void links_room(void *ctx)
+{
+    struct links *ls = ctx;
+
+    loop_timer_set(ls->d->loop, &ls->resume, now_ns());
+}
+
+/* Its user's frames have had their part of this round. */
+static bool link_late(const struct link *l)
+{
+    return pace_over(held_pace(l->user), loop_round(l->ls->d->loop));
+}
+
+static bool link_rests(const struct link *l)
+{
+    return l->rest && !l->waiting && !l->doomed && l->out_bytes <= LINK_OUT_MAX;
+}
+
+/* One read may hold thousands of frames, whose replies may be large: the rest waits. */
 static void link_keep(struct link *l, const uint8_t *p, size_t n)
 {
     if (n == 0)
@@ -557,8 +574,9 @@ static void link_keep(struct link *l, const uint8_t *p, size_t n)
 static void link_feed(struct link *l, const uint8_t *p, size_t n)
 {
     while (n && !l->doomed && !l->closing) {
-        if (l->out_bytes > LINK_OUT_MAX) {
+        if (l->out_bytes > LINK_OUT_MAX || (l->head_got == 0 && link_late(l))) {
             link_keep(l, p, n);
+            links_room(l->ls);
             return;
         }
         if (l->head_got < HRT_HEAD_BYTES) {
@@ -671,16 +689,14 @@ static void links_resume(struct loop_timer *t)
 {
     struct links *ls = t->user;
 
-    for (struct link *l = ls->head; l; l = l->next)
+    for (struct link *l = ls->head; l; l = l->next) {
         if (l->waiting && !l->doomed && link_charge(l))
             link_go_on(l);
-}
-
-static void links_room(void *ctx)
-{
-    struct links *ls = ctx;
-
-    loop_timer_set(ls->d->loop, &ls->resume, now_ns());
+        else if (link_rests(l) && !link_late(l))
+            link_read(l);
+        if (link_rests(l))
+            links_room(ls);
+    }
 }
 
 static void link_ready(struct loop_watch *w, uint32_t events)
@@ -689,8 +705,7 @@ static void link_ready(struct loop_watch *w, uint32_t events)
 
     if (events & EPOLLOUT)
         link_flush(l);
-    if (!l->doomed && !l->waiting &&
-        (events & EPOLLIN || (l->rest && l->out_bytes <= LINK_OUT_MAX)))
+    if (!l->doomed && !l->waiting && !link_late(l) && (events & EPOLLIN || link_rests(l)))
         link_read(l);
     /* The peer is gone for good and nothing is left to read. */
     if (!l->doomed && events & (EPOLLERR | EPOLLHUP) && !(events & EPOLLIN))
@@ -700,7 +715,7 @@ static void link_ready(struct loop_watch *w, uint32_t events)
 /* --- room for one more --- */
 static bool link_idle(const struct link *l, uint64_t now)
 {
-    return !l->n_calls && !l->out && !l->rest && !link_mid_frame(l) && !l->doomed &&
+    return !l->n_calls && !l->out && !l->rest && !l->head_got && !l->doomed &&
            now - l->used_ns > LINK_IDLE_S * 1000000000ull;
 }
 

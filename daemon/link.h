@@ -5,7 +5,8 @@
  * does not check closes the link after one error reply; a sound header with a bad body gets
  * an error reply by its id and the link goes on.  Bounds per link: LINK_CALLS_MAX calls
  * unanswered (more are refused with queue_full), LINK_OUT_MAX bytes unsent (then nothing more
- * is read from that peer).  Bounds per user, over all his links: bytes (held.h); a frame beyond
+ * is read from that peer).  Bounds per user, over all his links: time in each round of the loop
+ * (pace.h), beyond which frames wait for the next; bytes (held.h); a frame beyond
  * them waits in its socket, LINK_ROOM_S at most, then it is refused with queue_full; and
  * connections (share.h): at his share the one of his that has been idle for longest makes room,
  * else the new one is told so in a reply without id, and closed.  A frame that is not whole

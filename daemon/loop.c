@@ -21,6 +21,7 @@ struct loop {
     int ep, stop_fd;
     struct loop_timer **heap;
     uint32_t n_timers, cap_timers;
+    uint64_t round;
     uint64_t firing_ns; /* nonzero while due timers fire: the time that counts as now */
     struct {
         void (*fn)(void *user);
@@ -202,12 +203,18 @@ static void fire_due(struct loop *l)
     l->firing_ns = 0;
 }
 
+uint64_t loop_round(const struct loop *l)
+{
+    return l->round;
+}
+
 int loop_run(struct loop *l)
 {
     bool stop = false;
 
     must_be(l, LOOP_MAGIC);
     while (!stop) {
+        l->round++;
         l->n_ev = epoll_wait(l->ep, l->ev, LOOP_EVENTS, wait_ms(l));
         if (l->n_ev < 0) {
             int r = -errno;

@@ -32,7 +32,8 @@ void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t at_ns); /* or
 void loop_timer_cancel(struct loop *l, struct loop_timer *t);
 /* Called once per round after all events and timers: where the plan for the next step is made. */
 void loop_after(struct loop *l, void (*fn)(void *user), void *user);
-int loop_run(struct loop *l);   /* until loop_stop */
-void loop_stop(struct loop *l); /* any thread, async-signal-safe */
+uint64_t loop_round(const struct loop *l); /* which one this is */
+int loop_run(struct loop *l);              /* until loop_stop */
+void loop_stop(struct loop *l);            /* any thread, async-signal-safe */
 
 #endif

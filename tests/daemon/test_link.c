@@ -9,6 +9,7 @@
 #include "daemon/held.h"
 #include "daemon/link.h"
 #include "daemon/loop.h"
+#include "daemon/pace.h"
 #include "tests/daemon/wire.h"
 #include "tests/t.h"
 #include <fcntl.h>
@@ -20,7 +21,7 @@
 enum { BIG_BYTES = 1 << 20 };
 static struct call *held[2000];
 static int n_held;
-static atomic_int gone_count, held_count, ran_count;
+static atomic_int gone_count, held_count, ran_count, spun_count, spun_before;
 
 static void echo(struct call *c) /* PING */
 {
@@ -28,6 +29,7 @@ static void echo(struct call *c) /* PING */
     struct links_stats st;
 
     ran_count++;
+    spun_before = spun_count;
     links_stats(c->d, &st);
     cJSON_AddNumberToObject(o, "uid", c->uid);
     cJSON_AddNumberToObject(o, "held", (double)st.held_bytes);
@@ -61,6 +63,15 @@ static void big_reply(struct call *c) /* METRICS */
     ran_count++;
     call_ok(c, NULL, buf, sizeof buf);
 }
+static void spin(struct call *c) /* STATUS: a fifth of what a user has of a round */
+{
+    uint64_t until = now_ns() + PACE_NS / 5;
+
+    while (now_ns() < until)
+        ;
+    spun_count++;
+    call_ok(c, NULL, NULL, 0);
+}
 static void wants(struct call *c) /* START: every kind of member */
 {
     const char *s = NULL;
@@ -83,6 +94,7 @@ static void wants(struct call *c) /* START: every kind of member */
 static const struct op test_ops[] = {{HRT_PING, "PING", echo},
                                      {HRT_NEXT, "NEXT", hold},
                                      {HRT_CANCEL, "CANCEL", release},
+                                     {HRT_STATUS, "STATUS", spin},
                                      {HRT_METRICS, "METRICS", big_reply},
                                      {HRT_START, "START", wants}};
 const struct op *ops_find(uint8_t type)
@@ -644,6 +656,47 @@ static void a_peer_that_goes_with_replies_unsent_leaves_nothing_behind(void)
     end();
     close(b);
 }
+/* Frames that are there already, over several connections, each answered at once. */
+static void frames_of_one_user_leave_every_round_to_another(void)
+{
+    enum { LINKS = 4, EACH = 100 };
+    static uint8_t all[EACH * 64];
+    struct wire_reply r;
+    int b[LINKS], a;
+    size_t n = 0;
+
+    begin();
+    spun_count = spun_before = 0;
+    for (int i = 0; i < LINKS; i++) {
+        b[i] = peer_of(4243);
+        for (int k = 0; k < EACH; k++) {
+            uint8_t *f = wire_frame(HRT_STATUS, (uint64_t)k, "{}", NULL, 0, &n);
+
+            memcpy(all + k * n, f, n);
+            free(f);
+        }
+        CHECK(wire_write(b[i], all, EACH * n));
+    }
+    a = peer();
+    CHECK(wire_send(a, HRT_PING, 1, "{}", NULL, 0));
+    go();
+    CHECK(wire_recv(a, &r));
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    printf("    %d of %d before the other's one\n", (int)spun_before, LINKS * EACH);
+    CHECK(spun_before <= 6);
+    /* All of his are answered, in their order. */
+    for (int i = 0; i < LINKS; i++)
+        for (int k = 0; k < EACH; k++) {
+            CHECK(wire_recv(b[i], &r));
+            CHECK_EQ(r.f.id, (uint64_t)k);
+            wire_reply_fini(&r);
+        }
+    end();
+    close(a);
+    for (int i = 0; i < LINKS; i++)
+        close(b[i]);
+}
 static void half_a_frame_and_a_close_harm_nobody(void)
 {
     size_t n;
@@ -931,6 +984,7 @@ T_MAIN(CASE(a_frame_is_answered_with_its_id_and_type),
        CASE(a_frame_that_finds_no_room_is_refused_and_what_follows_is_served),
        CASE(a_peer_that_goes_makes_its_calls_gone_once),
        CASE(a_peer_that_goes_with_replies_unsent_leaves_nothing_behind),
+       CASE(frames_of_one_user_leave_every_round_to_another),
        CASE(half_a_frame_and_a_close_harm_nobody), CASE(one_user_cannot_have_all_links),
        CASE(a_user_with_his_share_loses_what_was_idle_longest),
        CASE(half_a_frame_closes_the_link_however_slowly_it_goes_on),
