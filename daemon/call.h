@@ -15,6 +15,7 @@
 
 struct daemon;
 struct model;
+struct sess;
 struct call {
     struct daemon *d;
     uint32_t uid; /* who asks: SO_PEERCRED of the link, or an API key behind it (ident.h) */
@@ -65,7 +66,7 @@ struct op {
 };
 const struct op *ops_find(uint8_t type);
 /* Handlers, by file: ops_core.c (HELLO PING STATUS METRICS EXPORT IMPORT PREFETCH WHY EVENTS),
- * ops_model.c (MODEL_*), ops_list.c (SESSION_LIST), ops_session.c (other SESSION_*),
+ * ops_model.c (MODEL_*), ops_list.c (SESSION_LIST SESSION_SHOW), ops_session.c (other SESSION_*),
  * ops_text.c (TOKENIZE DETOKENIZE COUNT), ops_stream.c (START NEXT CANCEL). */
 void op_hello(struct call *c);
 void op_ping(struct call *c);
@@ -74,6 +75,8 @@ void op_metrics(struct call *c);
 void op_unimplemented(struct call *c);
 /* The model that the request's member `model` names; NULL: the call has been failed. */
 struct model *op_model(struct call *c);
+/* The session that `session` names; NULL: the call has been failed. */
+struct sess *op_session(struct call *c);
 void op_model_list(struct call *c);
 void op_model_show(struct call *c);
 void op_model_load(struct call *c);

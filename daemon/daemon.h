@@ -31,6 +31,7 @@ struct daemon {
     struct links *links;        /* link.h: peers */
     struct stored *stored;      /* stored.h: the io and commit threads of the store */
     struct prep *prep;          /* prep.h: jobs too long for the loop */
+    struct chores *chores;      /* chores.h: long work that the loop itself must do */
     struct fronts *fronts;      /* frontchild.h: hearth-front processes we started, or NULL */
     struct weightsid *wid;      /* weightsid.h: hashes of model files, in the background */
     struct notify *notify;      /* sdnotify.h: what the service manager hears */

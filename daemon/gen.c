@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/call.h"
+#include "daemon/chores.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
@@ -28,7 +29,7 @@
 #define ABANDON_NS (60 * 1000000000ull)
 #define GIVEWAY_NS (5 * 1000000000ull) /* nobody reads, and somebody wants the session */
 #define SWEEP_NS   (60 * 1000000000ull)
-enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024, EXPIRE_MAX = 256 };
+enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024, EXPIRE_MAX = 4 };
 
 /* --- the table ----------------------------------------------------------------------------------- */
 struct req *req_new(struct daemon *d, uint32_t uid, const struct kvs_id *id)
@@ -550,7 +551,7 @@ static void expire_most(struct daemon *d, struct sess_user *u, uint32_t *left)
     }
 }
 
-/* Some at a time, each user's oldest first.  true: more may be due. */
+/* A few, each user's oldest first.  true: more may be due. */
 static bool expire_sessions(struct daemon *d)
 {
     double keep_s = d->conf->anonymous_expire_s;
@@ -565,6 +566,17 @@ static bool expire_sessions(struct daemon *d)
         expire_most(d, u, &left);
     }
     return left == 0;
+}
+
+static void expire_piece(struct chore *x)
+{
+    struct gen *g = ((struct gen_expiry *)x)->gen;
+
+    if (expire_sessions(g->d))
+        return;
+    chores_drop(g->d, x);
+    g->expiry.on = false;
+    g->swept_ns = now_ns();
 }
 
 static void forget_requests(struct gen *g, uint64_t now)
@@ -614,9 +626,11 @@ static void gen_tick(struct loop_timer *t)
         watch_reader(r, now);
     }
     forget_requests(g, now);
-    if (now - g->swept_ns > SWEEP_NS) {
-        if (!expire_sessions(g->d))
-            g->swept_ns = now;
+    if (!g->expiry.on && now - g->swept_ns > SWEEP_NS) {
+        /* Each costs a batch, and reading its tokens: nobody waits for thousands of them. */
+        g->expiry.gen = g;
+        g->expiry.chore.piece = expire_piece;
+        g->expiry.on = chores_add(g->d, IDENT_FIRST, &g->expiry.chore) == 0;
     }
     for (uint32_t i = 0; i < MODELS_MAX; i++)
         if (g->gm[i])

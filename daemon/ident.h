@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 enum { IDENT_BYTES = 16, IDENT_KEYS_MAX = 128 };
-#define IDENT_FIRST 0x80000000u /* owners from here on are keys'; no uid may be one of them */
+#define IDENT_FIRST 0x80000000u /* owners above are keys'; no uid may be one of them */
 
 struct idents;
 int idents_open(struct idents **ret, const uint8_t secret[16]); /* -ENOMEM */
@@ -24,7 +24,9 @@ void idents_close(struct idents *t);                            /* NULL ok */
 /* -EAGAIN: more keys of this uid than there may be; -EEXIST: the number is another's. */
 int ident_owner(struct idents *t, uint32_t uid, const uint8_t as[IDENT_BYTES], uint32_t *ret);
 /* Whose front an owner came over: anybody can name keys, so what must be left to another user
- * is counted by this.  A uid is its own; so is a key that nobody has used since the start. */
+ * is counted by this.  A uid is its own; keys that nobody has used since the start are together
+ * one user's, IDENT_FIRST, whom nobody is. */
 uint32_t ident_uid(const struct idents *t, uint32_t owner);
+bool ident_keys(const struct idents *t, uint32_t uid); /* has he any? */
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/stdfds.h"
 #include "base/text.h"
+#include "daemon/chores.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
@@ -256,6 +257,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = opened(idents_open(&d->idents, kvs_uuid(d->store)), "owners", eb);
     if (r == 0)
+        r = opened(chores_open(d), "chores", eb);
+    if (r == 0)
         r = opened(prep_open(&d->prep, d->loop), "worker thread", eb);
     if (r == 0)
         r = opened(weightsid_open(&d->wid, d->loop), "hash thread", eb);
@@ -283,6 +286,7 @@ static void daemon_close(struct daemon *d)
         gen_stop(d);
     fronts_close(d);
     links_close(d);
+    chores_close(d);
     prep_close(d->prep);
     weightsid_close(d->wid);
     stored_close(d->stored, STORE_WAIT_S * 1000000000ull);

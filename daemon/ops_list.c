@@ -1,37 +1,141 @@
-/* ops_list.c - SESSION_LIST, a few sessions at a time.
+/* ops_list.c - SESSION_LIST and SESSION_SHOW, a piece at a time (chores.h).
  *
  * Where a session's KV lies is found by the keys of its whole path, and those by reading and
- * hashing its tokens: a millisecond for a long one.  So the list is made in slices between
- * which the loop turns; a session that goes meanwhile is left out.  First the table is gone
- * through from its end: what takes the place of a removed one comes from there, and is seen
- * twice rather than not.  One reply holds the LIST_MAX used last, and says where the next goes on. */
+ * hashing its tokens: a millisecond for a long one; and thousands of sessions, or of turns, make
+ * a megabyte of JSON.  So a reply's text is put together in pieces between which the loop turns,
+ * and a session that goes meanwhile is left out.
+ *
+ * A list goes through the table from its end: what takes the place of a removed one comes from
+ * there, and is seen twice rather than not.  Of what it sees it keeps the LIST_MAX used last, in
+ * a heap with the oldest on top; that is then sorted, and shown one by one. */
 #include "base/bytes.h"
-#include "base/clock.h"
 #include "daemon/call.h"
+#include "daemon/chores.h"
 #include "daemon/daemon.h"
-#include "daemon/loop.h"
 #include "daemon/sess.h"
 #include "proto.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICE_NS 3000000u
-enum { LIST_MAX = 4096, LOOK_MAX = 4096, CURSOR_BYTES = 24 };
+enum { LIST_MAX = 4096, LOOK_MAX = 1024, SORT_MAX = 256, TURNS_MAX = 64, CURSOR_BYTES = 24 };
 
+/* --- a JSON array, made by and by ----------------------------------------------------------------- */
+struct items { /* zeroed */
+    char *p;   /* "[" and all items so far, not terminated */
+    size_t n, cap;
+};
+
+/* Takes o.  -ENOMEM. */
+static int items_add(struct items *x, cJSON *o)
+{
+    char *text = o ? cJSON_PrintUnformatted(o) : NULL;
+    size_t n = text ? strlen(text) : 0, cap = x->cap ? x->cap : 4096;
+
+    cJSON_Delete(o);
+    while (cap < x->n + n + 3)
+        cap *= 2;
+    if (text && cap != x->cap) {
+        char *p = realloc(x->p, cap);
+
+        if (!p) {
+            free(text);
+            return -ENOMEM;
+        }
+        x->p = p;
+        x->cap = cap;
+    }
+    if (!text)
+        return -ENOMEM;
+    x->p[x->n] = x->n ? ',' : '[';
+    memcpy(x->p + x->n + 1, text, n);
+    x->n += n + 1;
+    free(text);
+    return 0;
+}
+
+/* As member `name` of o, in place of one there may be. */
+static int items_end(struct items *x, cJSON *o, const char *name)
+{
+    cJSON *raw;
+
+    if (x->n)
+        memcpy(x->p + x->n, "]", 2);
+    raw = cJSON_CreateRaw(x->n ? x->p : "[]");
+    free(x->p);
+    *x = (struct items){0};
+    cJSON_DeleteItemFromObjectCaseSensitive(o, name);
+    return raw && cJSON_AddItemToObject(o, name, raw) ? 0 : -ENOMEM;
+}
+
+/* --- a reply, made by and by ------------------------------------------------------------------------ */
+struct reply {
+    struct chore chore; /* first: found through it */
+    struct call *c;
+    cJSON *json;
+    struct items items;
+    void (*free)(struct reply *x); /* what else it has; x too */
+};
+
+static void reply_free(struct reply *x)
+{
+    chores_drop(x->c->d, &x->chore);
+    x->c->on_gone = NULL;
+    cJSON_Delete(x->json);
+    free(x->items.p);
+    x->free(x);
+}
+
+static void asker_left(struct call *c)
+{
+    reply_free(c->user);
+    call_ok(c, NULL, NULL, 0); /* thrown away; frees the call */
+}
+
+static void reply_no_memory(struct reply *x)
+{
+    struct call *c = x->c;
+
+    reply_free(x);
+    call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL,
+              "no memory for the reply; ask again");
+}
+
+/* x is zeroed but for its own part; on failure it is freed, and the call has been failed. */
+static void reply_begin(struct reply *x, struct call *c, void (*piece)(struct chore *x),
+                        void (*own)(struct reply *x))
+{
+    x->c = c;
+    x->free = own;
+    x->chore.piece = piece;
+    if (chores_add(c->d, c->uid, &x->chore) < 0) {
+        cJSON_Delete(x->json);
+        own(x);
+        call_fail(
+            c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
+            "of %d lists and sessions that are being shown at a time yours are your share "
+            "already; wait until one is here",
+            CHORES_MAX);
+        return;
+    }
+    c->user = x;
+    c->on_gone = asker_left;
+}
+
+/* --- SESSION_LIST --------------------------------------------------------------------------------------- */
 struct item {
     struct kvs_id id;
     uint64_t used_ns;
 };
 struct listing {
-    struct call *c;
-    struct loop_timer timer;
-    cJSON *reply, *list;
-    bool anonymous, sorted;
+    struct reply r;
+    bool anonymous;
     bool after; /* only what comes after this: */
     struct item from;
-    uint32_t look; /* how much of the table is left to be seen */
-    struct item *item;
-    uint32_t n, cap, done;
+    uint32_t look;     /* how much of the table is left to be seen */
+    struct item *item; /* a heap of heap, then sorted: the newest first */
+    uint32_t n, heap, done;
+    uint64_t fit; /* of them all */
 };
 
 static int order(const struct item *x, const struct item *y)
@@ -41,29 +145,49 @@ static int order(const struct item *x, const struct item *y)
     return memcmp(&x->id, &y->id, sizeof x->id);
 }
 
-static int by_use(const void *a, const void *b)
+static void swap(struct item *a, struct item *b)
 {
-    return order(a, b);
+    struct item x = *a;
+
+    *a = *b;
+    *b = x;
 }
 
-static void listing_free(struct listing *x)
+static void sink(struct listing *x)
 {
-    loop_timer_cancel(x->c->d->loop, &x->timer);
-    cJSON_Delete(x->reply);
-    free(x->item);
-    free(x);
+    struct item *v = x->item;
+
+    for (uint32_t at = 0, k; (k = 2 * at + 1) < x->heap; at = k) {
+        if (k + 1 < x->heap && order(&v[k + 1], &v[k]) > 0)
+            k++;
+        if (order(&v[at], &v[k]) >= 0)
+            return;
+        swap(&v[at], &v[k]);
+    }
 }
 
-static void asker_left(struct call *c)
+/* Keeps it if it is among the LIST_MAX first so far. */
+static void keep(struct listing *x, const struct item *it)
 {
-    listing_free(c->user);
-    call_ok(c, NULL, NULL, 0); /* thrown away; frees the call */
+    struct item *v = x->item;
+
+    x->fit++;
+    if (x->heap == LIST_MAX) {
+        if (order(it, &v[0]) >= 0)
+            return;
+        v[0] = *it;
+        sink(x);
+        return;
+    }
+    v[x->heap] = *it;
+    for (uint32_t at = x->heap++; at && order(&v[at], &v[(at - 1) / 2]) > 0; at = (at - 1) / 2)
+        swap(&v[at], &v[(at - 1) / 2]);
+    x->n = x->heap;
 }
 
-/* false: no memory. */
-static bool look(struct listing *x)
+static void look(struct listing *x)
 {
-    struct daemon *d = x->c->d;
+    struct daemon *d = x->r.c->d;
 
     if (x->look > d->sess->n)
         x->look = d->sess->n;
@@ -71,93 +195,84 @@ static bool look(struct listing *x)
         const struct sess *s = sess_at(d, --x->look);
         struct item it = {s->rec.id, s->rec.used_ns};
 
-        if (s->rec.owner != x->c->uid || s->unborn ||
-            (!x->anonymous && (s->rec.flags & KVS_SESS_ANONYMOUS)) ||
-            (x->after && order(&it, &x->from) <= 0))
-            continue;
-        if (x->n == x->cap) {
-            uint32_t cap = x->cap ? 2 * x->cap : 256;
-            struct item *v = realloc(x->item, cap * sizeof *v);
-
-            if (!v)
-                return false;
-            x->item = v;
-            x->cap = cap;
-        }
-        x->item[x->n++] = it;
+        if (s->rec.owner == x->r.c->uid && !s->unborn &&
+            (x->anonymous || !(s->rec.flags & KVS_SESS_ANONYMOUS)) &&
+            (!x->after || order(&it, &x->from) > 0))
+            keep(x, &it);
     }
-    return true;
 }
 
 static void sort(struct listing *x)
 {
-    char hex[2 * CURSOR_BYTES + 1];
-    uint8_t b[CURSOR_BYTES];
-
-    x->sorted = true;
-    uint32_t n = 0;
-    if (x->n)
-        qsort(x->item, x->n, sizeof *x->item, by_use);
-    for (uint32_t i = 0; i < x->n; i++)
-        if (n == 0 || memcmp(&x->item[n - 1].id, &x->item[i].id, sizeof x->item->id) != 0)
-            x->item[n++] = x->item[i];
-    x->n = n;
-    cJSON_AddNumberToObject(x->reply, "left", x->n > LIST_MAX ? x->n - LIST_MAX : 0);
-    if (x->n <= LIST_MAX)
-        return;
-    x->n = LIST_MAX;
-    st64be(b, x->item[x->n - 1].used_ns);
-    memcpy(b + 8, &x->item[x->n - 1].id, 16);
-    hex_put(hex, b, sizeof b);
-    cJSON_AddStringToObject(x->reply, "next", hex);
+    for (uint32_t k = 0; x->heap && k < SORT_MAX; k++) {
+        swap(&x->item[0], &x->item[--x->heap]);
+        sink(x);
+    }
 }
 
-static void show(struct listing *x)
+static int show(struct listing *x)
 {
-    struct daemon *d = x->c->d;
-    struct sess *s = sess_by_id(d, x->c->uid, &x->item[x->done].id);
+    struct daemon *d = x->r.c->d;
+    const struct item *it = &x->item[x->done++];
+    struct sess *s = sess_by_id(d, x->r.c->uid, &it->id);
     bool warm = s && s->warm_bytes;
+    int r;
 
-    if (!s)
-        return;
-    cJSON_AddItemToArray(x->list, sess_json(d, s, false));
+    if (!s || (x->done > 1 && memcmp(&it[-1].id, &it->id, sizeof it->id) == 0))
+        return 0;
+    r = items_add(&x->r.items, sess_json(d, s));
     if (!warm) /* a look at many does not push out what is in use */
         sess_cool(s);
+    return r;
 }
 
-static void slice(struct loop_timer *t)
+static void list_end(struct listing *x)
 {
-    struct listing *x = t->user;
-    struct call *c = x->c;
-    uint64_t until = now_ns() + SLICE_NS;
-    bool over = false, memory = true;
+    struct call *c = x->r.c;
+    char hex[2 * CURSOR_BYTES + 1];
+    uint8_t b[CURSOR_BYTES];
+    cJSON *o = x->r.json;
 
-    do {
-        if (x->look) {
-            memory = look(x);
-        } else if (!x->sorted) {
-            sort(x);
-        } else {
-            over = x->done == x->n;
-            if (!over)
-                show(x);
-            x->done += !over;
-        }
-    } while (memory && !over && now_ns() < until);
-    if (memory && !over) {
-        loop_timer_set(c->d->loop, t, now_ns());
+    if (items_end(&x->r.items, o, "sessions") < 0) {
+        reply_no_memory(&x->r);
         return;
     }
-    cJSON *reply = x->reply;
-    x->reply = NULL;
-    listing_free(x);
-    c->on_gone = NULL;
-    if (memory) {
-        call_ok(c, reply, NULL, 0);
-        return;
+    cJSON_AddNumberToObject(o, "left", (double)(x->fit - x->n));
+    if (x->fit > x->n) {
+        st64be(b, x->item[x->n - 1].used_ns);
+        memcpy(b + 8, &x->item[x->n - 1].id, 16);
+        hex_put(hex, b, sizeof b);
+        cJSON_AddStringToObject(o, "next", hex);
     }
-    cJSON_Delete(reply);
-    call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory for the list");
+    x->r.json = NULL;
+    reply_free(&x->r);
+    call_ok(c, o, NULL, 0);
+}
+
+static void list_piece(struct chore *chore)
+{
+    struct listing *x = (struct listing *)chore;
+
+    if (!x->item) {
+        x->item = malloc(LIST_MAX * sizeof *x->item);
+        x->look = x->r.c->d->sess->n;
+        if (!x->item)
+            reply_no_memory(&x->r);
+    } else if (x->look) {
+        look(x);
+    } else if (x->heap) {
+        sort(x);
+    } else if (x->done == x->n) {
+        list_end(x);
+    } else if (show(x) < 0) {
+        reply_no_memory(&x->r);
+    }
+}
+
+static void list_free(struct reply *r)
+{
+    free(((struct listing *)r)->item);
+    free(r);
 }
 
 void op_session_list(struct call *c)
@@ -173,22 +288,92 @@ void op_session_list(struct call *c)
     if (r < 0)
         return;
     x = calloc(1, sizeof *x);
-    if (!x) {
+    if (!x || !(x->r.json = cJSON_CreateObject())) {
+        free(x);
         call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
         return;
     }
     x->anonymous = anonymous;
-    x->look = c->d->sess->n;
     x->after = r > 0;
     if (r > 0) {
         x->from.used_ns = ld64be(from);
         memcpy(&x->from.id, from + 8, 16);
     }
-    x->reply = cJSON_CreateObject();
-    x->list = cJSON_AddArrayToObject(x->reply, "sessions");
-    x->c = c;
-    x->timer = (struct loop_timer){.fire = slice, .user = x};
-    c->user = x;
-    c->on_gone = asker_left;
-    slice(&x->timer);
+    reply_begin(&x->r, c, list_piece, list_free);
+}
+
+/* --- SESSION_SHOW ----------------------------------------------------------------------------------------- */
+struct showing {
+    struct reply r;
+    struct turn *turn;
+    uint32_t n, done;
+    struct toks *toks; /* NULL: not asked for */
+    uint64_t head;
+};
+
+static void show_piece(struct chore *chore)
+{
+    struct showing *x = (struct showing *)chore;
+    struct call *c = x->r.c;
+    int r = 0;
+
+    for (uint32_t k = 0; r == 0 && k < TURNS_MAX && x->done < x->n; k++) {
+        x->done++;
+        r = items_add(&x->r.items,
+                      sess_turn_json(&x->turn[x->done - 1], x->done, x->done == x->n));
+    }
+    if (r == 0 && x->done < x->n)
+        return;
+    if (r < 0 || items_end(&x->r.items, x->r.json, "turns") < 0) {
+        reply_no_memory(&x->r);
+        return;
+    }
+    cJSON *o = x->r.json;
+    struct toks *t = x->toks;
+    uint64_t head = x->head;
+
+    x->r.json = NULL;
+    x->toks = NULL;
+    reply_free(&x->r);
+    call_ok(c, o, t ? t->p : NULL, t ? head * sizeof *t->p : 0);
+    toks_drop(t);
+}
+
+static void show_free(struct reply *r)
+{
+    struct showing *x = (struct showing *)r;
+
+    toks_drop(x->toks);
+    free(x->turn);
+    free(x);
+}
+
+void op_session_show(struct call *c)
+{
+    struct sess *s = op_session(c);
+    struct toks *t = NULL;
+    struct showing *x;
+    bool ids = false;
+
+    if (!s || want_bool(c, c->json, "ids", &ids) < 0)
+        return;
+    if (ids && sess_tokens(c->d, s, &t) < 0) {
+        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
+                  "session \"%s\": its tokens cannot be read", s->rec.name);
+        return;
+    }
+    x = calloc(1, sizeof *x);
+    if (x)
+        x->r.json = sess_json(c->d, s); /* reads the turns */
+    if (!x || !x->r.json || sess_turns_copy(s, &x->turn, &x->n) < 0) {
+        if (x)
+            cJSON_Delete(x->r.json);
+        free(x);
+        toks_drop(t);
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory");
+        return;
+    }
+    x->toks = t;
+    x->head = s->head;
+    reply_begin(&x->r, c, show_piece, show_free);
 }

@@ -133,7 +133,7 @@ static bool begin(struct call *c, struct kvs_id *id)
     return false;
 }
 
-static struct sess *named(struct call *c)
+struct sess *op_session(struct call *c)
 {
     const char *name = NULL;
     struct sess *s;
@@ -416,7 +416,7 @@ static void open_new(struct call *c, const struct kvs_id *id, const char *name,
             strlen(system), SYSTEM_BYTES_MAX);
         return;
     }
-    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s));
 }
 
 void op_session_open(struct call *c)
@@ -453,25 +453,8 @@ void op_session_open(struct call *c)
                   "model: session \"%s\" belongs to model %s; take another name, or remove it",
                   name, s->rec.model);
     } else {
-        call_ok(c, sess_json(c->d, s, false), NULL, 0);
+        call_ok(c, sess_json(c->d, s), NULL, 0);
     }
-}
-
-void op_session_show(struct call *c)
-{
-    struct sess *s = named(c);
-    struct toks *t = NULL;
-    bool ids = false;
-
-    if (!s || want_bool(c, c->json, "ids", &ids) < 0)
-        return;
-    if (ids && sess_tokens(c->d, s, &t) < 0) {
-        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
-                  "session \"%s\": its tokens cannot be read", s->rec.name);
-        return;
-    }
-    call_ok(c, sess_json(c->d, s, true), t ? t->p : NULL, t ? s->head * sizeof *t->p : 0);
-    toks_drop(t);
 }
 
 /* Where turn n ends; -1: there is none such, and the call has been failed. */
@@ -538,7 +521,7 @@ void op_session_fork(struct call *c)
     int64_t at;
     int r;
 
-    if (!begin(c, &id) || !(s = named(c)))
+    if (!begin(c, &id) || !(s = op_session(c)))
         return;
     at = place(c, s, "turn", "at", false);
     if (at < 0)
@@ -557,7 +540,7 @@ void op_session_fork(struct call *c)
         return;
     }
     w->made = true;
-    change_submit(w, c, f, KVS_REC_SESSION, sess_json(c->d, f, false));
+    change_submit(w, c, f, KVS_REC_SESSION, sess_json(c->d, f));
 }
 
 void op_session_rewind(struct call *c)
@@ -567,7 +550,7 @@ void op_session_rewind(struct call *c)
     struct sess *s;
     int64_t at;
 
-    if (!begin(c, &id) || !(s = named(c)) || !idle(c, s))
+    if (!begin(c, &id) || !(s = op_session(c)) || !idle(c, s))
         return;
     at = place(c, s, "to_turn", "to_tokens", true);
     if (at < 0)
@@ -588,7 +571,7 @@ void op_session_rewind(struct call *c)
     keep_old(w, s);
     sess_move(c->d, s, (uint64_t)at);
     sess_used(s, wall_ns());
-    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s));
 }
 
 void op_session_rename(struct call *c)
@@ -599,7 +582,7 @@ void op_session_rename(struct call *c)
     const char *name;
     bool none;
 
-    if (!begin(c, &id) || !(s = named(c)))
+    if (!begin(c, &id) || !(s = op_session(c)))
         return;
     name = new_name(c, &none);
     if (!name) {
@@ -615,7 +598,7 @@ void op_session_rename(struct call *c)
         no_room(c);
         return;
     }
-    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s));
 }
 
 void op_session_pin(struct call *c)
@@ -625,14 +608,14 @@ void op_session_pin(struct call *c)
     struct sess *s;
     bool pinned = true;
 
-    if (!begin(c, &id) || !(s = named(c)) || want_bool(c, c->json, "pinned", &pinned) < 0)
+    if (!begin(c, &id) || !(s = op_session(c)) || want_bool(c, c->json, "pinned", &pinned) < 0)
         return;
     w = change_new(c, &id, s);
     if (!w)
         return;
     s->rec.flags =
         pinned ? s->rec.flags | KVS_SESS_PINNED : s->rec.flags & ~(uint32_t)KVS_SESS_PINNED;
-    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s, false));
+    change_submit(w, c, s, KVS_REC_SESSION, sess_json(c->d, s));
 }
 
 void op_session_remove(struct call *c)
@@ -642,7 +625,7 @@ void op_session_remove(struct call *c)
     struct sess *s;
     cJSON *o;
 
-    if (!begin(c, &id) || !(s = named(c)) || !idle(c, s))
+    if (!begin(c, &id) || !(s = op_session(c)) || !idle(c, s))
         return;
     w = change_new(c, &id, NULL);
     if (!w)

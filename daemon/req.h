@@ -13,6 +13,7 @@
 #ifndef DAEMON_REQ_H
 #define DAEMON_REQ_H
 #include "daemon/asked.h"
+#include "daemon/chores.h"
 #include "daemon/gen.h"
 #include "daemon/kvflow.h"
 #include "daemon/loop.h"
@@ -236,6 +237,11 @@ struct gen {
     struct loop_timer timer; /* every half second: idle readers, commits, expiry */
     struct loop_timer kick;
     uint64_t swept_ns;
+    struct gen_expiry {
+        struct chore chore; /* first */
+        struct gen *gen;
+        bool on;
+    } expiry;                /* sessions that are due go, a few at a time */
     struct call *parked[64]; /* STARTs that wait for a session that somebody left */
     uint32_t n_parked;
     bool freed; /* a session is, since they were last looked at */

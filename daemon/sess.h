@@ -85,6 +85,7 @@ struct sess_user {
     uint64_t put_count;
     bool put_past; /* no more of them go down in it */
     struct sess_user *next;
+    struct sess_of *of;
     struct {
         struct sess *oldest, *newest;
         uint32_t n;
@@ -94,6 +95,11 @@ struct sess_model { /* a model's name, once for all its sessions */
     struct sess_model *next;
     uint32_t n;
     char name[];
+};
+struct sess_of { /* one user's sessions of one model */
+    struct sess_of *next;
+    const struct sess_model *model;
+    uint32_t n;
 };
 struct sess_table {
     struct sess **s;
@@ -127,6 +133,7 @@ struct sess {
     struct sess_table *table;
     struct sess_user *user;
     struct sess_model *model;
+    struct sess_of *of;
     struct sess *next_id, *next_name; /* in their buckets */
     struct sess *older, *newer;       /* in the user's list */
     struct sess *warm_older, *warm_newer;
@@ -257,7 +264,10 @@ void sess_date(struct sess *s, char ret[11]); /* the template's date: the day it
 
 /* What to call it in words: its name, or its id (in ret) when it has none. */
 const char *sess_label(const struct sess *s, char ret[33]);
-/* SESSION of docs/PROTOCOL.md; turns: with the list of turns. */
-cJSON *sess_json(struct daemon *d, struct sess *s, bool turns);
+/* SESSION of docs/PROTOCOL.md, with the number of its turns. */
+cJSON *sess_json(struct daemon *d, struct sess *s);
+/* Its turns as they are now, to be shown later: a copy (*ret, to be freed) of *ret_n. */
+int sess_turns_copy(const struct sess *s, struct turn **ret, uint32_t *ret_n);
+cJSON *sess_turn_json(const struct turn *t, uint32_t n, bool last);
 
 #endif

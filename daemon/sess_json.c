@@ -6,6 +6,7 @@
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -74,29 +75,38 @@ static uint64_t turn_tokens(const struct sess *s, const struct turn *t)
     return t->n_tokens;
 }
 
-static cJSON *turns_json(const struct sess *s)
+int sess_turns_copy(const struct sess *s, struct turn **ret, uint32_t *ret_n)
 {
-    cJSON *a = cJSON_CreateArray();
+    struct turn *v = malloc((s->n_turns + 1) * sizeof *v);
 
+    if (!v)
+        return -ENOMEM;
     for (uint32_t i = 0; i < s->n_turns; i++) {
-        const struct turn *t = &s->turns[i];
-        cJSON *o = cJSON_CreateObject();
-
-        cJSON_AddNumberToObject(o, "n", i + 1);
-        cJSON_AddStringToObject(o, "role", role_str(t->role));
-        cJSON_AddNumberToObject(o, "position", (double)t->first);
-        cJSON_AddNumberToObject(o, "tokens", (double)turn_tokens(s, t));
-        cJSON_AddNumberToObject(o, "time", (double)t->time_ns / 1e9);
-        cJSON_AddBoolToObject(o, "durable", t->durable);
-        if (t->finish && finish_str(t->finish))
-            cJSON_AddStringToObject(o, "finish", finish_str(t->finish));
-        if (t->flags & KVS_TURN_INTERRUPTED)
-            cJSON_AddBoolToObject(o, "interrupted", true);
-        if (t->user_open && i + 1 == s->n_turns)
-            cJSON_AddBoolToObject(o, "open", true);
-        cJSON_AddItemToArray(a, o);
+        v[i] = s->turns[i];
+        v[i].n_tokens = turn_tokens(s, &v[i]);
     }
-    return a;
+    *ret = v;
+    *ret_n = s->n_turns;
+    return 0;
+}
+
+cJSON *sess_turn_json(const struct turn *t, uint32_t n, bool last)
+{
+    cJSON *o = cJSON_CreateObject();
+
+    cJSON_AddNumberToObject(o, "n", n);
+    cJSON_AddStringToObject(o, "role", role_str(t->role));
+    cJSON_AddNumberToObject(o, "position", (double)t->first);
+    cJSON_AddNumberToObject(o, "tokens", (double)t->n_tokens);
+    cJSON_AddNumberToObject(o, "time", (double)t->time_ns / 1e9);
+    cJSON_AddBoolToObject(o, "durable", t->durable);
+    if (t->finish && finish_str(t->finish))
+        cJSON_AddStringToObject(o, "finish", finish_str(t->finish));
+    if (t->flags & KVS_TURN_INTERRUPTED)
+        cJSON_AddBoolToObject(o, "interrupted", true);
+    if (t->user_open && last)
+        cJSON_AddBoolToObject(o, "open", true);
+    return o;
 }
 
 /* How many bytes of the session's KV lie where; what cannot be told is null: host and file of
@@ -168,7 +178,7 @@ bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none)
     return true;
 }
 
-cJSON *sess_json(struct daemon *d, struct sess *s, bool turns)
+cJSON *sess_json(struct daemon *d, struct sess *s)
 {
     cJSON *o = cJSON_CreateObject();
     char hex[33];
@@ -181,10 +191,7 @@ cJSON *sess_json(struct daemon *d, struct sess *s, bool turns)
     cJSON_AddNumberToObject(o, "tokens", (double)s->head);
     if (sess_turns(d, s) < 0)
         log_at(LOG_WARN_, "session \"%s\": its turns cannot be read", s->rec.name);
-    if (turns)
-        cJSON_AddItemToObject(o, "turns", turns_json(s));
-    else
-        cJSON_AddNumberToObject(o, "turns", s->n_turns);
+    cJSON_AddNumberToObject(o, "turns", s->n_turns);
     cJSON_AddItemToObject(o, "bytes", bytes_json(d, s));
     cJSON_AddBoolToObject(o, "pinned", (s->rec.flags & KVS_SESS_PINNED) != 0);
     cJSON_AddBoolToObject(o, "anonymous", (s->rec.flags & KVS_SESS_ANONYMOUS) != 0);

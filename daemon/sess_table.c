@@ -297,6 +297,12 @@ void sess_table_free(struct sess_table *t)
         struct sess_user *u = t->users;
 
         t->users = u->next;
+        while (u->of) {
+            struct sess_of *o = u->of;
+
+            u->of = o->next;
+            free(o);
+        }
         free(u);
     }
     while (t->models) {
@@ -327,12 +333,26 @@ static struct sess_model *model_of(struct sess_table *t, const char *name, bool 
     return m;
 }
 
+static struct sess_of *of_model(struct sess_user *u, const struct sess_model *m, bool make)
+{
+    struct sess_of *o = u->of;
+
+    while (o && o->model != m)
+        o = o->next;
+    if (o || !make || !(o = calloc(1, sizeof *o)))
+        return o;
+    *o = (struct sess_of){.next = u->of, .model = m};
+    u->of = o;
+    return o;
+}
+
 int sess_add(struct sess_table *t, const struct kvs_id *id, uint32_t owner, const char *model,
              struct sess **ret)
 {
     struct sess_model *m = model_of(t, model, true);
     struct sess_user *u = sess_user(t, owner, true);
-    struct sess *s = m && u ? calloc(1, sizeof *s) : NULL;
+    struct sess_of *of = m && u ? of_model(u, m, true) : NULL;
+    struct sess *s = of ? calloc(1, sizeof *s) : NULL;
 
     if (!s)
         return -ENOMEM;
@@ -358,8 +378,10 @@ int sess_add(struct sess_table *t, const struct kvs_id *id, uint32_t owner, cons
         .table = t,
         .user = u,
         .model = m,
+        .of = of,
         .list = SESS_LISTS_};
     m->n++;
+    of->n++;
     t->s[t->n++] = s;
     id_link(s);
     sess_weigh(s);
@@ -384,6 +406,7 @@ void sess_del(struct sess *s)
     t->s[s->at] = t->s[--t->n];
     t->s[s->at]->at = s->at;
     s->model->n--;
+    s->of->n--;
     text_free(t, s->rec.name);
     text_free(t, s->rec.settings);
     s->magic = 0;
@@ -488,13 +511,10 @@ uint32_t sess_count_of(struct daemon *d, uint32_t uid, uint32_t *ret_anonymous)
 uint32_t sess_count_model_of(struct daemon *d, const char *model, uint32_t uid)
 {
     const struct sess_model *m = d->sess ? model_of(d->sess, model, false) : NULL;
-    const struct sess_user *u = m ? sess_user(d->sess, uid, false) : NULL;
-    uint32_t n = 0;
+    struct sess_user *u = m ? sess_user(d->sess, uid, false) : NULL;
+    const struct sess_of *of = u ? of_model(u, m, false) : NULL;
 
-    for (int k = 0; u && k < SESS_LISTS_; k++)
-        for (const struct sess *s = u->list[k].oldest; s; s = s->newer)
-            n += s->model == m;
-    return n;
+    return of ? of->n : 0;
 }
 
 uint64_t sess_bytes(struct daemon *d)

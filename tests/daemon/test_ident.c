@@ -64,8 +64,33 @@ static void nobody_tries_keys_without_end(void)
     idents_close(t);
 }
 
+static void keys_belong_to_their_user(void)
+{
+    struct idents *t;
+    uint8_t as[IDENT_BYTES];
+    uint32_t a, b;
+
+    CHECK_EQ(idents_open(&t, secret), 0);
+    CHECK(!ident_keys(t, 1000));
+    key_of(as, 1);
+    CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+    CHECK_EQ(ident_owner(t, 1001, as, &b), 0);
+    CHECK_EQ(ident_uid(t, a), 1000);
+    CHECK_EQ(ident_uid(t, b), 1001);
+    CHECK_EQ(ident_uid(t, 1000), 1000);
+    CHECK(ident_keys(t, 1000) && ident_keys(t, 1001) && !ident_keys(t, 1002));
+    /* Keys of an earlier life, which nobody has used in this one, are nobody's, together. */
+    idents_close(t);
+    CHECK_EQ(idents_open(&t, secret), 0);
+    CHECK_EQ(ident_uid(t, a), ident_uid(t, b));
+    CHECK(ident_uid(t, a) >= IDENT_FIRST);
+    CHECK_EQ(ident_uid(NULL, a), ident_uid(t, b));
+    idents_close(t);
+}
+
 #define C(f)                                                                                   \
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids), C(nobody_tries_keys_without_end))
+T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids), C(nobody_tries_keys_without_end),
+       C(keys_belong_to_their_user))
