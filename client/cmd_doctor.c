@@ -88,6 +88,12 @@ static void daemon_there(struct doctor *d)
         found(d, ok ? GOOD : WARN, "status", "see the warnings, and the daemon's log",
               "%s, backend %s, I/O by %s", j_str(st, "status", "?"), j_str(st, "backend", "?"),
               j_str(st, "io", "?"));
+        if (j_str(st, "http", NULL))
+            found(d, GOOD, "http", NULL, "served at %s", j_str(st, "http", ""));
+        else
+            found(d, j_str(st, "http_set", NULL) ? WARN : GOOD, "http",
+                  "see the daemon's log for why, or look again in a moment", "%s",
+                  j_str(st, "http_set", NULL) ? "not served yet" : "off");
         cJSON_ArrayForEach(w, j_get(st, "warnings"))
             found(d, WARN, "warning", NULL, "%s", cJSON_IsString(w) ? w->valuestring : "?");
     }

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { READY_MS = 120000, LOOK_MS = 50, LINES_SHOWN = 3 };
+enum { READY_MS = 120000, HTTP_MS = 20000, LOOK_MS = 50, LINES_SHOWN = 3 };
 
 /* hearthd beside this program, else on PATH. */
 static void find_hearthd(char *ret, size_t cap)
@@ -50,38 +50,94 @@ static void core_url(const struct args *a, char *ret, size_t cap)
     snprintf(ret, cap, "unix://%s/core.sock", dir);
 }
 
-/* The last lines hearthd wrote since `from`, on stderr: why it ended. */
-static void show_end(const char *log, off_t from)
+/* What hearthd wrote since `from`: its errors, or the last lines when it says none.  The end of
+ * text; line[]: at most LINES_SHOWN of it.  How many. */
+static int last_lines(const char *log, off_t from, char *text, size_t cap,
+                      const char *line[LINES_SHOWN])
 {
-    char text[1500];
-    int fd = open(log, O_RDONLY | O_CLOEXEC);
+    int fd = open(log, O_RDONLY | O_CLOEXEC), count[2] = {0};
     off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-    if (end - from > (off_t)sizeof text - 1)
-        from = end - (off_t)sizeof text + 1;
-    ssize_t n = fd < 0 || end <= from ? 0 : pread(fd, text, sizeof text - 1, from);
+    const char *found[2][LINES_SHOWN]; /* any, and those that are errors; in turns */
+    if (end - from > (off_t)cap - 1)
+        from = end - (off_t)cap + 1;
+    ssize_t n = fd < 0 || end <= from ? 0 : pread(fd, text, cap - 1, from);
     if (fd >= 0)
         close(fd);
-    while (n > 0 && text[n - 1] == '\n')
-        n--;
-    if (n <= 0)
-        return;
-    text[n] = 0;
-    char *at = text + n;
-    for (int lines = 0; at > text; at--)
-        if (at[-1] == '\n' && ++lines == LINES_SHOWN)
-            break;
-    say_err("%s\n", at);
+    text[n > 0 ? n : 0] = 0;
+    for (char *at = text, *rest; (at = strtok_r(at, "\n", &rest)) != NULL; at = NULL) {
+        bool error = strstr(at, " error ") || strncmp(at, "hearth", 6) == 0;
+        found[0][count[0]++ % LINES_SHOWN] = at;
+        if (error)
+            found[1][count[1]++ % LINES_SHOWN] = at;
+    }
+    int which = count[1] > 0, all = count[which], k = 0;
+    for (int i = all > LINES_SHOWN ? all - LINES_SHOWN : 0; i < all; i++)
+        line[k++] = found[which][i % LINES_SHOWN];
+    return k;
 }
 
-/* It ended: its own exit code, so that a script can tell a wrong flag from a failed start. */
+/* Without the date and the level, which begin a line of the log. */
+static const char *bare(const char *line)
+{
+    const char *error = strstr(line, " error ");
+    return error && line[0] >= '0' && line[0] <= '9' ? error + 7 : line;
+}
+
+/* It ended: its own words and exit code, so that a script can tell a wrong flag from a failed
+ * start. */
 static int ended(struct cli *c, int st, const char *log, off_t from)
 {
-    if (!c->json)
-        show_end(log, from);
+    char text[8192], words[1024];
+    const char *line[LINES_SHOWN];
+    int n = last_lines(log, from, text, sizeof text, line);
     int code = WIFEXITED(st) && WEXITSTATUS(st) ? WEXITSTATUS(st) : CLI_FAILED;
-    return cli_fail(c, code, "hearthd ended at once (%s %d); its log: %s",
-                    WIFEXITED(st) ? "exit code" : "signal",
-                    WIFEXITED(st) ? WEXITSTATUS(st) : WTERMSIG(st), log);
+    snprintf(words, sizeof words, "hearthd ended at once (%s %d)%s%.600s; its log: %s",
+             WIFEXITED(st) ? "exit code" : "signal",
+             WIFEXITED(st) ? WEXITSTATUS(st) : WTERMSIG(st), c->json && n ? ": " : "",
+             c->json && n ? bare(line[n - 1]) : "", log);
+    if (!c->json) {
+        for (int i = 0; i < n; i++)
+            say_err("%s\n", shown(line[i]));
+        return cli_fail(c, code, "%s", words);
+    }
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "slug", code == CLI_USAGE ? "usage" : "hearthd_ended");
+    cJSON_AddStringToObject(o, "message", words);
+    cJSON *reason = cJSON_AddArrayToObject(o, "reason");
+    for (int i = 0; i < n; i++)
+        cJSON_AddItemToArray(reason, cJSON_CreateString(line[i]));
+    cJSON_AddStringToObject(o, "log", log);
+    (void)cli_fail_reply(c, code == CLI_USAGE ? HRT_INVALID_ARGUMENT : HRT_INTERNAL, o);
+    cJSON_Delete(o);
+    return code;
+}
+
+/* STATUS, once HTTP is up or the daemon has had its time for that; NULL: none. */
+static cJSON *status_with_http(struct hearth_conn *conn)
+{
+    struct errbuf eb;
+    for (int waited = 0;; waited += LOOK_MS) {
+        struct hearth_reply rep = {0};
+        if (hearth_call(conn, HRT_STATUS, NULL, NULL, 0, 5000, &rep, &eb) < 0)
+            return NULL;
+        cJSON *o = rep.status == HRT_OK ? cJSON_Parse(rep.json) : NULL;
+        hearth_reply_fini(&rep);
+        if (!o || !j_str(o, "http_set", NULL) || j_str(o, "http", NULL) || waited > HTTP_MS)
+            return o;
+        cJSON_Delete(o);
+        (void)poll(NULL, 0, LOOK_MS);
+    }
+}
+
+/* Where it serves HTTP, and what it warns of; models are told_failed's. */
+static void tell_status(struct cli *c, const cJSON *o)
+{
+    const cJSON *w;
+    cJSON_ArrayForEach(w, j_get(o, "warnings"))
+    {
+        if (!c->json && cJSON_IsString(w) && strncmp(w->valuestring, "model ", 6) != 0)
+            say_err("hearth: warning: %s\n", shown(w->valuestring));
+    }
 }
 
 /* It runs; are there models it could not load?  Those still being loaded are not known yet. */
@@ -118,8 +174,9 @@ static pid_t who_answers(struct hearth_conn *conn)
     return pid;
 }
 
-/* Waits until the child answers or has died. */
-static int await(struct cli *c, pid_t pid, const char *url, const char *log, off_t from)
+/* Waits until the child answers or has died.  *ret: its STATUS, perhaps NULL; the caller's. */
+static int await(struct cli *c, pid_t pid, const char *url, const char *log, off_t from,
+                 cJSON **ret)
 {
     struct hearth_conn *conn = NULL;
     struct errbuf eb;
@@ -143,8 +200,11 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log, off
             (void)poll(NULL, 0, LOOK_MS);
         }
     }
-    if (code == CLI_OK)
+    if (code == CLI_OK) {
         tell_failed(c, conn);
+        *ret = status_with_http(conn);
+        tell_status(c, *ret);
+    }
     hearth_close(conn);
     return code;
 }
@@ -198,17 +258,28 @@ int cmd_serve(struct cli *c, const struct args *a)
     if (pid < 0)
         return cli_fail(c, CLI_FAILED, "cannot start a process: %s", strerror(errno));
     core_url(a, url, sizeof url);
-    int code = await(c, pid, url, log, from);
+    cJSON *st = NULL;
+    int code = await(c, pid, url, log, from, &st);
+    const char *http = j_str(st, "http", NULL);
     if (code == CLI_OK && c->json) {
         cJSON *o = cJSON_CreateObject();
         cJSON_AddNumberToObject(o, "pid", (double)pid);
         cJSON_AddStringToObject(o, "socket", url);
+        if (http)
+            cJSON_AddStringToObject(o, "http", http);
+        else
+            cJSON_AddNullToObject(o, "http");
         cJSON_AddStringToObject(o, "log", log);
+        cJSON_AddItemToObject(o, "warnings",
+                              j_get(st, "warnings")
+                                  ? cJSON_Duplicate(j_get(st, "warnings"), true)
+                                  : cJSON_CreateArray());
         out_json(o);
         cJSON_Delete(o);
     } else if (code == CLI_OK) {
-        cli_note(c, "hearthd runs, pid %d; log: %s; stop it with: kill %d", (int)pid,
-                 shown(log), (int)pid);
+        cli_note(c, "hearthd runs, pid %d%s%s; log: %s; stop it with: kill %d", (int)pid,
+                 http ? ", HTTP at " : "", http ? shown(http) : "", shown(log), (int)pid);
     }
+    cJSON_Delete(st);
     return code;
 }

@@ -24,7 +24,14 @@ static void print_status(const cJSON *o)
     say_out("backend  %s, %.0f thread%s, I/O by %s\n", shown(j_str(o, "backend", "?")),
             j_num(o, "threads", 0), words_s(j_num(o, "threads", 0)),
             shown(j_str(o, "io", "?")));
-    say_out("http     %s\n", shown(j_str(o, "http", "off")));
+    const char *at = j_str(o, "http", NULL), *set = j_str(o, "http_set", NULL), *port;
+    bool moved = at && set && (port = strrchr(set, ':')) && strcmp(port, ":0") != 0 &&
+                 strcmp(at, set) != 0;
+    say_out("http     %s%s%s%s\n",
+            shown(at    ? at
+                  : set ? "not up yet"
+                        : "off"),
+            moved ? ", since " : "", moved ? shown(set) : "", moved ? " was taken" : "");
     say_out("models  ");
     bool any = false;
     cJSON_ArrayForEach(m, j_get(o, "models"))

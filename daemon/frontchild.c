@@ -252,6 +252,16 @@ int fronts_check(const struct conf *c, struct errbuf *eb)
     return code == EXIT_PORT ? err_set(eb, -EADDRINUSE, "%s", words) : 0;
 }
 
+/* Nobody is told of a port that is served no more, or not yet. */
+static void port_forget(const struct daemon *d)
+{
+    char path[4096];
+
+    if (d->conf->http &&
+        snprintf(path, sizeof path, "%s/http.port", d->conf->runtime) < (int)sizeof path)
+        (void)unlink(path);
+}
+
 int fronts_open(struct daemon *d)
 {
     const struct conf *c = d->conf;
@@ -259,6 +269,7 @@ int fronts_open(struct daemon *d)
 
     if (c->no_front)
         return 0;
+    port_forget(d);
     a = calloc(1, sizeof *a);
     if (!a)
         return -ENOMEM;
@@ -320,9 +331,15 @@ void fronts_close(struct daemon *d)
     if (!a->f[FRONT_NN].off &&
         snprintf(ipc, sizeof ipc, "%s/hearth.ipc", d->conf->runtime) < (int)sizeof ipc)
         (void)unlink(ipc);
+    port_forget(d);
     free(a->program);
     free(a);
     d->fronts = NULL;
+}
+
+bool fronts_http(const struct daemon *d)
+{
+    return d->fronts && !d->fronts->f[FRONT_HTTP].off;
 }
 
 uint64_t fronts_restarts(const struct daemon *d)

@@ -8,6 +8,7 @@
 #ifndef DAEMON_FRONTCHILD_H
 #define DAEMON_FRONTCHILD_H
 #include "base/err.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct conf;
@@ -24,6 +25,8 @@ int fronts_open(struct daemon *d);
 void fronts_close(struct daemon *d);
 void fronts_reap(struct daemon *d); /* on SIGCHLD */
 /* Restarts since start; for metrics. */
+/* Does a front of ours serve HTTP, or will it?  false: not wanted, or given up. */
+bool fronts_http(const struct daemon *d);
 uint64_t fronts_restarts(const struct daemon *d);
 
 #endif

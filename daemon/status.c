@@ -4,6 +4,7 @@
 #include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "daemon/frontchild.h"
 #include "daemon/gen.h"
 #include "daemon/kvflow.h"
 #include "daemon/model.h"
@@ -13,6 +14,7 @@
 #include "kvstore/kvstore.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -49,6 +51,37 @@ static void tier(cJSON *in, const char *name, uint64_t used, uint64_t limit)
     cJSON_AddNumberToObject(t, "limit", (double)limit);
 }
 
+/* Where a front of ours was told to serve HTTP; "" when none will. */
+static const char *http_set(const struct daemon *d, char *ret, size_t cap)
+{
+    const struct conf *c = d->conf;
+
+    ret[0] = 0;
+    if (fronts_http(d))
+        snprintf(ret, cap, strchr(c->http_addr, ':') ? "[%.50s]:%u" : "%.50s:%u", c->http_addr,
+                 c->http_port);
+    return ret;
+}
+
+/* The port is another than the one that was asked for: clients of that one reach a stranger. */
+static void http_elsewhere(const struct daemon *d, cJSON *w)
+{
+    const struct conf *c = d->conf;
+    const char *colon = strrchr(d->http, ':');
+    char words[300];
+
+    if (!colon || !fronts_http(d) || !c->http_port ||
+        strtoul(colon + 1, NULL, 10) == c->http_port)
+        return;
+    snprintf(
+        words, sizeof words,
+        "HTTP is served on port %s: port %u was taken (the log says by whom), and clients "
+        "that use %u reach that program instead; end it and restart, or set a port that is "
+        "free with --http",
+        colon + 1, c->http_port, c->http_port);
+    cJSON_AddItemToArray(w, cJSON_CreateString(words));
+}
+
 /* Whether it is said already, among what stands. */
 static bool stands(const struct daemon *d, const char *words)
 {
@@ -63,6 +96,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
     char words[QUOTA_WORDS];
 
+    http_elsewhere(d, w);
     if (k->fault == -EROFS)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("persistence is off: answers go on, nothing new survives a "
@@ -136,7 +170,7 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
     struct gen_counts g = {0};
     uint32_t anonymous = 0, sessions;
     uint8_t epoch[8];
-    char hex[17];
+    char hex[17], http[sizeof d->http];
 
     if (!j)
         return NULL;
@@ -207,6 +241,10 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
         cJSON_AddStringToObject(j, "http", d->http);
     else
         cJSON_AddNullToObject(j, "http");
+    if (http_set(d, http, sizeof http)[0])
+        cJSON_AddStringToObject(j, "http_set", http);
+    else
+        cJSON_AddNullToObject(j, "http_set");
     warnings(d, &k, uid, j);
     return j;
 }

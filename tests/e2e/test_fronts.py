@@ -152,7 +152,8 @@ def a_port_that_another_user_has_ends_the_start():
     for w in ("port %d is taken by pid %d" % (port, squatter.pid), "uid 12345", "--http-any-port"):
         check(w in log, lambda: "the log does not say %r: %s" % (w, log))
     p = d.cli("serve", "--detach", "--json", *d.argv()[1:])
-    check(p.returncode == 1, lambda: "serve --detach: %d %s %s" % (p.returncode, p.stdout, p.stderr))
+    check(p.returncode == 1 and "port %d is taken by" % port in json.loads(p.stdout)["message"],
+          lambda: "serve --detach: %d %s %s" % (p.returncode, p.stdout, p.stderr))
     d.start("--http-any-port")
     until(lambda: d.status()["http"], "no HTTP front")
     got = int(d.status()["http"].rsplit(":", 1)[1])
@@ -166,10 +167,73 @@ def a_port_that_another_user_has_ends_the_start():
     check_eq(d.stop(), 0, "exit status")
 
 
+def end_pid(pid):
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: state_of(pid) in ("Z", "gone"), "hearthd does not end", 60 * SLOWER)
+
+
+def a_port_that_ones_own_program_has_is_said_where_one_looks():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        d = Daemon("--http", "127.0.0.1:%d" % port, front=True, model_path=None).start()
+        until(lambda: d.status()["http"], "no HTTP front")
+        st = d.status()
+        got = int(st["http"].rsplit(":", 1)[1])
+        check(port < got <= port + 100, lambda: "HTTP is at %d" % got)
+        check_eq(st["http_set"], "127.0.0.1:%d" % port, "what was set")
+        want = "HTTP is served on port %d: port %d was taken" % (got, port)
+        check(any(want in w for w in st["warnings"]), lambda: "status lacks %r: %r" % (want, st["warnings"]))
+        p = d.cli("status")
+        check("127.0.0.1:%d, since 127.0.0.1:%d was taken" % (got, port) in p.stdout, lambda: "status: " + p.stdout)
+        p = d.cli("doctor")
+        check(want in p.stdout and "served at 127.0.0.1:%d" % got in p.stdout, lambda: "doctor: " + p.stdout)
+        check_eq(d.stop(), 0, "exit status")
+        check(not os.path.exists(os.path.join(d.runtime, "http.port")), "the port that was served stays written down")
+        for how in (["--json"], []):
+            p = d.cli("serve", "--detach", *how, *d.argv()[1:])
+            check(p.returncode == 0, lambda: "serve --detach: %d %s %s" % (p.returncode, p.stdout, p.stderr))
+            j = d.cli("status", "--json")
+            j = json.loads(j.stdout)
+            end_pid(j["pid"])
+            if how:
+                o = json.loads(p.stdout)
+                check_eq(o["http"], j["http"], "serve's http")
+                check(any("port %d was taken" % port in w for w in o["warnings"]), lambda: "serve: " + p.stdout)
+            else:
+                check("HTTP at " + j["http"] in p.stderr and "port %d was taken" % port in p.stderr, lambda: "serve: " + p.stderr)
+    # Free again: nothing to say.
+    d.start()
+    until(lambda: d.status()["http"], "no HTTP front")
+    st = d.status()
+    if st["http"] == st["http_set"]:  # unless somebody has been quicker
+        check(not any("was taken" in w for w in st["warnings"]), lambda: "with the port free: %r" % st["warnings"])
+    d.stop()
+
+
+def a_start_that_fails_says_why_to_who_started_it():
+    d = Daemon("--http", "off", model_path=None)
+    os.makedirs(d.state)
+    os.chmod(d.state, 0o777)
+    for more, code, slug, words in (((), 1, "hearthd_ended", "state directory %s: has mode 0777" % d.state), (("--disk=lots",), 2, "usage", "lots")):
+        p = d.cli("serve", "--detach", "--json", *d.argv()[1:], *more)
+        o = json.loads(p.stdout)
+        check_eq((p.returncode, o["type"], o["slug"]), (code, "error", slug), "serve --detach --json")
+        check(words in o["message"] and any(words in r for r in o["reason"]), lambda: "no reason: " + p.stdout)
+        check(os.path.exists(o["log"]), "no log at " + o["log"])
+        p = d.cli("serve", "--detach", *d.argv()[1:], *more)
+        check_eq(p.returncode, code, "exit code of serve --detach")
+        check(words in p.stderr and not p.stdout, lambda: "no reason: %r %r" % (p.stdout, p.stderr))
+
+
 def state_of(pid):
-    """'Z' once it has ended and hearthd has not looked yet."""
-    with open("/proc/%d/stat" % pid) as f:
-        return f.read().rsplit(")", 1)[1].split()[0]
+    """'Z' once it has ended and its parent has not looked yet."""
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
 
 
 def sigint_ignored(pid):
@@ -208,5 +272,6 @@ def a_stop_of_all_is_not_taken_for_a_front_that_failed():
     check_eq(d.stop(), 0, "exit status")
 
 
-main(a_port_that_another_user_has_ends_the_start, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
+main(a_port_that_another_user_has_ends_the_start, a_port_that_ones_own_program_has_is_said_where_one_looks,
+     a_start_that_fails_says_why_to_who_started_it, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
      ctrl_c_works_while_the_front_is_silent)
