@@ -1,10 +1,13 @@
 /* cmd_doctor.c - looks at what Hearth needs of this machine, and says what to do. */
+#include "base/access.h"
 #include "client/cli.h"
 #include "client/place.h"
 #include "client/say.h"
 #include "client/words.h"
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -17,6 +20,8 @@ struct doctor {
     struct cli *c;
     cJSON *list;
     int bad, warned;
+    char state[4096]; /* where the store is, or would be; "" when nobody can say */
+    bool runs;        /* a daemon has it now */
 };
 
 __attribute__((format(printf, 5, 6))) static void found(struct doctor *d, enum verdict v,
@@ -83,6 +88,10 @@ static void daemon_there(struct doctor *d)
     }
     found(d, GOOD, "daemon", NULL, "%s, pid %.0f, answers at %s", j_str(hello, "server", "?"),
           j_num(hello, "pid", 0), d->c->url);
+    if (st && j_str(st, "state", NULL)) {
+        snprintf(d->state, sizeof d->state, "%s", j_str(st, "state", ""));
+        d->runs = true;
+    }
     if (st) {
         bool ok = strcmp(j_str(st, "status", ""), "ok") == 0;
         found(d, ok ? GOOD : WARN, "status", "see the warnings, and the daemon's log",
@@ -139,10 +148,11 @@ static void models(struct doctor *d)
 /* --- the machine --------------------------------------------------------------------------- */
 static void runtime_dir(struct doctor *d)
 {
-    char dir[4096];
+    char dir[4096], todo[4200];
     struct stat st;
     if (place_runtime(dir, sizeof dir) < 0)
         return;
+    snprintf(todo, sizeof todo, "chmod 700 '%s'", dir);
     if (stat(dir, &st) < 0) {
         found(d, errno == ENOENT ? GOOD : BAD, "runtime dir", "check its parent's permissions",
               "%s: %s", dir,
@@ -154,10 +164,81 @@ static void runtime_dir(struct doctor *d)
               "remove it, or set XDG_RUNTIME_DIR to a directory of yours",
               "%s belongs to uid %u", dir, st.st_uid);
     else if (st.st_mode & 022)
-        found(d, BAD, "runtime dir", "chmod 700 it", "%s may be written by others (mode %03o)",
-              dir, st.st_mode & 0777);
+        found(d, BAD, "runtime dir", todo, "%s may be written by others (mode %03o)", dir,
+              st.st_mode & 0777);
     else
         found(d, GOOD, "runtime dir", NULL, "%s", dir);
+}
+
+/* --- the state directory -------------------------------------------------------------------- */
+static struct {
+    char path[4096], remedy[5000];
+    int count;
+} denied; /* nftw() hands its caller nothing on */
+
+static int state_file(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)at;
+    bool dir = type == FTW_D || type == FTW_DNR;
+    if (type == FTW_NS || (!dir && !S_ISREG(st->st_mode)) ||
+        faccessat(AT_FDCWD, path, R_OK | W_OK | (dir ? X_OK : 0), AT_EACCESS) == 0)
+        return 0;
+    if (denied.count++ == 0) {
+        snprintf(denied.path, sizeof denied.path, "%s", path);
+        if (!access_remedy(path, denied.remedy, sizeof denied.remedy))
+            snprintf(denied.remedy, sizeof denied.remedy, "give this user the right to it");
+    }
+    return 0;
+}
+
+/* What is in it, for who runs the daemon: the system's is its own user's. */
+static void state_inside(struct doctor *d)
+{
+    char more[64] = "";
+    denied.count = 0;
+    (void)nftw(d->state, state_file, 8, FTW_PHYS);
+    if (denied.count > 1)
+        snprintf(more, sizeof more, ", and %d more", denied.count - 1);
+    if (denied.count)
+        found(d, BAD, "state dir", denied.remedy, "%s cannot be read and written%s",
+              denied.path, more);
+    else
+        found(d, GOOD, "state dir", NULL, "%s", d->state);
+}
+
+static void state_dir(struct doctor *d)
+{
+    bool system = strncmp(d->c->url, "unix:///run/hearth/", 19) == 0;
+    char todo[5000] = "";
+    struct stat st;
+    if (!d->state[0] && place_store(d->state, sizeof d->state, system) < 0)
+        return;
+    if (stat(d->state, &st) < 0 && errno == ENOENT) {
+        found(d, d->runs ? BAD : GOOD, "state dir", "see the warnings above", "%s: %s",
+              d->state,
+              d->runs ? "is gone while a daemon uses it"
+                      : "not there yet, the "
+                        "daemon makes it");
+    } else if (access_remedy(d->state, todo, sizeof todo) && !system) {
+        found(d, BAD, "state dir", todo, "%s: this user may not read and write it", d->state);
+    } else if (system && geteuid() != 0) {
+        found(d, GOOD, "state dir", NULL, "%s is the system daemon's", d->state);
+    } else if (stat(d->state, &st) < 0) {
+        found(d, BAD, "state dir", "mend that, or give hearthd another --state", "%s: %s",
+              d->state, strerror(errno));
+    } else if (!S_ISDIR(st.st_mode)) {
+        found(d, BAD, "state dir", "move it away", "%s is no directory", d->state);
+    } else if (!system && st.st_uid != geteuid()) {
+        snprintf(todo, sizeof todo, "sudo chown -R %u '%s'", geteuid(), d->state);
+        found(d, BAD, "state dir", todo, "%s belongs to uid %u, this is uid %u", d->state,
+              st.st_uid, geteuid());
+    } else if (st.st_mode & 022) {
+        snprintf(todo, sizeof todo, "chmod go-w '%s'", d->state);
+        found(d, BAD, "state dir", todo, "%s may be written by others (mode %03o)", d->state,
+              st.st_mode & 0777);
+    } else {
+        state_inside(d);
+    }
 }
 
 static void io_uring(struct doctor *d)
@@ -230,13 +311,11 @@ static void memory(struct doctor *d)
 
 static void disk(struct doctor *d)
 {
-    char dir[4096], b[2][WORDS_BYTES], *slash;
+    char b[2][WORDS_BYTES], *slash;
     struct statvfs v;
-    if (place_store(dir, sizeof dir, strncmp(d->c->url, "unix:///run/hearth/", 19) == 0) < 0)
-        return;
     /* Before the first start it is not there: then it is on its parents' disk. */
     char at[4096];
-    memcpy(at, dir, sizeof at);
+    memcpy(at, d->state, sizeof at);
     while (statvfs(at, &v) < 0) {
         slash = strrchr(at, '/');
         if (!slash || slash == at)
@@ -247,8 +326,8 @@ static void disk(struct doctor *d)
            all = (double)v.f_blocks * (double)v.f_frsize;
     found(d, room > 2e9 ? GOOD : WARN, "disk",
           "free some space, or give hearthd a --state on another disk",
-          "%s free of %s where state is kept unless --state says else (%s)",
-          words_bytes(b[0], room), words_bytes(b[1], all), dir);
+          "%s free of %s where state is kept%s (%s)", words_bytes(b[0], room),
+          words_bytes(b[1], all), d->runs ? "" : " unless --state says else", d->state);
 }
 
 static void cpu(struct doctor *d)
@@ -274,6 +353,7 @@ int cmd_doctor(struct cli *c, const struct args *a)
     daemon_there(&d);
     models(&d);
     runtime_dir(&d);
+    state_dir(&d);
     disk(&d);
     io_uring(&d);
     limits(&d);

@@ -3,6 +3,7 @@
  * The lock, not the socket, decides between two daemons: a socket is there or not there at
  * the instant of a look, a lock is taken or not. */
 #include "daemon/rundir.h"
+#include "base/access.h"
 #include "daemon/conf.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,18 @@ static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
                  : 0;
 }
 
+static int not_open(const char *what, const char *path, const char *flag, int e,
+                    struct errbuf *eb)
+{
+    char todo[400];
+
+    if (e == EACCES && access_remedy(path, todo, sizeof todo))
+        return err_set(eb, -e, "%s %s: %s; %s, or choose another with --%s", what, path,
+                       strerror(e), todo, flag);
+    return err_set(eb, -e, "%s %s: %s; choose another with --%s", what, path, strerror(e),
+                   flag);
+}
+
 /* A link on the way in is only followed when it is root's or ours: nobody else can turn it then. */
 static int open_dir(const char *what, const char *path, struct errbuf *eb)
 {
@@ -48,9 +61,7 @@ static int open_dir(const char *what, const char *path, struct errbuf *eb)
                        "--%s",
                        what, path, st.st_uid, flag);
     fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? err_set(eb, -errno, "%s %s: %s; choose another with --%s", what, path,
-                            strerror(errno), flag)
-                  : fd;
+    return fd < 0 ? not_open(what, path, flag, errno, eb) : fd;
 }
 
 static int check_dir(const struct conf *c, int fd, struct errbuf *eb)
@@ -140,14 +151,18 @@ int rundir_state(const struct conf *c, struct errbuf *eb)
         r = err_set(
             eb, -EPERM,
             "state directory %s: belongs to uid %u, this is uid %u, and its owner could "
-            "change what is kept; run hearthd as its owner, or choose another with --state",
-            c->state, st.st_uid, geteuid());
+            "change what is kept; run hearthd as its owner, or `sudo chown -R %u '%s'`, or "
+            "choose "
+            "another with --state",
+            c->state, st.st_uid, geteuid(), geteuid(), c->state);
     else if (st.st_mode & 0022)
         r = err_set(
             eb, -EPERM,
-            "state directory %s: has mode %04o, others could change what is kept; chmod "
-            "go-w it, or choose another with --state",
-            c->state, st.st_mode & 07777);
+            "state directory %s: has mode %04o, others could change what is kept; `chmod go-w "
+            "'%s'`, or choose another with --state",
+            c->state, st.st_mode & 07777, c->state);
+    else if (faccessat(AT_FDCWD, c->state, R_OK | W_OK | X_OK, AT_EACCESS) < 0)
+        r = not_open("state directory", c->state, "state", errno, eb);
     close(dir);
     return r;
 }

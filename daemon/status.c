@@ -97,10 +97,13 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     char words[QUOTA_WORDS];
 
     http_elsewhere(d, w);
-    if (k->fault == -EROFS)
+    /* Who may not see why it is off sees that it is; for others the reason says it. */
+    if (k->fault == -EROFS && !(daemon_trusts(d, uid) && k->warning[0]))
         cJSON_AddItemToArray(
             w, cJSON_CreateString("persistence is off: answers go on, nothing new survives a "
-                                  "restart"));
+                                  "restart; who runs the daemon sees why in its status"));
+    else if (k->fault == -EROFS)
+        ;
     else if (k->fault == -ENOSPC)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("the disk is full: new blocks are not kept; free "
@@ -245,6 +248,8 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
         cJSON_AddStringToObject(j, "http_set", http);
     else
         cJSON_AddNullToObject(j, "http_set");
+    if (daemon_trusts(d, uid))
+        cJSON_AddStringToObject(j, "state", d->conf->state);
     warnings(d, &k, uid, j);
     return j;
 }

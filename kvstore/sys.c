@@ -1,5 +1,6 @@
 /* sys.c - see sys.h. */
 #include "kvstore/sys.h"
+#include "base/access.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -212,12 +213,15 @@ int sys_open_plain(const char *path)
 int sys_unread(struct errbuf *eb, int code, const char *path)
 {
     const char *todo;
+    char typed[400];
 
     switch (code) {
     case -EACCES:
     case -EPERM:
     case -EROFS:
-        todo = "give this user the right to read and write it (chown, chmod, mount)";
+        todo = access_remedy(path, typed, sizeof typed)
+                   ? typed
+                   : "give this user the right to read and write it (chown, chmod, mount)";
         break;
     case -EIO: todo = "the disk fails: copy the store to another one and start there"; break;
     case -EMFILE:

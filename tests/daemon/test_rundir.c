@@ -95,6 +95,46 @@ static void a_state_directory_that_others_can_write_is_refused(void)
     CHECK_EQ(rundir_state(&conf, &eb), -EPERM);
     CHECK(strstr(eb.s, "12345") && strstr(eb.s, "--state"));
 }
+/* Who may not use it is told what to type. */
+static void a_state_directory_that_cannot_be_used_says_what_mends_it(void)
+{
+    char want[500];
+    int r[2];
+
+    fresh("/shut");
+    conf.state = path;
+    mkdir(path, 0700);
+    CHECK_EQ(chmod(path, 0500), 0); /* can be looked into, not written */
+    if (geteuid() == 0)
+        CHECK(chown(path, 65534, 65534) == 0);
+    *strrchr(path, '/') = 0; /* he must get there */
+    CHECK_EQ(chmod(path, 0755), 0);
+    path[strlen(path)] = '/';
+    CHECK_EQ(pipe(r), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (geteuid() == 0 && setresuid(65534, 65534, 65534) < 0)
+            _exit(9);
+        for (int i = 0; i < 2; i++) {
+            if (rundir_state(&conf, &eb) != -EACCES)
+                snprintf(eb.s, sizeof eb.s, "not refused");
+            if (write(r[1], eb.s, sizeof eb.s) != sizeof eb.s)
+                _exit(9);
+            (void)chmod(path, 0);
+        }
+        _exit(0);
+    }
+    snprintf(want, sizeof want, "Permission denied; chmod u+rwx '%s', or choose", path);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(read(r[0], eb.s, sizeof eb.s), sizeof eb.s);
+        if (!strstr(eb.s, want))
+            t_fail(__FILE__, __LINE__, "\"%s\" lacks \"%s\"", eb.s, want);
+    }
+    close(r[0]);
+    close(r[1]);
+    waitpid(pid, NULL, 0);
+}
 static void one_that_belongs_to_another_is_refused(void)
 {
     int fd;
@@ -163,7 +203,8 @@ static void a_lock_that_is_a_link_is_not_followed(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(CASE(it_is_made_with_its_parents_and_closed_to_others),
+T_MAIN(CASE(a_state_directory_that_cannot_be_used_says_what_mends_it),
+       CASE(it_is_made_with_its_parents_and_closed_to_others),
        CASE(one_that_others_can_enter_is_refused), CASE(one_that_belongs_to_another_is_refused),
        CASE(one_that_cannot_be_made_says_why_and_what_to_do),
        CASE(a_second_daemon_is_refused_with_the_pid_of_the_first),

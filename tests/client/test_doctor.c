@@ -1,0 +1,137 @@
+/* test_doctor.c - what `hearth doctor` says of a state directory, and the command that mends it.
+ *
+ * The doctor runs in a child, as another user than root: who may do anything finds nothing. */
+#include "client/cli.h"
+#include "tests/t.h"
+#include <fcntl.h>
+#include <grp.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { USER = 65534, OTHER = 12345 };
+static char base[300], state[400], file[600];
+
+/* Its standard output, with these words more; its exit code.  Unprivileged when we are root. */
+static int doctor(const char *more, char *ret, size_t cap)
+{
+    const char *const argv[] = {"hearth", "--socket", "unix:///nowhere/core.sock",
+                                "doctor", more,       NULL};
+    size_t n = 0;
+    ssize_t k;
+    int p[2], st;
+
+    CHECK_EQ(pipe(p), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)dup2(p[1], STDOUT_FILENO);
+        if (geteuid() == 0 &&
+            (setgroups(0, NULL) || setresgid(USER, USER, USER) || setresuid(USER, USER, USER)))
+            _exit(9);
+        (void)setenv("XDG_STATE_HOME", base, 1);
+        int code = cli_main(more ? 5 : 4, (char *const *)(uintptr_t)argv, NULL, true);
+        (void)fflush(NULL);
+        _exit(code);
+    }
+    close(p[1]);
+    while (n < cap - 1 && (k = read(p[0], ret + n, cap - 1 - n)) > 0)
+        n += (size_t)k;
+    ret[n] = 0;
+    close(p[0]);
+    CHECK_EQ(waitpid(pid, &st, 0), pid);
+    return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
+}
+
+static void make(void)
+{
+    char log[500];
+
+    snprintf(base, sizeof base, "%.200s/x", t_tmpdir());
+    snprintf(state, sizeof state, "%s/hearth", base);
+    snprintf(log, sizeof log, "%s/log", state);
+    snprintf(file, sizeof file, "%s/seg-0001", log);
+    for (char *p = base + 1; (p = strchr(p, '/')) != NULL; p++) { /* he must get there */
+        *p = 0;
+        (void)chmod(base, 0755);
+        *p = '/';
+    }
+    (void)mkdir(base, 0700);
+    (void)mkdir(state, 0700);
+    (void)mkdir(log, 0700);
+    int fd = open(file, O_WRONLY | O_CREAT, 0600);
+    CHECK(fd >= 0);
+    close(fd);
+    const char *all[] = {base, state, log, file};
+    for (int i = 0; geteuid() == 0 && i < 4; i++)
+        CHECK_EQ(chown(all[i], USER, USER), 0);
+}
+
+/* One check that fails, and the remedy that is said for it, word for word. */
+static void says(const char *words, const char *remedy)
+{
+    char out[16384];
+
+    CHECK_EQ(doctor("--json", out, sizeof out), CLI_FAILED);
+    cJSON *o = cJSON_Parse(out);
+    const cJSON *c, *at = NULL;
+    cJSON_ArrayForEach(c, j_get(o, "checks"))
+    {
+        if (strcmp(j_str(c, "check", ""), "state dir") == 0)
+            at = c;
+    }
+    CHECK_STR(j_str(at, "result", "none"), "fail");
+    CHECK(strstr(j_str(at, "message", ""), words) != NULL);
+    CHECK_STR(j_str(at, "remedy", ""), remedy);
+    cJSON_Delete(o);
+}
+
+static void a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it(void)
+{
+    char out[16384], remedy[700], line[600];
+
+    make();
+    snprintf(line, sizeof line, "ok    state dir    %s", state);
+    (void)doctor(NULL, out, sizeof out);
+    CHECK(strstr(out, line) != NULL);
+
+    CHECK_EQ(chmod(state, 0), 0);
+    snprintf(remedy, sizeof remedy, "chmod u+rwx '%s'", state);
+    says("may not read and write it", remedy);
+    CHECK_EQ(chmod(state, 0700), 0);
+
+    CHECK_EQ(chmod(base, 0600), 0);
+    snprintf(remedy, sizeof remedy, "chmod u+x '%s'", base);
+    says("may not read and write it", remedy);
+    CHECK_EQ(chmod(base, 0700), 0);
+
+    CHECK_EQ(chmod(file, 0), 0);
+    snprintf(remedy, sizeof remedy, "chmod u+rw '%s'", file);
+    says(file, remedy);
+    CHECK_EQ(chmod(file, 0600), 0);
+
+    CHECK_EQ(chmod(state, 0722), 0);
+    snprintf(remedy, sizeof remedy, "chmod go-w '%s'", state);
+    says("may be written by others (mode 722)", remedy);
+    CHECK_EQ(chmod(state, 0700), 0);
+}
+
+static void one_that_belongs_to_another_says_whose_it_is(void)
+{
+    char remedy[600];
+
+    if (geteuid() != 0)
+        t_skip("wants root, to give a directory to another user");
+    make();
+    CHECK_EQ(chown(state, OTHER, OTHER), 0);
+    snprintf(remedy, sizeof remedy, "sudo chown -R %d '%s'", USER, state);
+    says("may not read and write it", remedy);
+    CHECK_EQ(chmod(state, 0755), 0); /* he may look, that is not enough */
+    says("may not read and write it", remedy);
+}
+
+T_MAIN({"a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it",
+        a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it},
+       {"one_that_belongs_to_another_says_whose_it_is",
+        one_that_belongs_to_another_says_whose_it_is})
