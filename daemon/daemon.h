@@ -54,5 +54,9 @@ static inline bool daemon_trusts(const struct daemon *d, uint32_t uid)
 void daemon_warn(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Takes standing warnings that begin with these words away again. */
 void daemon_unwarn(struct daemon *d, const char *begin);
+/* What a store's answer means, for uid: why it writes nothing any more and what to do (ret holds
+ * it), or the error's own words.  After "…: ". */
+enum { DAEMON_WHY = 512 };
+const char *daemon_why(struct daemon *d, uint32_t uid, int res, char ret[DAEMON_WHY]);
 
 #endif

@@ -212,7 +212,7 @@ static void warn_room(struct req *r, enum finish fin)
 void req_finish(struct req *r, enum finish fin)
 {
     uint64_t now = now_ns();
-    char words[sizeof *r->warn];
+    char words[sizeof *r->warn], why[DAEMON_WHY];
 
     must_be(r, REQ_MAGIC);
     must(!r->in_step && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING);
@@ -227,9 +227,9 @@ void req_finish(struct req *r, enum finish fin)
     warn_room(r, fin);
     if (kvflow_fault(r->m))
         req_warn(r,
-                 "finished blocks do not reach the disk (%s): what is not kept in memory is "
-                 "computed again",
-                 err_str(kvflow_fault(r->m)));
+                 "finished blocks do not reach the disk, and what is not kept in memory is "
+                 "computed again: %s",
+                 daemon_why(r->d, r->uid, kvflow_fault(r->m), why));
     if (!quota_puts(r->d, r->uid, words, sizeof words))
         req_warn(r, "%s", words);
     kvf_close(&r->q);

@@ -88,13 +88,16 @@ static void put_done(struct kvs_block_req *r)
     struct kvf *f = io->f;
     struct kvf_page *p = io->page;
 
+    char why[DAEMON_WHY];
+
     must(p->put == PUT_OUT);
     p->put = r->res == 0 || r->res == -EEXIST ? PUT_DONE : PUT_FAILED;
     if (p->put == PUT_FAILED && r->res != f->put_fault)
-        log_at(LOG_WARN_,
-               "model %s: blocks do not go to disk (%s); they stay in memory while there is "
-               "room and are computed again when it is not",
-               f->m->name, err_str(r->res));
+        log_at(
+            LOG_WARN_,
+            "model %s: blocks do not go to disk, they stay in memory while there is room and "
+            "are computed again when it is not: %s",
+            f->m->name, daemon_why(f->d, f->d->uid, r->res, why));
     f->put_fault = p->put == PUT_FAILED ? r->res : 0;
     if (r->res != 0)
         quota_back(f->d, p->uid, kvflow_block_bytes(f->m));

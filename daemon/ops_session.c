@@ -235,6 +235,7 @@ static void removed(struct change *w)
 static void change_done(struct kvs_batch *b)
 {
     struct change *w = b->user;
+    char why[DAEMON_WHY];
 
     for (struct change **at = &changes; *at; at = &(*at)->next)
         if (*at == w) {
@@ -260,7 +261,8 @@ static void change_done(struct kvs_batch *b)
                     : "the disk is full: nothing was changed; free some space");
         else
             call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
-                      "the store cannot write (%s): nothing was changed", err_str(b->res));
+                      "nothing was changed, the store cannot write: %s",
+                      daemon_why(w->d, c->uid, b->res, why));
     }
     change_free(w);
 }

@@ -190,7 +190,7 @@ struct req {
     uint64_t left_ns;   /* his link closed then; 0: it is open, or another has come */
     struct wait *waits;
     struct call *asker; /* who had it read back, until recover returns: hears why not */
-    char warn[4][200];
+    char warn[4][640];
     uint32_t n_warn, warn_said;
     uint64_t news_ns, told_done; /* progress last told */
     uint8_t told_state;

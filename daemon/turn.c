@@ -389,21 +389,22 @@ static int add_interrupted(struct tbatch *t, struct req *r)
 static void not_written(struct req *r, int res)
 {
     bool before = r->s && r->s->changed;
+    char why[DAEMON_WHY];
 
     if (!r->durable)
         return;
     if (before)
         res = r->s->why;
     log_at(LOG_ERROR_,
-           "session \"%s\": a turn could not be written (%s); it goes on in memory only",
-           r->s ? r->s->rec.name : "", err_str(res));
+           "session \"%s\": a turn goes on in memory only, it could not be written: %s",
+           r->s ? r->s->rec.name : "", daemon_why(r->d, r->d->uid, res, why));
     r->durable = false;
     if (before) {
         req_warn(
             r,
-            "an earlier turn of this session was not written (%s): nor is this one, it will "
-            "not survive a restart; start a new session when the store can write again",
-            err_str(res));
+            "an earlier turn of this session was not written: nor is this one, it will not "
+            "survive a restart; start a new session when the store can write again; why: %s",
+            daemon_why(r->d, r->uid, res, why));
         return;
     }
     if (r->s) {
@@ -411,9 +412,9 @@ static void not_written(struct req *r, int res)
         r->s->why = res;
     }
     req_warn(r,
-             "the store cannot write (%s): this turn is in memory only and will not survive a "
-             "restart",
-             err_str(res));
+             "this turn is in memory only and will not survive a restart, the store cannot "
+             "write: %s",
+             daemon_why(r->d, r->uid, res, why));
 }
 
 static void batch_done(struct kvs_batch *b)

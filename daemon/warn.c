@@ -1,6 +1,9 @@
 /* warn.c - standing warnings: said once in the log, kept for status. */
 #include "base/log.h"
+#include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "kvstore/kvstore.h"
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,4 +36,11 @@ void daemon_unwarn(struct daemon *d, const char *begin)
         if (strncmp(d->warnings[i], begin, strlen(begin)) != 0)
             memmove(d->warnings[n++], d->warnings[i], sizeof *d->warnings);
     d->n_warnings = n;
+}
+
+const char *daemon_why(struct daemon *d, uint32_t uid, int res, char ret[DAEMON_WHY])
+{
+    if (res != -EROFS || !kvs_stopped(d->store, ret, DAEMON_WHY))
+        return err_str(res);
+    return daemon_trusts(d, uid) ? ret : "who runs the daemon sees why in its status";
 }

@@ -137,16 +137,18 @@ static bool dir_lost(struct kvstore *s)
         return false;
     where_now(s->dir_fd, now);
     if (fstat(s->dir_fd, &st) == 0 && st.st_nlink > 0 && now[0] && strcmp(now, s->dir))
-        store_stop(s,
-                   "the state directory %s was moved to %s while in use: nothing is written "
-                   "any more and nothing is lost; move it back, or say --state=%s, then "
-                   "restart",
-                   s->dir, now, now);
+        store_stop(
+            s,
+            "the state directory %s was moved to %s while in use: nothing is written "
+            "any more, what was kept before is whole; `mv %s %s`, or set --state=%s, then "
+            "restart",
+            s->dir, now, now, s->dir, now);
     else
         store_stop(s,
                    "the state directory %s was removed or replaced while in use: nothing is "
-                   "written any more; until process %d ends its files can be copied from "
-                   "/proc/%d/fd; then put the directory back and restart",
+                   "written any more; put it back from a copy, or copy its files out of "
+                   "/proc/%d/fd while process %d runs, then restart (without them it begins "
+                   "empty)",
                    s->dir, (int)getpid(), (int)getpid());
     return true;
 }
@@ -163,7 +165,8 @@ bool guard_holds(struct kvstore *s)
     store_stop(
         s,
         "%s/%s was removed, moved or replaced while in use: nothing is written any more; "
-        "put it back and restart, or restart without it: it is made anew from the %s",
+        "put it back and restart, or restart without it: it is made anew from the %s, if that "
+        "is still there",
         s->dir, index ? "log" : "index.mdb", index ? "index" : "turn log");
     return false;
 }

@@ -161,7 +161,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
         return r;
     }
     reserve_make(s);
-    snprintf(rep->warning, sizeof rep->warning, "%s", s->to_loop.warning);
+    snprintf(rep->warning, sizeof rep->warning, "%.255s", s->to_loop.warning);
     s->magic = STORE_MAGIC;
     *ret = s;
     return 0;
@@ -211,9 +211,21 @@ void store_warn(struct kvstore *s, const char *fmt, ...)
 
     va_start(ap, fmt);
     pthread_mutex_lock(&s->to_loop.lock);
-    vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
+    if (!s->to_loop.stopped)
+        vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
+    s->to_loop.stopped |= s->fault == -EROFS;
     pthread_mutex_unlock(&s->to_loop.lock);
     va_end(ap);
+}
+
+bool kvs_stopped(struct kvstore *s, char *ret, size_t cap)
+{
+    pthread_mutex_lock(&s->to_loop.lock);
+    bool stopped = s->to_loop.stopped;
+    if (stopped)
+        snprintf(ret, cap, "%s", s->to_loop.warning);
+    pthread_mutex_unlock(&s->to_loop.lock);
+    return stopped;
 }
 
 void store_stop(struct kvstore *s, const char *fmt, ...)
@@ -226,7 +238,7 @@ void store_stop(struct kvstore *s, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(words, sizeof words, fmt, ap);
     va_end(ap);
-    store_warn(s, "%.250s", words);
+    store_warn(s, "%s", words);
     store_note(s, "%s", words);
 }
 

@@ -192,11 +192,13 @@ struct kvs_stats {
     bool turns_full;                         /* see kvs_turns_full */
     int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
     bool uring, direct;
-    char warning[256];
+    char warning[512];
 };
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret);
 /* The next thing that happened and that people should know (a file left alone, a directory
  * moved away), oldest first, each once; false: nothing new.  Also after the open. */
 bool kvs_note(struct kvstore *s, char *ret, size_t cap);
+/* Why nothing is written any more (fault: -EROFS), and what to do: one sentence.  false: it is. */
+bool kvs_stopped(struct kvstore *s, char *ret, size_t cap);
 
 #endif

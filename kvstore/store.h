@@ -254,7 +254,8 @@ struct kvstore {
         LIST(struct kvs_block_req) reqs;
         LIST(struct kvs_batch) batches;
         bool asked;
-        char warning[256];
+        char warning[NOTE_BYTES];
+        bool stopped; /* the warning says why nothing is written any more: it stays */
         char note[NOTES_MAX][NOTE_BYTES]; /* the oldest first; see kvs_note */
         uint32_t n_notes, notes_over;
     } to_loop;

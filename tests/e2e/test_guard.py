@@ -74,8 +74,7 @@ def a_state_directory_that_is_moved_is_said_and_nothing_is_lost():
     before = sessions(d)[0]["tokens"]
     os.rename(d.state, d.state + "-moved")
     said(d, "was moved to " + d.state + "-moved")
-    check_eq(d.status()["status"], "degraded", "status")
-    ask(d, "answers go on")
+    one_sentence(d, "was moved to " + d.state + "-moved")
     d.stop()
     os.rename(d.state + "-moved", d.state)
     d.start()
@@ -84,6 +83,35 @@ def a_state_directory_that_is_moved_is_said_and_nothing_is_lost():
     d.stop()
 
 
+def one_sentence(d, words):
+    """Whoever asks hears what happened in the same words, and nothing that is not so."""
+    st = d.status()
+    check_eq(st["status"], "degraded", "status")
+    check_eq(len([w for w in st["warnings"] if words in w or "persistence" in w or "survives" in w]), 1, "warnings of it in %r" % st["warnings"])
+    with d.link() as l:
+        status, js, _ = l.raw(SESSION_REMOVE, {"id": new_id(), "session": "a"})
+        check_eq(STATUS_NAMES.get(status), "FAILED_PRECONDITION", "removing a session")
+    a = ask(d, "answers go on", "a")
+    heard = [js["message"], a.last["warnings"][0]]
+    for said in heard:
+        check(words in said and d.state in said and "restart" in said, lambda: "%r is not the sentence" % said)
+    with open(d.log, errors="replace") as f:
+        log = f.read()
+    check(not any("Read-only" in x for x in heard + st["warnings"] + [log]), lambda: "a read-only file system: %r %s" % (heard, log))
+
+
+def a_state_directory_that_is_removed_is_said():
+    d = Daemon().start()
+    ask(d, "hello", "a")
+    os.rename(d.state, d.state + "-moved")  # at once: rm -r takes one file after another
+    shutil.rmtree(d.state + "-moved")
+    said(d, "was removed or replaced while in use")
+    one_sentence(d, "was removed or replaced while in use")
+    p = d.cli("doctor")
+    check("%s: is gone while a daemon uses it" % d.state in p.stdout, lambda: "doctor: " + p.stdout)
+    d.stop()
+
+
 if __name__ == "__main__":
     main(a_wrong_clock_erases_no_conversation, a_second_daemon_is_refused_whatever_was_deleted,
-         a_state_directory_that_is_moved_is_said_and_nothing_is_lost)
+         a_state_directory_that_is_moved_is_said_and_nothing_is_lost, a_state_directory_that_is_removed_is_said)
