@@ -518,7 +518,8 @@ void admit_model_ready(struct req *r)
     p->job.done = prepared_done;
     p->job.drop = prepared_drop;
     p->job.user = p;
-    p->job.uid = r->uid;
+    p->job.uid = r->user;
+    p->job.owner = r->uid;
     p->turn = &p->job;
     req_state(r, REQ_PREP);
     prep_submit(d->prep, &p->job);

@@ -42,6 +42,7 @@ struct req *req_new(struct daemon *d, uint32_t uid, const struct kvs_id *id)
     r->magic = REQ_MAGIC;
     r->d = d;
     r->uid = uid;
+    r->user = ident_uid(d->idents, uid);
     r->id = *id;
     r->arrived_ns = r->read_ns = now_ns();
     r->wall_ns = wall_ns();
@@ -63,21 +64,17 @@ struct req *req_find(struct daemon *d, uint32_t uid, const struct kvs_id *id)
     return NULL;
 }
 
-/* Requests of an owner, and of all that came over his user's front, keys of his making with
- * them: neither may keep another user out. */
-static bool active_room(const struct gen *g, uint32_t owner, uint32_t *ret_own)
+/* May owner have one more?  *ret_have: of what there are too many, his or all of his user's. */
+static bool active_room(const struct gen *g, uint32_t owner, uint32_t *ret_have)
 {
     uint32_t own = 0, all = 0, uid = ident_uid(g->d->idents, owner);
 
     for (struct req *r = g->reqs; r; r = r->next) {
-        if (!req_active(r))
-            continue;
-        own += r->uid == owner;
-        all += r->uid == owner || ident_uid(g->d->idents, r->uid) == uid;
+        own += req_active(r) && r->uid == owner;
+        all += req_active(r) && r->user == uid;
     }
-    bool room = share_more(own, g->n_active, REQ_MAX);
-    *ret_own = room ? all : own;
-    return room && share_more(all, g->n_active, REQ_MAX);
+    *ret_have = share_more(all, g->n_active, REQ_MAX) ? own : all;
+    return share_more2(own, all, g->n_active, REQ_MAX, ident_keys(g->d->idents, uid));
 }
 
 bool req_room(struct call *c)
@@ -444,11 +441,14 @@ static void parked_gone(struct call *c)
 
 int gen_park(struct gen *g, struct call *c)
 {
-    uint32_t own = 0, uid = ident_uid(g->d->idents, c->uid);
+    uint32_t own = 0, all = 0, uid = ident_uid(g->d->idents, c->uid);
 
-    for (uint32_t i = 0; i < g->n_parked; i++)
-        own += ident_uid(g->d->idents, g->parked[i]->uid) == uid;
-    if (!share_more(own, g->n_parked, sizeof g->parked / sizeof *g->parked))
+    for (uint32_t i = 0; i < g->n_parked; i++) {
+        own += g->parked[i]->uid == c->uid;
+        all += ident_uid(g->d->idents, g->parked[i]->uid) == uid;
+    }
+    if (!share_more2(own, all, g->n_parked, sizeof g->parked / sizeof *g->parked,
+                     ident_keys(g->d->idents, uid)))
         return -EAGAIN;
     g->parked[g->n_parked++] = c;
     c->user = g;
@@ -534,20 +534,45 @@ static void expire_old(struct daemon *d, struct sess *s, double age, uint32_t *l
     }
 }
 
-/* A user has at most so many; one of this minute may be about to be gone on with. */
-static void expire_most(struct daemon *d, struct sess_user *u, uint32_t *left)
+/* One of u's is taken; one of this minute may be about to be gone on with. */
+static bool expire_one(struct daemon *d, struct sess_user *u)
 {
     struct sess *a = u->list[SESS_BRIEF].oldest, *b = u->list[SESS_ANONYMOUS].oldest;
 
-    while ((a || b) && *left &&
-           u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n > ANONYMOUS_MAX) {
+    while (a || b) {
         struct sess **at = !b || (a && age_s(d, a) >= age_s(d, b)) ? &a : &b, *s = *at;
 
         *at = s->newer;
         if (age_s(d, s) < 60)
             *at = NULL; /* nor may younger ones */
         else if (!stays(s) && expire(d, s))
+            return true;
+    }
+    return false;
+}
+
+/* A user has at most so many with all of his keys: the key that has most loses its oldest. */
+static void expire_most(struct daemon *d, const struct sess_group *g, uint32_t *left)
+{
+    uint32_t below = UINT32_MAX; /* who has so many, or more, has none to lose */
+
+    while (*left && g->anonymous > ANONYMOUS_MAX) {
+        struct sess_user *most = NULL;
+        uint32_t n, had = 0;
+
+        for (struct sess_user *u = d->sess->users; u; u = u->next) {
+            n = u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n;
+            if (u->group == g && n > had && n < below) {
+                had = n;
+                most = u;
+            }
+        }
+        if (!most)
+            return;
+        if (expire_one(d, most))
             --*left;
+        else
+            below = had;
     }
 }
 
@@ -563,8 +588,9 @@ static bool expire_sessions(struct daemon *d)
             expire_old(d, u->list[SESS_ANONYMOUS].oldest, keep_s, &left);
             expire_old(d, u->list[SESS_BRIEF].oldest, keep_s, &left);
         }
-        expire_most(d, u, &left);
     }
+    for (const struct sess_group *g = d->sess->groups; g && left; g = g->next)
+        expire_most(d, g, &left);
     return left == 0;
 }
 

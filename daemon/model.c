@@ -413,8 +413,11 @@ int model_want(struct daemon *d, struct model *m, struct errbuf *eb)
     m->state = MODEL_LOADING;
     m->load_done = 0;
     m->load_started_ns = now_ns();
-    s->peek =
-        (struct prep_job){.run = peek_run, .done = peek_done, .user = s, .uid = PREP_OF_NOBODY};
+    s->peek = (struct prep_job){.run = peek_run,
+                                .done = peek_done,
+                                .user = s,
+                                .uid = PREP_OF_NOBODY,
+                                .owner = PREP_OF_NOBODY};
     s->peeking = true;
     prep_submit(d->prep, &s->peek);
     log_at(LOG_INFO_, "model %s: loading %s", m->name, m->path);

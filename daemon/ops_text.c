@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/model.h"
 #include "daemon/prep.h"
 #include "daemon/req.h"
@@ -192,8 +193,12 @@ static void text_start(struct text_job *t)
         t->count->turn = &t->job;
     }
     model_use(t->m); /* the tokenizer is the engine's: no unload under the job */
-    t->job = (struct prep_job){
-        .run = text_run, .done = text_done, .drop = text_drop, .user = t, .uid = t->c->uid};
+    t->job = (struct prep_job){.run = text_run,
+                               .done = text_done,
+                               .drop = text_drop,
+                               .user = t,
+                               .uid = ident_uid(t->c->d->idents, t->c->uid),
+                               .owner = t->c->uid};
     prep_submit(t->c->d->prep, &t->job);
 }
 

@@ -2,9 +2,11 @@
 #include "daemon/prep.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "daemon/share.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -26,18 +28,23 @@ struct prep {
     struct prep_thread *thread[PREP_THREADS_MAX];
     uint32_t n_threads, n_idle;
     struct prep_job *oldest, *newest; /* from submit until back on the loop */
-    struct prep_job *round, **last;   /* one of each user that waits for a turn */
+    struct rota round;                /* one of each owner that waits for a turn */
     struct prep_job *now;             /* has the turn; NULL: nobody wants it */
     struct prep_job *fresh;           /* it, and no thread has taken it yet */
     uint64_t slice_ns;                /* when it got it */
 };
 
 /* --- whose turn it is; all with the lock held --------------------------------------------------- */
+static struct prep_job *job_of(struct rota_item *x)
+{
+    return x ? (struct prep_job *)(void *)((char *)x - offsetof(struct prep_job, turn)) : NULL;
+}
+
 static void round_push(struct prep *p, struct prep_job *j)
 {
-    j->next = NULL;
-    *p->last = j;
-    p->last = &j->next;
+    j->turn.uid = j->uid;
+    j->turn.owner = j->owner;
+    rota_add(&p->round, &j->turn);
 }
 
 static void *prep_main(void *arg);
@@ -71,19 +78,34 @@ static bool thread_make(struct prep *p)
     return true;
 }
 
+/* A job that has begun may go on; another begins while there is a thread for it, and his user has
+ * his share of them. */
+static bool may_run(struct rota_item *x, void *ctx)
+{
+    const struct prep_job *j = job_of(x);
+    struct prep *p = ctx;
+    uint32_t own = 0, all = 0;
+
+    if (j->thread)
+        return true;
+    for (const struct prep_job *y = p->oldest; y; y = y->newer) {
+        all += y->thread && !y->over;
+        own += y->thread && !y->over && y->uid == j->uid;
+    }
+    return share_more(own, all, PREP_THREADS_MAX) && (p->n_idle || thread_make(p));
+}
+
 /* The turn goes to the first in the round that can take it. */
 static void turn_give(struct prep *p)
 {
-    struct prep_job **at = &p->round, *j;
+    struct prep_job *j;
 
     must(!p->now && !p->fresh);
-    while ((j = *at) && !j->thread && !p->n_idle && !thread_make(p))
-        at = &j->next;
+    j = job_of(rota_next(&p->round, may_run, p));
     if (!j)
         return;
-    *at = j->next;
-    if (!*at)
-        p->last = at;
+    rota_drop(&p->round, &j->turn);
+    rota_served(&p->round, &j->turn);
     p->now = j;
     p->slice_ns = now_ns();
     if (j->thread) {
@@ -101,13 +123,13 @@ static void turn_wait(struct prep *p, pthread_cond_t *c)
     uint64_t until = (p->fresh ? now_ns() : p->slice_ns) + PREP_STUCK_NS;
     struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
 
-    if (!p->now || !p->round) {
+    if (!p->now || !p->round.n) {
         pthread_cond_wait(c, &p->lock);
         return;
     }
     if (pthread_cond_timedwait(c, &p->lock, &ts) != ETIMEDOUT)
         return;
-    if (p->now && !p->fresh && p->round && now_ns() - p->slice_ns >= PREP_STUCK_NS) {
+    if (p->now && !p->fresh && p->round.n && now_ns() - p->slice_ns >= PREP_STUCK_NS) {
         p->now->loose = true;
         p->now = NULL;
         turn_give(p);
@@ -117,16 +139,17 @@ static void turn_wait(struct prep *p, pthread_cond_t *c)
 /* While others wait somebody watches who has the turn. */
 static void turn_watch(struct prep *p)
 {
-    if (p->now && p->round && (p->n_idle > (p->fresh != NULL) || thread_make(p)))
+    if (p->now && p->round.n && (p->n_idle > (p->fresh != NULL) || thread_make(p)))
         pthread_cond_broadcast(&p->idle);
 }
 
-/* Puts j behind its user's others, or into the round. */
+/* Puts j behind its owner's others, or into the round. */
 static void job_add(struct prep *p, struct prep_job *j)
 {
     struct prep_job *first = p->oldest;
 
-    while (first && !(first->first && !first->over && first->uid == j->uid))
+    while (first &&
+           !(first->first && !first->over && first->uid == j->uid && first->owner == j->owner))
         first = first->newer;
     j->older = p->newest;
     *(p->newest ? &p->newest->newer : &p->oldest) = j;
@@ -214,7 +237,7 @@ int prep_turn(struct prep_job *j)
     if (now_ns() - j->turn_ns < PREP_SLICE_NS)
         return 0;
     pthread_mutex_lock(&p->lock);
-    if (!p->stop && (j->loose || p->round)) {
+    if (!p->stop && (j->loose || p->round.n)) {
         j->loose = false;
         round_push(p, j);
         if (p->now == j)
@@ -242,7 +265,6 @@ int prep_open(struct prep **ret, struct loop *l)
 
     if (r < 0)
         return r;
-    p->last = &p->round;
     pthread_mutex_init(&p->lock, NULL);
     pthread_condattr_init(&mono);
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
@@ -295,7 +317,7 @@ void prep_submit(struct prep *p, struct prep_job *j)
     must(j->run && j->done);
     j->prep = p;
     j->msg = (struct post_msg){.fn = prep_back, .user = j};
-    j->older = j->newer = j->next = j->same = j->same_newest = NULL;
+    j->older = j->newer = j->same = j->same_newest = NULL;
     j->thread = NULL;
     j->first = j->over = j->loose = false;
     pthread_mutex_lock(&p->lock);

@@ -4,15 +4,17 @@
  * every stream.  run() touches only what the job holds and what is immutable (tokenizer, chat),
  * done() is back on the loop thread.
  *
- * One job runs at a time, and users take turns: a job that calls prep_turn() now and then gives
- * the others theirs every PREP_SLICE_NS, each in the order of their coming; one user's jobs run
+ * One job runs at a time, and users take turns, within a user his keys (rota.h): a job that calls
+ * prep_turn() now and then gives the others theirs every PREP_SLICE_NS; one owner's jobs run
  * one after another and come back in order.  A job that has begun and waits keeps a thread; it
  * is only the turn that goes round.  A job that does not call prep_turn for PREP_STUCK_NS loses
  * its turn without stopping: the others run beside it.  At most PREP_THREADS_MAX jobs have begun
- * at a time, so that of more users some wait for a job's end. */
+ * at a time, of one user with keys his share (share.h), so that of more users some wait for a
+ * job's end. */
 #ifndef DAEMON_PREP_H
 #define DAEMON_PREP_H
 #include "daemon/post.h"
+#include "daemon/rota.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,16 +29,17 @@ struct prep_job { /* caller's memory from submit until done or drop; zeroed befo
     void (*done)(struct prep_job *j); /* loop thread */
     void (*drop)(struct prep_job *j); /* loop thread, instead of done: prep closes; NULL ok */
     void *user;
-    uint32_t uid; /* whose work it is, or PREP_OF_NOBODY */
+    uint32_t uid;   /* whose work it is by the kernel (ident_uid), or PREP_OF_NOBODY */
+    uint32_t owner; /* and of his keys */
     /* prep's */
     struct post_msg msg;
+    struct rota_item turn;
     struct prep_job *older, *newer;      /* all that are not back yet */
-    struct prep_job *next;               /* whose turn comes after */
-    struct prep_job *same, *same_newest; /* of the same user, behind the one that has begun */
+    struct prep_job *same, *same_newest; /* of the same owner, behind the one that has begun */
     struct prep *prep;
     struct prep_thread *thread; /* NULL: not begun */
     uint64_t turn_ns;
-    bool first; /* of its user: in the round */
+    bool first; /* of its owner: in the round */
     bool over;
     bool loose;            /* runs, and the turn is another's */
     atomic_bool cancelled; /* set by the loop; read late, the work goes on for one piece */

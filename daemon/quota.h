@@ -2,8 +2,8 @@
  *
  * As long as there is plenty, nobody asks who has how much; when sessions have nearly filled the
  * limit, who holds more than his share begins nothing, and what is left is for the others.  There
- * are others on a daemon of the whole machine, and wherever a second user has a session.  Loop
- * thread only. */
+ * are others on a daemon of the whole machine, and wherever a second user has a session.  A user's
+ * keys share what is his in the same way, also where there are no others.  Loop thread only. */
 #ifndef DAEMON_QUOTA_H
 #define DAEMON_QUOTA_H
 #include <stdbool.h>

@@ -131,7 +131,8 @@ struct req {
     uint32_t magic;
     struct daemon *d;
     struct kvs_id id;
-    uint32_t uid;
+    uint32_t uid;  /* its owner */
+    uint32_t user; /* ident_uid of it */
     uint64_t arrived_ns, admitted_ns, wall_ns;
     uint8_t state;  /* enum req_state */
     bool load_only; /* MODEL_LOAD's stream */

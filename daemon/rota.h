@@ -28,7 +28,7 @@ void rota_drop(struct rota *r, struct rota_item *x); /* it waits there */
 /* Whose turn is next, of those that may have it (may NULL: of all); NULL: none. */
 struct rota_item *rota_next(const struct rota *r, bool (*may)(struct rota_item *x, void *ctx),
                             void *ctx);
-/* x, which waits or is about to be dropped, is served now. */
+/* x is served now; it may have just been dropped. */
 void rota_served(struct rota *r, const struct rota_item *x);
 /* How many of uid wait, and how many of owner. */
 uint32_t rota_count(const struct rota *r, uint32_t uid, uint32_t owner, uint32_t *ret_owner);

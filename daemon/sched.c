@@ -91,63 +91,100 @@ static uint64_t to_edge(const struct sched_seq *s, uint64_t n)
 
 /* --- several users -------------------------------------------------------------------------- */
 struct shares {
-    uint64_t used_ns[REQ_MAX]; /* in this plan, by user */
-    uint64_t each_ns;          /* what a user may use of it */
+    uint64_t used_ns[REQ_MAX], key_used_ns[REQ_MAX]; /* in this plan */
+    uint64_t each_ns;                                /* what a user may use of it */
+    uint32_t keys_left[REQ_MAX]; /* of a user, that have had nothing of it */
+    struct seen key_served;
     uint32_t users;
+    bool of_keys; /* there is one user, and his keys are the users */
     bool decoding;
 };
 
-/* How many users have something to run, and what each may take: of a decode's time alone three
- * quarters, since between steps more is done for more. */
-static void shares_of(const struct sched_view *v, struct shares *ret)
+static const struct sched_who *who_of(const struct shares *h, const struct sched_seq *s)
 {
-    struct seen user;
-    uint64_t row = 0;
+    return h->of_keys ? &s->key : &s->user;
+}
 
-    memset(ret, 0, sizeof *ret);
+/* How many users have something to run, and which of their keys. */
+static void count_users(const struct sched_view *v, struct shares *ret)
+{
+    struct seen user, key;
+    uint32_t keys = 0;
+
     memset(&user, 0, sizeof user);
+    memset(&key, 0, sizeof key);
     for (uint32_t i = 0; i < v->seqs; i++) {
         const struct sched_seq *s = &v->seq[i];
 
-        must(s->user < REQ_MAX);
+        must(s->user.n < REQ_MAX && s->key.n < REQ_MAX);
         if (!s->ready || s->todo == 0)
             continue;
-        ret->users += !is_seen(&user, s->user);
-        see(&user, (int)s->user);
+        ret->users += !is_seen(&user, s->user.n);
+        ret->keys_left[s->user.n] += !is_seen(&key, s->key.n);
+        keys += !is_seen(&key, s->key.n);
+        see(&user, (int)s->user.n);
+        see(&key, (int)s->key.n);
+    }
+    ret->of_keys = ret->users == 1 && keys > 1;
+    if (ret->of_keys)
+        ret->users = keys;
+}
+
+/* What a user may take: of a decode's time alone three quarters, since between steps more is done
+ * for more. */
+static void shares_of(const struct sched_view *v, struct shares *ret)
+{
+    uint64_t row = 0;
+
+    memset(ret, 0, sizeof *ret);
+    count_users(v, ret);
+    if (!ret->users)
+        return;
+    for (uint32_t i = 0; i < v->seqs; i++) {
+        const struct sched_seq *s = &v->seq[i];
+
+        if (!s->ready || s->todo == 0)
+            continue;
         if ((s->decoding && !ret->decoding) ||
             (s->decoding == ret->decoding && (!row || s->row_ns < row)))
             row = s->row_ns;
         ret->decoding |= s->decoding;
     }
-    if (!ret->users)
-        return;
     ret->each_ns = ret->decoding ? (v->base_ns + row) / 4 * 3 : v->chunk_max * row / ret->users;
     if (ret->each_ns == 0)
         ret->each_ns = 1;
 }
 
-/* Of the user who has had least the one that decodes, then the one that waits longest. */
+/* Does s go before b: its user has had less, or of the same its key; of one key the one that
+ * decodes, then the one that waits longest. */
+static bool goes_before(const struct shares *h, const struct sched_seq *s,
+                        const struct sched_seq *b)
+{
+    const struct sched_who *u = who_of(h, s), *w = who_of(h, b);
+    uint64_t had = u->spent_ns + h->used_ns[u->n], least = w->spent_ns + h->used_ns[w->n];
+
+    if (had == least && u->n == w->n) {
+        had = s->key.spent_ns + h->key_used_ns[s->key.n];
+        least = b->key.spent_ns + h->key_used_ns[b->key.n];
+    }
+    if (had != least)
+        return had < least;
+    if (s->decoding != b->decoding)
+        return s->decoding;
+    return s->wait_us > b->wait_us || (s->wait_us == b->wait_us && s->id < b->id);
+}
+
 static int next_shared(const struct sched_view *v, const struct seen *seen,
                        const struct shares *h)
 {
     int best = -1;
 
     for (uint32_t i = 0; i < v->seqs; i++) {
-        const struct sched_seq *s = &v->seq[i], *b = best < 0 ? NULL : &v->seq[best];
-        uint64_t had, least;
+        const struct sched_seq *s = &v->seq[i];
 
         if (!s->ready || s->todo == 0 || is_seen(seen, i))
             continue;
-        if (!b) {
-            best = (int)i;
-            continue;
-        }
-        had = s->spent_ns + h->used_ns[s->user];
-        least = b->spent_ns + h->used_ns[b->user];
-        if (had < least || (had == least && (s->decoding > b->decoding ||
-                                             (s->decoding == b->decoding &&
-                                              (s->wait_us > b->wait_us ||
-                                               (s->wait_us == b->wait_us && s->id < b->id))))))
+        if (best < 0 || goes_before(h, s, &v->seq[best]))
             best = (int)i;
     }
     return best;
@@ -156,14 +193,29 @@ static int next_shared(const struct sched_view *v, const struct seen *seen,
 /* How many tokens of s its user's part of the step holds. */
 static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bool alone)
 {
-    uint64_t used = h->used_ns[s->user], left = h->each_ns > used ? h->each_ns - used : 0;
+    const struct sched_who *u = who_of(h, s);
+    uint64_t used = h->used_ns[u->n], left = h->each_ns > used ? h->each_ns - used : 0;
     uint64_t row = s->row_ns ? s->row_ns : 1, n = left / row;
+    uint32_t keys =
+        h->of_keys ? 1 : h->keys_left[s->user.n] + is_seen(&h->key_served, s->key.n);
 
-    if (n == 0 && used == 0 && s->idle_ns + h->each_ns >= row)
+    if (n > 1 && keys > 1)
+        n = n / keys ? n / keys : 1;
+    if (n == 0 && used == 0 && u->idle_ns + h->each_ns >= row)
         n = 1;
     if (n == 0 && alone)
         n = 1;
     return n < s->todo ? n : s->todo;
+}
+
+static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
+{
+    uint64_t ns = n * (s->row_ns ? s->row_ns : 1);
+
+    h->used_ns[who_of(h, s)->n] += ns;
+    h->key_used_ns[s->key.n] += ns;
+    h->keys_left[s->user.n] -= !is_seen(&h->key_served, s->key.n);
+    see(&h->key_served, (int)s->key.n);
 }
 
 static void plan_shared(const struct sched_view *v, struct shares *h, struct sched_plan *ret)
@@ -182,7 +234,7 @@ static void plan_shared(const struct sched_view *v, struct shares *h, struct sch
         if (!s->decoding && n > budget && !(n = budget))
             continue;
         if (n == 0) {
-            h->used_ns[s->user] = UINT64_MAX / 4; /* saves for it */
+            h->used_ns[who_of(h, s)->n] = UINT64_MAX / 4; /* saves for it */
             continue;
         }
         n = fit_pages(s->pos, n, pages);
@@ -193,7 +245,7 @@ static void plan_shared(const struct sched_view *v, struct shares *h, struct sch
         n = to_edge(s, n);
         pages -= pages_for(s->pos, n);
         budget -= s->decoding ? 0 : n;
-        h->used_ns[s->user] += n * (s->row_ns ? s->row_ns : 1);
+        share_use(h, s, n);
         ret->run[ret->runs].seq = (uint32_t)i;
         ret->run[ret->runs++].n = (uint32_t)n;
     }

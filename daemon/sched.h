@@ -17,7 +17,9 @@
  * token takes twice as long at most, however many requests he has; else an equal part of
  * chunk_max.  When one row of who waited longest costs more than that, its user lets the
  * others work until he has waited for the difference.  Who has had least of the model's time
- * goes first. */
+ * goes first.  A user's part goes to his keys in the same order, and no prefill of one takes
+ * what the others of his would have in this step.  When only one user has something to run, his
+ * keys are to each other what users are. */
 #ifndef DAEMON_SCHED_H
 #define DAEMON_SCHED_H
 #include "base/bounds.h"
@@ -26,15 +28,17 @@
 
 struct sched_seq { /* one running request, as the scheduler sees it */
     uint32_t id;
-    bool ready;        /* may run now: pages are here, nothing is being fetched, not paused */
-    bool decoding;     /* todo is 1 and a token is wanted */
-    uint32_t user;     /* a small number, below REQ_MAX */
-    uint64_t spent_ns; /* what its user has had */
-    uint64_t idle_ns;  /* since its user last took part in a step */
-    uint64_t row_ns;   /* what one token of it adds to a step; >= 1 */
-    uint64_t pos;      /* of its next token to evaluate */
-    uint64_t todo;     /* tokens known and not evaluated, >= 1 */
-    uint64_t wait_us;  /* since it last ran, or arrived */
+    bool ready;    /* may run now: pages are here, nothing is being fetched, not paused */
+    bool decoding; /* todo is 1 and a token is wanted */
+    struct sched_who {
+        uint32_t n;        /* a small number, below REQ_MAX */
+        uint64_t spent_ns; /* what he has had */
+        uint64_t idle_ns;  /* since he last took part in a step */
+    } user, key;           /* whose it is, and by which of his keys (ident.h) */
+    uint64_t row_ns;       /* what one token of it adds to a step; >= 1 */
+    uint64_t pos;          /* of its next token to evaluate */
+    uint64_t todo;         /* tokens known and not evaluated, >= 1 */
+    uint64_t wait_us;      /* since it last ran, or arrived */
 };
 struct sched_view {
     const struct sched_seq *seq;

@@ -204,6 +204,8 @@ int sess_open(struct daemon *d, struct errbuf *eb)
 
     d->sess = t;
     if (r == 0)
+        t->idents = d->idents;
+    if (r == 0)
         r = kvs_sessions(d->store, load_each, d);
     if (r == 0)
         r = load_lists(d);

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 struct daemon;
+struct idents;
 struct model;
 struct req;
 
@@ -75,11 +76,22 @@ struct turn { /* a kvs_turn without what only the disk needs */
 
 enum { SESS_MAGIC = 0x53455353, SESS_SETTINGS_MAX = sizeof((struct kvs_session *)0)->settings };
 
-/* A user's sessions by their use, oldest first.  Brief: an anonymous one that asked not to be
+/* What a user of the kernel's has, with all of his keys (ident.h): what is his share goes by this,
+ * and within it by what each of the owners has. */
+struct sess_group {
+    struct sess_group *next;
+    uint32_t uid;
+    uint32_t holders;    /* owners with a session */
+    uint32_t anonymous;  /* sessions */
+    uint64_t disk_bytes; /* sums of sess_user's */
+    uint64_t put_bytes, put_count;
+};
+/* An owner's sessions by their use, oldest first.  Brief: an anonymous one that asked not to be
  * kept. */
 enum sess_list { SESS_NAMED, SESS_ANONYMOUS, SESS_BRIEF, SESS_LISTS_ };
 struct sess_user {
     uint32_t uid;
+    struct sess_group *group;
     uint64_t disk_bytes; /* what his sessions take there, about: sess_weigh */
     uint64_t put_bytes;  /* of his blocks, sent down since put_count began (quota.h) */
     uint64_t put_count;
@@ -110,12 +122,14 @@ struct sess_table {
     struct branch **branch; /* buckets, by id */
     uint32_t n_branches, n_branch_buckets;
     struct sess_user *users;
+    struct sess_group *groups;
+    const struct idents *idents; /* who belongs together; NULL: no keys are known */
     struct sess_model *models;
     struct sess *warm_old, *warm_new; /* those with tokens or turns in memory, by use */
     uint64_t warm_bytes, text_bytes;
     uint64_t disk_bytes; /* of all users */
     uint64_t put_bytes, put_count;
-    uint32_t n_holders; /* users with a session */
+    uint32_t n_holders; /* groups with a session */
 };
 
 struct sess_rec { /* a kvs_session at rest; the texts are changed by functions only */
@@ -177,7 +191,9 @@ void sess_used(struct sess *s, uint64_t wall);
 void sess_listed(struct sess *s);
 void sess_unborn(struct sess *s);
 void sess_born(struct sess *s);
-struct sess_user *sess_user(struct sess_table *t, uint32_t uid, bool make); /* or NULL */
+/* The owner, or NULL; in the group that he belongs to by now: a key that is stored is nobody's
+ * until it is used. */
+struct sess_user *sess_user(struct sess_table *t, uint32_t uid, bool make);
 uint32_t sess_count_model(struct daemon *d, const char *model);
 uint32_t sess_count_model_of(struct daemon *d, const char *model, uint32_t uid);
 uint64_t sess_bytes(struct daemon *d); /* of memory: all of them, with what is kept warm */

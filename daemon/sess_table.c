@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/sess.h"
 #include <errno.h>
 #include <sodium.h>
@@ -107,16 +108,26 @@ static int buckets_grow(struct sess_table *t)
 }
 
 /* --- on disk ---------------------------------------------------------------------------------- */
+static void group_weigh(struct sess_table *t, struct sess_group *g, uint64_t more)
+{
+    bool held = g->disk_bytes != 0;
+
+    g->disk_bytes += more;
+    t->n_holders += (g->disk_bytes != 0) - held;
+}
+
 static void weight_set(struct sess *s, uint64_t bytes)
 {
     struct sess_table *t = s->table;
     struct sess_user *u = s->user;
     bool held = u->disk_bytes != 0;
+    uint64_t more = bytes - s->disk_bytes; /* or less, modulo 2^64 */
 
-    u->disk_bytes += bytes - s->disk_bytes;
-    t->disk_bytes += bytes - s->disk_bytes;
+    u->disk_bytes += more;
+    t->disk_bytes += more;
     s->disk_bytes = bytes;
-    t->n_holders += (u->disk_bytes != 0) - held;
+    group_weigh(t, u->group, more);
+    u->group->holders += (u->disk_bytes != 0) - held;
 }
 
 void sess_weigh(struct sess *s)
@@ -126,17 +137,69 @@ void sess_weigh(struct sess *s)
 }
 
 /* --- by use ----------------------------------------------------------------------------------- */
+static struct sess_group *group_of(struct sess_table *t, uint32_t uid)
+{
+    struct sess_group *g = t->groups;
+
+    while (g && g->uid != uid)
+        g = g->next;
+    if (g || !(g = calloc(1, sizeof *g)))
+        return g;
+    *g = (struct sess_group){.next = t->groups, .uid = uid};
+    t->groups = g;
+    return g;
+}
+
+static uint32_t anonymous_of(const struct sess_user *u)
+{
+    return u->list[SESS_ANONYMOUS].n + u->list[SESS_BRIEF].n;
+}
+
+/* Takes u, with all that he has, out of his group, or puts him into g. */
+static void group_join(struct sess_table *t, struct sess_user *u, struct sess_group *g)
+{
+    struct sess_group *from = u->group;
+
+    if (from) {
+        group_weigh(t, from, -u->disk_bytes);
+        from->holders -= u->disk_bytes != 0;
+        from->anonymous -= anonymous_of(u);
+    }
+    if (from && u->put_count == t->put_count && from->put_count == t->put_count) {
+        from->put_bytes -= u->put_bytes;
+        if (g->put_count != u->put_count)
+            g->put_bytes = 0;
+        g->put_count = u->put_count;
+        g->put_bytes += u->put_bytes;
+    }
+    u->group = g;
+    group_weigh(t, g, u->disk_bytes);
+    g->holders += u->disk_bytes != 0;
+    g->anonymous += anonymous_of(u);
+}
+
 struct sess_user *sess_user(struct sess_table *t, uint32_t uid, bool make)
 {
+    uint32_t whose = ident_uid(t->idents, uid);
     struct sess_user *u = t->users;
+    struct sess_group *g;
 
     while (u && u->uid != uid)
         u = u->next;
-    if (u || !make || !(u = calloc(1, sizeof *u)))
+    if (u ? u->group->uid == whose : !make)
         return u;
-    u->uid = uid;
-    u->next = t->users;
-    t->users = u;
+    g = group_of(t, whose);
+    if (!g) /* no memory: he stays where he is */
+        return u;
+    if (!u) {
+        u = calloc(1, sizeof *u);
+        if (!u)
+            return NULL;
+        u->uid = uid;
+        u->next = t->users;
+        t->users = u;
+    }
+    group_join(t, u, g);
     return u;
 }
 
@@ -154,6 +217,7 @@ static void list_leave(struct sess *s)
     *(s->older ? &s->older->newer : &s->user->list[s->list].oldest) = s->newer;
     *(s->newer ? &s->newer->older : &s->user->list[s->list].newest) = s->older;
     s->user->list[s->list].n--;
+    s->user->group->anonymous -= s->list != SESS_NAMED;
     s->older = s->newer = NULL;
     s->list = SESS_LISTS_;
 }
@@ -166,6 +230,7 @@ static void list_enter(struct sess *s)
     *(s->older ? &s->older->newer : &s->user->list[s->list].oldest) = s;
     s->user->list[s->list].newest = s;
     s->user->list[s->list].n++;
+    s->user->group->anonymous += s->list != SESS_NAMED;
 }
 
 void sess_used(struct sess *s, uint64_t wall)
@@ -304,6 +369,12 @@ void sess_table_free(struct sess_table *t)
             free(o);
         }
         free(u);
+    }
+    while (t->groups) {
+        struct sess_group *g = t->groups;
+
+        t->groups = g->next;
+        free(g);
     }
     while (t->models) {
         struct sess_model *m = t->models;

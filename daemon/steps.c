@@ -34,64 +34,119 @@ static uint64_t rows_wanted(const struct req *r)
 }
 
 /* --- pages -------------------------------------------------------------------------------------- */
-static uint32_t pages_of(struct gmodel *gm, uint32_t uid)
-{
-    uint32_t n = 0;
+/* Who holds pages, each with what it may come to. */
+struct holders {
+    struct req *r[STEP_SEQS_MAX + 1];
+    uint32_t n;
+};
+struct pages { /* what a user holds, and one of his keys */
+    uint32_t user, owner;
+};
 
-    for (struct req *r = gm->gen->reqs; r; r = r->next)
-        if (r->m == gm->m && r->q.attached && r->uid == uid)
-            n += (uint32_t)(r->toks->n / BLOCK_TOKENS + 1);
-    return n;
+static void holders_of(struct gmodel *gm, struct holders *ret)
+{
+    ret->n = 0;
+    for (struct req *r = gm->gen->reqs; r && ret->n <= STEP_SEQS_MAX; r = r->next)
+        if (r->m == gm->m && r->q.attached)
+            ret->r[ret->n++] = r;
 }
 
-/* Of the user who holds least, and of those the one who has had least, the request that came
- * first. */
+static struct pages pages_of(const struct holders *h, const struct req *of)
+{
+    struct pages p = {0};
+
+    for (uint32_t i = 0; i < h->n; i++) {
+        const struct req *r = h->r[i];
+        uint32_t n = (uint32_t)(r->toks->n / BLOCK_TOKENS + 1);
+
+        p.user += r->user == of->user ? n : 0;
+        p.owner += r->uid == of->uid ? n : 0;
+    }
+    return p;
+}
+
+/* Of those who wait: the user who holds least goes first, of those the one who has had least; so
+ * among his keys; of one key the request that came first. */
+static bool queued_before(struct gmodel *gm, const struct req *r, struct pages p,
+                          const struct req *b, struct pages q)
+{
+    const struct turns *t = &gm->turns;
+    uint64_t had, least;
+
+    if (r->uid == b->uid)
+        return r->arrived_ns < b->arrived_ns;
+    if (r->user != b->user) {
+        if (p.user != q.user)
+            return p.user < q.user;
+        had = turns_spent(&t->user, r->user);
+        least = turns_spent(&t->user, b->user);
+    } else {
+        if (p.owner != q.owner)
+            return p.owner < q.owner;
+        had = turns_spent(&t->owner, r->uid);
+        least = turns_spent(&t->owner, b->uid);
+    }
+    return had != least ? had < least : r->arrived_ns < b->arrived_ns;
+}
+
 static struct req *next_queued(struct gmodel *gm)
 {
     struct req *best = NULL;
-    uint64_t spent = 0;
-    uint32_t held = 0;
+    struct pages p, q = {0};
+    struct holders h;
 
+    holders_of(gm, &h);
     for (struct req *r = gm->gen->reqs; r; r = r->next) {
         if (r->m != gm->m || r->state != REQ_QUEUED || r->load_only)
             continue;
-        if (best && best->uid == r->uid) {
-            best = r->arrived_ns < best->arrived_ns ? r : best;
+        p = pages_of(&h, r);
+        if (best && !queued_before(gm, r, p, best, q))
             continue;
-        }
-        uint32_t h = pages_of(gm, r->uid);
-        uint64_t s = turns_spent(&gm->turns, r->uid);
-
-        if (!best || h < held ||
-            (h == held && (s < spent || (s == spent && r->arrived_ns < best->arrived_ns)))) {
-            best = r;
-            held = h;
-            spent = s;
-        }
+        best = r;
+        q = p;
     }
     return best;
 }
 
+/* Does x go before b when somebody must give pages up: more of its user, more of its key, begun
+ * later. */
+static bool holds_more(const struct req *x, struct pages p, const struct req *b, struct pages q)
+{
+    if (x->user != b->user && p.user != q.user)
+        return p.user > q.user;
+    if (x->user == b->user && x->uid != b->uid && p.owner != q.owner)
+        return p.owner > q.owner;
+    return (x->user == b->user) && x->arrived_ns > b->arrived_ns;
+}
+
 /* There is no room for r.  A user who holds more than he would if all had the same gives up what
- * he began last, if r's would not hold more than that with it. */
+ * the one of his keys that holds most began last, if r's would not hold more than that with it.
+ * Where no other does, so it is between r's key and the others of its user. */
 static struct req *over_share(struct gmodel *gm, const struct req *r, uint32_t need)
 {
-    struct req *young = NULL;
-    uint32_t most = 0;
+    struct req *other = NULL, *same = NULL;
+    struct pages mine, most = {0}, near = {0};
+    struct holders h;
 
-    for (struct req *x = gm->gen->reqs; x; x = x->next) {
-        uint32_t held;
+    holders_of(gm, &h);
+    mine = pages_of(&h, r);
+    for (uint32_t i = 0; i < h.n; i++) {
+        struct req *x = h.r[i];
+        struct pages p = pages_of(&h, x);
 
-        if (x->m != gm->m || !x->q.attached || x->uid == r->uid || x->in_step)
+        if (x->uid == r->uid || x->in_step)
             continue;
-        held = pages_of(gm, x->uid);
-        if (held > most || (held == most && young && x->uid == young->uid &&
-                            x->arrived_ns > young->arrived_ns)) {
-            most = held;
-            young = x;
+        if (x->user != r->user && (!other || holds_more(x, p, other, most))) {
+            most = p;
+            other = x;
+        } else if (x->user == r->user && (!same || holds_more(x, p, same, near))) {
+            near = p;
+            same = x;
         }
     }
-    return young && most > pages_of(gm, r->uid) + need ? young : NULL;
+    if (other && most.user > mine.user + need)
+        return other;
+    return same && near.owner > mine.owner + need ? same : NULL;
 }
 
 static void send_back(struct req *r)
@@ -256,9 +311,15 @@ static void view_add(struct gmodel *gm, struct views *v, struct req *r, uint64_t
     s->pos = from;
     s->todo = to - from;
     s->wait_us = (now - (r->ran_ns ? r->ran_ns : r->arrived_ns)) / 1000;
-    s->user = turns_user(&gm->turns, r->uid, now);
+    turns_see(&gm->turns, r->user, r->uid, now, &s->user.n, &s->key.n);
     s->row_ns = turns_row_ns(&gm->turns, from);
     v->req[v->n++] = r;
+}
+
+static void view_who(struct sched_who *w, const struct turns_list *l, uint64_t now)
+{
+    w->spent_ns = l->who[w->n].spent_ns;
+    w->idle_ns = now - l->who[w->n].ran_ns;
 }
 
 static void collect(struct gmodel *gm, struct views *v)
@@ -290,10 +351,8 @@ static void collect(struct gmodel *gm, struct views *v)
     }
     turns_settle(&gm->turns);
     for (uint32_t i = 0; i < v->n; i++) {
-        const struct turns_user *u = &gm->turns.user[v->seq[i].user];
-
-        v->seq[i].spent_ns = u->spent_ns;
-        v->seq[i].idle_ns = now - u->ran_ns;
+        view_who(&v->seq[i].user, &gm->turns.user, now);
+        view_who(&v->seq[i].key, &gm->turns.owner, now);
     }
 }
 
@@ -421,7 +480,7 @@ static void measure(struct gmodel *gm, uint64_t us, uint64_t now)
         all += part[i] = (double)turns_row_ns(&gm->turns, it->pos) * it->n;
     }
     for (uint32_t i = 0; i < gm->n_items; i++)
-        turns_spend(&gm->turns, gm->item[i].r->uid,
+        turns_spend(&gm->turns, gm->item[i].r->user, gm->item[i].r->uid,
                     (uint64_t)((double)us * 1000 * part[i] / all), now);
     turns_measure(&gm->turns, us, rows, positions);
     if (gm->n_prefill == 0)

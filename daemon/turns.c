@@ -21,59 +21,84 @@ void turns_begin(struct turns *t)
     t->round++;
 }
 
-static struct turns_user *user_find(struct turns *t, uint32_t uid)
+static struct turns_who *find(struct turns_list *l, uint32_t id)
 {
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->user[i].uid == uid)
-            return &t->user[i];
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->who[i].id == id)
+            return &l->who[i];
     return NULL;
 }
 
-uint32_t turns_user(struct turns *t, uint32_t uid, uint64_t now_ns)
+static uint32_t see(struct turns_list *l, uint32_t id, uint32_t uid, uint64_t round,
+                    uint64_t now_ns)
 {
-    struct turns_user *u = user_find(t, uid);
+    struct turns_who *u = find(l, id);
 
-    if (!u && t->n < REQ_MAX) {
-        u = &t->user[t->n++];
-        *u = (struct turns_user){.uid = uid};
+    if (!u && l->n < REQ_MAX) {
+        u = &l->who[l->n++];
+        *u = (struct turns_who){.id = id};
     } else if (!u) {
-        /* A view has no more users than requests, so that one of these is not in it. */
-        u = &t->user[0];
-        for (uint32_t i = 1; i < t->n; i++)
-            if (t->user[i].round < u->round)
-                u = &t->user[i];
-        must(u->round != t->round);
-        *u = (struct turns_user){.uid = uid};
+        /* A view has no more of them than requests, so that one of these is not in it. */
+        u = &l->who[0];
+        for (uint32_t i = 1; i < l->n; i++)
+            if (l->who[i].round < u->round)
+                u = &l->who[i];
+        must(u->round != round);
+        *u = (struct turns_who){.id = id};
     }
-    if (u->round != t->round)
-        u->came = u->round + 1 != t->round;
-    u->round = t->round;
+    if (u->round != round)
+        u->came = u->round + 1 != round;
+    u->uid = uid;
+    u->round = round;
     u->seen_ns = now_ns;
-    return (uint32_t)(u - t->user);
+    return (uint32_t)(u - l->who);
 }
 
-void turns_settle(struct turns *t)
+void turns_see(struct turns *t, uint32_t uid, uint32_t owner, uint64_t now_ns,
+               uint32_t *ret_user, uint32_t *ret_owner)
+{
+    *ret_user = see(&t->user, uid, 0, t->round, now_ns); /* users are all alike */
+    *ret_owner = see(&t->owner, owner, uid, t->round, now_ns);
+}
+
+/* What the least served of uid's who were at work before has had; UINT64_MAX: none was. */
+static uint64_t least_of(const struct turns_list *l, uint32_t uid, uint64_t round)
 {
     uint64_t least = UINT64_MAX;
 
-    for (uint32_t i = 0; i < t->n; i++) {
-        const struct turns_user *u = &t->user[i];
+    for (uint32_t i = 0; i < l->n; i++) {
+        const struct turns_who *u = &l->who[i];
 
-        if (u->round == t->round && !u->came && u->spent_ns < least)
+        if (u->uid == uid && u->round == round && !u->came && u->spent_ns < least)
             least = u->spent_ns;
     }
-    for (uint32_t i = 0; i < t->n; i++) {
-        struct turns_user *u = &t->user[i];
+    return least;
+}
 
-        if (u->round == t->round && u->came && least != UINT64_MAX && u->spent_ns < least)
+static void settle(struct turns_list *l, uint64_t round)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        struct turns_who *u = &l->who[i];
+        uint64_t least;
+
+        if (u->round != round || !u->came)
+            continue;
+        least = least_of(l, u->uid, round);
+        if (least != UINT64_MAX && u->spent_ns < least)
             u->spent_ns = least;
     }
 }
 
-bool turns_others(const struct turns *t, uint32_t uid, uint64_t now_ns, uint64_t ns)
+void turns_settle(struct turns *t)
 {
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->user[i].uid != uid && now_ns - t->user[i].seen_ns < ns)
+    settle(&t->user, t->round);
+    settle(&t->owner, t->round);
+}
+
+bool turns_others(const struct turns *t, uint32_t owner, uint64_t now_ns, uint64_t ns)
+{
+    for (uint32_t i = 0; i < t->owner.n; i++)
+        if (t->owner.who[i].id != owner && now_ns - t->owner.who[i].seen_ns < ns)
             return true;
     return false;
 }
@@ -131,20 +156,24 @@ void turns_measure(struct turns *t, uint64_t us, uint64_t rows, uint64_t positio
     t->base_ns = base < 1 ? 1 : (uint64_t)base;
 }
 
-void turns_spend(struct turns *t, uint32_t uid, uint64_t ns, uint64_t now_ns)
+static void spend(struct turns_who *u, uint64_t ns, uint64_t now_ns)
 {
-    struct turns_user *u = user_find(t, uid);
-
     if (!u)
         return;
     u->spent_ns += ns;
     u->ran_ns = now_ns;
 }
 
-uint64_t turns_spent(const struct turns *t, uint32_t uid)
+void turns_spend(struct turns *t, uint32_t uid, uint32_t owner, uint64_t ns, uint64_t now_ns)
 {
-    for (uint32_t i = 0; i < t->n; i++)
-        if (t->user[i].uid == uid)
-            return t->user[i].spent_ns;
+    spend(find(&t->user, uid), ns, now_ns);
+    spend(find(&t->owner, owner), ns, now_ns);
+}
+
+uint64_t turns_spent(const struct turns_list *l, uint32_t id)
+{
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->who[i].id == id)
+            return l->who[i].spent_ns;
     return 0;
 }

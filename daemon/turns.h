@@ -1,26 +1,31 @@
-/* turns.h - what each user has had of one model's time, and what a step of it costs.
+/* turns.h - what each user, and each of his keys, has had of one model's time, and what a step of
+ * it costs.
  *
  * Costs are learnt from the steps themselves, less the part of the time that grows with the
  * position: what a step of one row takes, and what each further row of the others adds to it;
  * before there was one of one row, a straight line through (rows, time) says both.  A user
  * who comes (back) starts with what the least served of those at work has had: what he did not
- * use meanwhile is not saved up.  Loop thread only. */
+ * use meanwhile is not saved up.  So it is with an owner (ident.h) among those of his user.
+ * Loop thread only. */
 #ifndef DAEMON_TURNS_H
 #define DAEMON_TURNS_H
 #include "base/bounds.h"
 #include <stdbool.h>
 #include <stdint.h>
 
-struct turns_user {
-    uint32_t uid;
+struct turns_who { /* a user, or an owner */
+    uint32_t id, uid;
     uint64_t round; /* when it last had something to run */
     bool came;      /* and not in the one before */
     uint64_t seen_ns, ran_ns;
     uint64_t spent_ns;
 };
-struct turns { /* zeroed */
-    struct turns_user user[REQ_MAX];
+struct turns_list {
+    struct turns_who who[REQ_MAX];
     uint32_t n;
+};
+struct turns { /* zeroed */
+    struct turns_list user, owner;
     uint64_t round;
     double w, x, y, xx, xy; /* of the line through the last some thirty steps */
     double alone_ns,
@@ -33,18 +38,19 @@ struct turns { /* zeroed */
 void turns_init(struct turns *t, double depth);
 /* A new view is made: users are told anew. */
 void turns_begin(struct turns *t);
-/* One of the view; the number stays its until the next turns_begin. */
-uint32_t turns_user(struct turns *t, uint32_t uid, uint64_t now_ns);
+/* One of the view: his places in t->user.who and t->owner.who, his until the next turns_begin. */
+void turns_see(struct turns *t, uint32_t uid, uint32_t owner, uint64_t now_ns,
+               uint32_t *ret_user, uint32_t *ret_owner);
 /* After all are told: raises who came (back) to those who were at work. */
 void turns_settle(struct turns *t);
-/* Had anybody but uid something to run in the last `ns`? */
-bool turns_others(const struct turns *t, uint32_t uid, uint64_t now_ns, uint64_t ns);
+/* Had anybody but owner something to run in the last `ns`? */
+bool turns_others(const struct turns *t, uint32_t owner, uint64_t now_ns, uint64_t ns);
 /* What one more token at pos adds to a step. */
 uint64_t turns_row_ns(const struct turns *t, uint64_t pos);
 /* A step took us: rows tokens, whose positions add up to positions. */
 void turns_measure(struct turns *t, uint64_t us, uint64_t rows, uint64_t positions);
-uint64_t turns_spent(const struct turns *t, uint32_t uid); /* 0: he is new */
-/* uid's part of a step that ended at now_ns. */
-void turns_spend(struct turns *t, uint32_t uid, uint64_t ns, uint64_t now_ns);
+uint64_t turns_spent(const struct turns_list *l, uint32_t id); /* 0: he is new */
+/* owner's part, and uid's with it, of a step that ended at now_ns. */
+void turns_spend(struct turns *t, uint32_t uid, uint32_t owner, uint64_t ns, uint64_t now_ns);
 
 #endif

@@ -208,6 +208,44 @@ static void many_users_all_get_theirs_beside_long_jobs(void)
     CHECK_EQ(atomic_load(&long_state), 1);
     turns_end();
 }
+/* Turns that keys had: a job's turn_ns is when it got its own. */
+static atomic_int key_turns;
+static void long_run_of_a_key(struct prep_job *j)
+{
+    uint64_t until = now_ns() + LONG_S * 1000000000ull, had = 0;
+
+    while (now_ns() < until && atomic_load(&other_done) != atomic_load(&others_want)) {
+        if (j->turn_ns != had)
+            atomic_fetch_add(&key_turns, 1);
+        had = j->turn_ns;
+        if (prep_turn(j) < 0)
+            return;
+    }
+    atomic_store(&long_state, atomic_load(&other_done) == atomic_load(&others_want));
+}
+static void many_keys_of_one_user_have_one_turn_beside_another_user(void)
+{
+    enum { KEYS = 40, SHORT = 30 };
+    static struct prep_job a[KEYS], b[SHORT];
+
+    turns_begin(SHORT, KEYS + SHORT);
+    atomic_store(&key_turns, 0);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        a[i] = (struct prep_job){
+            .run = long_run_of_a_key, .done = back, .uid = 1, .owner = 1000 + i};
+        prep_submit(prep, &a[i]);
+    }
+    for (int i = 0; i < SHORT; i++) { /* one after another */
+        b[i] = (struct prep_job){.run = short_run, .done = back, .uid = 2, .owner = 2};
+        prep_submit(prep, &b[i]);
+    }
+    CHECK(loop_run(loop) >= 0);
+    CHECK_EQ(atomic_load(&long_state), 1);
+    printf("    %d turns of a user with %d keys beside %d jobs of another\n",
+           atomic_load(&key_turns), KEYS, SHORT);
+    CHECK(atomic_load(&key_turns) < 5 * SHORT);
+    turns_end();
+}
 static void a_job_that_never_gives_way_holds_nobody(void)
 {
     static struct prep_job a, b;
@@ -329,6 +367,7 @@ T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand),
        C(closing_drops_what_has_run_and_is_not_back), C(a_long_job_gives_another_user_his_turn),
        C(many_users_all_get_theirs_beside_long_jobs),
+       C(many_keys_of_one_user_have_one_turn_beside_another_user),
        C(a_job_that_never_gives_way_holds_nobody), C(a_job_that_hangs_is_seen),
        C(cancelled_work_ends_and_what_has_not_begun_does_not_run),
        C(turns_go_on_when_threads_run_late), C(closing_ends_all_that_have_begun))

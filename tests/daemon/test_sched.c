@@ -120,8 +120,8 @@ static void prefills_take_turns_by_waiting_time(void)
 #define ROW_NS  500000ull
 static struct sched_seq of(struct sched_seq s, uint32_t user, uint64_t spent_ns)
 {
-    s.user = user;
-    s.spent_ns = spent_ns;
+    s.user = (struct sched_who){.n = user, .spent_ns = spent_ns};
+    s.key = s.user;
     s.row_ns = ROW_NS + s.pos * 1000;
     return s;
 }
@@ -173,7 +173,7 @@ static void a_prefill_of_another_user_doubles_a_step_at_most(void)
     CHECK(tokens_of(&p, 1) > 1);
     CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
     /* His own prefill may take what a step's goal leaves: it is his time. */
-    s[1].user = 0;
+    s[1].user.n = s[1].key.n = 0;
     p = plan_of(s, 2, shared_view());
     CHECK(tokens_of(&p, 1) > 100);
 }
@@ -194,7 +194,7 @@ static void over_many_steps_users_get_the_same_time(void)
 
         for (uint32_t i = 0; i < 31; i++) {
             s[i] = of(s[i], i != 0, spent[i != 0]);
-            s[i].idle_ns = idle[i != 0];
+            s[i].user.idle_ns = s[i].key.idle_ns = idle[i != 0];
         }
         alone = BASE_NS + s[0].row_ns;
         p = plan_of(s, 31, shared_view());
@@ -206,10 +206,10 @@ static void over_many_steps_users_get_the_same_time(void)
         for (uint32_t i = 0; i < p.runs; i++) {
             struct sched_seq *q = &s[p.run[i].seq];
 
-            spent[q->user] += p.run[i].n * q->row_ns * ns / (ns - BASE_NS);
+            spent[q->user.n] += p.run[i].n * q->row_ns * ns / (ns - BASE_NS);
             q->pos += q->decoding ? 0 : p.run[i].n;
             q->wait_us = 0;
-            idle[q->user] = 0;
+            idle[q->user.n] = 0;
             deep += q->decoding && q->pos == 7000;
         }
         if (tokens_of(&p, 0)) {
@@ -226,6 +226,90 @@ static void over_many_steps_users_get_the_same_time(void)
     CHECK(deep >= 20); /* a row that costs more than a share gets its turn */
     CHECK(ran / steps <= 2 * (BASE_NS + s[0].row_ns) * 12 / 10); /* a token, on the mean */
     CHECK(spent[1] * 100 >= ran * 35); /* and the other is not starved */
+}
+
+static struct sched_seq by_key(struct sched_seq s, uint32_t key, uint64_t spent_ns)
+{
+    s.key = (struct sched_who){.n = key, .spent_ns = spent_ns};
+    return s;
+}
+/* A hundred keys of one user's making, each with a decode, or half of them with a prefill. */
+static void a_hundred_keys_of_another_user_double_a_step_at_most(void)
+{
+    static struct sched_seq s[101];
+
+    for (int prefills = 0; prefills < 2; prefills++) {
+        struct sched_plan p;
+
+        s[0] = of(decode_at(0, 10, 0), 7, 0);
+        for (uint32_t i = 1; i < 101; i++)
+            s[i] = by_key(
+                of(prefills && i % 2 ? prefill_at(i, 0, 4096, i) : decode_at(i, 10, i), 8, 0),
+                8 + i, 0);
+        p = plan_of(s, 101, shared_view());
+        CHECK_EQ(tokens_of(&p, 0), 1);
+        CHECK(p.runs > 2);
+        CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
+    }
+}
+/* The time of the user who has keys goes to who of them has had least, and in the end to all. */
+static void keys_of_one_user_share_what_is_his(void)
+{
+    static struct sched_seq s[11];
+    uint64_t spent[3] = {0}, user[2] = {0}, ran = 0, steps = 0;
+
+    /* One decodes for another user; of the keys two prefill, and the third has eight decodes. */
+    for (uint32_t i = 0; i < 11; i++)
+        s[i] = i == 1 || i == 2 ? prefill_at(i, 0, 1000000, 0) : decode_at(i, 100, 0);
+    for (uint32_t k = 0; k < 1000; k++) {
+        struct sched_plan p;
+        uint64_t ns;
+
+        for (uint32_t i = 0; i < 11; i++) {
+            uint32_t key = i < 3 ? i : 3;
+
+            s[i] = by_key(of(s[i], i != 0, user[i != 0]), key, key ? spent[key - 1] : user[0]);
+            s[i].row_ns = ROW_NS;
+        }
+        p = plan_of(s, 11, shared_view());
+        ns = cost_ns(s, &p);
+        ran += ns;
+        steps += tokens_of(&p, 0);
+        for (uint32_t i = 0; i < 11; i++)
+            s[i].wait_us += ns / 1000;
+        for (uint32_t i = 0; i < p.runs; i++) {
+            struct sched_seq *q = &s[p.run[i].seq];
+            uint64_t part = p.run[i].n * q->row_ns * ns / (ns - BASE_NS);
+
+            user[q->user.n] += part;
+            if (q->key.n)
+                spent[q->key.n - 1] += part;
+            q->pos += q->decoding ? 0 : p.run[i].n;
+            q->wait_us = 0;
+        }
+    }
+    printf("      he had %.0f %% of the time in %llu steps; the keys %.0f, %.0f, %.0f %%\n",
+           100.0 * (double)user[0] / (double)ran, (unsigned long long)steps,
+           100.0 * (double)spent[0] / (double)ran, 100.0 * (double)spent[1] / (double)ran,
+           100.0 * (double)spent[2] / (double)ran);
+    CHECK(steps >= 900);
+    CHECK(ran / steps <= 2 * (BASE_NS + ROW_NS) * 12 / 10);
+    for (int i = 0; i < 3; i++)
+        CHECK(spent[i] * 10 >= user[1] * 3 && spent[i] * 10 <= user[1] * 4);
+}
+/* One user's front, and nobody else: his keys are to each other what users are. */
+static void keys_alone_are_to_each_other_what_users_are(void)
+{
+    static struct sched_seq s[31];
+    struct sched_plan p;
+
+    s[0] = by_key(of(decode_at(0, 10, 0), 5, 0), 0, 0);
+    for (uint32_t i = 1; i < 31; i++)
+        s[i] = by_key(of(i % 3 ? decode_at(i, 10, i) : prefill_at(i, 0, 4096, i), 5, 0), 1, 0);
+    p = plan_of(s, 31, shared_view());
+    CHECK_EQ(tokens_of(&p, 0), 1);
+    CHECK(p.runs > 2);
+    CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
 }
 
 static void a_decode_that_needs_a_page_waits_without_blocking_the_rest(void)
@@ -276,16 +360,20 @@ static void random_views_give_plans_that_keep_the_rules(void)
         for (uint32_t i = 0; i < n; i++) {
             bool d = rand_r(&seed) & 1;
 
-            s[i] =
-                (struct sched_seq){.id = i,
-                                   .ready = rand_r(&seed) % 4 != 0,
-                                   .decoding = d,
-                                   .user = (uint32_t)rand_r(&seed) % (1 + (uint32_t)round % 4),
-                                   .spent_ns = (uint64_t)rand_r(&seed) % 100000,
-                                   .row_ns = 1 + (uint64_t)rand_r(&seed) % 2000000,
-                                   .pos = (uint64_t)rand_r(&seed) % 2000,
-                                   .todo = d ? 1 : (uint64_t)rand_r(&seed) % 9000,
-                                   .wait_us = (uint64_t)rand_r(&seed) % 1000};
+            s[i] = (struct sched_seq){
+                .id = i,
+                .ready = rand_r(&seed) % 4 != 0,
+                .decoding = d,
+                .user = {.n = (uint32_t)rand_r(&seed) % (1 + (uint32_t)round % 4),
+                         .spent_ns = (uint64_t)rand_r(&seed) % 100000},
+                .row_ns = 1 + (uint64_t)rand_r(&seed) % 2000000,
+                .pos = (uint64_t)rand_r(&seed) % 2000,
+                .todo = d ? 1 : (uint64_t)rand_r(&seed) % 9000,
+                .wait_us = (uint64_t)rand_r(&seed) % 1000};
+            /* Up to three keys each. */
+            s[i].key = (struct sched_who){.n = s[i].user.n * 3 + (uint32_t)rand_r(&seed) %
+                                                                     (1 + (uint32_t)round % 3),
+                                          .spent_ns = (uint64_t)rand_r(&seed) % 100000};
         }
         (void)plan_of(
             s, n,
@@ -325,6 +413,8 @@ T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
        C(thirty_decodes_of_another_user_double_a_step_at_most),
        C(a_prefill_of_another_user_doubles_a_step_at_most),
        C(over_many_steps_users_get_the_same_time),
+       C(a_hundred_keys_of_another_user_double_a_step_at_most),
+       C(keys_of_one_user_share_what_is_his), C(keys_alone_are_to_each_other_what_users_are),
        C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
        C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
        C(more_decodes_than_a_step_holds_take_turns),

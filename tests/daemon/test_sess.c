@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/loop.h"
 #include "daemon/model.h"
 #include "daemon/quota.h"
@@ -22,6 +23,7 @@
     }
 
 static struct daemon d;
+static struct idents *idents;
 static char dir[256];
 static uint64_t day_bytes;
 static const uint64_t MIB = 1 << 20;
@@ -42,6 +44,7 @@ static void up(bool fresh)
     if (fresh)
         snprintf(dir, sizeof dir, "%s/s%d", t_tmpdir(), ++n);
     memset(&d, 0, sizeof d);
+    d.idents = idents;
     r = loop_open(&d.loop);
     if (r == 0)
         r = kvs_open(&d.store, &o, &rep, &eb);
@@ -602,6 +605,84 @@ static void what_each_user_has_on_disk_is_known_as_it_changes(void)
     down();
 }
 
+static void key(uint32_t uid, uint8_t n, uint32_t *ret)
+{
+    uint8_t as[IDENT_BYTES] = {n};
+
+    CHECK_EQ(ident_owner(d.idents, uid, as, ret), 0);
+}
+
+static const struct sess_group *group(uint32_t owner)
+{
+    const struct sess_user *u = sess_user(d.sess, owner, false);
+
+    return u ? u->group : NULL;
+}
+
+/* What keys have is their user's; after a start they are nobody's until they are used. */
+static void keys_count_with_their_user(void)
+{
+    static const uint8_t secret[16] = "0123456789abcdef";
+    uint32_t k[3], other;
+    struct sess *s[5];
+
+    CHECK_EQ(idents_open(&idents, secret), 0);
+    up(true);
+    for (uint8_t i = 0; i < 3; i++)
+        key(2, i, &k[i]);
+    key(1, 0, &other);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(sess_make(&d, k[i], i ? "named" : NULL, "m", &s[i]), 0);
+    CHECK_EQ(sess_make(&d, 2, NULL, "m", &s[3]), 0);
+    CHECK_EQ(sess_make(&d, other, "a", "m", &s[4]), 0);
+    for (int i = 0; i < 5; i++) {
+        say(s[i], 10, 10);
+        save(s[i]);
+    }
+    CHECK_EQ(d.sess->n_holders, 2);
+    CHECK(group(2) && group(2) == group(k[0]) && group(2) == group(k[2]));
+    CHECK(group(other) != group(2) && group(other)->uid == 1);
+    CHECK_EQ(group(2)->holders, 4);
+    CHECK_EQ(group(2)->anonymous, 2);
+    CHECK_EQ(group(2)->disk_bytes, disk_of(2) + disk_of(k[0]) + disk_of(k[1]) + disk_of(k[2]));
+    down();
+    idents_close(idents);
+    CHECK_EQ(idents_open(&idents, secret), 0);
+    up(false);
+    CHECK_EQ(d.sess->n_holders, 2); /* uid 2, and nobody */
+    CHECK(group(k[0]) == group(other) && group(2) != group(other));
+    CHECK_EQ(group(k[0])->holders, 4);
+    key(2, 1, &k[1]);
+    key(1, 0, &other);
+    CHECK(group(k[1]) == group(2) && group(other)->uid == 1);
+    CHECK_EQ(d.sess->n_holders, 3);
+    CHECK_EQ(group(2)->holders, 2);
+    CHECK_EQ(group(k[0])->holders, 2);
+    CHECK_EQ(group(k[0])->anonymous, 1);
+    CHECK_EQ(group(2)->anonymous, 1);
+    CHECK_EQ(group(2)->disk_bytes, disk_of(2) + disk_of(k[1]));
+    down();
+    idents_close(idents);
+    idents = NULL;
+}
+
+static void shares_have_two_levels(void)
+{
+    /* All of 120: what a user, and one of his keys, may take more of. */
+    CHECK(share_more2(50, 50, 50, 120, false) && !share_more2(60, 60, 60, 120, false));
+    CHECK(share_more2(29, 29, 29, 120, true) && !share_more2(31, 31, 31, 120, true));
+    CHECK(share_more2(0, 59, 59, 120, true) && !share_more2(0, 60, 60, 120, true));
+    CHECK(!share_more2(20, 40, 80, 120, true)); /* nobody may beside 40 of another's */
+    CHECK(share_more2(10, 20, 60, 120, true) && !share_more2(20, 20, 60, 120, true));
+    /* 120 held by two users: 40 each, were there one more; of 40, two keys had 13 each. */
+    CHECK(!share_over2(40, 40, 120, 2, 1) && share_over2(41, 41, 120, 2, 1));
+    CHECK(share_over2(1, 41, 120, 2, 40)); /* many small keys of one */
+    CHECK(!share_over2(13, 26, 120, 2, 2) && share_over2(14, 26, 120, 2, 2));
+    /* Nobody else may come: he has all, and his keys share it. */
+    CHECK(!share_over2(120, 120, 120, 0, 1));
+    CHECK(share_over2(61, 120, 120, 0, 2) && !share_over2(40, 120, 120, 0, 2));
+}
+
 static uint32_t put_down(uint32_t uid, uint32_t most)
 {
     uint32_t n = 0;
@@ -609,6 +690,33 @@ static uint32_t put_down(uint32_t uid, uint32_t most)
     while (n < most && quota_put(&d, uid, MIB))
         n++;
     return n;
+}
+
+static void keys_do_not_write_more_of_the_day_than_their_user(void)
+{
+    struct conf conf = {.system = true};
+    char words[QUOTA_WORDS] = "";
+    uint32_t k, n, all = 0;
+
+    CHECK_EQ(idents_open(&idents, (const uint8_t *)"0123456789abcdef"), 0);
+    day_bytes = 100 * MIB;
+    up(true);
+    d.conf = &conf;
+    for (uint8_t i = 0; i < 40; i++) {
+        key(2, i, &k);
+        n = put_down(k, 1000);
+        CHECK(n <= 26); /* of his user's half, half */
+        all += n;
+        CHECK(!quota_puts(&d, k, words, sizeof words));
+    }
+    CHECK(all >= 40 && all <= 51);
+    n = put_down(1, 1000);
+    CHECK(n >= 20 && n <= 30);
+    down();
+    idents_close(idents);
+    idents = NULL;
+    d.conf = NULL;
+    day_bytes = 0;
 }
 
 static void the_days_budget_is_shared(void)
@@ -657,8 +765,9 @@ static void the_days_budget_is_shared(void)
     down();
 }
 
-T_MAIN(CASE(the_days_budget_is_shared), CASE(who_has_more_than_a_share),
-       CASE(what_each_user_has_on_disk_is_known_as_it_changes),
+T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
+       CASE(shares_have_two_levels), CASE(keys_do_not_write_more_of_the_day_than_their_user),
+       CASE(who_has_more_than_a_share), CASE(what_each_user_has_on_disk_is_known_as_it_changes),
        CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(a_turn_that_begins_inside_another_takes_its_place),

@@ -36,6 +36,14 @@ static void steps_that_are_all_alike_keep_the_costs_sane(void)
     turns_measure(&t, 1000000000, 5000, 0); /* a long prefill says nothing about a row */
     CHECK(t.row_ns >= 1 && t.base_ns < 100000000);
 }
+/* A user without keys: where he stands in both lists. */
+static uint32_t see(struct turns *t, uint32_t uid, uint64_t now)
+{
+    uint32_t user, owner;
+
+    turns_see(t, uid, uid, now, &user, &owner);
+    return user;
+}
 static void who_comes_starts_with_the_least_of_those_at_work(void)
 {
     static struct turns t;
@@ -43,24 +51,58 @@ static void who_comes_starts_with_the_least_of_those_at_work(void)
 
     turns_init(&t, 0);
     turns_begin(&t);
-    a = turns_user(&t, 1, 10);
+    a = see(&t, 1, 10);
     turns_settle(&t);
-    turns_spend(&t, 1, 5000, 10);
+    turns_spend(&t, 1, 1, 5000, 10);
     turns_begin(&t);
-    a = turns_user(&t, 1, 20);
-    b = turns_user(&t, 2, 20);
+    a = see(&t, 1, 20);
+    b = see(&t, 2, 20);
     turns_settle(&t);
-    CHECK_EQ(t.user[a].spent_ns, 5000);
-    CHECK_EQ(t.user[b].spent_ns, 5000);
-    turns_spend(&t, 2, 100, 20);
+    CHECK_EQ(t.user.who[a].spent_ns, 5000);
+    CHECK_EQ(t.user.who[b].spent_ns, 5000);
+    turns_spend(&t, 2, 2, 100, 20);
     turns_begin(&t); /* now at work, less is his advantage */
-    turns_spend(&t, 1, 1000, 20);
-    a = turns_user(&t, 1, 30);
-    b = turns_user(&t, 2, 30);
+    turns_spend(&t, 1, 1, 1000, 20);
+    a = see(&t, 1, 30);
+    b = see(&t, 2, 30);
     turns_settle(&t);
-    CHECK_EQ(t.user[b].spent_ns, 5100);
+    CHECK_EQ(t.user.who[b].spent_ns, 5100);
     CHECK(turns_others(&t, 1, 30, 100));
     CHECK(!turns_others(&t, 1, 1000, 100));
+}
+static void keys_have_their_own_account_within_their_user(void)
+{
+    enum { KEY = 1 << 20 };
+    static struct turns t;
+    uint32_t a, b, k[3], user;
+
+    turns_init(&t, 0);
+    for (uint32_t round = 0; round < 2; round++) {
+        turns_begin(&t);
+        turns_see(&t, 2, KEY, 10, &b, &k[0]);
+        turns_see(&t, 2, KEY + 1, 10, &user, &k[1]);
+        CHECK_EQ(user, b);
+        turns_see(&t, 1, 1, 10, &a, &user);
+        CHECK(a != b && k[0] != k[1]);
+        turns_settle(&t);
+        turns_spend(&t, 2, KEY, 1000, 10);
+        turns_spend(&t, 2, KEY + 1, 500, 10);
+        turns_spend(&t, 1, 1, 700, 10);
+    }
+    CHECK_EQ(turns_spent(&t.user, 2), 3000);
+    CHECK_EQ(turns_spent(&t.owner, KEY), 2000);
+    CHECK_EQ(turns_spent(&t.owner, KEY + 1), 1000);
+    CHECK_EQ(turns_spent(&t.owner, 2), 0); /* he himself has asked for nothing */
+    /* A new key begins with what its user's least served has had, and its user with his own. */
+    turns_begin(&t);
+    turns_see(&t, 2, KEY, 20, &b, &k[0]);
+    turns_see(&t, 2, KEY + 1, 20, &b, &k[1]);
+    turns_see(&t, 2, KEY + 2, 20, &b, &k[2]);
+    turns_see(&t, 1, 1, 20, &a, &user);
+    turns_settle(&t);
+    CHECK_EQ(t.owner.who[k[2]].spent_ns, 1000);
+    CHECK_EQ(t.user.who[b].spent_ns, 3000);
+    CHECK_EQ(t.user.who[a].spent_ns, 1400);
 }
 static void more_users_than_there_is_room_for_replace_the_oldest(void)
 {
@@ -69,10 +111,11 @@ static void more_users_than_there_is_room_for_replace_the_oldest(void)
     turns_init(&t, 0);
     for (uint32_t i = 0; i < 3 * REQ_MAX; i++) {
         turns_begin(&t);
-        CHECK(turns_user(&t, 1000 + i, i + 1) < REQ_MAX);
+        CHECK(see(&t, 1000 + i, i + 1) < REQ_MAX);
         turns_settle(&t);
     }
-    CHECK_EQ(t.n, REQ_MAX);
+    CHECK_EQ(t.user.n, REQ_MAX);
+    CHECK_EQ(t.owner.n, REQ_MAX);
 }
 
 #define C(f)                                                                                   \
@@ -82,4 +125,5 @@ static void more_users_than_there_is_room_for_replace_the_oldest(void)
 T_MAIN(C(costs_are_learnt_from_steps_of_any_size),
        C(steps_that_are_all_alike_keep_the_costs_sane),
        C(who_comes_starts_with_the_least_of_those_at_work),
+       C(keys_have_their_own_account_within_their_user),
        C(more_users_than_there_is_room_for_replace_the_oldest))
