@@ -513,27 +513,30 @@ static int check_memory(const struct conf *c, const struct gather *g, struct err
 {
     const uint64_t ram = conf_ram_bytes(), most = ram / 10 * 9;
     const double gib = 1 << 30;
+    char name[CONFROW_NAME_BYTES];
 
     if (c->host_bytes > most)
         return err_set(
             eb, -EINVAL,
-            "%s: host-memory: %.1f GiB is more than nine tenths of the %.1f GiB of memory "
+            "%s: %s%.1f GiB is more than nine tenths of the %.1f GiB of memory "
             "that this machine, or its control group, has; want at most %llu MiB, or a "
             "share such as 25%%",
-            where_of(g, "host-memory"), (double)c->host_bytes / gib, (double)ram / gib,
-            (unsigned long long)(most >> 20));
+            where_of(g, "host-memory"),
+            confrow_name(where_of(g, "host-memory"), "host-memory", name),
+            (double)c->host_bytes / gib, (double)ram / gib, (unsigned long long)(most >> 20));
     for (uint32_t i = 0; i <= c->n_models && strcmp(c->device, "cpu") == 0; i++) {
         const struct conf_model *m = i < c->n_models ? &c->model[i] : &c->any;
 
         if (m->page_bytes > most)
             return err_set(
                 eb, -EINVAL,
-                "%s: page-memory: %.1f GiB%s%s is more than nine tenths of the %.1f GiB of "
+                "%s: %s%.1f GiB%s%s is more than nine tenths of the %.1f GiB of "
                 "memory that this machine, or its control group, has; want at most %llu "
                 "MiB, or auto",
-                where_of(g, "page-memory"), (double)m->page_bytes / gib,
-                m->name[0] ? " of model " : "", m->name, (double)ram / gib,
-                (unsigned long long)(most >> 20));
+                where_of(g, "page-memory"),
+                confrow_name(where_of(g, "page-memory"), "page-memory", name),
+                (double)m->page_bytes / gib, m->name[0] ? " of model " : "", m->name,
+                (double)ram / gib, (unsigned long long)(most >> 20));
     }
     return 0;
 }

@@ -56,6 +56,11 @@ struct text { /* one value of one row */
     char where[160];
 };
 
+/* What stands before a complaint of `name` behind where: nothing where a flag or a variable names
+ * the setting itself, "name: " behind a place in a file.  Returns ret. */
+enum { CONFROW_NAME_BYTES = 64 };
+const char *confrow_name(const char *where, const char *name, char ret[CONFROW_NAME_BYTES]);
+
 /* Applies one text to its place in base (a conf, conf_model or raw_conf).  dir: what relative
  * paths start from, NULL: the working directory.  -EINVAL with words that begin with t->where. */
 int confvalue_put(void *base, const struct row *row, const struct text *t, const char *dir,

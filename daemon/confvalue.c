@@ -6,19 +6,27 @@
 #include <string.h>
 #include <unistd.h>
 
+const char *confrow_name(const char *where, const char *name, char ret[CONFROW_NAME_BYTES])
+{
+    bool named = strncmp(where, "--", 2) == 0 || strncmp(where, "HEARTH_", 7) == 0;
+
+    snprintf(ret, CONFROW_NAME_BYTES, "%s%s", named ? "" : name, named ? "" : ": ");
+    return ret;
+}
+
 static int want(const struct row *row, const struct text *t, struct errbuf *eb, const char *fmt,
                 ...) __attribute__((format(printf, 4, 5)));
 static int want(const struct row *row, const struct text *t, struct errbuf *eb, const char *fmt,
                 ...)
 {
-    char words[256];
+    char words[256], name[CONFROW_NAME_BYTES];
     va_list ap;
 
     va_start(ap, fmt);
     vsnprintf(words, sizeof words, fmt, ap);
     va_end(ap);
-    return err_set(eb, -EINVAL, "%s: %s: want %s, got \"%.80s\"", t->where, row->name, words,
-                   t->s);
+    return err_set(eb, -EINVAL, "%s: %swant %s, got \"%.80s\"", t->where,
+                   confrow_name(t->where, row->name, name), words, t->s);
 }
 
 static bool word_at(const char *words, const char *s, uint32_t *ret_place)

@@ -219,19 +219,16 @@ static void values_out_of_bounds_are_refused_by_name_with_what_was_wanted(void)
     static const struct {
         const char *flags, *want;
     } t[] = {
-        {"--threads x", "--threads: threads: want a whole number in [0,1024], got \"x\""},
+        {"--threads x", "--threads: want a whole number in [0,1024], got \"x\""},
         {"--threads -1", "want a whole number in [0,1024]"},
         {"--threads 1025", "want a whole number in [0,1024]"},
         {"--threads", "--threads: wants a value"},
-        {"--host-memory 5x", "--host-memory: host-memory: want a size"},
-        {"--host-memory 1024TiB",
-         "--host-memory: host-memory: 1048576.0 GiB is more than nine tenths"},
-        {"--disk 1025TiB", "--disk: disk: want at most 1024TiB"},
+        {"--host-memory 5x", "--host-memory: want a size"},
+        {"--host-memory 1024TiB", "--host-memory: 1048576.0 GiB is more than nine tenths"},
+        {"--disk 1025TiB", "--disk: want at most 1024TiB"},
         {"--write-budget 1025TiB", "want at most 1024TiB"},
-        {"--page-memory 5TiB",
-         "--page-memory: page-memory: want a size of 1MiB to 4TiB, or auto"},
-        {"--device cpu --page-memory 4TiB",
-         "--page-memory: page-memory: 4096.0 GiB is more than"},
+        {"--page-memory 5TiB", "--page-memory: want a size of 1MiB to 4TiB, or auto"},
+        {"--device cpu --page-memory 4TiB", "--page-memory: 4096.0 GiB is more than"},
         {"--page-memory 1023KiB", "want a size of 1MiB to 4TiB, or auto"},
         {"--host-memory 101%", "want a size (8GiB, 512MiB) or a percentage"},
         {"--host-memory 1MiB", "at least 16777216 bytes"},
@@ -305,7 +302,7 @@ static void a_value_hidden_by_a_better_source_is_still_checked(void)
     CHECK_EQ(open_file(&c, "threads = many\n", "--threads 2"), -EINVAL);
     set("HEARTH_IO", "mmap");
     CHECK_EQ(open_with(&c, "--io threads"), -EINVAL);
-    CHECK(strstr(eb.s, "HEARTH_IO: io: want one of") != NULL);
+    CHECK(strstr(eb.s, "HEARTH_IO: want one of") != NULL);
 }
 static void comments_blanks_quotes_and_line_ends_are_understood(void)
 {

@@ -156,7 +156,7 @@ static void wrong_usage_ends_with_2_and_a_sentence(void)
 {
     fresh();
     refuses("--thread 2", 2, "did you mean \"threads\"?");
-    refuses("--threads x", 2, "--threads: threads: want a whole number");
+    refuses("--threads x", 2, "--threads: want a whole number");
     refuses("--config @/none.conf", 2, "none.conf: No such file");
     refuses("serve", 2, "unexpected argument");
 }
