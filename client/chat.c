@@ -165,7 +165,8 @@ static void do_rewind(struct chat *t, const char *arg)
     const cJSON *turns = j_get(o, "turns");
     for (int i = cJSON_GetArraySize(turns); i-- > 0 && back;) {
         turn = cJSON_GetArrayItem(turns, i);
-        if (strcmp(j_str(turn, "role", ""), "user") == 0 && --back == 0)
+        if (strcmp(j_str(turn, "role", ""), "user") == 0 && !j_bool(turn, "document") &&
+            --back == 0)
             keep = (long)j_num(turn, "n", 1) - 1;
     }
     cJSON_Delete(o);

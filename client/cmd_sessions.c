@@ -23,6 +23,18 @@ static int turns_of(const cJSON *s)
     return cJSON_IsArray(t) ? cJSON_GetArraySize(t) : (int)j_num(s, "turns", 0);
 }
 
+/* How far its document has been read. */
+static const char *ingest_words(const cJSON *s, char *ret, size_t cap)
+{
+    const cJSON *g = j_get(s, "ingest");
+    char b[2][WORDS_BYTES];
+    const char *done =
+        cJSON_IsNumber(j_get(g, "done")) ? words_count(b[0], j_num(g, "done", 0)) : "some";
+    snprintf(ret, cap, "%s: read %s of %s", j_bool(s, "running") ? "running" : "partial", done,
+             words_count(b[1], j_num(g, "total", 0)));
+    return ret;
+}
+
 int cmd_sessions(struct cli *c, const struct args *a)
 {
     static const char *const head[] = {"NAME",  "MODEL", ">TOKENS", ">TURNS",
@@ -42,13 +54,14 @@ int cmd_sessions(struct cli *c, const struct args *a)
     table_init(&t, head, 8);
     cJSON_ArrayForEach(s, j_get(o, "sessions"))
     {
-        char b[5][WORDS_BYTES], turns[16];
+        char b[5][WORDS_BYTES], turns[16], note[100];
         snprintf(turns, sizeof turns, "%d", turns_of(s));
         table_add(&t, name_of(s), j_str(s, "model", ""),
                   words_count(b[0], j_num(s, "tokens", 0)), turns,
                   words_bytes(b[1], bytes_of(s, "host")),
                   words_bytes(b[2], bytes_of(s, "file")), words_ago(b[3], j_num(s, "used", 0)),
                   j_get(s, "lost")       ? "lost turns"
+                  : j_get(s, "ingest")   ? ingest_words(s, note, sizeof note)
                   : j_bool(s, "running") ? "running"
                   : j_bool(s, "pinned")  ? "pinned"
                                          : "");
@@ -84,6 +97,12 @@ static void print_session(const cJSON *s)
     say_out("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
             words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
             j_bool(s, "running") ? ", running" : "");
+    char note[100];
+    if (j_get(s, "ingest"))
+        say_out(
+            "  ingest   %s tokens of the last document%s\n", ingest_words(s, note, sizeof note),
+            j_bool(s, "running") ? ""
+                                 : "; the same `hearth ingest` goes on, as does a question");
     const cJSON *lost = j_get(s, "lost");
     double from = j_num(lost, "from", 0), to = j_num(lost, "to", 0);
     if (lost && to > from)

@@ -66,7 +66,8 @@ struct turn { /* a kvs_turn without what only the disk needs */
     bool opened;           /* ends with the assistant's opening */
     bool durable;
     bool ingest;     /* documents: a question that follows is a turn of its own */
-    bool ingest_cut; /* an ingest that ended before all of it was evaluated */
+    bool ingest_cut; /* an ingest that ended before all of it was evaluated, or goes on */
+    uint64_t read;   /* of its path was evaluated then; 0: not known (a crash), or not over */
     bool cut;        /* a question that ends earlier than it did, and is still being asked */
     /* A stop string ended it: its text is that of its first `seen` tokens, and seen_bytes of
      * the next one. */

@@ -106,12 +106,36 @@ cJSON *sess_turn_json(const struct turn *t, uint32_t n, bool last)
         cJSON_AddBoolToObject(o, "interrupted", true);
     if (t->user_open && last)
         cJSON_AddBoolToObject(o, "open", true);
+    if (t->ingest)
+        cJSON_AddBoolToObject(o, "document", true);
     return o;
 }
 
+/* Its last turn is a document that is being read, or whose reading was cut off.  found: so many
+ * blocks of its path are there. */
+static void add_ingest(cJSON *o, const struct sess *s, uint32_t found)
+{
+    const struct turn *t = s->turns_known && s->n_turns ? &s->turns[s->n_turns - 1] : NULL;
+    uint64_t total, read;
+
+    if (!t || !t->ingest_cut || t->first + t->n_tokens < s->head)
+        return;
+    total = turn_tokens(s, t);
+    read = s->running ? s->running->evaluated : t->read;
+    if (!read)
+        read = (uint64_t)found * BLOCK_TOKENS;
+    read = read > t->first ? read - t->first : 0;
+    o = cJSON_AddObjectToObject(o, "ingest");
+    if (read)
+        cJSON_AddNumberToObject(o, "done", (double)(read < total ? read : total));
+    else
+        cJSON_AddNullToObject(o, "done");
+    cJSON_AddNumberToObject(o, "total", (double)total);
+}
+
 /* How many bytes of the session's KV lie where; what cannot be told is null: host and file of
- * a model that was not loaded since start. */
-static cJSON *bytes_json(struct daemon *d, struct sess *s)
+ * a model that was not loaded since start.  found: the most of its blocks that lie in one place. */
+static cJSON *bytes_json(struct daemon *d, struct sess *s, uint32_t *found)
 {
     struct model *m = model_find(d, s->rec.model, NULL);
     struct kvflow_places at = {0};
@@ -128,6 +152,9 @@ static cJSON *bytes_json(struct daemon *d, struct sess *s)
         page = loaded ? kvflow_block_bytes(m) : m->known_block_bytes;
         toks_drop(t);
     }
+    *found = at.device > at.host ? at.device : at.host;
+    if (*found < at.file)
+        *found = at.file;
     cJSON_AddNumberToObject(o, "device", (double)(at.device * page));
     if (known) {
         cJSON_AddNumberToObject(o, "host", (double)(at.host * page));
@@ -181,6 +208,7 @@ bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none)
 cJSON *sess_json(struct daemon *d, struct sess *s)
 {
     cJSON *o = cJSON_CreateObject();
+    uint32_t found = 0;
     char hex[33];
 
     hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
@@ -192,7 +220,8 @@ cJSON *sess_json(struct daemon *d, struct sess *s)
     if (sess_turns(d, s) < 0)
         log_at(LOG_WARN_, "session \"%s\": its turns cannot be read", s->rec.name);
     cJSON_AddNumberToObject(o, "turns", s->n_turns);
-    cJSON_AddItemToObject(o, "bytes", bytes_json(d, s));
+    cJSON_AddItemToObject(o, "bytes", bytes_json(d, s, &found));
+    add_ingest(o, s, found);
     cJSON_AddBoolToObject(o, "pinned", (s->rec.flags & KVS_SESS_PINNED) != 0);
     cJSON_AddBoolToObject(o, "anonymous", (s->rec.flags & KVS_SESS_ANONYMOUS) != 0);
     cJSON_AddBoolToObject(o, "running", s->running != NULL);

@@ -395,6 +395,8 @@ struct turn sess_turn_of(const struct kvs_turn *k)
     t.stopped = seen && sscanf(seen + 8, "%u,%u", &t.seen, &t.seen_bytes) == 2;
     t.ingest = strstr(k->params, "\"ingest\":true") != NULL;
     t.ingest_cut = t.ingest && k->finish != FIN_LENGTH && k->finish != FIN_STOP;
+    const char *read = t.ingest ? strstr(k->params, "\"read\":") : NULL;
+    t.read = read ? strtoull(read + 7, NULL, 10) : 0;
     return t;
 }
 

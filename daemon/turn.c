@@ -221,6 +221,8 @@ static void turn_params(struct req *r, char ret[1024], bool input)
         cJSON_AddBoolToObject(o, "opened", true);
     if (input && r->ingest)
         cJSON_AddBoolToObject(o, "ingest", true);
+    if (input && r->ingest && r->state == REQ_COMMITTING)
+        cJSON_AddNumberToObject(o, "read", (double)r->evaluated);
     if (!input) {
         cJSON *ask = ask_save(&r->ask);
 

@@ -103,10 +103,19 @@ def an_interrupted_ingest_goes_on_where_it_was():
     p.send_signal(signal.SIGINT)
     p.stdout.read()
     check_eq(p.wait(60), 130, "exit code of an interrupted ingest")
+
+    def partial(when):
+        g = last_json(d.cli("sessions", "show", "b", "--json")).get("ingest") or {}
+        check(1024 <= (g.get("done") or 0) < g.get("total", 0), lambda: "%s: %r" % (when, g))
+        check("partial: read " in d.cli("sessions").stdout and "partial: read " in d.cli("sessions", "show", "b").stdout, when)
+
+    partial("after Ctrl-C")
     d.restart(clean=False)
     d.load()
+    partial("after kill -9")
     j = last_json(d.cli("ingest", "-s", "b", "-m", "m", doc, "--json"))
     check(j["usage"]["reused"] >= 1024 - 256, lambda: "went on with %r" % j["usage"])
+    check("partial" not in d.cli("sessions").stdout and "ingest" not in last_json(d.cli("sessions", "show", "b", "--json")), "it is whole now")
     with d.link() as l:
         whole = l.call(SESSION_SHOW, {"session": "b", "ids": True})
         one = Daemon().start()
