@@ -153,6 +153,7 @@ static void show_progress(struct run *r, const cJSON *reply)
     progress_show(&r->p, &(struct progress_at){.stage = state,
                                                .done = j_num(g, "done", 0),
                                                .total = j_num(g, "total", 0),
+                                               .share = strcmp(state, "loading") == 0,
                                                .tokens_per_s = j_num(g, "tokens_per_s", -1),
                                                .eta_ms = j_num(g, "eta_ms", -1)});
 }
@@ -380,11 +381,11 @@ static int verdict(struct run *r)
                 status = s;
         return cli_fail_reply(r->c, status, err);
     }
-    if (strcmp(answer_finish(a), "cancelled") == 0)
-        return r->cancelled
-                   ? CLI_INTERRUPTED
-                   : cli_fail(r->c, CLI_FAILED, "the request was cancelled by someone else");
-    return CLI_OK;
+    if (strcmp(answer_finish(a), "cancelled") != 0)
+        return CLI_OK;
+    if (!r->cancelled) /* from another terminal, or nobody has read it: here nothing was pressed */
+        cli_note(r->c, "cancelled before its end; what there is of it is kept");
+    return CLI_INTERRUPTED;
 }
 
 int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,

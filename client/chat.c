@@ -14,6 +14,7 @@ struct chat {
     struct cli *c;
     const struct args *a;
     char session[256]; /* name or id of what we talk in; "": none yet */
+    bool named;        /* it has a name: it does not expire */
     bool made;         /* there is such a session: a new name's comes with the first question */
     char model[256];   /* "": the daemon's default */
     bool zero;         /* a zero byte came in: what follows it in its line would be lost */
@@ -110,9 +111,9 @@ static char *read_line(struct chat *t)
 
 /* --- commands ---------------------------------------------------------------------------- */
 static const char help[] =
-    "  /fork [NAME]    go on in a fork; what was said so far stays as it is\n"
+    "  /fork [NAME]    go on in a fork from here; this conversation stays as it is\n"
     "  /rewind [N]     take back the last N questions and their answers (1)\n"
-    "  /save NAME      give this conversation a name, so that it stays\n"
+    "  /save NAME      give this conversation a name, or another one; so it stays\n"
     "  /model [NAME]   begin a new conversation with another model\n"
     "  /help           this list\n"
     "  /quit           leave (also Ctrl-D)\n"
@@ -122,15 +123,17 @@ static void now_in(struct chat *t, const cJSON *s)
 {
     const char *name = j_str(s, "name", "");
     snprintf(t->session, sizeof t->session, "%s", name[0] ? name : j_str(s, "id", ""));
+    t->named = name[0] != 0;
     t->made = true;
 }
 
 static bool begun(struct chat *t, const char *command)
 {
     if (!t->made)
-        (void)cli_fail(t->c, CLI_FAILED,
-                       "%s: nothing has been said here yet; ask your first question, then %s",
-                       command, command);
+        (void)cli_mistake(
+            t->c, command,
+            "%s: nothing has been said here yet; ask your first question, then %s", command,
+            command);
     return t->made;
 }
 
@@ -142,8 +145,13 @@ static void do_fork(struct chat *t, const char *name)
         cJSON_AddStringToObject(req, "name", name);
     if (cli_call(t->c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL) != CLI_OK)
         return;
+    char old[sizeof t->session];
+    snprintf(old, sizeof old, "%s", t->session);
     now_in(t, o);
-    cli_note(t->c, "in fork %s now", shown(t->session));
+    cli_note(t->c, "forked: you are in %s now, with all that was said; %s stays as it is",
+             shown(t->session), shown(old));
+    if (!t->named)
+        cli_note(t->c, "it has no name and will expire; /save NAME keeps it");
     cJSON_Delete(o);
 }
 
@@ -153,7 +161,8 @@ static void do_rewind(struct chat *t, const char *arg)
     const cJSON *turn;
     char *end, b[WORDS_BYTES];
     long back = arg[0] ? strtol(arg, &end, 10) : 1, keep = -1;
-    if (back < 1 || (arg[0] && *end)) {
+    int n = (int)back;
+    if (back < 1 || back > INT32_MAX || (arg[0] && *end)) {
         cJSON_Delete(req);
         (void)cli_fail(t->c, CLI_USAGE,
                        "/rewind: want how many questions to take back, got \"%.20s\"", arg);
@@ -171,8 +180,8 @@ static void do_rewind(struct chat *t, const char *arg)
     }
     cJSON_Delete(o);
     if (keep < 0) {
-        (void)cli_fail(t->c, CLI_FAILED,
-                       "/rewind: the conversation has fewer questions than that");
+        (void)cli_mistake(t->c, "/rewind",
+                          "/rewind: the conversation has fewer questions than that");
         return;
     }
     req = j_req();
@@ -180,7 +189,8 @@ static void do_rewind(struct chat *t, const char *arg)
     cJSON_AddStringToObject(req, "session", t->session);
     cJSON_AddNumberToObject(req, "to_turn", (double)keep);
     if (cli_call(t->c, HRT_SESSION_REWIND, req, NULL, 0, &o, NULL) == CLI_OK)
-        cli_note(t->c, "back at %s tokens", words_count(b, j_num(o, "tokens", 0)));
+        cli_note(t->c, "took back %d question%s; %s tokens are left", n, words_s(n),
+                 words_count(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
 }
 
@@ -191,8 +201,16 @@ static void do_save(struct chat *t, const char *name)
     cJSON_AddStringToObject(req, "name", name);
     if (cli_call(t->c, HRT_SESSION_RENAME, req, NULL, 0, &o, NULL) != CLI_OK)
         return;
+    char old[sizeof t->session], word[WORDS_SHELL_BYTES];
+    snprintf(old, sizeof old, "%s", t->session);
+    if (t->named)
+        cli_note(t->c,
+                 "renamed: session %s is called %s now, there is no %s any more; /fork NAME "
+                 "would have kept both",
+                 shown(old), shown(name), shown(old));
     now_in(t, o);
-    cli_note(t->c, "saved; `hearth chat -s %s` goes on here", shown(name));
+    cli_note(t->c, "saved as %s, where you are; `hearth chat -s %s` goes on here", shown(name),
+             shown(words_shell(word, name)));
     cJSON_Delete(o);
 }
 
@@ -240,7 +258,7 @@ static bool command(struct chat *t, char *line)
         if (!arg[0]) {
             cli_note(t->c, "model: %s", t->model[0] ? shown(t->model) : "the daemon's default");
         } else if (find_model(t, arg, t->model, sizeof t->model) == CLI_OK) {
-            t->made = false;
+            t->made = t->named = false;
             t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
             cli_note(t->c, "a new conversation with %s", shown(t->model));
         }
@@ -386,8 +404,10 @@ static int greet(struct chat *t)
         cli_note(t->c, "%s begins with your first question; /help lists what can be typed",
                  shown(t->session));
     t->made = o != NULL;
+    t->named = !o || j_str(o, "name", "")[0];
     if (o && t->model[0] && strcmp(t->model, model) != 0 && j_num(o, "tokens", 0) > 0) {
-        code = cli_fail(t->c, CLI_FAILED,
+        code =
+            cli_mistake(t->c, "--model",
                         "session \"%s\" belongs to model %s, not to %s; leave out -m, or take "
                         "another name",
                         t->session, model, t->model);
@@ -432,9 +452,9 @@ int cmd_chat(struct cli *c, const struct args *a)
         }
         if (t.zero) {
             free(line);
-            code = cli_fail(c, CLI_FAILED,
-                            "standard input has a zero byte, so it is no plain "
-                            "text; convert it to UTF-8 (iconv -t UTF-8)");
+            code = cli_mistake(c, "standard input",
+                               "standard input has a zero byte, so it is no plain "
+                               "text; convert it to UTF-8 (iconv -t UTF-8)");
             break;
         }
         if (!line) {
@@ -456,8 +476,10 @@ int cmd_chat(struct cli *c, const struct args *a)
         code = CLI_OK;
     }
     edit_close(&t);
-    if (t.made && !name && c->out_tty && !t.c->quiet)
-        cli_note(c, "this conversation has no name and will expire; it is session %s",
+    if (t.made && !t.named && c->out_tty && !t.c->quiet)
+        cli_note(c,
+                 "this conversation has no name and will expire; `hearth sessions rename %s "
+                 "NAME` keeps it",
                  t.session);
     return code;
 }

@@ -6,9 +6,12 @@
 #include "client/encoding.h"
 #include "client/jsonout.h"
 #include "client/say.h"
+#include "client/words.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+enum { SUMMARY_TOKENS = 256 }; /* a question for one, and a short answer */
 
 volatile sig_atomic_t cli_interrupted, cli_signal;
 
@@ -48,39 +51,55 @@ int cli_exit_of(uint32_t status, const char *slug)
     }
 }
 
+/* Out of a full session, what keeps all of it first. */
+static const char *make_room(const struct cli *c, const cJSON *numbers)
+{
+    static char way[3 * WORDS_SHELL_BYTES + 400];
+    char b[WORDS_SHELL_BYTES];
+    double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
+    double turn = j_num(numbers, "turn", -1), left = j_num(numbers, "context", 0) - held;
+    const char *name = words_shell(b, j_str(numbers, "session", "NAME"));
+    if (turn > 0)
+        snprintf(
+            way, sizeof way,
+            "`hearth sessions fork %s NEW --turn %.0f` goes on from there in a new session "
+            "and keeps this one; `hearth sessions rewind %s --to %.0f` makes the room here, "
+            "and forgets what came after",
+            name, turn, name, turn);
+    else if (c->too_long && tokens > held)
+        snprintf(way, sizeof way, "%s; as it is, about %.0f %% of it would fit", c->too_long,
+                 left * 100 / (tokens - held));
+    else if (held > 0 && left >= SUMMARY_TOKENS)
+        snprintf(way, sizeof way,
+                 "shorten the input, or begin another session; for a summary to begin it with: "
+                 "`hearth ask -s %s --fork \"Sum up what was said.\"`",
+                 name);
+    else if (held > 0)
+        snprintf(way, sizeof way,
+                 "begin another session; for a summary to begin it with, fork this one at an "
+                 "earlier turn and ask there (`hearth sessions show %s` numbers them)",
+                 name);
+    else
+        return "shorten the input";
+    return way;
+}
+
 /* What to do about it, where the daemon's own sentence cannot know how it was called: of a
  * session that is busy, and of a model whose session is, the daemon says it itself. */
 static const char *remedy(const struct cli *c, const char *slug, const cJSON *numbers)
 {
-    static char way[300];
     static const char *const rows[][2] = {
         {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
                               "`hearth chat -s NAME` make one"},
         {"model_not_found", "`hearth models` lists what there is"},
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
-        {"context_length_exceeded", "shorten the input"},
         {"model_has_no_template", "use --raw to send plain text"},
         {"template_not_supported", "use --raw to send plain text"},
         {"queue_full", "try again in a moment"},
         {"core_unavailable", "start it with `hearth serve`"},
     };
-    if (strcmp(slug, "context_length_exceeded") == 0 && j_get(numbers, "turn")) {
-        double turn = j_num(numbers, "turn", 0);
-        snprintf(way, sizeof way,
-                 "`hearth sessions rewind NAME --to %.0f` makes room, `hearth sessions fork "
-                 "NAME NEW "
-                 "--turn %.0f` keeps this one as it is and makes room in the new one",
-                 turn, turn);
-        return way;
-    }
-    double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
-    if (strcmp(slug, "context_length_exceeded") == 0 && c->too_long && tokens > held) {
-        snprintf(way, sizeof way, "%s; as it is, about %.0f %% of it would fit", c->too_long,
-                 (j_num(numbers, "context", 0) - held) * 100 / (tokens - held));
-        return way;
-    }
-    if (strcmp(slug, "context_length_exceeded") == 0 && held > 0)
-        return "shorten the input, or begin another session";
+    if (strcmp(slug, "context_length_exceeded") == 0)
+        return make_room(c, numbers);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
             return rows[i][1];
@@ -133,10 +152,41 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
     fputc('\n', stderr);
 }
 
+/* What the user gave and shall give another way. field: NULL when no one of them is it. */
+static void say_mistake(struct cli *c, const char *field, const char *words)
+{
+    cJSON *more = field ? cJSON_CreateObject() : NULL;
+    if (field)
+        cJSON_AddStringToObject(more, "field", field);
+    say(c, "INVALID_ARGUMENT", !c->json ? "" : field ? "bad_field" : "usage", words, more);
+    cJSON_Delete(more);
+}
+
+/* "--temp: want ...": of which flag, command or argument it is. */
+static int say_usage(struct cli *c, const char *words)
+{
+    char field[64];
+    size_t n = strcspn(words, " :");
+    bool named = n && n < sizeof field && words[n] == ':' && words[n + 1] == ' ';
+    snprintf(field, sizeof field, "%.*s", named ? (int)n : 0, words);
+    say_mistake(c, named ? field : NULL, words);
+    return CLI_USAGE;
+}
+
 int cli_usage(struct cli *c, const char *words)
 {
-    say(c, "INVALID_ARGUMENT", c->json ? "usage" : "", words, NULL);
-    return CLI_USAGE;
+    return say_usage(c, words);
+}
+
+int cli_mistake(struct cli *c, const char *field, const char *fmt, ...)
+{
+    char words[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    say_mistake(c, field, words);
+    return CLI_FAILED;
 }
 
 int cli_fail(struct cli *c, int code, const char *fmt, ...)
@@ -146,8 +196,9 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(words, sizeof words, fmt, ap);
     va_end(ap);
-    say(c, c->json ? (code == CLI_USAGE ? "INVALID_ARGUMENT" : "INTERNAL") : "",
-        c->json ? (code == CLI_USAGE ? "usage" : "client") : "", words, NULL);
+    if (code == CLI_USAGE)
+        return say_usage(c, words);
+    say(c, c->json ? "INTERNAL" : "", c->json ? "client" : "", words, NULL);
     return code;
 }
 
@@ -208,9 +259,12 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
         say(c, "PERMISSION_DENIED", "untrusted_socket", eb->s, NULL);
         return CLI_FAILED;
     }
-    say(c, r == -EINVAL || r == E_LIMIT ? "INVALID_ARGUMENT" : "INTERNAL", "client", eb->s,
-        NULL);
-    return r == -EINVAL ? CLI_USAGE : CLI_FAILED;
+    if (r == -EINVAL) /* of the socket's address */
+        return cli_usage(c, eb->s);
+    if (r == E_LIMIT)
+        return cli_mistake(c, "input", "%s", eb->s);
+    say(c, "INTERNAL", "client", eb->s, NULL);
+    return CLI_FAILED;
 }
 
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply)
@@ -390,7 +444,7 @@ int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *re
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (!f)
-        return cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(errno));
+        return cli_mistake(c, path, "cannot read %s: %s", path, strerror(errno));
     size_t n = 0, cap = 1 << 16;
     char *p = malloc(cap + 1);
     bool big = false;
@@ -411,13 +465,13 @@ int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *re
     int e = ferror(f) ? errno : 0;
     if (f != stdin)
         fclose(f);
-    int code = !p  ? cli_fail(c, CLI_FAILED, "no memory for %s", path)
-               : e ? cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(e))
-               : big
-                   ? cli_fail(c, CLI_FAILED,
-                              "%s is longer than the %zu bytes one request may carry; split it",
-                              path, max)
-                   : CLI_OK;
+    int code =
+        !p    ? cli_fail(c, CLI_FAILED, "no memory for %s", path)
+        : e   ? cli_mistake(c, path, "cannot read %s: %s", path, strerror(e))
+        : big ? cli_mistake(c, path,
+                            "%s is longer than the %zu bytes one request may carry; split it",
+                            path, max)
+              : CLI_OK;
     if (code != CLI_OK) {
         free(p);
         return code;
@@ -497,6 +551,9 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
         return cli_usage(&c, eb.s);
     if (args_has(&a, "version"))
         return cmd_version(&c, &a);
+    if (c.json && (args_has(&a, "help") || !a.verb || a.verb->run == cmd_help ||
+                   a.verb->run == cmd_completion))
+        return cli_usage(&c, "--json: help and completion scripts are text; leave it out");
     if (args_has(&a, "help") || !a.verb) {
         if (a.verb)
             help_verb(a.verb);

@@ -49,7 +49,10 @@ int cli_connect(struct cli *c, struct hearth_conn **ret); /* a connection of its
 int cli_usage(struct cli *c, const char *words);
 __attribute__((format(printf, 3, 4))) int cli_fail(struct cli *c, int code, const char *fmt,
                                                    ...);
-/* The same, with a status and a slug that scripts can tell apart. */
+/* What the user gave is wrong: a file's name, a command of chat's; CLI_FAILED. */
+__attribute__((format(printf, 3, 4))) int cli_mistake(struct cli *c, const char *field,
+                                                      const char *fmt, ...);
+/* cli_fail, with a status and a slug that scripts can tell apart. */
 __attribute__((format(printf, 5, 6))) int cli_fail_as(struct cli *c, int code,
                                                       enum hrt_status status, const char *slug,
                                                       const char *fmt, ...);

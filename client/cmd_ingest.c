@@ -304,7 +304,7 @@ static int read_doc(struct cli *c, const struct args *a, const char *path, bool 
         return code;
     if (n == 0) {
         free(text);
-        return cli_fail(c, CLI_FAILED, "%s is empty", what);
+        return cli_mistake(c, what, "%s is empty", what);
     }
     if (args_has(a, "ids")) {
         int32_t *ids = NULL;
@@ -330,15 +330,14 @@ static int check_files(struct cli *c, const struct args *a)
         if (strcmp(path, "-") == 0)
             continue;
         if (stat(path, &st) < 0 || access(path, R_OK) < 0)
-            return cli_fail(c, CLI_FAILED, "cannot read %s: %s", path, strerror(errno));
+            return cli_mistake(c, path, "cannot read %s: %s", path, strerror(errno));
         if (S_ISDIR(st.st_mode))
-            return cli_fail(c, CLI_FAILED, "cannot read %s: it is a directory", path);
+            return cli_mistake(c, path, "cannot read %s: it is a directory", path);
         if (S_ISREG(st.st_mode) && st.st_size == 0)
-            return cli_fail(c, CLI_FAILED, "%s is empty", path);
+            return cli_mistake(c, path, "%s is empty", path);
         if (S_ISREG(st.st_mode) && st.st_size > DOC_BYTES_MAX)
-            return cli_fail(c, CLI_FAILED,
-                            "%s has %lld bytes, one document may have %d; split it", path,
-                            (long long)st.st_size, DOC_BYTES_MAX);
+            return cli_mistake(c, path, "%s has %lld bytes, one document may have %d; split it",
+                               path, (long long)st.st_size, DOC_BYTES_MAX);
         void *text = NULL;
         size_t n;
         int code = i && S_ISREG(st.st_mode) ? read_doc(c, a, path, true, &text, &n) : CLI_OK;

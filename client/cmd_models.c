@@ -121,6 +121,7 @@ int cmd_load(struct cli *c, const struct args *a)
             progress_show(&p, &(struct progress_at){.stage = "loading",
                                                     .done = j_num(g, "done", 0),
                                                     .total = j_num(g, "total", 0),
+                                                    .share = true,
                                                     .tokens_per_s = -1,
                                                     .eta_ms = j_num(g, "eta_ms", -1)});
     }

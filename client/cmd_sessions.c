@@ -241,6 +241,12 @@ int cmd_session_fork(struct cli *c, const struct args *a)
     else
         say_out("%s\n",
                 shown(name_of(o))); /* an anonymous fork's id is what the caller needs next */
+    if (a->n < 2)
+        cli_note(
+            c,
+            "the fork has no name: it is called by this id, and expires when it is not used; "
+            "`hearth sessions rename %s NAME` keeps it",
+            shown(j_str(o, "id", "")));
     cJSON_Delete(o);
     return CLI_OK;
 }
@@ -252,11 +258,9 @@ int cmd_session_rewind(struct cli *c, const struct args *a)
         k = t < 0 ? -1 : place(c, a, "tokens", req, "to_tokens");
     if (k < 0 || t + k != 1) {
         cJSON_Delete(req);
-        return k < 0
-                   ? CLI_USAGE
-                   : cli_usage(
-                         c,
-                         "how far? --to TURN keeps turns 1 to TURN, --tokens N keeps N tokens");
+        return k < 0 ? CLI_USAGE
+                     : cli_usage(c, "how far? --to TURN keeps turns 1 to TURN, --tokens N "
+                                    "keeps the first N tokens");
     }
     return change(c, HRT_SESSION_REWIND, req, "rewound");
 }

@@ -60,7 +60,7 @@ static void print_status(const cJSON *o)
     table_print(&t);
     m = j_get(j_get(o, "tiers"), "file");
     if (j_num(m, "allocated", 0) > j_num(m, "used", 0))
-        say_out("disk     %s more are reserved on disk\n",
+        say_out("reserved %s more on disk, for blocks to come\n",
                 words_bytes(b[0], j_num(m, "allocated", 0) - j_num(m, "used", 0)));
     cJSON_ArrayForEach(m, j_get(o, "warnings"))
     {

@@ -7,6 +7,18 @@ static bool top(const struct verb *v)
     return !strchr(v->name, ' ');
 }
 
+static void verbs_top(void)
+{
+    for (size_t i = 0; i < n_verbs; i++)
+        if (top(&verbs[i]))
+            printf("%s ", verbs[i].name);
+}
+
+static bool is_help(const struct verb *v)
+{
+    return strcmp(v->name, "help") == 0;
+}
+
 /* The words that may follow a verb: its sub-verbs and flags. */
 static void words_of(const struct verb *v)
 {
@@ -100,11 +112,14 @@ static void bash(void)
          "    esac\n"
          "    case $verb in");
     printf("    '') w='");
-    for (size_t i = 0; i < n_verbs; i++)
-        if (top(&verbs[i]))
-            printf("%s ", verbs[i].name);
+    verbs_top();
     puts("--socket --json --quiet --no-color --version --help' kind=none;;");
+    printf("    help) w='");
+    verbs_top();
+    puts("' kind=none;;");
     for (size_t i = 0; i < n_verbs; i++) {
+        if (is_help(&verbs[i]))
+            continue;
         printf("    '%s') w='", verbs[i].name);
         words_of(&verbs[i]);
         printf("' kind=%s;;\n", kind(&verbs[i]));
@@ -174,6 +189,10 @@ static void zsh(void)
         const char *k = kind(v);
         if (strcmp(v->name, "sessions") == 0)
             continue;
+        if (is_help(v)) {
+            puts("    'help') _describe verb verbs;;");
+            continue;
+        }
         printf("    '%s') _arguments", v->name);
         for (const struct flag *const *g = v->flags; g && *g; g++)
             for (const struct flag *f = *g; f->name; f++)
@@ -235,7 +254,11 @@ static void fish(void)
         }
         for (const struct flag *const *g = v->flags; g && *g; g++)
             fish_flags(cond, *g);
-        if (strcmp(kind(v), "file") != 0)
+        if (is_help(v)) {
+            printf("complete -c hearth -f -n '%s' -a '", cond);
+            verbs_top();
+            puts("'");
+        } else if (strcmp(kind(v), "file") != 0)
             printf("complete -c hearth -f -n '%s' -a '(__hearth_names %ss)'\n", cond, kind(v));
     }
     fish_flags("true", flags_global);

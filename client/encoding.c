@@ -93,14 +93,14 @@ static int convert(const char *from, const char *in, size_t n, size_t max, char 
 static int refuse(struct cli *c, const char *what, const char *p, size_t n, size_t at)
 {
     if (p[at])
-        return cli_fail(
-            c, CLI_FAILED,
+        return cli_mistake(
+            c, what,
             "%s is not UTF-8 (byte 0x%02x at %zu); if it is text in another "
             "encoding, name it: --encoding latin1, cp1250, utf-16le, ... (`iconv -l` "
             "lists them)",
             what, (unsigned char)p[at], at);
-    return cli_fail(
-        c, CLI_FAILED,
+    return cli_mistake(
+        c, what,
         "%s has a zero byte at %zu of %zu, so it is no plain text; if they are strays, "
         "take them out (tr -d '\\000'), if it is another encoding, name it: --encoding "
         "utf-16le, ...",
@@ -119,15 +119,13 @@ static int convert_from(struct cli *c, const char *what, const char *from, size_
         code = cli_fail(c, CLI_USAGE,
                         "--encoding: there is no \"%.40s\"; `iconv -l` lists them", from);
     else if (r == -E2BIG)
-        code =
-            cli_fail(c, CLI_FAILED,
-                     "%s is longer as UTF-8 than the %zu bytes one request may carry; split it",
-                     what, max);
+        code = cli_mistake(
+            c, what, "%s is longer as UTF-8 than the %zu bytes one request may carry; split it",
+            what, max);
     else if (r == -EILSEQ)
-        code =
-            cli_fail(c, CLI_FAILED,
-                     "%s is not %s from byte %zu of %zu on; name its encoding with --encoding",
-                     what, from, at, *n);
+        code = cli_mistake(
+            c, what, "%s is not %s from byte %zu of %zu on; name its encoding with --encoding",
+            what, from, at, *n);
     else if (r < 0)
         code = cli_fail(c, CLI_FAILED, "no memory for %s", what);
     else if ((bad = text_bad(out, out_n)) < out_n)

@@ -41,7 +41,7 @@ static const struct {
     double min, max;
     bool integer;
 } rows[] = {
-    {"max-tokens", "max_tokens", 0, 1 << 30, true},
+    {"max-tokens", "max_tokens", 1, 1 << 30, true},
     {"temp", "temperature", 0, 100, false},
     {"top-k", "top_k", 0, 1 << 30, true},
     {"top-p", "top_p", 0, 1, false},
@@ -134,10 +134,11 @@ static int words_and_pipe(struct cli *c, const struct args *a, const char *words
     size_t all = n + (more ? 2 + more : 0);
     if (all > TAIL_BYTES_MAX) {
         free(data);
-        return cli_fail(c, CLI_FAILED,
-                        "the question and standard input have %zu bytes, one request may carry "
-                        "%d; split it",
-                        all, TAIL_BYTES_MAX);
+        return cli_mistake(
+            c, "standard input",
+            "the question and standard input have %zu bytes, one request may carry "
+            "%d; split it",
+            all, TAIL_BYTES_MAX);
     }
     char *text = malloc(all + 1);
     if (!text) {

@@ -60,7 +60,8 @@ void help_all(void)
     puts("\nWith every verb:");
     print_flags(flags_global, NULL);
     puts("\nExit codes: 0 ok, 1 failed, 2 usage, 3 no daemon, 4 no such model or session,\n"
-         "75 try again later, 130 interrupted.  `hearth help VERB` says more; so does man "
+         "75 try again later, 130 interrupted or cancelled.  `hearth help VERB` says more; so "
+         "does man "
          "hearth.");
 }
 

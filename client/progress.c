@@ -24,9 +24,11 @@ void progress_line(char *ret, size_t cap, const char *what, const struct progres
     char a[WORDS_BYTES], b[WORDS_BYTES], c[WORDS_BYTES], d[WORDS_BYTES];
     int n = snprintf(ret, cap, "%s%s%s", what, what[0] ? ": " : "", at->stage);
     if (at->total > 0)
-        n += snprintf(ret + n, cap - (size_t)n, " %d %% %s/%s", percent(at),
-                      words_short(a, at->done), words_short(b, at->total));
-    if (at->tokens_per_s > 0)
+        n += snprintf(ret + n, cap - (size_t)n, " %d %%", percent(at));
+    if (at->total > 0 && !at->share)
+        n += snprintf(ret + n, cap - (size_t)n, " %s/%s", words_short(a, at->done),
+                      words_short(b, at->total));
+    if (at->tokens_per_s > 0 && !at->share)
         n += snprintf(ret + n, cap - (size_t)n, " %s t/s", words_short(c, at->tokens_per_s));
     if (at->eta_ms > 0)
         n += snprintf(ret + n, cap - (size_t)n, " ETA %s", words_ms(d, at->eta_ms));
@@ -65,6 +67,7 @@ void progress_show(struct progress *p, const struct progress_at *at)
             p->began_ns = p->drawn_ns = now;
         }
         p->total = at->total;
+        p->share = at->share;
         if (now - p->drawn_ns > LINE_AGAIN_MS * 1000000ull) {
             progress_line(text, sizeof text, p->what, at);
             say_err("%s\n", text);
@@ -98,7 +101,12 @@ void progress_done(struct progress *p)
     if (p->began_ns && took > LONG_MS * 1000000ull) {
         double s = (double)took / 1e9, rate = (p->total - p->first) / s;
         progress_line(text, sizeof text, p->what,
-                      &(struct progress_at){p->stage, p->total, p->total, rate, -1});
+                      &(struct progress_at){.stage = p->stage,
+                                            .done = p->total,
+                                            .total = p->total,
+                                            .share = p->share,
+                                            .tokens_per_s = rate,
+                                            .eta_ms = -1});
         say_err("%s, %s\n", text, words_ms(b, s * 1000));
     }
     p->began_ns = 0;

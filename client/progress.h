@@ -14,7 +14,7 @@ struct progress {
     char what[40];          /* "book" - what is worked on; may be empty */
     /* progress.c's own */
     char stage[24];
-    bool shown;
+    bool shown, share;
     double first, total; /* of the stage: done when it was first seen, and of how many */
     uint64_t began_ns;   /* the stage was first seen */
     uint64_t drawn_ns;
@@ -23,6 +23,7 @@ struct progress_at {
     const char *stage;           /* "prefill" */
     double done, total;          /* tokens; total 0: unknown */
     double tokens_per_s, eta_ms; /* < 0: unknown */
+    bool share;                  /* done is a part of total and counts nothing: percent */
 };
 void progress_show(struct progress *p, const struct progress_at *at);
 void progress_clear(struct progress *p); /* takes the bar off the screen; a line stays */

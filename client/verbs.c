@@ -53,8 +53,8 @@ static const struct flag f_fork[] = {
     {0},
 };
 static const struct flag f_rewind[] = {
-    {"to", 0, "TURN", "keep turns 1 to TURN"},
-    {"tokens", 0, "N", "keep the first N tokens"},
+    {"to", 0, "TURN", "keep turns 1 to TURN, take back what follows"},
+    {"tokens", 0, "N", "keep the first N tokens, take back what follows"},
     {0},
 };
 static const struct flag f_plan[] = {
@@ -149,15 +149,17 @@ const struct verb verbs[] = {
     {.name = "sessions fork",
      .takes = "NAME [NEW]",
      .does = "a second name for the same place",
-     .more = "Costs nothing: tokens and blocks are shared. Without NEW the fork is anonymous; "
-             "its id is printed.\n",
+     .more =
+         "Costs nothing: tokens and blocks are shared. Without NEW the fork has no name: its\n"
+         "id is printed, and it expires when it is not used.\n",
      .flags = FLAGS(f_fork),
      .pos_min = 1,
      .pos_max = 2,
      .run = cmd_session_fork},
     {.name = "sessions rewind",
      .takes = "NAME --to TURN | --tokens N",
-     .does = "take turns or tokens back",
+     .does = "keep only the beginning, and forget the rest",
+     .more = "--to and --tokens say how much is kept, not how much goes.\n",
      .flags = FLAGS(f_rewind),
      .pos_min = 1,
      .pos_max = 1,
@@ -263,7 +265,7 @@ const struct verb verbs[] = {
      .run = cmd_completion},
     {.name = "help",
      .takes = "[VERB]",
-     .does = "help for a verb",
+     .does = "help for a verb, as text",
      .pos_max = 2,
      .run = cmd_help},
 };

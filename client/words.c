@@ -100,3 +100,26 @@ const char *words_s(double n)
 {
     return n > 0.5 && n < 1.5 ? "" : "s";
 }
+
+const char *words_shell(char ret[WORDS_SHELL_BYTES], const char *name)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+                                "_-./:@%+,=";
+    size_t n = strlen(name), at = 0;
+    if (n && strspn(name, plain) == n && n < WORDS_SHELL_BYTES) {
+        memcpy(ret, name, n + 1);
+        return ret;
+    }
+    ret[at++] = '\'';
+    for (const char *p = name; *p && at + 6 < WORDS_SHELL_BYTES; p++) {
+        if (*p == '\'') {
+            memcpy(ret + at, "'\\''", 4);
+            at += 4;
+        } else {
+            ret[at++] = *p;
+        }
+    }
+    ret[at++] = '\'';
+    ret[at] = 0;
+    return ret;
+}

@@ -18,4 +18,8 @@ bool words_seconds(const char *s, double *ret);
 /* "" for one, "s" for any other number */
 const char *words_s(double n);
 
+/* A name as one word of a shell's command line: in quotes where it needs them. */
+enum { WORDS_SHELL_BYTES = 1100 };
+const char *words_shell(char ret[WORDS_SHELL_BYTES], const char *name);
+
 #endif

@@ -470,15 +470,14 @@ void admit_model_ready(struct req *r)
     }
     prepared_model(p, r->m->eng);
     if (s) {
-        char words[512];
+        char words[512], own[33];
         bool nothing;
 
         if (sess_lost(s, words, sizeof words, &nothing) && nothing) {
             req_fail(
                 r, HRT_DATA_LOSS, "data_loss",
-                "%s: `hearth sessions rewind NAME --to 0` begins it anew, `hearth sessions "
-                "rm NAME` removes it",
-                words);
+                "%s: `hearth sessions rm %s` removes it, a rewind to turn 0 begins it anew",
+                words, sess_label(s, own));
             return;
         }
         if (s->rec.flags & KVS_SESS_LOST)
@@ -552,7 +551,7 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
         r->err_turn = turn_with_room(r->s, tokens - r->err_held, context);
     if (r->err_turn > 0)
         snprintf(way, sizeof way,
-                 "; after turn %lld there is room for it: rewind or fork there",
+                 "; after turn %lld there is room for it: fork or rewind there",
                  (long long)r->err_turn);
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
              /* Programs know this error by the first half, as OpenAI words it. */

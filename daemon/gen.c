@@ -201,8 +201,8 @@ static void warn_room(struct req *r, enum finish fin)
     if (r->goes_on && context - n < context / 8)
         req_warn(
             r,
-            "the session has %llu of the model's %llu tokens: before it is full, rewind it, "
-            "fork it at an earlier turn, or ask it for a summary to begin a new one with",
+            "the session has %llu of the model's %llu tokens: before it is full, ask it for a "
+            "summary to begin a new one with, or fork it at an earlier turn",
             (unsigned long long)n, (unsigned long long)context);
 }
 

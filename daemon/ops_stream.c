@@ -401,12 +401,15 @@ void waits_fail(struct req *r)
         struct wait *w = r->waits;
         struct call *c = w->call;
         cJSON *extra = NULL;
+        char own[33];
 
         if (r->err_b) {
             extra = cJSON_CreateObject();
             cJSON_AddNumberToObject(extra, "tokens", (double)r->err_a);
             cJSON_AddNumberToObject(extra, "context", (double)r->err_b);
             cJSON_AddNumberToObject(extra, "held", (double)r->err_held);
+            if (r->err_held)
+                cJSON_AddStringToObject(extra, "session", sess_label(r->s, own));
             if (r->err_turn >= 0)
                 cJSON_AddNumberToObject(extra, "turn", (double)r->err_turn);
         }

@@ -224,7 +224,7 @@ static const char *reason(int code)
     case 417: return "Expectation Failed";
     case 429: return "Too Many Requests";
     case 431: return "Request Header Fields Too Large";
-    case 499: return "Client Closed Request";
+    case 499: return "Cancelled";
     case 501: return "Not Implemented";
     case 503: return "Service Unavailable";
     case 504: return "Gateway Timeout";

@@ -595,6 +595,7 @@ char *openai_error_json(int code, const char *slug, const char *param, const cha
     const char *type = code == 401   ? "authentication_error"
                        : code == 403 ? "permission_error"
                        : code == 429 ? "rate_limit_error"
+                       : code == 499 ? "request_cancelled"
                        : code >= 500 ? "server_error"
                                      : "invalid_request_error";
     struct fbuf b = {0};

@@ -221,15 +221,15 @@ static void on_next(void *user, const struct corelink_reply *r)
                         .message = front_str(err, "message", "the generation failed"),
                         .json = err});
         } else if (strcmp(front_str(o, "finish", ""), "cancelled") == 0) {
-            /* Not by this client, which would be gone: no dialect has a way to end that says so
-             * but an error. */
-            fail(g,
-                 &(struct gstream_error){
-                     .status = HRT_CANCELLED,
-                     .slug = "cancelled",
-                     .message = "the answer was cancelled before its end, by another client "
-                                "or because nobody read it for a minute; what there is of it "
-                                "stays in the session"});
+            /* This client has not left, which would end it as well: no dialect has a way to end
+             * that says so but an error. */
+            fail(g, &(struct gstream_error){
+                        .status = HRT_CANCELLED,
+                        .slug = "cancelled",
+                        .message =
+                            "the answer was cancelled before its end (`hearth cancel`, or "
+                            "nobody read it for a minute); what there is of it stays in the "
+                            "session"});
         } else {
             g->state = GS_ENDED;
             g->ops->done(g->user, o);

@@ -112,6 +112,64 @@ static void exit_codes_say_what_happened(void)
     down();
 }
 
+static void a_users_mistake_names_its_field(void)
+{
+    static const struct {
+        const char *argv[8], *field;
+        int code;
+    } t[] = {{{"run", "fake", "hi", "--temp", "x"}, "--temp", 2},
+             {{"run", "fake", "hi", "-n", "0"}, "--max-tokens", 2},
+             {{"ask", "-s", "fake", "hi", "-n", "0"}, "--max-tokens", 2},
+             {{"sessions", "rm", "--anonymous", "--older", "3"}, "--older", 2},
+             {{"ingest", "-s", "fake", "/no/such/file"}, "/no/such/file", 1},
+             {{"ingest", "-s", "fake", "/"}, "/", 1},
+             {{"ingest", "-s", "fake", "/dev/null"}, "/dev/null", 1},
+             {{"--socket", "nowhere", "status"}, "--socket", 2},
+             {{"completion", "tcsh"}, "--json", 2},
+             {{"help"}, "--json", 2},
+             {{"run", "--help"}, "--json", 2}};
+    up();
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        const char *argv[10] = {0};
+        char want[80];
+        int n = 0;
+        while (t[i].argv[n]) {
+            argv[n] = t[i].argv[n];
+            n++;
+        }
+        argv[n] = "--json";
+        CHECK_EQ(run_in(NULL, argv), t[i].code);
+        snprintf(want, sizeof want, "\"field\":\"%s\"", t[i].field);
+        if (!strstr(out, want) || !strstr(out, "\"status\":\"INVALID_ARGUMENT\"") ||
+            !strstr(out, "\"slug\":\"bad_field\"") || strstr(out, "usage: "))
+            t_fail(__FILE__, __LINE__, "case %zu says %s", i, out);
+        argv[n] = NULL; /* in words there is no status */
+        if (i < 8) {
+            CHECK_EQ(run_in(NULL, argv), t[i].code);
+            CHECK(!strstr(err, "INVALID") && !strstr(err, "bad_field"));
+        }
+    }
+    CHECK_EQ(fakecore_count(core, "50 {"), 0);
+    CHECK_EQ(RUN_IN("/rewind\n/quit\n", "chat", "--json"), 0);
+    CHECK(strstr(out, "\"field\":\"/rewind\""));
+    down();
+}
+
+/* By `hearth cancel` elsewhere: no failure, and not "by someone else". */
+static void a_cancelled_answer_ends_as_one(void)
+{
+    up();
+    CHECK_EQ(RUN("ask", "-s", "fake", "cut words=3", "--json"), 130);
+    const char *last = strstr(out, "{\"type\":\"done\"");
+    CHECK(last && strstr(last, "\"finish\":\"cancelled\"") &&
+          strstr(last, "\"text\":\"w0 w1 w2 \""));
+    CHECK(!strstr(out, "\"type\":\"error\"") && strcmp(err, "") == 0);
+    CHECK_EQ(RUN("run", "fake", "cut words=3"), 130);
+    CHECK(strcmp(out, "w0 w1 w2 \n") == 0 && strstr(err, "[cancelled]") &&
+          strstr(err, "cancelled before its end") && !strstr(err, "someone"));
+    down();
+}
+
 static void errors_are_json_when_asked(void)
 {
     up();
@@ -551,6 +609,13 @@ static void help_lists_every_verb(void)
     CHECK_EQ(RUN("help", "chat"), 0);
     CHECK(!strstr(out, "--ids") && strstr(out, "--temp"));
     CHECK_EQ(RUN("help", "akk"), 2);
+    CHECK_EQ(RUN("completion", "bash"), 0);
+    const char *words = strstr(out, "help) w='");
+    CHECK(words && strncmp(words, "help) w='serve run chat ", 24) == 0);
+    CHECK_EQ(RUN("completion", "zsh"), 0);
+    CHECK(strstr(out, "'help') _describe verb verbs;;"));
+    CHECK_EQ(RUN("completion", "fish"), 0);
+    CHECK(strstr(out, "'__fish_seen_subcommand_from help' -a 'serve run chat "));
     down();
 }
 
@@ -586,6 +651,7 @@ static void completion_runs_nothing_and_quotes(void)
         {"hearth run o", "other|"},
         {"hearth sessions ren", "rename|"},
         {"hearth ask --cr", "--create|"},
+        {"hearth help comp", "completion|"},
         {"hearth ask -s '*'", ""},
     };
     if (system("command -v bash >/dev/null") != 0)
@@ -622,6 +688,8 @@ static void completion_runs_nothing_and_quotes(void)
 
 T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
+       {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
+       {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
         answers_go_to_stdout_and_the_rest_to_stderr},
        {"what_is_piped_in_follows_the_question", what_is_piped_in_follows_the_question},

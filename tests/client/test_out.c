@@ -46,12 +46,28 @@ static void numbers_read_as_people_write_them(void)
 static void a_stage_is_one_line_without_a_terminal(void)
 {
     char s[200];
-    struct progress_at at = {"prefill", 212000, 512000, 830, 372000};
+    struct progress_at at = {"prefill", 212000, 512000, 830, 372000, false};
     progress_line(s, sizeof s, "book", &at);
     SAYS(s, "book: prefill 41 % 212k/512k 830 t/s ETA 6m12s");
-    at = (struct progress_at){"queued", 0, 0, -1, -1};
+    at = (struct progress_at){"queued", 0, 0, -1, -1, false};
     progress_line(s, sizeof s, "", &at);
     SAYS(s, "queued");
+    /* Of a model's file the counts mean nothing. */
+    at = (struct progress_at){"loading", 450, 1000, 830, -1, .share = true};
+    progress_line(s, sizeof s, "m", &at);
+    SAYS(s, "m: loading 45 %");
+}
+
+static void a_name_is_one_word_of_a_shell(void)
+{
+    char b[WORDS_SHELL_BYTES], name[256];
+    SAYS(words_shell(b, "book-2.1"), "book-2.1");
+    SAYS(words_shell(b, "my book"), "'my book'");
+    SAYS(words_shell(b, ""), "''");
+    SAYS(words_shell(b, "it's $HOME"), "'it'\\''s $HOME'");
+    memset(name, '\'', 255);
+    name[255] = 0;
+    CHECK_EQ(strlen(words_shell(b, name)), 2 + 4 * 255);
 }
 
 /* What f writes to stderr. */
@@ -72,17 +88,17 @@ static const char *said(void (*f)(struct progress *), struct progress *p)
 }
 static void short_stages(struct progress *p)
 {
-    progress_show(p, &(struct progress_at){"queued", 0, 0, -1, -1});
-    progress_show(p, &(struct progress_at){"prefill", 0, 36, -1, -1});
-    progress_show(p, &(struct progress_at){"prefill", 36, 36, 900, 0});
+    progress_show(p, &(struct progress_at){"queued", 0, 0, -1, -1, false});
+    progress_show(p, &(struct progress_at){"prefill", 0, 36, -1, -1, false});
+    progress_show(p, &(struct progress_at){"prefill", 36, 36, 900, 0, false});
     progress_done(p);
     progress_done(p);
 }
 static void a_long_stage(struct progress *p)
 {
-    progress_show(p, &(struct progress_at){"prefill", 0, 3000, -1, -1});
+    progress_show(p, &(struct progress_at){"prefill", 0, 3000, -1, -1, false});
     usleep(600000);
-    progress_show(p, &(struct progress_at){"prefill", 1500, 3000, 900, 100});
+    progress_show(p, &(struct progress_at){"prefill", 1500, 3000, 900, 100, false});
     usleep(600000);
     progress_done(p);
     progress_done(p);
@@ -113,7 +129,7 @@ static void times_have_a_unit(void)
 
 static void a_bar_fits_its_terminal(void)
 {
-    struct progress_at at = {"prefill", 1, 2, 830, 372000};
+    struct progress_at at = {"prefill", 1, 2, 830, 372000, false};
     for (int width = 1; width < 200; width++) {
         char s[300];
         progress_bar(s, sizeof s, width, "a-name-of-some-length", &at);
@@ -225,4 +241,5 @@ T_MAIN({"numbers_read_as_people_write_them", numbers_read_as_people_write_them},
        {"a_bar_fits_its_terminal", a_bar_fits_its_terminal},
        {"floats_read_back", floats_read_back}, {"objects_are_json", objects_are_json},
        {"a_text_is_cut_where_a_reader_would", a_text_is_cut_where_a_reader_would},
-       {"columns_line_up", columns_line_up})
+       {"columns_line_up", columns_line_up},
+       {"a_name_is_one_word_of_a_shell", a_name_is_one_word_of_a_shell})

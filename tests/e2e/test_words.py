@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""test_words.py - what a newcomer is told: where a conversation is, and how it goes on."""
+import http.client, shlex, threading
+
+from hearthlib import *
+
+
+def last_json(p):
+    check(p.returncode == 0, lambda: "exit %d: %s" % (p.returncode, p.stderr[-600:]))
+    return json.loads(p.stdout.strip().splitlines()[-1])
+
+
+def serve(*flags, **kw):
+    d = Daemon("--http", "off", *flags, **kw).start()
+    d.load()
+    return d
+
+
+def names(d):
+    return sorted(s["name"] for s in last_json(d.cli("sessions", "ls", "--json"))["sessions"])
+
+
+def chat_says_where_one_is():
+    d = serve()
+    p = d.cli("chat", "-s", "first", "-m", "m", "-n", "4", inp="One.\n/fork second\nTwo.\n/save third book\n/fork\nThree.\n/quit\n")
+    check_eq(p.returncode, 0, p.stderr)
+    for w in ("you are in second now", "first stays as it is", "session second is called third book now, there is no second any more",
+              "hearth chat -s 'third book'", "third book stays as it is", "it has no name and will expire; /save NAME keeps it"):
+        check(w in p.stderr, lambda: "nobody said %r: %s" % (w, p.stderr))
+    check_eq(names(d), ["first", "third book"], "sessions")
+    d.stop()
+
+
+def a_fork_without_a_name_says_that_it_expires():
+    d = serve()
+    d.cli("ask", "-s", "book", "--create", "-m", "m", "One.", "-n", "4")
+    p = d.cli("sessions", "fork", "book")
+    check(p.returncode == 0 and "expires" in p.stderr, lambda: p.stderr)
+    rename = p.stderr.split("`hearth ")[1].split("`")[0].replace("NAME", "copy")
+    check_eq(d.cli(*shlex.split(rename)).returncode, 0, rename)
+    check_eq(names(d), ["book", "copy"], "sessions")
+    check_eq(d.cli("sessions", "fork", "book", "other").stderr, "", "of one with a name nothing is to be said")
+    d.stop()
+
+
+def a_full_session_has_a_way_on_that_keeps_it():
+    d = serve("--context", "512")
+    said = "my book"
+    p = None
+    for i in range(40):
+        p = d.cli("ask", "-s", said, "--create", "-m", "m", "Count the stars, number %d, and the rivers." % i, "-n", "60", "--ignore-eos")
+        if p.returncode:
+            break
+    check(p.returncode == 1 and "context_length_exceeded" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    before = last_json(d.cli("sessions", "show", said, "--json"))["turns"]
+    way = p.stderr.split("`hearth ")[1].split("`")[0]
+    check(way.startswith("sessions fork 'my book' NEW --turn "), lambda: p.stderr)
+    turn = int(way.split()[-1])
+    check(0 < turn < len(before) and before[turn - 1]["role"] == "assistant", lambda: "turn %d of %d" % (turn, len(before)))
+    check_eq(d.cli(*shlex.split(way.replace("NEW", "on"))).returncode, 0, way)
+    check_eq(d.cli("ask", "-s", "on", "And the moons?", "-n", "8").returncode, 0, "a question to the fork")
+    check_eq(last_json(d.cli("sessions", "show", said, "--json"))["turns"], before, "the full one's turns")
+    j = json.loads(d.cli("ask", "-s", said, "Count the stars, and the rivers.", "-n", "60", "--json").stdout.splitlines()[-1])
+    check_eq((j["slug"], j["session"]), ("context_length_exceeded", said), "in JSON")
+    # One that would fit only into an empty one is not told to empty this one.
+    p = d.cli("ask", "-s", said, "word " * 420)
+    check(p.returncode == 1 and "--to 0" not in p.stderr and "--turn 0" not in p.stderr and "another session" in p.stderr, lambda: p.stderr)
+    d.stop()
+
+
+def a_cancelled_answer_says_so_over_http():
+    want = free_port()
+    d = Daemon("--http", "127.0.0.1:%d" % want, front=True).start()
+    port = http_port(d, want)
+    d.load()
+    got = {}
+
+    def post(stream):
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=120 * SLOWER)
+        c.request("POST", "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "Count, %s." % stream}], "max_tokens": 7000,
+                                                               "stream": stream, "logit_bias": {"2": -100, "0": -100}}),
+                  {"Content-Type": "application/json"})
+        r = c.getresponse()
+        body = r.read().decode()
+        got[stream] = (r.status, r.reason, json.loads(body if not stream else [x for x in body.split("\n\n") if "error" in x][-1][6:])["error"])
+        c.close()
+
+    with d.link() as l:
+        for stream in (False, True):
+            t = threading.Thread(target=post, args=(stream,))
+            t.start()
+            t0, run = time.monotonic(), []
+            while not run and time.monotonic() - t0 < 60 * SLOWER:
+                run = [s["request"] for s in l.call(SESSION_LIST, {"all": True})["sessions"] if s["running"]]
+            check(run, "nothing runs")
+            p = d.cli("cancel", run[0])
+            check_eq(p.returncode, 0, p.stderr)
+            t.join()
+            status, reason, e = got[stream]
+            check_eq((e["code"], e["type"]), ("cancelled", "request_cancelled"), "error of %r" % (got[stream],))
+            check("hearth cancel" in e["message"] and "another client" not in e["message"], lambda: e["message"])
+            if not stream:
+                check_eq((status, reason), (499, "Cancelled"), "status line")
+    d.stop()
+
+
+main(chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
+     a_cancelled_answer_says_so_over_http)
