@@ -1,6 +1,7 @@
 /* chat.c - a conversation on a terminal: lines by libedit, answers as they come. */
 #include "client/answer.h"
 #include "client/encoding.h"
+#include "client/named.h"
 #include "client/place.h"
 #include "client/say.h"
 #include "client/words.h"
@@ -431,7 +432,8 @@ int cmd_chat(struct cli *c, const struct args *a)
     if (args_has(a, "ids"))
         return cli_usage(c, "--ids is for run, ask and ingest");
     int code = CLI_OK;
-    snprintf(t.session, sizeof t.session, "%s", name ? name : "");
+    if (name)
+        code = named_session(c, name, NAMED_LEAST_NEW, false, t.session);
     if (code == CLI_OK && model)
         code = find_model(&t, model, t.model, sizeof t.model);
     if (code == CLI_OK && t.session[0])

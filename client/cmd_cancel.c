@@ -1,5 +1,6 @@
 /* cmd_cancel.c - ends a request that somebody else, or an earlier shell, began. */
 #include "client/cli.h"
+#include "client/named.h"
 #include "client/say.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -130,7 +131,11 @@ int cmd_cancel(struct cli *c, const struct args *a)
             cli_note(c, "nothing runs");
         return CLI_OK;
     }
-    what = what ? what : found;
+    char whole[NAME_BYTES_MAX + 1];
+    code = named_session(c, what ? what : found, NAMED_LEAST, true, whole);
+    if (code != CLI_OK)
+        return code;
+    what = whole;
     /* Both kinds of ids look alike; a request is the likelier one, messages name it. */
     bool hex = strlen(what) == 32 && strspn(what, "0123456789abcdef") == 32;
     if (hex)

@@ -8,6 +8,7 @@
 #include "client/answer.h"
 #include "client/encoding.h"
 #include "client/ledger.h"
+#include "client/named.h"
 #include "client/say.h"
 #include "client/split.h"
 #include "client/words.h"
@@ -442,6 +443,7 @@ int cmd_ingest(struct cli *c, const struct args *a)
 {
     struct ingest g = {.c = c, .a = a, .name = args_str(a, "session")};
     bool split = args_has(a, "split");
+    char whole[NAME_BYTES_MAX + 1];
     if (!g.name || !g.name[0])
         return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
     if (split && (args_has(a, "ids") || a->n > SPLIT_FILES_MAX))
@@ -457,6 +459,10 @@ int cmd_ingest(struct cli *c, const struct args *a)
         code = read_doc(c, a, a->pos[0], false, &g.first.text, &g.first.n);
     if (code == CLI_OK && !c->conn)
         code = cli_connect(c, &c->conn);
+    if (code == CLI_OK && !split) {
+        code = named_session(c, g.name, NAMED_LEAST_NEW, false, whole);
+        g.name = whole;
+    }
     if (code == CLI_OK)
         code = split ? in_parts(&g) : into_session(&g, NULL);
     free(g.first.text);

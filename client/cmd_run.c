@@ -1,5 +1,6 @@
 /* cmd_run.c - run and ask: one question, one answer. */
 #include "client/answer.h"
+#include "client/named.h"
 #include <stdlib.h>
 
 /* Runs START and prints its end; takes start. */
@@ -42,8 +43,13 @@ int cmd_ask(struct cli *c, const struct args *a)
     const char *name = args_str(a, "session");
     if (!name || !name[0])
         return cli_usage(c, "which session? hearth ask -s NAME QUESTION");
+    char whole[NAME_BYTES_MAX + 1];
+    int code = named_session(c, name, args_has(a, "create") ? NAMED_LEAST_NEW : NAMED_LEAST,
+                             false, whole);
+    if (code != CLI_OK)
+        return code;
     cJSON *start = j_req();
-    cJSON_AddStringToObject(start, "session", name);
+    cJSON_AddStringToObject(start, "session", whole);
     cJSON_AddBoolToObject(start, "create", args_has(a, "create"));
     if (args_has(a, "fork"))
         cJSON_AddTrueToObject(start, "fork");

@@ -1,5 +1,6 @@
 /* cmd_sessions.c - the sessions verbs and du: thin over SESSION_*. */
 #include "client/cli.h"
+#include "client/named.h"
 #include "client/say.h"
 #include "client/table.h"
 #include "client/words.h"
@@ -76,11 +77,16 @@ int cmd_sessions(struct cli *c, const struct args *a)
     return CLI_OK;
 }
 
-static cJSON *for_session(const struct args *a, bool changing)
+/* A request about the session that stands first: an exit code, and *ret to be taken. */
+static int for_session(struct cli *c, const char *typed, bool changing, cJSON **ret)
 {
-    cJSON *req = changing ? j_req() : cJSON_CreateObject();
-    cJSON_AddStringToObject(req, "session", a->pos[0]);
-    return req;
+    char name[NAME_BYTES_MAX + 1];
+    int code = named_session(c, typed, NAMED_LEAST, false, name);
+    if (code != CLI_OK)
+        return code;
+    *ret = changing ? j_req() : cJSON_CreateObject();
+    cJSON_AddStringToObject(*ret, "session", name);
+    return CLI_OK;
 }
 
 static void print_session(const cJSON *s)
@@ -157,15 +163,16 @@ static int add_texts(struct cli *c, cJSON *session, const struct hearth_reply *i
 
 int cmd_session_show(struct cli *c, const struct args *a)
 {
-    cJSON *req = for_session(a, false), *o = NULL;
+    cJSON *req, *o = NULL;
     struct hearth_reply rep = {0};
     bool ids = args_has(a, "ids"), texts = args_has(a, "text");
-    if (ids && texts && !c->json) {
-        cJSON_Delete(req);
+    if (ids && texts && !c->json)
         return cli_usage(c, "--text and --ids: give one of them, or both with --json");
-    }
+    int code = for_session(c, a->pos[0], false, &req);
+    if (code != CLI_OK)
+        return code;
     cJSON_AddBoolToObject(req, "ids", ids || texts);
-    int code = cli_call(c, HRT_SESSION_SHOW, req, NULL, 0, &o, &rep);
+    code = cli_call(c, HRT_SESSION_SHOW, req, NULL, 0, &o, &rep);
     if (code != CLI_OK)
         return code;
     size_t n = rep.tail_bytes / sizeof(int32_t);
@@ -224,7 +231,10 @@ static int place(struct cli *c, const struct args *a, const char *flag, cJSON *r
 
 int cmd_session_fork(struct cli *c, const struct args *a)
 {
-    cJSON *req = for_session(a, true);
+    cJSON *req, *o = NULL;
+    int code = for_session(c, a->pos[0], true, &req);
+    if (code != CLI_OK)
+        return code;
     if (a->n > 1)
         cJSON_AddStringToObject(req, "name", a->pos[1]);
     int t = place(c, a, "turn", req, "turn"), k = t < 0 ? -1 : place(c, a, "tokens", req, "at");
@@ -232,8 +242,7 @@ int cmd_session_fork(struct cli *c, const struct args *a)
         cJSON_Delete(req);
         return k < 0 ? CLI_USAGE : cli_usage(c, "--turn and --tokens: give one of them");
     }
-    cJSON *o = NULL;
-    int code = cli_call(c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL);
+    code = cli_call(c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL);
     if (code != CLI_OK)
         return code;
     if (c->json)
@@ -253,28 +262,38 @@ int cmd_session_fork(struct cli *c, const struct args *a)
 
 int cmd_session_rewind(struct cli *c, const struct args *a)
 {
-    cJSON *req = for_session(a, true);
+    cJSON *req;
+    int code = for_session(c, a->pos[0], true, &req);
+    if (code != CLI_OK)
+        return code;
     int t = place(c, a, "to", req, "to_turn"),
         k = t < 0 ? -1 : place(c, a, "tokens", req, "to_tokens");
     if (k < 0 || t + k != 1) {
         cJSON_Delete(req);
         return k < 0 ? CLI_USAGE
                      : cli_usage(c, "how far? --to TURN keeps turns 1 to TURN, --tokens N "
-                                    "keeps the first N tokens");
+                                    "keeps the first N "
+                                    "tokens");
     }
     return change(c, HRT_SESSION_REWIND, req, "rewound");
 }
 
 int cmd_session_rename(struct cli *c, const struct args *a)
 {
-    cJSON *req = for_session(a, true);
+    cJSON *req;
+    int code = for_session(c, a->pos[0], true, &req);
+    if (code != CLI_OK)
+        return code;
     cJSON_AddStringToObject(req, "name", a->pos[1]);
     return change(c, HRT_SESSION_RENAME, req, "renamed to");
 }
 
 static int pin(struct cli *c, const struct args *a, bool pinned)
 {
-    cJSON *req = for_session(a, true);
+    cJSON *req;
+    int code = for_session(c, a->pos[0], true, &req);
+    if (code != CLI_OK)
+        return code;
     cJSON_AddBoolToObject(req, "pinned", pinned);
     return change(c, HRT_SESSION_PIN, req, pinned ? "pinned" : "unpinned");
 }
@@ -353,9 +372,10 @@ int cmd_session_rm(struct cli *c, const struct args *a)
         return cli_usage(c, older ? "--older goes with --anonymous"
                                   : "which? hearth sessions rm NAME..., or --anonymous");
     for (int i = 0; i < a->n; i++) {
-        cJSON *req = j_req(), *o = NULL;
-        cJSON_AddStringToObject(req, "session", a->pos[i]);
-        int code = cli_call(c, HRT_SESSION_REMOVE, req, NULL, 0, &o, NULL);
+        cJSON *req, *o = NULL;
+        int code = for_session(c, a->pos[i], true, &req);
+        if (code == CLI_OK)
+            code = cli_call(c, HRT_SESSION_REMOVE, req, NULL, 0, &o, NULL);
         if (code != CLI_OK) {
             worst = code;
             continue;

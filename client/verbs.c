@@ -13,7 +13,7 @@ const struct flag flags_global[] = {
     {0},
 };
 static const struct flag f_session[] = {
-    {"session", 's', "NAME", "the session, by name or id"},
+    {"session", 's', "NAME", "the session, by name or id, or the beginning of its id"},
     {0},
 };
 static const struct flag f_model[] = {

@@ -170,6 +170,31 @@ static void a_cancelled_answer_ends_as_one(void)
     down();
 }
 
+static void the_beginning_of_an_id_is_enough(void)
+{
+    static const char full[] = "\"session\":\"00000000deadbeef0000000000000000\"";
+    up();
+    CHECK_EQ(RUN("sessions", "show", "00000000DE"), 0);
+    CHECK_EQ(fakecore_count(core, full), 1);
+    CHECK_EQ(RUN("ask", "-s", "00000000de", "words=1"), 0);
+    CHECK_EQ(fakecore_count(core, full), 2);
+    CHECK_EQ(RUN_IN("words=1\n", "chat", "-s", "00000000de"), 0);
+    CHECK_EQ(fakecore_count(core, full), 3);
+    /* Two begin so. */
+    CHECK_EQ(RUN("sessions", "show", "0000"), 1);
+    CHECK(strstr(err, "0000 is the beginning of 2 ids: 000000000000 (fake), 00000000dead"));
+    CHECK_EQ(RUN("ask", "-s", "0000", "words=1"), 1);
+    CHECK_EQ(fakecore_count(core, "50 {"), 2);
+    /* Too short, none such, or a new one's name. */
+    CHECK_EQ(RUN("sessions", "show", "000"), 0);
+    CHECK_EQ(fakecore_count(core, "\"session\":\"000\""), 1);
+    CHECK_EQ(RUN("sessions", "show", "fade"), 0);
+    CHECK_EQ(fakecore_count(core, "\"session\":\"fade\""), 1);
+    CHECK_EQ(RUN_IN("words=1\n", "chat", "-s", "0000"), 0);
+    CHECK_EQ(fakecore_count(core, "\"session\":\"0000\",\"create\":true"), 1);
+    down();
+}
+
 static void errors_are_json_when_asked(void)
 {
     up();
@@ -690,6 +715,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
        {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},
+       {"the_beginning_of_an_id_is_enough", the_beginning_of_an_id_is_enough},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
         answers_go_to_stdout_and_the_rest_to_stderr},
        {"what_is_piped_in_follows_the_question", what_is_piped_in_follows_the_question},

@@ -284,7 +284,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         break;
     case HRT_SESSION_LIST:
         snprintf(out, sizeof out,
-                 "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\"},{\"name\":"
+                 "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\",\"id\":"
+                 "\"00000000deadbeef0000000000000000\"},{\"name\":"
                  "\"it's\"},{\"name\":\"\\u001b[2Jc\"}]}",
                  session);
         fc_send(c, conn, f, HRT_OK, out, NULL, 0);
