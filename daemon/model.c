@@ -29,6 +29,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { CHANGE_MAX = 4, UNLOAD_POLL_NS = 2000000 };
 #define FAILED_FOR_NS 10000000000ull /* a failed load is not tried again sooner, unless asked */
@@ -47,6 +48,7 @@ struct slot {
     uint64_t page_bytes, available; /* the latter when it was peeked at */
     bool hashing, wanted_again;
     bool found; /* in the directory; not named by its path */
+    bool unreadable;
     uint64_t failed_ns;
     struct eng_info info; /* of the last load; info_known */
     bool info_known;
@@ -474,21 +476,62 @@ static int is_gguf(const struct dirent *e)
            strcasecmp(e->d_name + n - 5, ".gguf") == 0;
 }
 
+/* Why a file of the models' directory cannot be one: 0, it may be; -1: it has just gone. */
+static int unreadable(const char *path)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return -1;
+    if (stat(path, &st) < 0)
+        return errno;
+    return S_ISDIR(st.st_mode)      ? EISDIR
+           : !S_ISREG(st.st_mode)   ? EINVAL
+           : access(path, R_OK) < 0 ? errno
+                                    : 0;
+}
+
+/* One that cannot be read is listed with the reason, and looked at again each time. */
+static void note_unreadable(struct model_table *t, const char *name, const char *path, int why)
+{
+    for (uint32_t i = 0; i < t->n; i++) {
+        struct slot *s = t->slot[i];
+        struct stat st;
+
+        if (!s->found || strcmp(s->m.name, name) != 0 || strcmp(s->m.path, path) != 0 ||
+            (s->m.state != MODEL_AVAILABLE && s->m.state != MODEL_FAILED))
+            continue;
+        if (why) {
+            bool link = lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+
+            s->m.state = MODEL_FAILED;
+            snprintf(s->m.error, sizeof s->m.error, "%s cannot be read: %s",
+                     link ? "what its link leads to" : "its file",
+                     why == EINVAL ? "not a regular file" : strerror(why));
+        } else if (s->unreadable) {
+            s->m.state = MODEL_AVAILABLE;
+        }
+        s->unreadable = why != 0;
+    }
+}
+
 /* Looks again at the models' directory: a file copied there is known without a restart. */
 static void discover(struct daemon *d)
 {
     struct dirent **e = NULL;
     int n = scandir(d->conf->models, &e, is_gguf, alphasort);
     char path[PATH_MAX], name[NAME_BYTES_MAX + 6];
-    struct stat st;
 
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%s", d->conf->models, e[i]->d_name);
         snprintf(name, sizeof name, "%s", e[i]->d_name);
         name[strlen(name) - 5] = 0;
+        int why = unreadable(path);
         /* A [model NAME] section with a path of its own owns the name already. */
-        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
-            slot_add(d, name, path, true) == -EAGAIN && !d->models->full_said) {
+        int r = why < 0 ? 0 : slot_add(d, name, path, true);
+        if (why >= 0)
+            note_unreadable(d->models, name, path, why);
+        if (r == -EAGAIN && !d->models->full_said) {
             d->models->full_said = true;
             daemon_warn(
                 d,
@@ -510,7 +553,7 @@ void models_look(struct daemon *d)
 
         if (s->found && !s->m.users && !s->peeking && !s->hashing &&
             (s->m.state == MODEL_AVAILABLE || s->m.state == MODEL_FAILED))
-            s->m.gone = stat(s->m.path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
+            s->m.gone = lstat(s->m.path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
     }
     discover(d);
 }
@@ -581,13 +624,20 @@ struct model *model_at(struct daemon *d, uint32_t index)
     return index < d->models->n ? &d->models->slot[index]->m : NULL;
 }
 
-/* What a request gets that names none; NULL: there is none. */
+/* What a request gets that names none, rather one that can be read; NULL: there is none. */
 static struct model *first(struct daemon *d)
 {
-    for (uint32_t i = 0; i < d->models->n; i++)
-        if (!d->models->slot[i]->m.gone)
-            return &d->models->slot[i]->m;
-    return NULL;
+    struct model *other = NULL;
+
+    for (uint32_t i = 0; i < d->models->n; i++) {
+        struct slot *s = d->models->slot[i];
+
+        if (!s->m.gone && !s->unreadable)
+            return &s->m;
+        if (!s->m.gone && !other)
+            other = &s->m;
+    }
+    return other;
 }
 
 /* By name; by name in another case, with or without ".gguf"; by the beginning of one name
@@ -704,6 +754,7 @@ cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid)
     }
     cJSON_AddNumberToObject(j, "file_bytes",
                             stamp_read(m->path, &f) == 0 ? (double)f.bytes : 0);
+    cJSON_AddNumberToObject(j, "created", floor((double)f.mtime_ns / 1e9));
     if (m->state == MODEL_LOADED) {
         cJSON_AddNumberToObject(j, "loaded_bytes",
                                 (double)(s->info.weight_bytes + s->info.page_memory));

@@ -104,5 +104,34 @@ def a_cancelled_answer_says_so_over_http():
     d.stop()
 
 
+def a_model_that_cannot_be_read_is_listed_with_the_reason():
+    want = free_port()
+    d = Daemon("--http", "127.0.0.1:%d" % want, front=True).start()
+    port = http_port(d, want)
+    link = os.path.join(d.models, "away.gguf")
+    os.makedirs(d.models, exist_ok=True)
+    os.symlink(os.path.join(d.dir, "not-here.gguf"), link)
+    m = {x["name"]: x for x in last_json(d.cli("models", "--json"))["models"]}
+    check_eq((m["away"]["state"], m["away"]["default"]), ("failed", False), "the model behind a link to nothing")
+    check("link" in m["away"]["error"] and "No such file" in m["away"]["error"], lambda: m["away"]["error"])
+    check("No such file" in d.cli("models").stdout, "hearth models")
+    p = d.cli("run", "away", "Hi.")
+    check(p.returncode == 1 and "No such file" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=60 * SLOWER)
+    c.request("GET", "/v1/models")
+    data = {x["id"]: x for x in json.loads(c.getresponse().read())["data"]}
+    c.close()
+    check_eq(data["m"]["created"], int(os.stat(model()).st_mtime), "created of /v1/models")
+    # What it leads to has come, and goes again with the link.
+    shutil.copy(model(), os.path.join(d.dir, "not-here.gguf"))
+    m = {x["name"]: x for x in last_json(d.cli("models", "--json"))["models"]}
+    check(m["away"]["state"] == "available" and m["away"]["file_bytes"] > 0 and "error" not in m["away"], lambda: repr(m["away"]))
+    os.unlink(link)
+    check("away" not in {x["name"] for x in last_json(d.cli("models", "--json"))["models"]}, "it is listed still")
+    st = d.cli("status").stdout
+    check(sum(x.startswith("disk") for x in st.splitlines()) == 1, lambda: st)
+    d.stop()
+
+
 main(chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
-     a_cancelled_answer_says_so_over_http)
+     a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason)
