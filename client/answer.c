@@ -421,6 +421,10 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     }
     if (code == CLI_OK)
         code = verdict(&r);
+    /* Who reads JSON is told how it ended, also before there was anything to be done with. */
+    if (code == CLI_INTERRUPTED && c->json && !ret->last)
+        code = cli_fail_as(c, code, HRT_CANCELLED, "cancelled",
+                           "interrupted before the answer had an end that could be read");
     ret->interrupted = r.cancelled;
     hearth_close(r.conn);
     free(r.start);

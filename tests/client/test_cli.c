@@ -167,6 +167,17 @@ static void a_cancelled_answer_ends_as_one(void)
     CHECK_EQ(RUN("run", "fake", "cut words=3"), 130);
     CHECK(strcmp(out, "w0 w1 w2 \n") == 0 && strstr(err, "[cancelled]") &&
           strstr(err, "cancelled before its end") && !strstr(err, "someone"));
+    /* Before there is a stream, or, on a machine that takes seconds for a signal, in one. */
+    int o, e;
+    pid_t pid =
+        begin((const char *const[]){"run", "fake", "slow words=500 pace=20", "--json", NULL},
+              &o, &e, NULL);
+    for (int i = 0; i < 1000 && fakecore_count(core, "50 {") < 3; i++)
+        poll(NULL, 0, 10);
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid, o, e), 130);
+    CHECK(strstr(out, "\"type\":\"error\",\"status\":\"CANCELLED\",\"slug\":\"cancelled\"") ||
+          strstr(out, "\"finish\":\"cancelled\""));
     down();
 }
 
