@@ -139,9 +139,13 @@ static void check_room(struct daemon *d)
 }
 
 /* ---- parts ------------------------------------------------------------------------------------ */
-static void store_said(void *user, const char *words)
+/* What begins and ends is in the store's own statistics meanwhile. */
+static void store_said(void *user, int kind, const char *words)
 {
-    daemon_warn(user, "store: %s", words);
+    if (kind == KVS_NOTE_STANDS)
+        daemon_warn(user, "store: %s", words);
+    else
+        log_at(kind == KVS_NOTE_OVER ? LOG_INFO_ : LOG_WARN_, "store: %s", words);
 }
 
 static int store_open(struct daemon *d, struct errbuf *eb)
@@ -183,8 +187,6 @@ static int store_open(struct daemon *d, struct errbuf *eb)
                "store: %llu blocks not finished were dropped, %llu torn bytes of the "
                "turn log",
                (unsigned long long)rep.blocks_dropped, (unsigned long long)rep.log_torn_bytes);
-    if (rep.warning[0])
-        log_at(LOG_WARN_, "store: %s", rep.warning);
     check_room(d);
     struct kvs_stats k = {0};
     kvs_stats(d->store, &k);

@@ -66,6 +66,7 @@ static void store_part(FILE *f, struct daemon *d)
 
     kvs_stats(d->store, &k);
     kvflow_usage(d, NULL, &dev);
+    one(f, "warnings", false, "Standing warnings.", d->n_warnings + k.n_warnings);
     head(f, "tier_used_bytes", false, "Bytes in use, by tier.");
     fprintf(f, "hearth_tier_used_bytes{tier=\"device\"} %" PRIu64 "\n", dev.used_bytes);
     fprintf(f, "hearth_tier_used_bytes{tier=\"host\"} %" PRIu64 "\n", k.host_used);
@@ -173,7 +174,6 @@ char *metrics_text(struct daemon *d, size_t *ret_bytes)
     one(f, "streams", false, "Streams in memory, ended ones too.", g.streams);
     one(f, "front_restarts_total", true, "hearth-front processes started again.",
         (double)fronts_restarts(d));
-    one(f, "warnings", false, "Standing warnings.", d->n_warnings);
     store_part(f, d);
     model_part(f, d);
     link_part(f, d);

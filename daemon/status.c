@@ -82,15 +82,6 @@ static void http_elsewhere(const struct daemon *d, cJSON *w)
     cJSON_AddItemToArray(w, cJSON_CreateString(words));
 }
 
-/* Whether it is said already, among what stands. */
-static bool stands(const struct daemon *d, const char *words)
-{
-    for (uint32_t i = 0; i < d->n_warnings; i++)
-        if (strstr(d->warnings[i], words))
-            return true;
-    return false;
-}
-
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
@@ -98,7 +89,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
 
     http_elsewhere(d, w);
     /* Who may not see why it is off sees that it is; for others the reason says it. */
-    if (k->fault == -EROFS && !(daemon_trusts(d, uid) && k->warning[0]))
+    if (k->fault == -EROFS && !(daemon_trusts(d, uid) && k->warning[0][0]))
         cJSON_AddItemToArray(
             w, cJSON_CreateString("persistence is off: answers go on, nothing new survives a "
                                   "restart; who runs the daemon sees why in its status"));
@@ -112,8 +103,9 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
         cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));
     if (k->index_hurt)
         cJSON_AddItemToArray(
-            w, cJSON_CreateString("the index is damaged: what it cannot make anew while it "
-                                  "runs it puts together at the next start; restart hearthd"));
+            w, cJSON_CreateString("the index is damaged and not made anew so far; if this "
+                                  "stays restart hearthd, which then does it; the turn log "
+                                  "has what was acknowledged"));
     if (k->turns_full)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
@@ -123,8 +115,8 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
     if (!quota_puts(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
-    if (k->warning[0] && daemon_trusts(d, uid) && !stands(d, k->warning))
-        cJSON_AddItemToArray(w, cJSON_CreateString(k->warning));
+    for (uint32_t i = 0; i < k->n_warnings && daemon_trusts(d, uid); i++)
+        cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i]));
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
     const struct model *m;

@@ -19,7 +19,7 @@ struct stored {
     struct kvstore *store;
     struct loop *loop;
     struct loop_watch watch;
-    void (*said)(void *user, const char *words);
+    void (*said)(void *user, int kind, const char *words);
     void *user;
     pthread_t io, commit;
     bool io_on, commit_on;
@@ -47,10 +47,11 @@ static void *commit_main(void *arg)
 
 static void say(struct stored *d)
 {
-    char words[512];
+    char words[KVS_WORDS];
+    int kind;
 
-    while (d->said && kvs_note(d->store, words, sizeof words))
-        d->said(d->user, words);
+    while (d->said && (kind = (int)kvs_note(d->store, words, sizeof words)) != KVS_NOTE_NONE)
+        d->said(d->user, kind, words);
 }
 
 static void stored_ready(struct loop_watch *w, uint32_t events)
@@ -63,7 +64,7 @@ static void stored_ready(struct loop_watch *w, uint32_t events)
 }
 
 int stored_open(struct stored **ret, struct kvstore *s, struct loop *l,
-                void (*said)(void *user, const char *words), void *user)
+                void (*said)(void *user, int kind, const char *words), void *user)
 {
     struct stored *d = calloc(1, sizeof *d);
     sigset_t all, old;

@@ -126,13 +126,18 @@ static void ckpt_over(struct kvstore *s, int r)
 {
     index_unsnap(s->idx);
     s->ckpt.phase = CKPT_NONE;
+    if (r == 0)
+        store_over(s, SAY_LOG, "the turn log could be compacted again");
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
         bool full = r == -ENOSPC || r == -EDQUOT;
         bool healed = index_trust(s->idx) != INDEX_FINE; /* or soon, and that is said */
         s->ckpt.again_ns = now_ns() + (full || healed ? FULL_NS : AGAIN_NS);
         if (!full && !healed)
-            store_warn(s, "the turn log could not be compacted (%s), it grows on", err_str(r));
+            store_state(s, SAY_LOG,
+                        "the turn log (%.300s/log) could not be compacted (%s): it grows on, "
+                        "and is tried again in a minute; if that goes on, check the disk",
+                        s->dir, err_str(r));
     }
     commit_sizes(s);
 }
@@ -199,7 +204,12 @@ void ckpt_turn(struct kvstore *s)
     if (s->ckpt.phase == CKPT_NONE) {
         r = turnlog_trim(s->log);
         if (r < 0)
-            store_warn(s, "an old file of the turn log cannot be removed: %s", err_str(r));
+            store_state(s, SAY_TRIM,
+                        "an old file of the turn log (%.300s/log) cannot be removed (%s): it "
+                        "takes its room; give the daemon's user the right to",
+                        s->dir, err_str(r));
+        else
+            store_over(s, SAY_TRIM, "old files of the turn log can be removed again");
         if (r > 0 || !s->ckpt.trim)
             return;
         s->ckpt.trim = r > 0;

@@ -453,7 +453,7 @@ void collect_turn(struct kvstore *s)
     if (asked)
         return;
     if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM && r != E_CORRUPT)
-        store_fault(s, -EROFS, "dropping branches from the index");
+        store_fault(s, r, "dropping branches from the index", NULL);
 }
 
 /* --- at open -------------------------------------------------------------------------------- */

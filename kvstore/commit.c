@@ -83,6 +83,7 @@ void reserve_make(struct kvstore *s)
          sys_make(&s->sys, path, NULL, 0, s->reserve_bytes) < 0))
         return;
     s->reserve_held = true;
+    store_over(s, SAY_RESERVE, "the reserve for a full disk is there again");
 }
 
 static bool reserve_release(struct kvstore *s)
@@ -93,8 +94,10 @@ static bool reserve_release(struct kvstore *s)
         return false;
     reserve_path(s, path);
     s->reserve_held = false;
-    store_warn(s, "disk full: the reserve of %llu MiB is given up",
-               (unsigned long long)(s->reserve_bytes >> 20));
+    store_state(s, SAY_RESERVE,
+                "disk full: the reserve of %llu MiB (%.300s) is given up; free some space, it "
+                "is made again by itself",
+                (unsigned long long)(s->reserve_bytes >> 20), path);
     return sys_unlink(&s->sys, path) == 0;
 }
 
@@ -103,6 +106,14 @@ static bool reserve_release(struct kvstore *s)
 static bool is_full(int r)
 {
     return r == -ENOSPC || r == -EDQUOT || r == -EFBIG;
+}
+
+static void fault_in(struct kvstore *s, int why, const char *doing, const char *name)
+{
+    char path[PATH_MAX];
+
+    (void)snprintf(path, sizeof path, "%s/%s", s->dir, name);
+    store_fault(s, why, doing, path);
 }
 
 /* Frames into the log's buffer; a batch that does not fit its state fails alone. */
@@ -195,8 +206,12 @@ static int group_sync_segments(struct kvstore *s, struct group *g)
             continue;
         t->seg->synced_group = s->group;
         int r = sys_sync(&s->sys, t->seg->fd);
-        if (r < 0)
+        if (r < 0) {
+            char path[PATH_MAX];
+            seg_path(s->dir, t->l->id, t->seg->number, path, sizeof path);
+            store_fault(s, r, "syncing a segment", path);
             return r;
+        }
     }
     return 0;
 }
@@ -278,14 +293,12 @@ static int group_write(struct kvstore *s, struct group *g)
     }
     logged = r == 0;
     if (r < 0 && !is_full(r) && r != -ENOMEM)
-        store_fault(s, -EROFS, "writing the turn log");
+        fault_in(s, r, "writing the turn log", "log");
     if (r < 0 && !logged)
         turnlog_begin(s->log); /* no frames: blocks and drops may still go */
     int rows = s->fault == -EROFS ? -EROFS : 0;
-    if (rows == 0 && s->o.wrong != KVS_WRONG_INDEX_FIRST && group_sync_segments(s, g) < 0) {
-        store_fault(s, -EROFS, "syncing a segment");
+    if (rows == 0 && s->o.wrong != KVS_WRONG_INDEX_FIRST && group_sync_segments(s, g) < 0)
         rows = -EROFS;
-    }
     for (uint32_t i = 0; i < g->n_job; i++) {
         g->job[i]->res = rows;
         blocks |= g->job[i]->kind == JOB_BLOCK;
@@ -313,7 +326,7 @@ static int group_write(struct kvstore *s, struct group *g)
                 g->job[i]->res = is_full(t) ? -ENOSPC : -EROFS;
         /* One made anew meanwhile has what the log would lose. */
         if (!is_full(t) || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
-            store_fault(s, -EROFS, "committing to the index");
+            fault_in(s, t, "committing to the index", "index.mdb");
         if (logged)
             r = is_full(t) ? -ENOSPC : -EROFS;
     }
@@ -377,7 +390,7 @@ static void group_run(struct kvstore *s, struct group *g)
     for (uint32_t i = 0; i < g->n_job; i++)
         full |= g->job[i]->res == -ENOSPC;
     if (full)
-        store_fault(s, -ENOSPC, "committing blocks");
+        store_full(s, "committing blocks");
     if (r == 0) {
         if (s->fault == -ENOSPC && !full)
             store_recovered(s);
@@ -389,7 +402,7 @@ static void group_run(struct kvstore *s, struct group *g)
             return;
         }
         s->space = SPACE_FINE; /* asked and refused: these fail, the next may ask again */
-        store_fault(s, -ENOSPC, "writing turns");
+        store_full(s, "writing turns");
         r = -ENOSPC;
     }
     commit_sizes(s);
@@ -502,7 +515,7 @@ static void index_smaller(struct kvstore *s)
 
     s->shrink_ns = now_ns() + SHRINK_AGAIN_NS;
     if (r == -EIO)
-        store_fault(s, -EROFS, "opening the index again");
+        fault_in(s, r, "opening the index again", "index.mdb");
     commit_sizes(s);
 }
 

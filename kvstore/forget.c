@@ -117,5 +117,5 @@ void forget_turn(struct kvstore *s)
         return;
     round_end(s);
     if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM && r != E_CORRUPT)
-        store_fault(s, -EROFS, "forgetting old requests in the index");
+        store_fault(s, r, "forgetting old requests in the index", NULL);
 }

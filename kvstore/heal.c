@@ -109,6 +109,8 @@ void heal_turn(struct kvstore *s)
                    path, err_str(lock));
     ckpt_stop(s); /* what it has read may be short */
     int r = t == INDEX_BROKEN ? E_CORRUPT : walked(s, path);
+    if (r == 0 || r == E_CORRUPT || r == -ENOENT)
+        store_over(s, SAY_INDEX, "the index could be checked");
     if (r == 0)
         return;
     if (r == E_CORRUPT || r == -ENOENT) { /* the latter: it is empty now */
@@ -116,10 +118,9 @@ void heal_turn(struct kvstore *s)
             make_anew(s, path);
         return;
     }
-    if (s->heal_ns == 0)
-        store_note(s,
-                   "%s was written to by another program and cannot be checked now (%s): "
-                   "nothing is read or written until it can",
-                   path, err_str(r));
+    store_state(s, SAY_INDEX,
+                "%s was written to by another program and cannot be checked now (%s): "
+                "nothing is read or written until it can; free some memory",
+                path, err_str(r));
     s->heal_ns = now_ns() + AGAIN_NS;
 }

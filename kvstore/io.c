@@ -120,10 +120,13 @@ static void ring_replace(struct kvstore *s)
     s->io.ring = NULL;
     pthread_mutex_unlock(&s->ring_lock);
     ops->close(old);
-    if (ring_open(s, &ring_pool) < 0)
-        store_fault(s, -EROFS, "replacing a broken ring");
+    int r = ring_open(s, &ring_pool);
+    if (r < 0)
+        store_fault(s, r, "replacing a broken ring", NULL);
     else
-        store_warn(s, "%s broke down, going on with threads", ops->name);
+        store_state(s, SAY_RING,
+                    "%s broke down, block I/O goes on with threads; restart to try it again",
+                    ops->name);
 }
 
 static void evict(void *ctx, struct host_page *p)
@@ -170,11 +173,11 @@ int io_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb)
     } else {
         r = ring_open(s, &ring_uring);
         if (r < 0 && !io->ring && s->o.io == KVS_IO_AUTO) {
-            store_warn(s,
-                       "io_uring is refused (%s), using four threads instead; allow it with "
-                       "sysctl kernel.io_uring_disabled=0 or the io_uring_* system calls in "
-                       "the sandbox, or say io=threads",
-                       err_str(r));
+            store_state(s, SAY_RING,
+                        "io_uring is refused (%s), using four threads instead; allow it with "
+                        "sysctl kernel.io_uring_disabled=0 or the io_uring_* system calls in "
+                        "the sandbox, or say io=threads",
+                        err_str(r));
             r = ring_open(s, &ring_pool);
         } else if (r < 0) {
             return err_set(eb, r, "io_uring is refused (%s): use io=auto or io=threads",
@@ -682,10 +685,14 @@ static void write_end(struct kvstore *s, struct io_task *t)
         put_end(s, t, -ENOSPC);
         return;
     }
-    if (res == -EROFS)
-        store_fault(s, -EROFS, "writing a block"), t->seg->stuck = true;
-    else
+    if (res == -EROFS) {
+        char path[PATH_MAX];
+        seg_path(s->dir, t->l->id, t->seg->number, path, sizeof path);
+        store_fault(s, t->res, "writing a block", path);
+        t->seg->stuck = true;
+    } else {
         slot_give(t->l, t->seg, t->slot);
+    }
     put_end(s, t, res);
 }
 

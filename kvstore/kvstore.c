@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
@@ -125,6 +124,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
                  struct kvs_open_report *rep, struct errbuf *eb)
 {
     struct kvs_open_report none;
+    char states[SAY_SEEN][KVS_WORDS];
     struct kvstore *s;
     int r = opts_check(o, eb);
 
@@ -161,7 +161,8 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
         return r;
     }
     reserve_make(s);
-    snprintf(rep->warning, sizeof rep->warning, "%.255s", s->to_loop.warning);
+    if (store_states(s, states))
+        snprintf(rep->warning, sizeof rep->warning, "%.250s", states[0]);
     s->magic = STORE_MAGIC;
     *ret = s;
     return 0;
@@ -205,85 +206,6 @@ void kvs_close(struct kvstore *s)
 
 /* --- between threads ------------------------------------------------------------------------- */
 
-void store_warn(struct kvstore *s, const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    pthread_mutex_lock(&s->to_loop.lock);
-    if (!s->to_loop.stopped)
-        vsnprintf(s->to_loop.warning, sizeof s->to_loop.warning, fmt, ap);
-    s->to_loop.stopped |= s->fault == -EROFS;
-    pthread_mutex_unlock(&s->to_loop.lock);
-    va_end(ap);
-}
-
-bool kvs_stopped(struct kvstore *s, char *ret, size_t cap)
-{
-    pthread_mutex_lock(&s->to_loop.lock);
-    bool stopped = s->to_loop.stopped;
-    if (stopped)
-        snprintf(ret, cap, "%s", s->to_loop.warning);
-    pthread_mutex_unlock(&s->to_loop.lock);
-    return stopped;
-}
-
-void store_stop(struct kvstore *s, const char *fmt, ...)
-{
-    char words[NOTE_BYTES];
-    va_list ap;
-
-    if (atomic_exchange(&s->fault, -EROFS) == -EROFS)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(words, sizeof words, fmt, ap);
-    va_end(ap);
-    store_warn(s, "%s", words);
-    store_note(s, "%s", words);
-}
-
-void store_event(struct kvstore *s)
-{
-    uint64_t one = 1;
-
-    (void)!write(s->event_fd, &one, sizeof one);
-}
-
-void store_note(struct kvstore *s, const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    pthread_mutex_lock(&s->to_loop.lock);
-    if (s->to_loop.n_notes < NOTES_MAX)
-        vsnprintf(s->to_loop.note[s->to_loop.n_notes++], NOTE_BYTES, fmt, ap);
-    else
-        s->to_loop.notes_over++;
-    pthread_mutex_unlock(&s->to_loop.lock);
-    va_end(ap);
-    store_event(s);
-}
-
-bool kvs_note(struct kvstore *s, char *ret, size_t cap)
-{
-    bool any = true;
-
-    pthread_mutex_lock(&s->to_loop.lock);
-    if (s->to_loop.n_notes) {
-        snprintf(ret, cap, "%s", s->to_loop.note[0]);
-        s->to_loop.n_notes--;
-        memmove(s->to_loop.note[0], s->to_loop.note[1], s->to_loop.n_notes * NOTE_BYTES);
-    } else if (s->to_loop.notes_over) {
-        snprintf(ret, cap, "%u more things like these happened in the store",
-                 s->to_loop.notes_over);
-        s->to_loop.notes_over = 0;
-    } else {
-        any = false;
-    }
-    pthread_mutex_unlock(&s->to_loop.lock);
-    return any;
-}
-
 uint64_t store_wall(const struct kvstore *s)
 {
     return wall_ns() + (uint64_t)(s->env.wall_off_ns ? *s->env.wall_off_ns : 0);
@@ -297,36 +219,6 @@ uint64_t store_day_now(const struct kvstore *s)
 uint64_t store_today(const struct kvstore *s)
 {
     return s->sys.bytes_written - s->day_mark;
-}
-
-void store_recovered(struct kvstore *s)
-{
-    int full = -ENOSPC;
-
-    if (!atomic_compare_exchange_strong(&s->fault, &full, 0))
-        return;
-    pthread_mutex_lock(&s->to_loop.lock);
-    if (strncmp(s->to_loop.warning, "disk full", 9) == 0)
-        s->to_loop.warning[0] = 0;
-    pthread_mutex_unlock(&s->to_loop.lock);
-}
-
-void store_fault(struct kvstore *s, int code, const char *doing)
-{
-    int was = s->fault;
-
-    /* Read-only is for good; a full disk is not. */
-    while (was != -EROFS && was != code && !atomic_compare_exchange_weak(&s->fault, &was, code))
-        ;
-    if (was == code || was == -EROFS)
-        return;
-    if (code == -EROFS)
-        store_warn(s,
-                   "%s failed: nothing is written any more, reads go on; check the disk and "
-                   "restart",
-                   doing);
-    else
-        store_warn(s, "disk full (%s): free some space, writing goes on by itself", doing);
 }
 
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res)
@@ -890,7 +782,5 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->uring = s->io.ring && s->io.ops == &ring_uring;
     pthread_mutex_unlock(&s->ring_lock);
     ret->direct = s->direct;
-    pthread_mutex_lock(&s->to_loop.lock);
-    snprintf(ret->warning, sizeof ret->warning, "%s", s->to_loop.warning);
-    pthread_mutex_unlock(&s->to_loop.lock);
+    ret->n_warnings = store_states(s, ret->warning);
 }

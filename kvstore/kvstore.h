@@ -45,7 +45,8 @@ struct kvs_open_report { /* said to the log and to `hearth status` */
     uint64_t segs_unread, blocks_unread; /* files left alone, and the blocks in them */
     uint64_t sessions_hurt;              /* that have lost something, or all, in this open */
     const char *io;                      /* "uring" | "threads" */
-    char warning[256];                   /* io_uring refused, O_DIRECT refused ...; "" */
+    char warning
+        [256]; /* a state from the start on: io_uring refused, O_DIRECT refused ...; "" */
 };
 /* -EBUSY: another process has it (eb names its pid when known), after retrying for 2 s. */
 int kvs_open(struct kvstore **ret, const struct kvs_opts *o, struct kvs_open_report *rep,
@@ -174,6 +175,7 @@ int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t byte
 uint64_t kvs_age_ns(struct kvstore *s, uint64_t wall_ns);
 uint64_t kvs_lived_ns(struct kvstore *s, uint64_t wall_ns);
 
+enum { KVS_WARNINGS_MAX = 9, KVS_WORDS = 512 };
 struct kvs_stats {
     uint64_t host_used, host_limit;
     /* On disk, turn log and index included: what is there; with the room reserved for what
@@ -192,12 +194,15 @@ struct kvs_stats {
     bool turns_full;                         /* see kvs_turns_full */
     int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
     bool uring, direct;
-    char warning[512];
+    uint32_t n_warnings; /* states that stand */
+    char warning[KVS_WARNINGS_MAX][KVS_WORDS];
 };
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret);
-/* The next thing that happened and that people should know (a file left alone, a directory
- * moved away), oldest first, each once; false: nothing new.  Also after the open. */
-bool kvs_note(struct kvstore *s, char *ret, size_t cap);
+/* The next thing that happened and that people should know (a file left alone, a row made anew),
+ * oldest first, each once.  Also after the open.  BEGINS and OVER: a state of the statistics'
+ * warnings, which stand there as long as it does. */
+enum kvs_note { KVS_NOTE_NONE, KVS_NOTE_STANDS, KVS_NOTE_BEGINS, KVS_NOTE_OVER };
+enum kvs_note kvs_note(struct kvstore *s, char *ret, size_t cap);
 /* Why nothing is written any more (fault: -EROFS), and what to do: one sentence.  false: it is. */
 bool kvs_stopped(struct kvstore *s, char *ret, size_t cap);
 

@@ -148,4 +148,11 @@ void limit_look(struct kvstore *s)
     s->log_want = turnlog_bytes(s->log) + second_log(s) + slack_bytes(s);
     s->turns_full = full;
     s->turns_short = nearly;
+    if (full)
+        store_state(s, SAY_TURNS,
+                    "sessions fill the disk limit (%llu MiB, in %.300s): nothing new is begun "
+                    "until some are removed or the limit is raised",
+                    (unsigned long long)(all >> 20), s->dir);
+    else if (!nearly)
+        store_over(s, SAY_TURNS, "sessions have room again");
 }

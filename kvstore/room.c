@@ -359,15 +359,15 @@ static void grow_said(struct kvstore *s, const struct layout *l, int r)
 {
     if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG || r == -ENOMEM || r == -EROFS)
         return;
-    int was = atomic_exchange(&s->files_off, r);
-    if (r < 0 && !was)
-        store_note(s,
-                   "no file of blocks can be made in %s/kv/%s (%s): what is new is in memory "
-                   "only and computed again after that; give the daemon a directory there "
-                   "that it can write in, it tries again by itself",
-                   s->dir, l->id, err_str(r));
-    if (r == 0 && was)
-        store_note(s, "files of blocks can be made in %s/kv/%s again", s->dir, l->id);
+    s->files_off = r;
+    if (r < 0)
+        store_state(s, SAY_FILES,
+                    "no file of blocks can be made in %s/kv/%s (%s): what is new is in memory "
+                    "only and computed again after that; give the daemon a directory there "
+                    "that it can write in, it tries again by itself",
+                    s->dir, l->id, err_str(r));
+    else
+        store_over(s, SAY_FILES, "files of blocks can be made again");
 }
 
 void room_grow_done(struct kvstore *s, struct seg_job *g)
@@ -384,8 +384,8 @@ void room_grow_done(struct kvstore *s, struct seg_job *g)
             seg_rest(g->seg); /* when it is needed */
         if (r == 0 && !g->seg->direct && s->direct) {
             s->direct = false;
-            store_warn(s, "the file system of %s refuses O_DIRECT: buffered I/O, slower",
-                       s->dir);
+            store_state(s, SAY_DIRECT,
+                        "the file system of %s refuses O_DIRECT: buffered I/O, slower", s->dir);
         }
     }
     if (r < 0) {

@@ -38,6 +38,22 @@ enum {
     NOTE_BYTES = 512,
     GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
 };
+/* States that people should know of as long as they stand. */
+enum say {
+    SAY_FAULT, /* nothing is written any more */
+    SAY_FULL,
+    SAY_RESERVE, /* given up */
+    SAY_INDEX,   /* cannot be checked */
+    SAY_LOG,     /* is not compacted */
+    SAY_TRIM,    /* its old files stay */
+    SAY_FILES,   /* of blocks, cannot be made */
+    SAY_RING,    /* is not there, or slow */
+    SAY_DIRECT,  /* O_DIRECT likewise */
+    SAY_SEEN,    /* those from here on are in the statistics as such */
+    SAY_TURNS = SAY_SEEN,
+    SAY_
+};
+_Static_assert((int)SAY_SEEN == (int)KVS_WARNINGS_MAX, "room for each");
 static const uint64_t REQ_KEEP_NS = 86400000000000u; /* a request after it was last written */
 
 /* --- io <-> commit ------------------------------------------------------------------------ */
@@ -254,9 +270,11 @@ struct kvstore {
         LIST(struct kvs_block_req) reqs;
         LIST(struct kvs_batch) batches;
         bool asked;
-        char warning[NOTE_BYTES];
-        bool stopped; /* the warning says why nothing is written any more: it stays */
-        char note[NOTES_MAX][NOTE_BYTES]; /* the oldest first; see kvs_note */
+        char state[SAY_][KVS_WORDS]; /* that stand */
+        struct note {
+            enum kvs_note kind;
+            char words[NOTE_BYTES];
+        } note[NOTES_MAX]; /* the oldest first; see kvs_note */
         uint32_t n_notes, notes_over;
     } to_loop;
     uint32_t n_reqs, n_batches; /* the loop's: accepted and not done */
@@ -389,20 +407,25 @@ bool recover_unread(const struct kvstore *s, uint64_t tag, uint32_t number);
 /* For a layout that is made known: numbers that are taken, or that nobody knows. */
 void recover_numbers(const struct kvstore *s, struct layout *l);
 /* kvstore.c */
-/* A state of the store that may pass: the newest is kept.  A note is something that happened
- * once: each is kept until the loop has fetched it. */
-void store_warn(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void store_note(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void store_event(struct kvstore *s); /* the loop has something to do */
 void store_req_done(struct kvstore *s, struct kvs_block_req *r, int res);
 void store_batch_done(struct kvstore *s, struct kvs_batch *b, int res);
-void store_fault(struct kvstore *s, int code, const char *doing);
-/* Nothing is written any more, for good, and these are the words for it. */
-void store_stop(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 uint64_t store_wall(const struct kvstore *s);
 uint64_t store_day_now(const struct kvstore *s); /* days since 1970, UTC */
 uint64_t store_today(const struct kvstore *s);   /* bytes written today, of any kind */
-/* A write succeeded after the disk was full: no fault and no warning about it any more. */
+/* say.c (any thread) */
+/* A note is something that happened once: each is kept until the loop has fetched it.  A state
+ * stands until it is over; both ends are said once. */
+void store_note(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void store_state(struct kvstore *s, enum say k, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void store_over(struct kvstore *s, enum say k, const char *words);
+uint32_t store_states(struct kvstore *s, char ret[SAY_SEEN][KVS_WORDS]); /* how many */
+void store_event(struct kvstore *s); /* the loop has something to do */
+/* Nothing is written any more, for good, and these are the words for it. */
+void store_stop(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same because a write failed: why, doing what, to which file (or NULL). */
+void store_fault(struct kvstore *s, int why, const char *doing, const char *file);
+void store_full(struct kvstore *s, const char *doing); /* until a write succeeds again: */
 void store_recovered(struct kvstore *s);
 
 #endif

@@ -490,6 +490,10 @@ def a_full_disk_degrades_says_so_and_recovers():
                 time.sleep(0.5)
             check(ok, lambda: "with room again the store stays degraded: durable %r, status %r, %r" % (
                 a.last.get("durable"), l.call(STATUS)["status"], l.call(STATUS)["warnings"]))
+            with open(d.log, errors="replace") as f:
+                log = f.read()
+            full, over = log.count("store: disk full ("), log.count("the disk has room again")
+            check(0 < full == over, lambda: "the log says that it was full %d times, and %d times that it is over" % (full, over))
             # What was refused then has no place on the disk: a later turn says so, and why.
             a = generate(l, {"session": unwritten, "input": "tokens", "params": {"max_tokens": 2, "ignore_eos": True}}, ids_tail([7]))
             said = a.last.get("warnings") or []

@@ -324,7 +324,7 @@ static void what_cannot_be_made_anew_is_said(void)
     kvs_stats(g.s, &st);
     CHECK_EQ(st.fault, -EROFS);
     CHECK(st.index_hurt);
-    CHECK(strstr(st.warning, "cannot be made anew"));
+    CHECK(strstr(st.warning[0], "cannot be made anew"));
     CHECK(said("cannot be made anew"));
     rig_reopen(&g);
     CHECK(g.rep.rebuilt);

@@ -467,7 +467,7 @@ static void files_that_cannot_be_made_are_said_until_they_can(void)
         usleep(10000);
     }
     CHECK(!files_off(&g));
-    CHECK(said(&g, "/kv/test", "can be made"));
+    CHECK(said(&g, "files of blocks", "can be made again"));
     CHECK_EQ(rig_put(&g, 2, 0), 0);
     rig_fini(&g);
 }

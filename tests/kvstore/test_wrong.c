@@ -104,8 +104,8 @@ static void is_read_only(struct rig *g, int line)
     if (rig_talk(g, 93, 0, 10) != -EROFS || rig_put(g, 92, 1) != -EROFS)
         t_fail(__FILE__, line, "the second time it is taken");
     kvs_stats(g->s, &st);
-    if (st.fault != -EROFS || !st.warning[0])
-        t_fail(__FILE__, line, "fault %d, warning '%s'", st.fault, st.warning);
+    if (st.fault != -EROFS || !st.warning[0][0])
+        t_fail(__FILE__, line, "fault %d, warning '%s'", st.fault, st.warning[0]);
     if (!rig_tokens_ok(g, 1, 100) || rig_get(g, 2, 0, NULL) != 0)
         t_fail(__FILE__, line, "what was there before cannot be read");
     rig_reopen(g);
