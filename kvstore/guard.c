@@ -37,7 +37,7 @@ static int in_use(const struct kvstore *s, struct errbuf *eb)
     char path[PATH_MAX];
 
     lock_path(s, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe would wait */
     long pid = holder(fd);
     if (fd >= 0)
         close(fd);
@@ -88,6 +88,9 @@ int guard_take(struct kvstore *s, struct errbuf *eb)
     if (s->dir_fd >= 0) {
         r = lock_wait(s, s->dir_fd, until, eb); /* some file systems lock files only: then */
         if (r == -EBUSY)                        /* the other one has to do */
+            return r;
+        r = sys_lock_ok(path, eb);
+        if (r < 0)
             return r;
         s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     }

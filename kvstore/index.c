@@ -212,7 +212,9 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
             sys_reserve(i->path, o->prealloc_bytes);
         /* LMDB writes to its reader table before it has blocks: on a full disk a SIGBUS. */
         snprintf(lock, sizeof lock, "%s-lock", i->path);
-        r = sys_take(lock, 8192); /* 64 readers and the file's head */
+        r = sys_lock_ok(lock, eb);
+        if (r == 0 && (r = sys_take(lock, 8192)) < 0) /* 64 readers and the file's head */
+            (void)err_set(eb, r, "cannot make %s: %s", lock, err_str(r));
     }
     if (r == 0) {
         r = index_env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
@@ -226,7 +228,8 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
     if (r == 0)
         r = index_commit(i);
     if (r < 0) {
-        r = err_set(eb, r, "cannot open the index %s: %s", i ? i->path : "", err_str(r));
+        if (!eb || !eb->s[0])
+            (void)err_set(eb, r, "cannot open the index %s: %s", i ? i->path : "", err_str(r));
         index_close(i);
         return r;
     }

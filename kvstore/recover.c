@@ -274,6 +274,10 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     }
     if (used < 0)
         return used;
+    snprintf(path, sizeof path, "%s/index.mdb-lock", s->dir);
+    r = sys_lock_ok(path, eb);
+    if (r < 0)
+        return r;
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
     r = merge_leftover(s);
     if (r < 0)

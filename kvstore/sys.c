@@ -237,6 +237,29 @@ int sys_unread(struct errbuf *eb, int code, const char *path)
                    path, err_str(code), todo);
 }
 
+int sys_lock_ok(const char *path, struct errbuf *eb)
+{
+    struct stat st;
+    int fd;
+
+    if (stat(path, &st) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : sys_unread(eb, -errno, path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(eb, S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO,
+                       "%s is %s and should be a file: move it away, it is made again, then "
+                       "start again; nothing was changed",
+                       path, S_ISDIR(st.st_mode) ? "a directory" : "a pipe, socket or device");
+    fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(eb, -errno,
+                       "cannot open %s for writing: %s; give it to this user (chown, chmod "
+                       "600), or delete it, it is made again; then start again; nothing was "
+                       "changed",
+                       path, strerror(errno));
+    close(fd);
+    return 0;
+}
+
 /* A name beside path that nobody has. */
 static int aside_name(const char *path, char *ret, size_t cap)
 {

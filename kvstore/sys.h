@@ -58,6 +58,9 @@ int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t h
  * may wait for ever), -errno. */
 int sys_open_plain(const char *path);
 int sys_unread(struct errbuf *eb, int code, const char *path);
+/* A lock file that is there must be a file this user may write, or whoever opens it blames another:
+ * words that name it.  0: it is, or there is none. */
+int sys_lock_ok(const char *path, struct errbuf *eb);
 /* Renames what is damaged to NAME.bad-TIME beside it and writes that path into ret. */
 int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);
 /* The same with path still there, as a second name; once for one file. */

@@ -220,6 +220,55 @@ static void a_folder_that_cannot_be_listed_is_left_alone(void)
     }
 }
 
+/* --- lock files ---------------------------------------------------------------------------------- */
+
+static void as_pipe(const char *path)
+{
+    (void)unlink(path);
+    CHECK_EQ(mkfifo(path, 0600), 0);
+}
+static void as_dir(const char *path)
+{
+    (void)unlink(path);
+    CHECK_EQ(mkdir(path, 0700), 0);
+}
+static void as_000(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+
+    CHECK(fd >= 0 && chmod(path, 0) == 0);
+    close(fd);
+}
+
+static void a_lock_file_that_cannot_be_had_is_blamed_itself(void)
+{
+    static const char *const name[] = {"store.lock", "index.mdb-lock"};
+    static const struct {
+        const char *words;
+        void (*make)(const char *path);
+    } row[] = {
+        {"Permission denied", as_000}, {"is a directory", as_dir}, {"is a pipe", as_pipe}};
+    struct rig g;
+
+    make(&g);
+    for (unsigned i = 0; i < 6; i++) {
+        char path[512];
+
+        snprintf(path, sizeof path, "%s/%s", g.dir, name[i / 3]);
+        row[i % 3].make(path);
+        CHECK(rig_open(&g) < 0);
+        if (!strstr(g.eb.s, path) || !strstr(g.eb.s, row[i % 3].words) ||
+            !strstr(g.eb.s, "made again"))
+            t_fail(__FILE__, __LINE__, "%s: %s", path, g.eb.s);
+        g.eb.s[0] = 0;
+        CHECK_EQ(remove(path), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        rig_close(&g);
+    }
+    unmake(&g);
+}
+
 /* --- kv/ as a whole, and what is taken away ------------------------------------------------------ */
 
 static void kv_of(const struct rig *g, char ret[512])
@@ -663,7 +712,8 @@ static void files_with_one_header_open_as_ever(void)
     {                                                                                          \
 #        name, name                                                                            \
     }
-T_MAIN(ROW(a_kv_that_cannot_be_read_costs_blocks_and_not_the_start),
+T_MAIN(ROW(a_lock_file_that_cannot_be_had_is_blamed_itself),
+       ROW(a_kv_that_cannot_be_read_costs_blocks_and_not_the_start),
        ROW(blocks_taken_away_while_it_runs_are_said_and_computed_again),
        ROW(blocks_that_come_back_are_there_again),
        ROW(blocks_taken_away_between_two_runs_are_said),
