@@ -130,8 +130,8 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     /* These may name sessions of others. */
     if (!daemon_trusts(d, uid)) {
         snprintf(words, sizeof words, "%u more: who runs the daemon sees them in its status",
-                 d->n_warnings);
-        if (d->n_warnings)
+                 d->n_warnings + k->n_warnings);
+        if (d->n_warnings + k->n_warnings)
             cJSON_AddItemToArray(w, cJSON_CreateString(words));
         return;
     }

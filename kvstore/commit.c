@@ -525,6 +525,7 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
 
     must_be(s, STORE_MAGIC);
     guard_turn(s);
+    kept_turn(s);
     bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim, some;
     repair_turn(s);
     some = gather(s, &g, busy ? 0 : wait_ns);

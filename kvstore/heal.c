@@ -86,7 +86,7 @@ static void make_anew(struct kvstore *s, const char *path)
                    "%s: made anew from the turn log, nothing is missing; check the disk, and "
                    "that no other program writes there",
                    why);
-    recover_kept(s, true);
+    (void)kept_look(s, true);
     commit_sizes(s);
 }
 

@@ -175,7 +175,7 @@ int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t byte
 uint64_t kvs_age_ns(struct kvstore *s, uint64_t wall_ns);
 uint64_t kvs_lived_ns(struct kvstore *s, uint64_t wall_ns);
 
-enum { KVS_WARNINGS_MAX = 9, KVS_WORDS = 512 };
+enum { KVS_WARNINGS_MAX = 11, KVS_WORDS = 1024 };
 struct kvs_stats {
     uint64_t host_used, host_limit;
     /* On disk, turn log and index included: what is there; with the room reserved for what

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -64,7 +65,7 @@ static uint64_t ids_at(const struct ids *x, const struct kvs_id *id)
     return at;
 }
 
-static int ids_set(struct ids *x, const struct kvs_id *id, uint64_t what)
+int merge_ids_set(struct ids *x, const struct kvs_id *id, uint64_t what)
 {
     if (2 * x->n >= x->cap) {
         struct ids y = {.cap = x->cap ? 2 * x->cap : 1024, .n = x->n};
@@ -228,10 +229,10 @@ static int rec_take(struct merge *m, const struct kvs_rec *c)
         return r;
     switch (c->kind) {
     case KVS_REC_SESSION_RM:
-        r = ids_set(&m->ids, &c->session->id, MERGE_REMOVED);
+        r = merge_ids_set(&m->ids, &c->session->id, MERGE_REMOVED);
         return r < 0 ? r : index_apply(m->idx, c);
     case KVS_REC_SESSION:
-        r = ids_set(&m->ids, &c->session->id, m->holes);
+        r = merge_ids_set(&m->ids, &c->session->id, m->holes);
         return r < 0 ? r : index_apply(m->idx, c);
     case KVS_REC_BRANCH: return merge_branch_note(m, c->branch, c->branch->parent_pos);
     case KVS_REC_TOKENS:
@@ -287,7 +288,7 @@ static int session_over(struct merge *m, const struct kvs_session *x)
         return r;
     if (older || is_removed(m, &x->id))
         return 0;
-    r = m->current ? ids_set(&m->ids, &x->id, MERGE_FROM_INDEX) : 0;
+    r = m->current ? merge_ids_set(&m->ids, &x->id, MERGE_FROM_INDEX) : 0;
     return r < 0 ? r : index_apply(m->idx, &c);
 }
 
@@ -403,6 +404,22 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
 
 /* --- the file ------------------------------------------------------------------------------------------ */
 
+/* One more item of a list, as far as there is room. */
+static void item(char words[LOST_BYTES], const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+static void item(char words[LOST_BYTES], const char *fmt, ...)
+{
+    size_t n = strlen(words);
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (n && words[n - 1] != ' ')
+        n += (size_t)snprintf(words + n, LOST_BYTES - n, ", ");
+    if (n < LOST_BYTES)
+        (void)vsnprintf(words + n, LOST_BYTES - n, fmt, ap);
+    va_end(ap);
+}
+
 /* What was lost stays said as long as the damaged files are there. */
 static int lost_put(struct merge *m, const char *why)
 {
@@ -412,17 +429,31 @@ static int lost_put(struct merge *m, const char *why)
     m->rep->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind;
     if (!m->rep->lost)
         return 0;
-    int n =
-        snprintf(words, sizeof words,
-                 "%.120s and the other copy had damage too. Lost: %llu tokens of %llu "
-                 "sessions, %llu sessions whole%s, %llu requests%s%s%s; the newest turns of "
-                 "%llu sessions may be missing as well",
-                 why ? why : "the index was missing", (unsigned long long)x->tokens,
-                 (unsigned long long)x->sessions, (unsigned long long)x->gone,
-                 x->blind ? " (or more: of some nothing may be left)" : "",
-                 (unsigned long long)x->requests, x->first[0] ? " (" : "", x->first,
-                 x->first[0] ? ")" : "", (unsigned long long)x->unsure);
-    return index_meta_put(m->idx, "lost", words, n < LOST_BYTES ? (size_t)n : sizeof words - 1);
+    (void)snprintf(words, sizeof words, "%.140s and the other copy had damage too. Lost: ",
+                   why ? why : "the index was missing");
+    if (x->sessions)
+        item(words, "%llu tokens of %llu session%s", (unsigned long long)x->tokens,
+             (unsigned long long)x->sessions, x->sessions > 1 ? "s" : "");
+    if (x->gone)
+        item(words, "%llu session%s whole", (unsigned long long)x->gone,
+             x->gone > 1 ? "s" : "");
+    if (x->requests)
+        item(words, "%llu request%s", (unsigned long long)x->requests,
+             x->requests > 1 ? "s" : "");
+    if (x->unsure)
+        item(words, "perhaps the newest turns of %llu session%s", (unsigned long long)x->unsure,
+             x->unsure > 1 ? "s" : "");
+    if (x->maybe)
+        item(words, "perhaps %llu session%s that other records speak of (or removed before)",
+             (unsigned long long)x->maybe, x->maybe > 1 ? "s" : "");
+    if (x->blind)
+        item(words, "perhaps more, of which nothing is left");
+    if (x->named[0]) {
+        size_t n = strlen(words);
+        (void)snprintf(words + n, sizeof words - n, ": %s%s", x->named,
+                       x->more ? " and others" : "");
+    }
+    return index_meta_put(m->idx, "lost", words, strlen(words));
 }
 
 static int meta_put(struct merge *m, const char *why)

@@ -12,17 +12,19 @@
 struct kvstore;
 enum { SCHEMA_OLDEST = 1, SCHEMA = 3 };
 /* The row `whole` of the index: all of a merge is there; the blocks are as well. */
-enum { MERGE_ROWS = 1, MERGE_BLOCKS_TOO = 2, LOST_BYTES = 480 };
+enum { MERGE_ROWS = 1, MERGE_BLOCKS_TOO = 2, LOST_BYTES = 720 };
 
 struct merge_report {
     uint64_t sessions; /* that have lost something */
     uint64_t tokens;   /* missing of them */
     uint64_t unsure;   /* sessions whose newest record may be among what is missing */
     uint64_t requests; /* of which nothing is left */
-    uint64_t gone;     /* sessions of which nothing is left */
-    bool blind;        /* both copies have places nothing is known of: more may be gone */
-    bool lost;         /* any of these; said in the index's row `lost` from now on */
-    char first[300];   /* one of them, as an example */
+    uint64_t gone;     /* sessions of which nothing is left but a name */
+    uint64_t maybe;  /* ids that other records have and that were sessions: lost, or removed */
+    bool blind;      /* both copies have places nothing is known of: more may be gone */
+    bool lost;       /* any of these; said in the index's row `lost` from now on */
+    char named[300]; /* which, as many as fit; */
+    bool more;       /* and there are others */
 };
 /* Row by row: what is intact in the log, or in the file that is the index now (there may be
  * none), is in the new one; where both have it the newer wins, by the log's sequence numbers.

@@ -40,13 +40,15 @@ struct merge {
 };
 
 /* What is kept of an id besides the number of the hole. */
-static const uint64_t MERGE_REMOVED = UINT64_MAX, MERGE_FROM_INDEX = UINT64_MAX - 1;
+static const uint64_t MERGE_REMOVED = UINT64_MAX, MERGE_FROM_INDEX = UINT64_MAX - 1,
+                      MERGE_SAID = UINT64_MAX - 2; /* to be lost */
 
 /* Space for one more change in the open transaction. */
 int merge_step(struct merge *m);
 void merge_log_key(uint8_t k[LOG_KEY], const struct kvs_id *branch, uint8_t kind,
                    uint64_t first);
 bool merge_row_is(struct merge *m, enum index_db db, const void *key, size_t n);
+int merge_ids_set(struct ids *x, const struct kvs_id *id, uint64_t what);
 bool merge_ids_is(const struct ids *x, const struct kvs_id *id, uint64_t what);
 /* The place before the first row of this branch and kind with first or more; is it in them? */
 void merge_at_before(struct index_at *at, const struct kvs_id *branch, uint8_t kind,

@@ -10,17 +10,32 @@
 
 enum { DEPTH_MAX = 65536 };
 
-static void note_first(struct merge *m, const char *fmt, ...)
+/* As many as fit are named. */
+static void name_lost(struct merge *m, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-static void note_first(struct merge *m, const char *fmt, ...)
+static void name_lost(struct merge *m, const char *fmt, ...)
 {
+    size_t had = strlen(m->rep->named), cap = sizeof m->rep->named;
+    char words[160];
     va_list ap;
 
-    if (m->rep->first[0])
-        return;
     va_start(ap, fmt);
-    vsnprintf(m->rep->first, sizeof m->rep->first, fmt, ap);
+    vsnprintf(words, sizeof words, fmt, ap);
     va_end(ap);
+    if (had + strlen(words) + 3 > cap)
+        m->rep->more = true;
+    else
+        snprintf(m->rep->named + had, cap - had, "%s%s", had ? "; " : "", words);
+}
+
+/* Its name, or the beginning of its id, by which `sessions show` finds it too. */
+static void who_is(const char *name, size_t n, const struct kvs_id *id, char ret[64])
+{
+    if (n)
+        snprintf(ret, 64, "\"%.*s\"", n < 48 ? (int)n : 48, name);
+    else
+        snprintf(ret, 64, "id %02x%02x%02x%02x%02x%02x", id->b[0], id->b[1], id->b[2], id->b[3],
+                 id->b[4], id->b[5]);
 }
 
 /* Rows of one branch and kind from first on go. */
@@ -265,6 +280,7 @@ static int session_settle(struct merge *m, struct kvs_session *x)
                                 !merge_ids_is(&m->ids, &x->id, MERGE_FROM_INDEX);
     struct kvs_branch b;
     uint64_t end;
+    char who[64];
 
     if (unsure && index_branch_get(m->idx, INDEX_WRITE, &x->branch, &b, &end) == 0 &&
         end > x->head)
@@ -281,8 +297,9 @@ static int session_settle(struct merge *m, struct kvs_session *x)
         if (whole < x->head || hole) {
             m->rep->sessions++;
             m->rep->tokens += x->head - whole;
-            note_first(m, "one of user %u from token %llu of %llu on", x->owner,
-                       (unsigned long long)whole, (unsigned long long)x->head);
+            who_is(x->name, strlen(x->name), &x->id, who);
+            name_lost(m, "%s of user %u from token %llu of %llu on", who, x->owner,
+                      (unsigned long long)whole, (unsigned long long)x->head);
         }
         if (whole < x->head || hole || unsure)
             x->flags |= KVS_SESS_LOST;
@@ -345,33 +362,92 @@ static int parts_settle(struct merge *m)
     return r == -ENOENT ? 0 : r;
 }
 
+static bool is_lost(struct merge *m, const struct kvs_id *id)
+{
+    return memcmp(id->b, MERGE_NONE.b, 16) && !merge_row_is(m, DB_SESSION, id->b, 16) &&
+           !merge_ids_is(&m->ids, id, MERGE_REMOVED) && !merge_ids_is(&m->ids, id, MERGE_SAID);
+}
+
 /* A name without its session: the session's record is lost. */
 static int name_look(void *ctx, bool ok, enum index_db db, const uint8_t *key, size_t n,
                      const uint8_t *v, size_t bytes)
 {
     struct merge *m = ctx;
     struct kvs_id id;
+    char who[64];
 
-    (void)n;
     if (!ok || db != DB_NAME || bytes != 16)
         return 0;
     memcpy(id.b, v, 16);
-    if (merge_row_is(m, DB_SESSION, v, 16) || merge_ids_is(&m->ids, &id, MERGE_REMOVED))
+    if (!is_lost(m, &id))
         return 0;
     m->rep->gone++;
-    note_first(m, "one of user %u whole", ld32be(key));
-    return 0;
+    who_is((const char *)key + 4, n - 4, &id, who);
+    name_lost(m, "%s of user %u whole", who, ld32be(key));
+    return merge_ids_set(&m->ids, &id, MERGE_SAID);
+}
+
+/* An id that was a session, to all appearance, and is none: where there are holes its record may
+ * have been in one; but a session that was removed leaves requests for a day, too. */
+static int maybe_lost(struct merge *m, const struct kvs_id *id, uint32_t owner)
+{
+    char who[64];
+
+    if (!is_lost(m, id))
+        return 0;
+    m->rep->maybe++;
+    who_is("", 0, id, who);
+    if (owner != UINT32_MAX)
+        name_lost(m, "%s of user %u perhaps", who, owner);
+    else
+        name_lost(m, "%s perhaps", who);
+    return merge_ids_set(&m->ids, id, MERGE_SAID);
+}
+
+static int reqs_look(struct merge *m)
+{
+    struct index_at at = {0};
+    const uint8_t *v;
+    size_t bytes;
+    struct kvs_req q;
+    int r = 0;
+
+    while (r == 0 && (r = index_row_next(m->idx, DB_REQ, &at, &v, &bytes)) == 0)
+        if (at.bytes == 20 && codec_req_get(v, bytes, &q) == 0)
+            r = maybe_lost(m, &q.session, q.owner);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Rows of the old index that are hurt and that nobody else has. */
+static int hurt_look(struct merge *m)
+{
+    int r = 0;
+
+    for (uint32_t i = 0; i < m->n_hurt && r == 0; i++) {
+        const struct hurt *h = &m->hurt[i];
+        struct kvs_id id;
+        m->rep->requests +=
+            h->db == DB_REQ && h->bytes == 20 && !merge_row_is(m, DB_REQ, h->key, 20);
+        memcpy(id.b, h->key, 16);
+        /* Branches have ids of the same kind. */
+        if (h->db == DB_SESSION && h->bytes == 16 && !merge_row_is(m, DB_BRANCH, h->key, 16))
+            r = maybe_lost(m, &id, UINT32_MAX);
+    }
+    return r;
 }
 
 static int lost_count(struct merge *m, const char *old, struct errbuf *eb)
 {
     bool current;
+    int r = 0;
 
-    for (uint32_t i = 0; i < m->n_hurt; i++)
-        m->rep->requests += m->hurt[i].db == DB_REQ && m->hurt[i].bytes == 20 &&
-                            !merge_row_is(m, DB_REQ, m->hurt[i].key, 20);
-    return m->lossy && access(old, F_OK) == 0 ? index_salvage(old, name_look, m, &current, eb)
-                                              : 0;
+    if (m->lossy && access(old, F_OK) == 0)
+        r = index_salvage(old, name_look, m, &current, eb);
+    if (r == 0)
+        r = hurt_look(m);
+    if (r == 0 && m->holes)
+        r = reqs_look(m);
+    return r;
 }
 
 int merge_settle(struct merge *m, const char *old, struct errbuf *eb)

@@ -311,44 +311,6 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
 
 /* --- all of it -------------------------------------------------------------------------------------- */
 
-/* Damaged files are the user's to delete: as long as there are some, they are named, and what
- * was lost with them. */
-static uint32_t bad_files(const char *dir, char ret_first[PATH_MAX])
-{
-    DIR *d = opendir(dir);
-    uint32_t n = 0;
-
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (strstr(e->d_name, ".bad-") && n++ == 0 && !ret_first[0])
-            (void)!snprintf(ret_first, PATH_MAX, "%s/%s", dir, e->d_name);
-    if (d)
-        closedir(d);
-    return n;
-}
-
-int recover_kept(struct kvstore *s, bool rebuilt)
-{
-    char dir[PATH_MAX], first[PATH_MAX] = "", lost[LOST_BYTES] = "";
-    snprintf(dir, sizeof dir, "%s/log", s->dir);
-    uint32_t n = bad_files(s->dir, first) + bad_files(dir, first);
-    int got = index_meta_get(s->idx, INDEX_LOOP, "lost", lost, sizeof lost - 1), r = 0;
-
-    if (got > 0 && (n || rebuilt))
-        store_note(s, "%s", lost);
-    if (n) {
-        store_note(s, "%u damaged file%s kept (%s%s): delete what nobody misses", n,
-                   n > 1 ? "s are" : " is", first, n > 1 ? ", ..." : "");
-    } else if (got > 0 && !rebuilt) { /* the user has seen to it */
-        r = index_begin(s->idx);
-        if (r == 0)
-            r = index_row_del(s->idx, DB_META, "lost", 4);
-        if (r == 0)
-            return index_commit(s->idx);
-        index_abort(s->idx);
-    }
-    return r;
-}
-
 static int mark_open(struct kvstore *s)
 {
     uint8_t v[16];
@@ -416,7 +378,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         (void)ckpt_all(s);
     }
     if (r == 0)
-        r = recover_kept(s, rep->rebuilt);
+        r = kept_look(s, rep->rebuilt);
     if (r == 0)
         repair_scrub(s);
     if (r < 0)

@@ -35,7 +35,7 @@ enum {
     CHECK_APART_BYTES = 128 << 10, /* blocks from this size are checked by the helper */
     GROUP_BATCHES_MAX = 64,
     NOTES_MAX = 24, /* said and not fetched */
-    NOTE_BYTES = 512,
+    NOTE_BYTES = KVS_WORDS,
     GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
 };
 /* States that people should know of as long as they stand. */
@@ -43,6 +43,8 @@ enum say {
     SAY_FAULT, /* nothing is written any more */
     SAY_FULL,
     SAY_RESERVE, /* given up */
+    SAY_LOST,    /* by damage */
+    SAY_KEPT,    /* files, damaged */
     SAY_INDEX,   /* cannot be checked */
     SAY_LOG,     /* is not compacted */
     SAY_TRIM,    /* its old files stay */
@@ -305,6 +307,8 @@ struct kvstore {
     bool scrub_due, slots_due;
     /* repair.c: the commit thread's, but for the lock and what is read beside it. */
     struct index_scrub scrub;
+    bool kept; /* commit: there are damaged files; not looked for before: */
+    uint64_t kept_ns;
     uint64_t heal_ns; /* not before; 0: nothing to wait for */
     uint32_t heals;
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
@@ -392,8 +396,9 @@ bool limit_passed(const struct kvstore *s);
 void limit_look(struct kvstore *s); /* log_want, turns_full, turns_short */
 /* recover.c: everything of open that reads the disk */
 int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *eb);
-/* Damaged files that are kept, and what was lost with them, is said; just made anew or not. */
-int recover_kept(struct kvstore *s, bool rebuilt);
+/* kept.c: damaged files that are kept, and what was lost with them, are said; rebuilt: just now */
+int kept_look(struct kvstore *s, bool rebuilt);
+void kept_turn(struct kvstore *s); /* commit thread: until they are gone */
 /* recover_segs.c, recover_blocks.c: its part about segments and blocks, in this order: the
  * files; then the table from the index or from the slots; then ages, and a look at the newest
  * after a crash. */

@@ -146,7 +146,7 @@ static int hurt_sessions(struct rig *g, const char *what)
 
 static int notes(struct rig *g, char *ret, size_t cap)
 {
-    char words[512];
+    char words[KVS_WORDS];
     int n = 0;
 
     ret[0] = 0;
@@ -298,7 +298,7 @@ static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
     CHECK_EQ(whole(&g, 5), 2 * TURN);
     CHECK_EQ(g.rep.sessions_hurt, 1);
     CHECK(notes(&g, said, sizeof said) > 0);
-    CHECK(strstr(said, "one of user 1000 from token 1200 of 3600 on"));
+    CHECK(strstr(said, "\"s5\" of user 1000 from token 1200 of 3600 on"));
     /* It stays said, marked and usable until the damaged files are gone. */
     rig_reopen(&g);
     CHECK_EQ(hurt_sessions(&g, "opened again"), 1);
@@ -309,6 +309,125 @@ static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
     snprintf(said, sizeof said, "rm %s/*.bad-* %s/log/*.bad-*", g.dir, g.dir);
     CHECK_EQ(system(said), 0);
     CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(notes(&g, said, sizeof said), 0);
+    rig_fini(&g);
+}
+
+/* A fork has its own record and nothing else: the frame that brings it, wherever it lies. */
+static int hurt_record(struct rig *g, const struct kvs_id *id)
+{
+    int n = 0;
+
+    for (int i = 1; i < 10; i++) {
+        char path[512], sub[32];
+        size_t bytes;
+        snprintf(sub, sizeof sub, "log/seg-%04d", i);
+        file_of(g, sub, path);
+        if (access(path, F_OK))
+            continue;
+        uint8_t *b = load(path, &bytes);
+        for (size_t at = 4096; at + 16 <= bytes; at++)
+            if (memcmp(b + at, id->b, 16) == 0) {
+                xor_at(path, at + 20, 0x10);
+                n++;
+                break;
+            }
+        free(b);
+    }
+    return n;
+}
+
+static void a_session_of_which_only_others_speak_is_named(void)
+{
+    char said[4096], path[512];
+
+    for (int how = 0; how < 3; how++) {
+        struct rig g;
+        struct kvs_session x;
+        struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+
+        make(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        rig_session(&x, 77, 1, "the fork");
+        x.branch = rig_id(1, 0);
+        x.head = TURN;
+        CHECK_EQ(rig_batch(&g, &r, 1), 0);
+        struct kvs_req q = {.owner = 1000,
+                            .id = rig_id(77, 2),
+                            .session = x.id,
+                            .branch = x.branch,
+                            .state = KVS_REQ_ENDED,
+                            .reply = "{}",
+                            .reply_bytes = 2,
+                            .time_ns = wall_ns()};
+        struct kvs_rec rq = {.kind = KVS_REC_REQ, .req = &q};
+        if (how == 1)
+            CHECK_EQ(rig_batch(&g, &rq, 1), 0);
+        CHECK_EQ(rig_talk(&g, 2, TURNS * TURN, TURNS * TURN + 10), 0);
+        rig_close(&g);
+        CHECK(hurt_record(&g, &x.id) > 0);
+        if (how == 1) { /* the index is gone, and its name with it */
+            file_of(&g, "index.mdb", path);
+            CHECK_EQ(unlink(path), 0);
+        } else {
+            uint8_t twice[20];
+            memcpy(twice, x.id.b, 16);
+            memcpy(twice + 16, x.id.b, 4);
+            CHECK(hurt_row(&g, twice, sizeof twice, 16 + 2) > 0);
+        }
+        if (how == 2) { /* its name's row as well */
+            uint8_t name[12] = {0, 0, 3, 0xe8};
+            memcpy(name + 4, "the fork", 8);
+            CHECK(hurt_row(&g, name, sizeof name, 13) > 0);
+        }
+        rig_reopen(&g);
+        CHECK(notes(&g, said, sizeof said) > 0);
+        char id[32];
+        snprintf(id, sizeof id, "id %02x%02x%02x", x.id.b[0], x.id.b[1], x.id.b[2]);
+        if (!strstr(said, how ? id : "\"the fork\" of user 1000 whole") ||
+            !strstr(said, how ? "perhaps 1 session " : "1 session whole"))
+            t_fail(__FILE__, __LINE__, "%d: %s", how, said);
+        CHECK(!strstr(said, " 0 "));
+        rig_fini(&g);
+    }
+}
+
+static bool stands(const struct rig *g, const char *words)
+{
+    struct kvs_stats st;
+    bool any = false;
+
+    kvs_stats(g->s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        any |= strstr(st.warning[i], words) != NULL;
+    return any;
+}
+
+/* Deleting the damaged files is how it is said no more, without a restart. */
+static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
+{
+    char cmd[1200], said[4096];
+    struct rig g;
+
+    make(&g);
+    CHECK(hurt_tokens(&g, 5, 2 * TURN) > 0);
+    CHECK(hurt_frame(&g, 5, 2 * TURN) > 0);
+    rig_reopen(&g);
+    CHECK(stands(&g, "Lost: "));
+    CHECK(stands(&g, "To have this said no more delete the damaged files (*.bad-* in "));
+    CHECK(stands(&g, "damaged files are kept"));
+    rig_reopen(&g);
+    CHECK(stands(&g, "Lost: "));
+    snprintf(cmd, sizeof cmd, "rm %s/*.bad-* %s/log/*.bad-*", g.dir, g.dir);
+    CHECK_EQ(system(cmd), 0);
+    for (int i = 0; i < 6000 * T_SLOWER && stands(&g, "kept"); i++) {
+        rig_turn(&g);
+        usleep(5000);
+    }
+    CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
+    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "were deleted"));
+    rig_reopen(&g);
+    CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
     CHECK_EQ(notes(&g, said, sizeof said), 0);
     rig_fini(&g);
 }
@@ -1065,6 +1184,8 @@ static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
+       ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+       ROW(a_session_of_which_only_others_speak_is_named),
        ROW(a_lost_frame_costs_what_was_in_it), ROW(nothing_wins_over_a_newer_row),
        ROW(both_copies_hurt_is_never_worse_than_what_both_lost),
        ROW(sessions_that_no_copy_names_any_more_are_said),

@@ -1,5 +1,6 @@
 /* test_say.c - what goes wrong in the store is said when it begins and when it is over, once each,
  * with the file and the reason. */
+#include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -129,9 +130,26 @@ static void a_full_disk_is_said_when_it_begins_and_when_it_is_over(void)
     rig_fini(&g);
 }
 
+static void a_state_that_stands_is_said_once(void)
+{
+    start();
+    for (int again = 0; again < 2; again++) {
+        for (int k = 0; k < 3; k++)
+            store_state(g.s, SAY_LOG, "the log, %d", k);
+        CHECK_EQ(standing("the log, 2"), 1);
+        CHECK_EQ(notes(KVS_NOTE_BEGINS, "the log, ", "", ""), 1);
+        store_over(g.s, SAY_LOG, "over");
+        store_over(g.s, SAY_LOG, "over");
+        CHECK_EQ(standing("the log"), 0);
+        CHECK_EQ(notes(KVS_NOTE_OVER, "over", "", ""), 1);
+    }
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_write_that_fails_is_said_once_with_its_file_and_reason),
+       ROW(a_state_that_stands_is_said_once),
        ROW(a_full_disk_is_said_when_it_begins_and_when_it_is_over))
