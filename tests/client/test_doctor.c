@@ -53,8 +53,10 @@ static void make(void)
     snprintf(log, sizeof log, "%s/log", state);
     snprintf(file, sizeof file, "%s/seg-0001", log);
     for (char *p = base + 1; (p = strchr(p, '/')) != NULL; p++) { /* he must get there */
+        struct stat st;
         *p = 0;
-        (void)chmod(base, 0755);
+        if (stat(base, &st) == 0 && !(st.st_mode & 0001)) /* as little as will do */
+            (void)chmod(base, (st.st_mode & 07777) | 0001);
         *p = '/';
     }
     (void)mkdir(base, 0700);
