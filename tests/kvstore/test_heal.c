@@ -299,7 +299,9 @@ static void what_lmdb_meets_itself_is_damage_too(void)
 {
     for (int k = 0; k < 4; k++) {
         open_rig(k % 2);
+        pthread_mutex_lock(&g.s->idx->hurt_lock);
         g.s->idx->alarms = UINT32_MAX; /* times are not believed */
+        pthread_mutex_unlock(&g.s->idx->hurt_lock);
         pages_hurt(zeros, 2 * PAGE);
         goes_on(k / 2);
         rig_fini(&g);

@@ -380,7 +380,8 @@ static void a_kv_that_cannot_be_read_costs_blocks_and_not_the_start(void)
 static bool comes(struct rig *g, const char *file, const char *words)
 {
     for (int i = 0; i < 6000 * T_SLOWER; i++) {
-        rig_turn(g);
+        if (!g->threads)
+            rig_turn(g);
         if (said(g, file, words))
             return true;
         usleep(5000);
