@@ -2,8 +2,10 @@
 #include "daemon/chores.h"
 #include "base/clock.h"
 #include "daemon/daemon.h"
+#include "daemon/gen.h"
 #include "daemon/ident.h"
 #include "daemon/loop.h"
+#include "daemon/pace.h"
 #include "daemon/share.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -25,8 +27,10 @@ static void pieces(struct loop_timer *t)
         rota_served(&c->rota, &x->turn);
         x->piece(x); /* may be gone now */
     } while (c->rota.n && now_ns() < until);
+    /* The next round's, or later: a loop that never sleeps takes a core from the steps. */
     if (c->rota.n)
-        loop_timer_set(c->d->loop, t, now_ns()); /* the next round's */
+        loop_timer_set(c->d->loop, t,
+                       now_ns() + (gen_others(c->d, UINT32_MAX) ? PACE_REST * CHORES_NS : 0));
 }
 
 int chores_open(struct daemon *d)

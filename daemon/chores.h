@@ -1,7 +1,8 @@
 /* chores.h - work of the loop that takes longer than a moment, done a piece at a time.
  *
  * All chores together get CHORES_NS of a round of the loop; so long does anybody else wait for
- * them, whatever there is to do.  Users and their keys take turns (rota.h) after each piece.
+ * them, whatever there is to do.  While requests are at work in a model they rest in between
+ * (pace.h).  Users and their keys take turns (rota.h) after each piece.
  * Work that needs nothing of the loop's belongs to prep.h.  Loop thread only. */
 #ifndef DAEMON_CHORES_H
 #define DAEMON_CHORES_H

@@ -28,6 +28,7 @@
 #define PAUSE_NS   (15 * 1000000000ull) /* nobody reads: pause, then cancel */
 #define ABANDON_NS (60 * 1000000000ull)
 #define GIVEWAY_NS (5 * 1000000000ull) /* nobody reads, and somebody wants the session */
+#define AT_WORK_NS (200 * 1000000ull)  /* since it was last looked at for a step */
 #define SWEEP_NS   (60 * 1000000000ull)
 enum { KEPT_MAX = 1024, ANONYMOUS_MAX = 1024, EXPIRE_MAX = 4 };
 
@@ -807,6 +808,15 @@ void gen_counts(struct daemon *d, struct gen_counts *ret)
         else
             ret->running++;
     }
+}
+
+bool gen_others(const struct daemon *d, uint32_t uid)
+{
+    for (uint32_t i = 0; d->gen && i < MODELS_MAX; i++)
+        if (d->gen->gm[i] &&
+            turns_others(&d->gen->gm[i]->turns.user, uid, now_ns(), AT_WORK_NS))
+            return true;
+    return false;
 }
 
 /* One of uid's rather than another's. */

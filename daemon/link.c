@@ -60,6 +60,7 @@ struct link {
     uint64_t charge;   /* held for the frame at hand */
     bool waiting;      /* for room for it */
     bool no_room;      /* it is refused for that */
+    bool late;         /* reads on when its user's turn comes (pace.h) */
     uint8_t head[HRT_HEAD_BYTES];
     uint32_t head_got;
     struct hrt_frame f;
@@ -186,16 +187,19 @@ static void link_arm(struct link *l)
 {
     struct loop *loop = l->ls->d->loop;
     bool full = l->out_bytes > LINK_OUT_MAX;
-    uint32_t ev = (l->out ? EPOLLOUT : 0) | (full || l->closing || l->waiting ? 0 : EPOLLIN);
+    uint32_t ev =
+        (l->out ? EPOLLOUT : 0) | (full || l->closing || l->waiting || l->late ? 0 : EPOLLIN);
     uint64_t at = 0;
 
     if (l->doomed)
         return;
-    if (loop_mod(loop, &l->watch, ev) < 0) {
+    if (!ev && l->late) { /* it may have hung up, and is to be read all the same */
+        loop_del(loop, &l->watch);
+    } else if (loop_set(loop, &l->watch, ev) < 0) {
         link_doom(l);
         return;
     }
-    if (full || l->waiting) {
+    if (full || l->waiting || l->late) {
         l->held_up = true;
     } else if (l->head_got) {
         if (l->held_up)
@@ -527,7 +531,7 @@ static void link_frame_done(struct link *l)
     uint64_t from = now_ns();
 
     link_run(l);
-    pace_add(held_pace(l->user), loop_round(l->ls->d->loop), now_ns() - from);
+    pace_frame(held_pace(l->user), l->ls->d, l->uid, from);
     held_sub(l->user, l->charge); /* no call has it */
     l->charge = 0;
     l->head_got = 0;
@@ -546,15 +550,15 @@ static void links_room(void *ctx)
     loop_timer_set(ls->d->loop, &ls->resume, now_ns());
 }
 
-/* Its user's frames have had their part of this round. */
-static bool link_late(const struct link *l)
+/* Its user's frames have had their part: nothing more is read until links_resume. */
+static bool link_late(struct link *l)
 {
-    return pace_over(held_pace(l->user), loop_round(l->ls->d->loop));
-}
+    struct loop_timer *t = &l->ls->resume;
+    uint64_t at = pace_late(held_pace(l->user), l->ls->d);
 
-static bool link_rests(const struct link *l)
-{
-    return l->rest && !l->waiting && !l->doomed && l->out_bytes <= LINK_OUT_MAX;
+    if (at && (!t->index || at < t->at_ns))
+        loop_timer_set(l->ls->d->loop, t, at);
+    return (l->late = at != 0);
 }
 
 /* One read may hold thousands of frames, whose replies may be large: the rest waits. */
@@ -576,7 +580,6 @@ static void link_feed(struct link *l, const uint8_t *p, size_t n)
     while (n && !l->doomed && !l->closing) {
         if (l->out_bytes > LINK_OUT_MAX || (l->head_got == 0 && link_late(l))) {
             link_keep(l, p, n);
-            links_room(l->ls);
             return;
         }
         if (l->head_got < HRT_HEAD_BYTES) {
@@ -618,9 +621,9 @@ static void link_feed(struct link *l, const uint8_t *p, size_t n)
 static void link_read(struct link *l)
 {
     struct links *ls = l->ls;
-    size_t budget = READ_ROUND_BYTES;
+    size_t budget = link_late(l) ? 0 : READ_ROUND_BYTES;
 
-    if (l->rest) {
+    if (l->rest && budget) {
         uint8_t *p = l->rest;
 
         l->rest = NULL;
@@ -692,10 +695,8 @@ static void links_resume(struct loop_timer *t)
     for (struct link *l = ls->head; l; l = l->next) {
         if (l->waiting && !l->doomed && link_charge(l))
             link_go_on(l);
-        else if (link_rests(l) && !link_late(l))
+        else if (l->late && !l->waiting && !l->doomed && !link_late(l))
             link_read(l);
-        if (link_rests(l))
-            links_room(ls);
     }
 }
 
@@ -705,7 +706,8 @@ static void link_ready(struct loop_watch *w, uint32_t events)
 
     if (events & EPOLLOUT)
         link_flush(l);
-    if (!l->doomed && !l->waiting && !link_late(l) && (events & EPOLLIN || link_rests(l)))
+    if (!l->doomed && !l->waiting &&
+        (events & EPOLLIN || (l->rest && l->out_bytes <= LINK_OUT_MAX)))
         link_read(l);
     /* The peer is gone for good and nothing is left to read. */
     if (!l->doomed && events & (EPOLLERR | EPOLLHUP) && !(events & EPOLLIN))

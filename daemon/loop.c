@@ -94,6 +94,14 @@ int loop_mod(struct loop *l, struct loop_watch *w, uint32_t events)
     return 0;
 }
 
+int loop_set(struct loop *l, struct loop_watch *w, uint32_t events)
+{
+    if (w->added)
+        return loop_mod(l, w, events);
+    w->events = events;
+    return loop_add(l, w);
+}
+
 void loop_del(struct loop *l, struct loop_watch *w)
 {
     if (!w->added)

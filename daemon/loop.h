@@ -27,6 +27,7 @@ int loop_open(struct loop **ret);
 void loop_close(struct loop *l);
 int loop_add(struct loop *l, struct loop_watch *w);
 int loop_mod(struct loop *l, struct loop_watch *w, uint32_t events);
+int loop_set(struct loop *l, struct loop_watch *w, uint32_t events); /* whether added or not */
 void loop_del(struct loop *l, struct loop_watch *w); /* not added: nothing happens */
 void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t at_ns); /* or moves it */
 void loop_timer_cancel(struct loop *l, struct loop_timer *t);

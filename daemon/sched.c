@@ -81,6 +81,22 @@ static uint64_t prefill_budget(const struct sched_view *v, uint32_t decoders)
     return n < v->chunk_max ? n : v->chunk_max;
 }
 
+/* How many prefill tokens fit into a step that takes used_ns without them. */
+static uint64_t cap_tokens(const struct sched_view *v, uint64_t used_ns)
+{
+    uint64_t left = v->cap_ns > used_ns ? v->cap_ns - used_ns : 0, n;
+
+    if (!v->cap_ns)
+        return UINT64_MAX;
+    n = v->prefill_ns_per_tok ? left / v->prefill_ns_per_tok : CHUNK_UNKNOWN;
+    return n > CHUNK_MIN ? n : CHUNK_MIN;
+}
+
+static uint64_t row_of(const struct sched_seq *s)
+{
+    return s->row_ns ? s->row_ns : 1;
+}
+
 /* Stops at the last block edge that is reached, unless that is the input's end. */
 static uint64_t to_edge(const struct sched_seq *s, uint64_t n)
 {
@@ -151,6 +167,8 @@ static void shares_of(const struct sched_view *v, struct shares *ret)
         ret->decoding |= s->decoding;
     }
     ret->each_ns = ret->decoding ? (v->base_ns + row) / 4 * 3 : v->chunk_max * row / ret->users;
+    if (v->cap_ns && !ret->decoding && ret->each_ns > v->cap_ns / ret->users)
+        ret->each_ns = v->cap_ns / ret->users;
     if (ret->each_ns == 0)
         ret->each_ns = 1;
 }
@@ -195,7 +213,7 @@ static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bo
 {
     const struct sched_who *u = who_of(h, s);
     uint64_t used = h->used_ns[u->n], left = h->each_ns > used ? h->each_ns - used : 0;
-    uint64_t row = s->row_ns ? s->row_ns : 1, n = left / row;
+    uint64_t row = row_of(s), n = left / row;
     uint32_t keys =
         h->of_keys ? 1 : h->keys_left[s->user.n] + is_seen(&h->key_served, s->key.n);
 
@@ -210,7 +228,7 @@ static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bo
 
 static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
 {
-    uint64_t ns = n * (s->row_ns ? s->row_ns : 1);
+    uint64_t ns = n * row_of(s);
 
     h->used_ns[who_of(h, s)->n] += ns;
     h->key_used_ns[s->key.n] += ns;
@@ -256,7 +274,7 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
     uint32_t pages = v->pages_free;
     struct shares shares;
     struct seen seen;
-    uint64_t budget;
+    uint64_t budget, used = v->base_ns;
     int i;
 
     must(v->seqs <= REQ_MAX);
@@ -270,6 +288,8 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
     while (ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, true)) >= 0) {
         uint32_t need = pages_for(v->seq[i].pos, 1);
 
+        if (v->cap_ns && ret->runs && used + row_of(&v->seq[i]) > v->cap_ns)
+            break; /* they wait longest in the next step */
         see(&seen, i);
         if (need > pages) {
             /* The longest waiting gets the next free page, not a luckier one behind it. */
@@ -277,10 +297,13 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
             continue;
         }
         pages -= need;
+        used += row_of(&v->seq[i]);
         ret->run[ret->runs].seq = (uint32_t)i;
         ret->run[ret->runs++].n = 1;
     }
     budget = prefill_budget(v, ret->runs);
+    if (budget > cap_tokens(v, used))
+        budget = cap_tokens(v, used);
     if (budget > STEP_TOKENS_MAX - ret->runs)
         budget = STEP_TOKENS_MAX - ret->runs;
     while (budget && ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, false)) >= 0) {

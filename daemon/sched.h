@@ -15,7 +15,8 @@
  * When more than one user has something to run, each gets the same time of the step: while
  * somebody decodes as much as the cheapest decode takes alone, so that beside one other user a
  * token takes twice as long at most, however many requests he has; else an equal part of
- * chunk_max.  When one row of who waited longest costs more than that, its user lets the
+ * chunk_max.  Who comes waits for the step that runs: while another was here lately, no step takes
+ * longer than cap_ns, whoever it is for.  When one row of who waited longest costs more than that, its user lets the
  * others work until he has waited for the difference.  Who has had least of the model's time
  * goes first.  A user's part goes to his keys in the same order, and no prefill of one takes
  * what the others of his would have in this step.  When only one user has something to run, his
@@ -49,6 +50,7 @@ struct sched_view {
     uint32_t step_us;            /* measured: a step's cost with no prefill */
     uint32_t prefill_ns_per_tok; /* measured; 0: not known yet */
     uint64_t base_ns;            /* measured: what a step costs before its first row */
+    uint64_t cap_ns;             /* longest step while another user may come; 0: none may */
 };
 struct sched_plan {
     struct {

@@ -21,7 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_DEFAULT = 512, CHUNK_LEAST = 32 };
+/* So many times as long as one decode alone may a step take while another user may come. */
+enum { CHUNK_DEFAULT = 512, CAP_STEPS = 4 };
 #define OTHERS_NS        (10 * 1000000000ull) /* somebody else was here: he may come again */
 #define RECENT_MAX       4096
 #define PREFILL_GUESS_NS 1000000 /* a token, before anything was measured */
@@ -393,21 +394,15 @@ static bool step_add(struct gmodel *gm, struct req *r, uint64_t pos, uint32_t n,
     return true;
 }
 
-/* Prefill tokens of a step with nobody decoding.  While others come and go they shall not wait
- * for a long one that has just begun. */
-static uint32_t chunk_max(const struct gmodel *gm, const struct views *v)
+/* While others come and go, they shall not wait for a long step that has just begun. */
+static uint64_t cap_ns(const struct gmodel *gm, const struct views *v)
 {
-    const struct conf *c = gm->gen->d->conf;
-    uint32_t n = c->step_tokens ? c->step_tokens : CHUNK_DEFAULT;
-    uint64_t fits = gm->prefill_ns_per_tok
-                        ? (uint64_t)c->step_goal_ms * 1000000 / gm->prefill_ns_per_tok
-                        : n;
+    uint64_t goal = (uint64_t)gm->gen->d->conf->step_goal_ms * 1000000,
+             few = CAP_STEPS * (gm->turns.base_ns + turns_row_ns(&gm->turns, 0));
 
-    if (!turns_others(&gm->turns, v->req[0]->uid, now_ns(), OTHERS_NS))
-        return n;
-    if (fits < CHUNK_LEAST)
-        fits = CHUNK_LEAST;
-    return n < fits ? n : (uint32_t)fits;
+    if (!turns_others(&gm->turns.owner, v->req[0]->uid, now_ns(), OTHERS_NS))
+        return 0;
+    return few < goal ? few : goal;
 }
 
 void steps_run(struct gmodel *gm)
@@ -427,7 +422,8 @@ void steps_run(struct gmodel *gm)
     view.seq = v.seq;
     view.seqs = v.n;
     view.pages_free = kvf_pages_free(gm->m);
-    view.chunk_max = chunk_max(gm, &v);
+    view.chunk_max = d->conf->step_tokens ? d->conf->step_tokens : CHUNK_DEFAULT;
+    view.cap_ns = cap_ns(gm, &v);
     view.base_ns = gm->turns.base_ns;
     view.goal_us = d->conf->step_goal_ms * 1000;
     view.step_us = gm->step_us;

@@ -95,10 +95,10 @@ void turns_settle(struct turns *t)
     settle(&t->owner, t->round);
 }
 
-bool turns_others(const struct turns *t, uint32_t owner, uint64_t now_ns, uint64_t ns)
+bool turns_others(const struct turns_list *l, uint32_t id, uint64_t now_ns, uint64_t ns)
 {
-    for (uint32_t i = 0; i < t->owner.n; i++)
-        if (t->owner.who[i].id != owner && now_ns - t->owner.who[i].seen_ns < ns)
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->who[i].id != id && now_ns - l->who[i].seen_ns < ns)
             return true;
     return false;
 }

@@ -43,8 +43,8 @@ void turns_see(struct turns *t, uint32_t uid, uint32_t owner, uint64_t now_ns,
                uint32_t *ret_user, uint32_t *ret_owner);
 /* After all are told: raises who came (back) to those who were at work. */
 void turns_settle(struct turns *t);
-/* Had anybody but owner something to run in the last `ns`? */
-bool turns_others(const struct turns *t, uint32_t owner, uint64_t now_ns, uint64_t ns);
+/* Had anybody of the list but id something to run in the last `ns`? */
+bool turns_others(const struct turns_list *l, uint32_t id, uint64_t now_ns, uint64_t ns);
 /* What one more token at pos adds to a step. */
 uint64_t turns_row_ns(const struct turns *t, uint64_t pos);
 /* A step took us: rows tokens, whose positions add up to positions. */

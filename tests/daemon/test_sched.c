@@ -312,6 +312,44 @@ static void keys_alone_are_to_each_other_what_users_are(void)
     CHECK(cost_ns(s, &p) <= 2 * (BASE_NS + s[0].row_ns));
 }
 
+/* While another user may come no step is long, and what waits goes on in the next. */
+static void steps_are_short_while_another_user_may_come(void)
+{
+    struct sched_view v = shared_view();
+    struct sched_seq s[31];
+    struct sched_plan p;
+    bool had[31] = {false};
+
+    v.cap_ns = 4 * (BASE_NS + ROW_NS);
+    for (uint32_t i = 0; i < 31; i++)
+        s[i] = of(decode_at(i, 0, 0), 8, 0);
+    for (int k = 0; k < 3; k++) {
+        p = plan_of(s, 31, v);
+        CHECK(cost_ns(s, &p) <= v.cap_ns && cost_ns(s, &p) + ROW_NS > v.cap_ns);
+        for (uint32_t i = 0; i < 31; i++)
+            s[i].wait_us++;
+        for (uint32_t i = 0; i < p.runs; i++) {
+            s[p.run[i].seq].wait_us = 0;
+            had[p.run[i].seq] = true;
+        }
+    }
+    for (int i = 0; i < 31; i++)
+        CHECK(had[i]);
+    /* A prefill of one, of two users, and one beside decodes that fill the step. */
+    s[0] = of(prefill_at(0, 0, 4096, 0), 8, 0);
+    s[1] = of(prefill_at(1, 0, 4096, 0), 9, 0);
+    p = plan_of(s, 1, v);
+    CHECK(cost_ns(s, &p) <= v.cap_ns && tokens_of(&p, 0) >= 12);
+    p = plan_of(s, 2, v);
+    CHECK(cost_ns(s, &p) <= v.cap_ns + BASE_NS && tokens_of(&p, 0) && tokens_of(&p, 1));
+    s[1] = of(prefill_at(1, 0, 4096, 0), 8, 0);
+    p = plan_of(s + 1, 30, v);
+    CHECK(tokens_of(&p, 0) > 0 && tokens_of(&p, 0) <= 16);
+    v.cap_ns = 0;
+    p = plan_of(s, 1, v);
+    CHECK_EQ(tokens_of(&p, 0), 512);
+}
+
 static void a_decode_that_needs_a_page_waits_without_blocking_the_rest(void)
 {
     struct sched_seq s[2] = {decode_at(1, 256, 50), decode_at(2, 10, 0)};
@@ -382,6 +420,7 @@ static void random_views_give_plans_that_keep_the_rules(void)
                                 .goal_us = 1 + (uint32_t)rand_r(&seed) % 200000,
                                 .step_us = (uint32_t)rand_r(&seed) % 200000,
                                 .base_ns = (uint64_t)rand_r(&seed) % 20000000,
+                                .cap_ns = (uint64_t)rand_r(&seed) % 3 * 10000000,
                                 .prefill_ns_per_tok = (uint32_t)rand_r(&seed) % 2000000});
     }
 }
@@ -415,6 +454,7 @@ T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
        C(over_many_steps_users_get_the_same_time),
        C(a_hundred_keys_of_another_user_double_a_step_at_most),
        C(keys_of_one_user_share_what_is_his), C(keys_alone_are_to_each_other_what_users_are),
+       C(steps_are_short_while_another_user_may_come),
        C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
        C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
        C(more_decodes_than_a_step_holds_take_turns),

@@ -67,8 +67,8 @@ static void who_comes_starts_with_the_least_of_those_at_work(void)
     b = see(&t, 2, 30);
     turns_settle(&t);
     CHECK_EQ(t.user.who[b].spent_ns, 5100);
-    CHECK(turns_others(&t, 1, 30, 100));
-    CHECK(!turns_others(&t, 1, 1000, 100));
+    CHECK(turns_others(&t.user, 1, 30, 100));
+    CHECK(!turns_others(&t.user, 1, 1000, 100));
 }
 static void keys_have_their_own_account_within_their_user(void)
 {
@@ -87,7 +87,7 @@ static void keys_have_their_own_account_within_their_user(void)
         turns_settle(&t);
         turns_spend(&t, 2, KEY, 1000, 10);
         turns_spend(&t, 2, KEY + 1, 500, 10);
-        turns_spend(&t, 1, 1, 700, 10);
+        turns_spend(&t, 1, 1, 300, 10);
     }
     CHECK_EQ(turns_spent(&t.user, 2), 3000);
     CHECK_EQ(turns_spent(&t.owner, KEY), 2000);
@@ -102,7 +102,7 @@ static void keys_have_their_own_account_within_their_user(void)
     turns_settle(&t);
     CHECK_EQ(t.owner.who[k[2]].spent_ns, 1000);
     CHECK_EQ(t.user.who[b].spent_ns, 3000);
-    CHECK_EQ(t.user.who[a].spent_ns, 1400);
+    CHECK_EQ(t.user.who[a].spent_ns, 600);
 }
 static void more_users_than_there_is_room_for_replace_the_oldest(void)
 {
