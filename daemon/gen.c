@@ -312,6 +312,27 @@ struct gmodel *gen_model(struct gen *g, struct model *m)
     return gm;
 }
 
+static void gmodel_free(struct gmodel *gm)
+{
+    if (gm)
+        free(gm->step);
+    free(gm);
+}
+
+bool gen_model_forget(struct daemon *d, const struct model *m)
+{
+    struct gen *g = d->gen;
+
+    for (const struct req *r = g ? g->reqs : NULL; r; r = r->next)
+        if (r->m == m)
+            return false;
+    if (g) {
+        gmodel_free(g->gm[m->index]);
+        g->gm[m->index] = NULL;
+    }
+    return true;
+}
+
 static void model_changed(struct daemon *d, struct model *m)
 {
     struct gen *g = d->gen;
@@ -788,10 +809,7 @@ void gen_close(struct daemon *d)
         req_free(r);
     }
     for (uint32_t i = 0; i < MODELS_MAX; i++)
-        if (g->gm[i]) {
-            free(g->gm[i]->step);
-            free(g->gm[i]);
-        }
+        gmodel_free(g->gm[i]);
     free(g);
     d->gen = NULL;
 }

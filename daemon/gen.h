@@ -35,6 +35,8 @@ struct gen_counts {
 void gen_counts(struct daemon *d, struct gen_counts *ret);
 /* Does a request use the model now? */
 bool gen_uses(struct daemon *d, const struct model *m);
+/* m is no model any more: what is known of its steps goes.  false: a request refers to it. */
+bool gen_model_forget(struct daemon *d, const struct model *m);
 /* Is a request of anybody but uid (the kernel's) at work in a model? */
 bool gen_others(const struct daemon *d, uint32_t uid);
 /* One request that does, in words for an error to uid: one of his by its session's name, else by

@@ -433,6 +433,58 @@ void model_forgive(struct model *m)
 }
 
 /* ---- the table --------------------------------------------------------------------------------- */
+static void slot_close(struct slot *s)
+{
+    struct daemon *d = s->d;
+
+    loop_timer_cancel(d->loop, &s->idle);
+    loop_timer_cancel(d->loop, &s->unload);
+    if (s->m.eng)
+        (void)kvflow_model_idle(&s->m);
+    engd_close(s->m.engd);
+    if (s->m.eng)
+        kvflow_model_close(&s->m);
+    cJSON_Delete(s->m.sampling);
+    free(s->m.path);
+    free(s);
+}
+
+/* Files that were taken out of the directory. */
+static void look_for_gone(struct daemon *d)
+{
+    struct stat st;
+
+    for (uint32_t i = 0; i < d->models->n; i++) {
+        struct slot *s = d->models->slot[i];
+
+        if (s->found && !s->m.users && !s->peeking && !s->hashing &&
+            (s->m.state == MODEL_AVAILABLE || s->m.state == MODEL_FAILED))
+            s->m.gone = lstat(s->m.path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
+    }
+}
+
+/* A place for one more: a new one, or that of a file that is gone and that nobody refers to any
+ * more.  MODELS_MAX: there is none. */
+static uint32_t slot_free(struct daemon *d)
+{
+    struct model_table *t = d->models;
+
+    if (t->n < MODELS_MAX)
+        return t->n;
+    for (uint32_t i = 0; i < t->n; i++) {
+        struct slot *s = t->slot[i];
+
+        if (s->m.gone && !s->m.users && !s->peeking && !s->hashing && !s->m.engd && !s->m.kv &&
+            s->m.state != MODEL_UNLOADING && gen_model_forget(d, &s->m)) {
+            log_at(LOG_INFO_, "model %s: its file is gone, and so is its name", s->m.name);
+            slot_close(s);
+            t->slot[i] = NULL;
+            return i;
+        }
+    }
+    return MODELS_MAX;
+}
+
 static int slot_add(struct daemon *d, const char *name, const char *path, bool found)
 {
     struct model_table *t = d->models;
@@ -449,22 +501,26 @@ static int slot_add(struct daemon *d, const char *name, const char *path, bool f
             }
             return -EEXIST;
         }
-    if (t->n == MODELS_MAX)
-        return -EAGAIN;
     struct slot *s = calloc(1, sizeof *s);
     if (!s || !(s->m.path = strdup(path))) {
         free(s);
         return -ENOMEM;
     }
     s->d = d;
-    s->m.index = t->n;
+    s->m.index = slot_free(d);
+    if (s->m.index == MODELS_MAX) {
+        free(s->m.path);
+        free(s);
+        return -EAGAIN;
+    }
     snprintf(s->m.name, sizeof s->m.name, "%s", name);
     s->found = found;
     s->m.keep_alive_s = o->keep_alive_s;
     s->m.sampling = modelfile_sampling(NULL, o); /* for requests that come before the load */
     s->idle = (struct loop_timer){.fire = idle_fire, .user = s};
     s->unload = (struct loop_timer){.fire = unload_poll, .user = s};
-    t->slot[t->n++] = s;
+    t->slot[s->m.index] = s;
+    t->n += s->m.index == t->n;
     return 0;
 }
 
@@ -515,13 +571,37 @@ static void note_unreadable(struct model_table *t, const char *name, const char 
     }
 }
 
+static const char full_words[] = "models beyond";
+
+/* left: how many files found no place; name: of one. */
+static void say_full(struct daemon *d, uint32_t left, const char *name)
+{
+    struct model_table *t = d->models;
+
+    if ((left != 0) == t->full_said)
+        return;
+    t->full_said = left != 0;
+    if (!left)
+        daemon_unwarn(d, full_words);
+    else
+        daemon_warn(
+            d,
+            "%s the %d this daemon can know lie in %s: \"%s\" and %u more are left out; "
+            "delete or move files there that you do not use (`hearth models` lists those "
+            "that are known; their places are given back), or name it with --model",
+            full_words, MODELS_MAX, d->conf->models, name, left - 1);
+}
+
 /* Looks again at the models' directory: a file copied there is known without a restart. */
 static void discover(struct daemon *d)
 {
     struct dirent **e = NULL;
-    int n = scandir(d->conf->models, &e, is_gguf, alphasort);
-    char path[PATH_MAX], name[NAME_BYTES_MAX + 6];
+    int n;
+    char path[PATH_MAX], name[NAME_BYTES_MAX + 6], out[NAME_BYTES_MAX + 6] = "";
+    uint32_t left = 0;
 
+    look_for_gone(d);
+    n = scandir(d->conf->models, &e, is_gguf, alphasort);
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%s", d->conf->models, e[i]->d_name);
         snprintf(name, sizeof name, "%s", e[i]->d_name);
@@ -531,30 +611,17 @@ static void discover(struct daemon *d)
         int r = why < 0 ? 0 : slot_add(d, name, path, true);
         if (why >= 0)
             note_unreadable(d->models, name, path, why);
-        if (r == -EAGAIN && !d->models->full_said) {
-            d->models->full_said = true;
-            daemon_warn(
-                d,
-                "%s holds more models than the %d this daemon can know; \"%s\" and what "
-                "follows are left out, name them with --model",
-                d->conf->models, MODELS_MAX, name);
-        }
+        if (r == -EAGAIN && !left++)
+            snprintf(out, sizeof out, "%s", name);
         free(e[i]);
     }
+    if (n >= 0)
+        say_full(d, left, out);
     free(e);
 }
 
 void models_look(struct daemon *d)
 {
-    struct stat st;
-
-    for (uint32_t i = 0; i < d->models->n; i++) {
-        struct slot *s = d->models->slot[i];
-
-        if (s->found && !s->m.users && !s->peeking && !s->hashing &&
-            (s->m.state == MODEL_AVAILABLE || s->m.state == MODEL_FAILED))
-            s->m.gone = lstat(s->m.path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
-    }
     discover(d);
 }
 
@@ -601,20 +668,8 @@ void models_close(struct daemon *d)
 
     if (!t)
         return;
-    for (uint32_t i = 0; i < t->n; i++) {
-        struct slot *s = t->slot[i];
-
-        loop_timer_cancel(d->loop, &s->idle);
-        loop_timer_cancel(d->loop, &s->unload);
-        if (s->m.eng)
-            (void)kvflow_model_idle(&s->m);
-        engd_close(s->m.engd);
-        if (s->m.eng)
-            kvflow_model_close(&s->m);
-        cJSON_Delete(s->m.sampling);
-        free(s->m.path);
-        free(s);
-    }
+    for (uint32_t i = 0; i < t->n; i++)
+        slot_close(t->slot[i]);
     free(t);
     d->models = NULL;
 }
@@ -713,7 +768,11 @@ struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb)
         err_set(eb, -ENOENT, "\"%.64s\" begins the names of %u models; there are: %s", name,
                 near, list);
     else
-        err_set(eb, -ENOENT, "no model \"%.64s\"; there are: %s", name ? name : "", list);
+        err_set(eb, -ENOENT, "no model \"%.64s\"%s; there are: %s", name ? name : "",
+                d->models->full_said
+                    ? ", and not all that lie there are known (see `hearth status`)"
+                    : "",
+                list);
     return NULL;
 }
 

@@ -26,7 +26,7 @@ enum model_state {
     MODEL_FAILED
 };
 struct model {
-    uint32_t index; /* in the table; stays for the daemon's life */
+    uint32_t index; /* in the table; another's once it is gone and nobody refers to it */
     char name[NAME_BYTES_MAX + 1];
     char *path;
     uint8_t state; /* enum model_state */

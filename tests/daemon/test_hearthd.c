@@ -642,6 +642,71 @@ static void a_model_file_copied_there_later_is_found(void)
     close(fd);
     stop();
 }
+static void put_model(int n, bool there)
+{
+    char path[200];
+
+    snprintf(path, sizeof path, "%s/models/m%03d.gguf", base, n);
+    int f = there ? open(path, O_CREAT | O_WRONLY, 0600) : -1;
+    CHECK(there ? f >= 0 && close(f) == 0 : unlink(path) == 0);
+}
+static bool model_known(int fd, int n)
+{
+    char js[64];
+
+    snprintf(js, sizeof js, "{\"model\":\"m%03d\"}", n);
+    struct wire_reply r = ask(fd, HRT_MODEL_SHOW, js, NULL, 0);
+    bool known = r.f.status == 0;
+    CHECK(known || strstr(wire_str(&r, "message"), "hearth status"));
+    wire_reply_fini(&r);
+    return known;
+}
+/* What the status says of models beyond the bound; "": nothing. */
+static void said_of_models(int fd, char *ret, size_t cap)
+{
+    struct wire_reply r = ask(fd, HRT_STATUS, "{}", NULL, 0);
+    const cJSON *w;
+
+    ret[0] = 0;
+    cJSON_ArrayForEach(w, cJSON_GetObjectItem(r.json, "warnings"))
+    {
+        if (strstr(w->valuestring, "models beyond"))
+            snprintf(ret, cap, "%s", w->valuestring);
+    }
+    wire_reply_fini(&r);
+}
+static void the_name_of_a_model_that_is_gone_is_given_back(void)
+{
+    char path[200], words[512];
+
+    fresh();
+    snprintf(path, sizeof path, "%s/models", base);
+    CHECK_EQ(mkdir(path, 0700), 0);
+    for (int i = 0; i < MODELS_MAX; i++)
+        put_model(i, true);
+    start("");
+    int fd = up();
+    for (int i = 0; i < MODELS_MAX; i++)
+        CHECK(model_known(fd, i));
+    said_of_models(fd, words, sizeof words);
+    CHECK_STR(words, "");
+    put_model(MODELS_MAX, true);
+    CHECK(!model_known(fd, MODELS_MAX));
+    said_of_models(fd, words, sizeof words);
+    CHECK(strstr(words, "16") && strstr(words, "m016") && strstr(words, "delete") &&
+          strstr(words, "--model"));
+    /* Each new one in place of an older one, many more than there are places. */
+    for (int i = 0; i < 3 * MODELS_MAX; i++) {
+        put_model(i, false);
+        CHECK(model_known(fd, MODELS_MAX + i));
+        put_model(MODELS_MAX + i + 1, true);
+    }
+    put_model(4 * MODELS_MAX, false);
+    said_of_models(fd, words, sizeof words);
+    CHECK_STR(words, "");
+    close(fd);
+    stop();
+}
 static void a_model_too_large_for_its_pages_is_refused_with_the_numbers(void)
 {
     char more[512];
@@ -680,5 +745,6 @@ T_MAIN(CASE(wrong_usage_ends_with_2_and_a_sentence),
        CASE(the_weights_are_hashed_once_and_remembered),
        CASE(it_is_unloaded_when_told_when_idle_and_loaded_again_when_wanted),
        CASE(a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up),
+       CASE(the_name_of_a_model_that_is_gone_is_given_back),
        CASE(a_model_file_copied_there_later_is_found),
        CASE(a_model_too_large_for_its_pages_is_refused_with_the_numbers))
