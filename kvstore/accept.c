@@ -81,12 +81,33 @@ static int name_holder(const struct accept *a, uint32_t owner, const char *name,
     return 0;
 }
 
+/* A place that is there.  One that damage took may be said again, by the session that has it. */
+static int check_place(struct accept *a, const struct kvs_session *s)
+{
+    static const struct kvs_id none;
+    struct kvs_session old;
+    uint64_t begin, end = 0;
+    int r = same(&s->branch, &none) ? 0 : branch_find(a, &s->branch, &begin, &end);
+
+    if (r == 0 && s->head > end)
+        r = -EINVAL;
+    if (r != -EINVAL && r != -ENOENT)
+        return r;
+    int e = index_session_get(a->idx, (enum index_who)a->who, &s->id, &old);
+    if (e == 0 && same(&old.branch, &s->branch) && old.head == s->head)
+        return 0;
+    return e < 0 && e != -ENOENT ? e : r;
+}
+
 static int check_session(struct accept *a, const struct kvs_session *s)
 {
     struct kvs_id holder;
+    int r = check_place(a, s);
 
+    if (r < 0)
+        return r;
     if (s->name[0]) {
-        int r = name_holder(a, s->owner, s->name, &holder);
+        r = name_holder(a, s->owner, s->name, &holder);
         if (r == 0 && !same(&holder, &s->id))
             return -EEXIST;
         if (r < 0 && r != -ENOENT)

@@ -116,18 +116,25 @@ static void fault_in(struct kvstore *s, int why, const char *doing, const char *
     store_fault(s, why, doing, path);
 }
 
-/* Frames into the log's buffer; a batch that does not fit its state fails alone. */
+/* The batch may be submitted again, and what came behind it has to wait for that. */
+static bool is_refusal(int r)
+{
+    return is_full(r) || r == -ENOMEM;
+}
+
+/* Frames into the log's buffer; a batch that does not fit its state fails alone, one for which there
+ * is no room takes those behind it along. */
 static void group_log(struct kvstore *s, struct group *g)
 {
-    uint64_t sum = 0;
+    uint64_t sum = 0, refusals = s->refusals;
 
     turnlog_begin(s->log);
     accept_begin(&s->accept, s->idx, INDEX_COMMIT);
     for (uint32_t i = 0; i < g->n_batch; i++) {
         struct kvs_batch *b = g->batch[i];
-        g->res[i] = s->fault == -EROFS ? -EROFS : 0;
+        g->res[i] = s->fault == -EROFS ? -EROFS : b->seen != refusals ? -ECANCELED : 0;
         if (g->res[i] == 0 && g->full && !limit_takes(s, b, &sum))
-            g->res[i] = -ENOSPC;
+            g->res[i] = -EDQUOT;
         if (g->res[i] == 0)
             g->res[i] = accept_batch(&s->accept, b->rec, b->n_rec);
         if (g->res[i] ==
@@ -139,6 +146,8 @@ static void group_log(struct kvstore *s, struct group *g)
             g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
         if (g->res[i] == 0)
             collect_seen(s, b->rec, b->n_rec);
+        if (is_refusal(g->res[i]))
+            refusals = s->refusals + 1;
     }
 }
 
@@ -333,10 +342,25 @@ static int group_write(struct kvstore *s, struct group *g)
     return r;
 }
 
+static void batches_done(struct kvstore *s, struct group *g, int r)
+{
+    bool refused = false;
+
+    for (uint32_t i = 0; i < g->n_batch; i++) {
+        int res = g->res[i] < 0 ? g->res[i] : r;
+        if (is_refusal(res) && !refused) {
+            s->refusals++;
+            refused = true;
+        }
+        g->batch[i]->seen = s->refusals;
+        store_batch_done(s, g->batch[i], res);
+    }
+}
+
 static void group_done(struct kvstore *s, struct group *g, int r)
 {
-    for (uint32_t i = 0; i < g->n_batch && !g->early; i++)
-        store_batch_done(s, g->batch[i], g->res[i] < 0 ? g->res[i] : r);
+    if (!g->early)
+        batches_done(s, g, r);
     for (uint32_t i = 0; i < g->n_job; i++)
         io_job_back(s, g->job[i]);
     while (g->meta) {
@@ -371,8 +395,7 @@ static void group_run(struct kvstore *s, struct group *g)
         group_log(s, g);
     }
     if (s->o.wrong == KVS_WRONG_ACK_FIRST) {
-        for (uint32_t i = 0; i < g->n_batch; i++)
-            store_batch_done(s, g->batch[i], g->res[i]);
+        batches_done(s, g, 0);
         g->early = true;
         /* As a commit at leisure would be: long enough for a kill right after the ack. */
         usleep(10000);

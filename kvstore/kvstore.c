@@ -279,6 +279,7 @@ void kvs_loop_turn(struct kvstore *s)
         struct kvs_batch *next = b->next;
         s->n_batches--;
         s->in_flight--;
+        s->refusals_seen = b->seen;
         b->done(b);
         b = next;
     }
@@ -444,6 +445,7 @@ int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b)
     s->n_batches++;
     s->in_flight++;
     b->res = 0;
+    b->seen = s->refusals_seen;
     pthread_mutex_lock(&s->to_commit.lock);
     LIST_PUSH(&s->to_commit.batches, b);
     pthread_cond_signal(&s->to_commit.cond);

@@ -92,9 +92,9 @@ struct kvs_block_req {
      * payload to the device.  Nonzero fails the request with that code. */
     int (*copy)(struct kvs_block_req *r, void *payload);
     /* On the loop thread.  get: 0, -ENOENT (absent or dropped as corrupt), another code.
-     * put: 0 durable; -ENOSPC, -EDQUOT (day budget), -EROFS, or what keeps kv/ from being
-     * listed or written: not on disk, and why; in_host says whether the host tier keeps it.
-     * -EEXIST counts as 0: equal bytes are there. */
+     * put: 0 durable; -ENOSPC, E_LIMIT (disk_bytes), -EDQUOT (day budget), -EROFS, or what keeps
+     * kv/ from being listed or written: not on disk, and why; in_host says whether the host tier
+     * keeps it.  -EEXIST counts as 0: equal bytes are there. */
     void (*done)(struct kvs_block_req *r);
     int res;
     uint8_t from; /* get: enum kvs_from */
@@ -124,8 +124,15 @@ struct kvs_batch {
     int res;
     void *user;
     struct kvs_batch *next; /* the store's */
+    uint64_t seen;          /* likewise: refusals that the loop knew of */
 };
-/* Batches become durable in the order submitted; several share one sync and one commit. */
+/* Batches become durable in the order submitted; several share one sync and one commit.
+ *
+ * res of one that found no room: -EDQUOT (o.disk_bytes has none for turns), -ENOSPC (the file
+ * system has none, or a file may not grow), -ENOMEM.  What was submitted after it and before its
+ * done() ran is -ECANCELED, nothing of it was looked at: so whoever submits the same batches again
+ * in the same order finds nothing of a later one ahead of an earlier.  Other codes say that a
+ * batch fits the store at no time (accept.h), or that nothing is written any more (-EROFS). */
 int kvs_batch_submit(struct kvstore *s, struct kvs_batch *b);
 
 /* Branches that no session and no request leads to are dropped while the store is open.  The

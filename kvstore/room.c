@@ -327,7 +327,8 @@ static void grow(struct kvstore *s, struct layout *l, uint32_t n_slots)
     commit_job(s, &g->job);
 }
 
-/* 0: room is being made, wait; -ENOSPC: none to be had for this block; why there are no files. */
+/* 0: room is being made, wait; else none is to be had for this block: E_LIMIT in the limit, -ENOSPC
+ * on the disk; or why there are no files. */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
 {
     uint64_t limit = seg_limit(s), used = s->file_bytes;
@@ -351,7 +352,9 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
         return 0;
     if (l->n_seg == 0 && now_ns() >= l->full_until_ns && retire_oldest(s, l, b->used))
         return 0;
-    return s->files_off ? s->files_off : -ENOSPC;
+    if (s->files_off)
+        return s->files_off;
+    return now_ns() < l->full_until_ns ? -ENOSPC : E_LIMIT;
 }
 
 /* A full disk is said elsewhere; of other reasons the first, until one can be made again. */

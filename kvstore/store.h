@@ -280,6 +280,8 @@ struct kvstore {
         uint32_t n_notes, notes_over;
     } to_loop;
     uint32_t n_reqs, n_batches; /* the loop's: accepted and not done */
+    uint64_t refusals;          /* commit: groups in which a batch found no room */
+    uint64_t refusals_seen;     /* loop: of these, as of the last batch done */
     _Atomic uint64_t in_flight;
 
     /* Sizes in one account; written by their owner, read by all. */

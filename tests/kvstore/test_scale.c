@@ -409,7 +409,7 @@ static void turns_stay_inside_a_small_limit(uint64_t disk, bool blocks)
         nearly += kvs_turns_short(g.s) && !kvs_turns_full(g.s);
         most = du() > most ? du() : most;
     }
-    CHECK_EQ(r, -ENOSPC);
+    CHECK_EQ(r, -EDQUOT);
     CHECK(kvs_turns_full(g.s));
     CHECK(kvs_turns_short(g.s) && nearly > 1); /* said before it is full, with room for some */
     kvs_stats(g.s, &st);
@@ -422,7 +422,7 @@ static void turns_stay_inside_a_small_limit(uint64_t disk, bool blocks)
             CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
         rig_reopen(&g);
     }
-    CHECK(rig_talk(&g, 999999, 0, TALK) == -ENOSPC);
+    CHECK(rig_talk(&g, 999999, 0, TALK) == -EDQUOT);
     /* Half of them go: there is room again without a restart. */
     for (uint64_t i = 0; i < n; i += 2)
         CHECK_EQ(rm(1000 + i), 0);
@@ -471,7 +471,7 @@ static void a_lowered_limit_is_come_back_to(void)
     was = du();
     CHECK(was > g.o.disk_bytes);
     CHECK(kvs_turns_full(g.s));
-    CHECK_EQ(rig_talk(&g, 1, 0, TALK), -ENOSPC);
+    CHECK_EQ(rig_talk(&g, 1, 0, TALK), -EDQUOT);
     for (uint64_t i = 0; i < N; i++)
         CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
     for (uint64_t i = 10; i < N; i++)

@@ -65,12 +65,22 @@ static int cut(uint64_t n, uint64_t first)
     return rig_batch(&g, &r, 1);
 }
 
+/* One whose branch is not there has not begun. */
+static void named(struct kvs_session *s, uint64_t n, const char *name)
+{
+    struct kvs_branch b;
+
+    rig_session(s, 1, n, name);
+    if (kvs_branch_get(g.s, &s->branch, &b) == -ENOENT)
+        memset(&s->branch, 0, sizeof s->branch);
+}
+
 static int session(uint64_t n, const char *name)
 {
     struct kvs_session s;
     struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &s};
 
-    rig_session(&s, 1, n, name);
+    named(&s, n, name);
     return rig_batch(&g, &r, 1);
 }
 
@@ -282,13 +292,42 @@ static void a_name_belongs_to_one_session_and_moves_with_it(void)
     CHECK_STR(name, "y");
     /* Within one group, too. */
     struct kvs_session a, b;
-    rig_session(&a, 1, 2, "z");
-    rig_session(&b, 1, 3, "y");
+    named(&a, 2, "z");
+    named(&b, 3, "y");
     struct kvs_rec swap[] = {{.kind = KVS_REC_SESSION, .session = &a},
                              {.kind = KVS_REC_SESSION, .session = &b}};
     CHECK_EQ(rig_batch(&g, swap, 2), 0);
-    rig_session(&a, 1, 4, "z");
+    named(&a, 4, "z");
     CHECK_EQ(rig_batch(&g, swap, 1), -EEXIST);
+    rig_fini(&g);
+}
+
+static void a_session_stands_only_where_something_is(void)
+{
+    struct kvs_session s;
+    struct kvs_rec r[2] = {{.kind = KVS_REC_SESSION, .session = &s}};
+
+    start();
+    rig_session(&s, 1, 1, "x"); /* a branch that is not there */
+    CHECK_EQ(rig_batch(&g, r, 1), -ENOENT);
+    CHECK_EQ(branch(1, -1, 0), 0);
+    CHECK_EQ(tokens(1, 0, 100, 0), 0);
+    s.head = 101;
+    CHECK_EQ(rig_batch(&g, r, 1), -EINVAL);
+    s.head = 100;
+    CHECK_EQ(rig_batch(&g, r, 1), 0);
+    /* Damage takes what it stands on: it may say so again, and be renamed, and no other go there. */
+    CHECK_EQ(cut(1, 40), 0);
+    snprintf(s.name, sizeof s.name, "y");
+    CHECK_EQ(rig_batch(&g, r, 1), 0);
+    s.head = 99;
+    CHECK_EQ(rig_batch(&g, r, 1), -EINVAL);
+    rig_session(&s, 1, 2, "z");
+    s.branch = rig_id(1, 1);
+    s.head = 100;
+    CHECK_EQ(rig_batch(&g, r, 1), -EINVAL);
+    s.head = 40;
+    CHECK_EQ(rig_batch(&g, r, 1), 0);
     rig_fini(&g);
 }
 
@@ -721,6 +760,7 @@ T_MAIN(ROW(a_fork_of_a_fork_reads_its_whole_path), ROW(appends_of_any_length_joi
        ROW(turns_of_a_path_come_in_order_up_to_where_it_leaves),
        ROW(what_does_not_fit_is_refused_whole),
        ROW(a_name_belongs_to_one_session_and_moves_with_it),
+       ROW(a_session_stands_only_where_something_is),
        ROW(a_request_is_found_by_owner_and_id_with_its_reply),
        ROW(parts_of_a_request_come_in_order_and_go_with_it),
        ROW(requests_of_yesterday_are_forgotten_while_the_store_is_open),

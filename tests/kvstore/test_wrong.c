@@ -470,6 +470,52 @@ static void a_refused_batch_leaves_nothing_for_the_next(void)
     rig_fini(&g);
 }
 
+static void turns_without_the_loop(struct rig *g)
+{
+    for (int i = 0; i < 20; i++) {
+        kvs_io_turn(g->s, 0);
+        kvs_commit_turn(g->s, 0);
+    }
+}
+
+/* The first finds no room, and there is some again when the second's turn comes: it waits all the
+ * same, until whoever submitted both has heard of it. */
+static void what_is_behind_a_refused_batch_does_not_get_ahead(void)
+{
+    struct rig g;
+    struct kvs_session x, y;
+    struct kvs_rec one = {.kind = KVS_REC_SESSION, .session = &x};
+    struct kvs_rec two = {.kind = KVS_REC_SESSION, .session = &y};
+    struct kvs_batch a = {.rec = &one, .n_rec = 1, .done = one_done},
+                     b = {.rec = &two, .n_rec = 1, .done = one_done};
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    rig_session(&x, 1, 1, "x");
+    rig_session(&y, 1, 2, "y");
+    memset(&x.branch, 0, sizeof x.branch);
+    memset(&y.branch, 0, sizeof y.branch);
+    for (int again = 0; again < 2; again++) {
+        n_done = 0;
+        bad.write = "/log/", bad.times = 1000, bad.code = ENOSPC;
+        CHECK_EQ(kvs_batch_submit(g.s, &a), 0);
+        turns_without_the_loop(&g);
+        bad.times = 0;
+        CHECK_EQ(kvs_batch_submit(g.s, &b), 0);
+        turns_without_the_loop(&g);
+        rig_wait(&g);
+        CHECK_EQ(n_done, 2);
+        CHECK_EQ(a.res, -ENOSPC);
+        CHECK_EQ(b.res, -ECANCELED);
+    }
+    CHECK_EQ(kvs_batch_submit(g.s, &a), 0);
+    CHECK_EQ(kvs_batch_submit(g.s, &b), 0);
+    rig_wait(&g);
+    CHECK_EQ(a.res, 0);
+    CHECK_EQ(b.res, 0);
+    rig_fini(&g);
+}
+
 struct firsts {
     uint64_t v[8];
     uint32_t n;
@@ -858,6 +904,7 @@ T_MAIN(ROW(a_sync_of_the_log_that_fails_once_ends_writing),
        ROW(a_frame_that_changed_is_not_believed), ROW(a_frame_longer_than_its_file_is_not_read),
        ROW(a_frame_that_names_another_before_it_is_not_its_successor),
        ROW(a_refused_batch_leaves_nothing_for_the_next),
+       ROW(what_is_behind_a_refused_batch_does_not_get_ahead),
        ROW(turns_that_were_cut_do_not_come_back), ROW(names_follow_from_all_that_they_should),
        ROW(a_block_of_another_variant_is_another),
        ROW(impossible_sizes_in_a_slot_are_not_believed),
