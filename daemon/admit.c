@@ -10,6 +10,8 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
+#include "daemon/outbox.h"
 #include "daemon/quota.h"
 #include "daemon/req.h"
 #include "engine/chat.h"
@@ -667,7 +669,7 @@ static void admit(struct req *r, struct prepared *p)
 {
     const struct eng_info *info = eng_info(r->m->eng);
     uint64_t n = p->base + p->out.n, context = info->ctx_max;
-    char hash[33], words[QUOTA_WORDS];
+    char hash[33], words[QUOTA_WORDS], full[NOROOM_WORDS];
     struct sess *s;
     int res;
 
@@ -694,11 +696,11 @@ static void admit(struct req *r, struct prepared *p)
         req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full", "%s: nothing was changed", words);
         return;
     }
-    if (kvs_turns_full(r->d->store)) {
-        req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full",
-                 "sessions fill the disk limit of %llu MiB (--disk): nothing was changed; "
-                 "remove some (`hearth sessions rm NAME`), or raise --disk and restart",
-                 (unsigned long long)(r->d->conf->disk_bytes >> 20));
+    if (kvs_turns_full(r->d->store) || outbox_full(r->d)) {
+        int why = kvs_turns_full(r->d->store) ? -EDQUOT : outbox_why(r->d);
+
+        req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full", "%s; nothing was changed",
+                 noroom_words(r->d, r->uid, why, full));
         return;
     }
     r->goes_on = r->keep && (r->s || p->input == IN_PROMPT);

@@ -14,6 +14,7 @@ struct kvstore;
 struct model_table;
 struct sess_table;
 struct gen;
+struct outbox;
 struct stored;
 struct prep;
 struct fronts;
@@ -27,6 +28,7 @@ struct daemon {
     struct model_table *models; /* model.h */
     struct idents *idents;      /* ident.h: owners of API keys; NULL: no keys are known */
     struct sess_table *sess;    /* sess.h: sessions by id and by owner and name */
+    struct outbox *outbox;      /* outbox.h: what is on its way to the store */
     struct gen *gen;            /* gen.h: requests, streams, the scheduler's clockwork */
     struct links *links;        /* link.h: peers */
     struct stored *stored;      /* stored.h: the io and commit threads of the store */

@@ -10,6 +10,8 @@
 #include "daemon/engd.h"
 #include "daemon/ident.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
+#include "daemon/outbox.h"
 #include "daemon/quota.h"
 #include "daemon/req.h"
 #include "daemon/share.h"
@@ -135,7 +137,7 @@ void req_free(struct req *r)
     struct gen *g = r->d->gen;
 
     must_be(r, REQ_MAGIC);
-    must(!r->in_step && !r->batches);
+    must(!r->in_step && !r->batches && !r->kept);
     if (r->s && r->s->running == r && r->state >= REQ_QUEUED && req_active(r))
         r->s->running = NULL;
     while (r->waits)
@@ -210,7 +212,7 @@ static void warn_room(struct req *r, enum finish fin)
 void req_finish(struct req *r, enum finish fin)
 {
     uint64_t now = now_ns();
-    char words[sizeof *r->warn], why[DAEMON_WHY];
+    char words[sizeof *r->warn], why[NOROOM_WORDS];
 
     must_be(r, REQ_MAGIC);
     must(!r->in_step && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING);
@@ -227,7 +229,7 @@ void req_finish(struct req *r, enum finish fin)
         req_warn(r,
                  "finished blocks do not reach the disk, and what is not kept in memory is "
                  "computed again: %s",
-                 daemon_why(r->d, r->uid, kvflow_fault(r->m), why));
+                 noroom_block(r->d, r->uid, kvflow_fault(r->m), why));
     if (!quota_puts(r->d, r->uid, words, sizeof words))
         req_warn(r, "%s", words);
     kvf_close(&r->q);
@@ -269,7 +271,7 @@ void req_fail(struct req *r, uint32_t status, const char *slug, const char *fmt,
     }
     /* Not admitted: nothing of it stays, and the same id may be tried again. */
     waits_fail(r);
-    if (r->s && !r->s->unborn && r->s->running == r && r->br && !r->s->changed)
+    if (r->s && !r->s->unborn && r->s->running == r && r->br && !r->s->changed && !r->s->out)
         r->s->turns_known = false;
     if (r->batches) {
         /* A beginning that was submitted and then failed cannot happen: submit is last. */
@@ -503,20 +505,21 @@ void req_pause(struct req *r)
         gen_kick(r->d);
 }
 
-static void expired_done(struct kvs_batch *b)
+static void expired_done(struct out *o)
 {
-    free(b);
+    free(o);
 }
 
 struct expiry {
-    struct kvs_batch b;
+    struct out o; /* first */
     struct kvs_rec rec;
     struct kvs_session s;
 };
 
 static bool stays(const struct sess *s)
 {
-    return (s->rec.flags & KVS_SESS_PINNED) || s->running || s->changed || s->removing;
+    return (s->rec.flags & KVS_SESS_PINNED) || s->running || s->changed || s->out ||
+           s->removing;
 }
 
 static bool expire(struct daemon *d, struct sess *s)
@@ -528,13 +531,12 @@ static bool expire(struct daemon *d, struct sess *s)
     sess_record(s, &e->s);
     e->rec.kind = KVS_REC_SESSION_RM;
     e->rec.session = &e->s;
-    e->b.rec = &e->rec;
-    e->b.n_rec = 1;
-    e->b.done = expired_done;
-    if (kvs_batch_submit(d->store, &e->b) < 0) {
-        free(e);
-        return false;
-    }
+    e->o.rec = &e->rec;
+    e->o.b.n_rec = 1;
+    e->o.kind = OUT_FIRST;
+    e->o.owner = s->rec.owner;
+    e->o.done = expired_done;
+    outbox_put(d, &e->o);
     sess_blocks_forget(d, s);
     sess_forget(d, s);
     return true;
@@ -634,7 +636,7 @@ static void forget_requests(struct gen *g, uint64_t now)
 
     for (r = g->reqs; r; r = next) {
         next = r->next;
-        if (req_active(r) || r->waits || r->batches)
+        if (req_active(r) || r->waits || r->batches || r->kept)
             continue;
         /* What is let go early is read back from the store when it is asked for. */
         if (now - r->ended_ns > KEPT_NS || ++kept > KEPT_MAX)
@@ -674,6 +676,7 @@ static void gen_tick(struct loop_timer *t)
         watch_reader(r, now);
     }
     forget_requests(g, now);
+    outbox_tick(g->d);
     if (!g->expiry.on && now - g->swept_ns > SWEEP_NS) {
         /* Each costs a batch, and reading its tokens: nobody waits for thousands of them. */
         g->expiry.gen = g;
@@ -726,6 +729,7 @@ void gen_hold(struct daemon *d)
         if (r->s && r->s->branch)
             kvs_hold(d->store, &r->s->branch->rec.id);
     }
+    outbox_hold(d);
     ops_session_hold(d);
 }
 
@@ -775,6 +779,7 @@ void gen_stop(struct daemon *d)
         }
         for (uint32_t i = 0; (m = model_at(d, i)); i++)
             quiet &= kvflow_model_idle(m);
+        quiet &= outbox_stop(d);
         if (quiet || now_ns() > until)
             break;
         (void)poll(&p, 1, 50);
@@ -803,7 +808,7 @@ void gen_close(struct daemon *d)
 
         /* Engine threads, worker, store threads and books are gone. */
         r->in_step = r->using_model = false;
-        r->batches = 0;
+        r->batches = r->kept = 0;
         if (r->state == REQ_PREP)
             r->state = REQ_LOADING;
         req_free(r);

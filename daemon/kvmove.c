@@ -8,6 +8,7 @@
 #include "daemon/daemon.h"
 #include "daemon/kvbook.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
 #include "daemon/quota.h"
 #include "daemon/sess.h"
 #include "engine/engine.h"
@@ -84,11 +85,10 @@ static int copy_up(struct kvs_block_req *r, void *payload)
 /* --- ends -------------------------------------------------------------------------------------- */
 static void put_done(struct kvs_block_req *r)
 {
+    char why[NOROOM_WORDS];
     struct kvf_io *io = r->user;
     struct kvf *f = io->f;
     struct kvf_page *p = io->page;
-
-    char why[DAEMON_WHY];
 
     must(p->put == PUT_OUT);
     p->put = r->res == 0 || r->res == -EEXIST ? PUT_DONE : PUT_FAILED;
@@ -97,7 +97,7 @@ static void put_done(struct kvs_block_req *r)
             LOG_WARN_,
             "model %s: blocks do not go to disk, they stay in memory while there is room and "
             "are computed again when it is not: %s",
-            f->m->name, daemon_why(f->d, f->d->uid, r->res, why));
+            f->m->name, noroom_block(f->d, f->d->uid, r->res, why));
     f->put_fault = p->put == PUT_FAILED ? r->res : 0;
     if (r->res != 0)
         quota_back(f->d, p->uid, kvflow_block_bytes(f->m));

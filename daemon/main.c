@@ -15,6 +15,7 @@
 #include "daemon/loop.h"
 #include "daemon/model.h"
 #include "daemon/ops_text.h"
+#include "daemon/outbox.h"
 #include "daemon/prep.h"
 #include "daemon/rundir.h"
 #include "daemon/sdnotify.h"
@@ -273,6 +274,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = opened(sess_open(d, eb), "sessions", eb);
     if (r == 0)
+        r = opened(outbox_open(d), "outbox", eb);
+    if (r == 0)
         r = opened(gen_open(d, eb), "requests", eb);
     if (r == 0)
         r = links_open(d, eb);
@@ -294,6 +297,7 @@ static void daemon_close(struct daemon *d)
     stored_close(d->stored, STORE_WAIT_S * 1000000000ull);
     models_close(d);
     templates_close();
+    outbox_close(d);
     if (d->gen)
         gen_close(d);
     if (d->sess)

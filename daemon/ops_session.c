@@ -9,6 +9,8 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
+#include "daemon/outbox.h"
 #include "daemon/quota.h"
 #include "daemon/req.h"
 #include "kvstore/kvstore.h"
@@ -21,7 +23,7 @@ enum { JOINED_MAX = 8, SYSTEM_BYTES_MAX = 1500 };
 
 /* One change on its way to the disk. */
 struct change {
-    struct kvs_batch b;
+    struct out o; /* first */
     struct kvs_rec rec[3];
     uint32_t n_rec;
     struct kvs_session rec_s;
@@ -183,7 +185,7 @@ static void take_back_rewind(struct change *w, struct sess *s)
     free(s->turns);
     s->turns = w->old_turns;
     s->n_turns = s->turns_cap = w->n_old_turns;
-    s->turns_known = w->old_turns != NULL || s->changed;
+    s->turns_known = w->old_turns != NULL || s->changed || s->out;
     w->old_turns = NULL;
     sess_warm(s);
     if (w->old_open)
@@ -214,8 +216,10 @@ static void take_back(struct change *w)
                    s->rec.name);
         s->rec.flags = (s->rec.flags & ~anonymous) | (w->old.flags & anonymous);
         sess_listed(s);
+        outbox_renew(w->d, s);
     } else if (w->req.type == HRT_SESSION_PIN) {
         s->rec.flags = (s->rec.flags & ~pin) | (w->old.flags & pin);
+        outbox_renew(w->d, s);
     } else {
         take_back_rewind(w, s);
     }
@@ -228,21 +232,37 @@ static void removed(struct change *w)
 
     if (!s)
         return;
+    outbox_gone(w->d, s);
     sess_blocks_forget(w->d, s);
     sess_forget(w->d, s);
 }
 
-static void change_done(struct kvs_batch *b)
+static void refuse(struct call *c, const struct change *w, int res, bool before)
 {
-    struct change *w = b->user;
-    char why[DAEMON_WHY];
+    char why[NOROOM_WORDS];
+
+    (void)noroom_words(w->d, c->uid, res, why);
+    if (res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM)
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s%s; nothing was changed",
+                  before ? "turns before this wait in memory for room to be written: " : "",
+                  why);
+    else
+        call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
+                  "nothing was changed, the store cannot write: %s", why);
+}
+
+static void change_done(struct out *o)
+{
+    struct change *w = (struct change *)o;
+    bool before = outbox_waits(w->d, w->uid);
+    int res = o->b.res;
 
     for (struct change **at = &changes; *at; at = &(*at)->next)
         if (*at == w) {
             *at = w->next;
             break;
         }
-    if (b->res < 0)
+    if (res < 0)
         take_back(w);
     else if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
         removed(w);
@@ -250,19 +270,10 @@ static void change_done(struct kvs_batch *b)
         struct call *c = w->call[i];
 
         c->on_gone = NULL;
-        if (b->res == 0)
+        if (res == 0)
             call_ok(c, cJSON_Parse(w->reply), NULL, 0);
-        else if (b->res == -ENOSPC || b->res == -EDQUOT)
-            call_fail(
-                c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s",
-                kvs_turns_full(w->d->store)
-                    ? "sessions fill the disk limit (--disk): nothing was changed; "
-                      "remove some (`hearth sessions rm NAME`), or raise --disk and restart"
-                    : "the disk is full: nothing was changed; free some space");
         else
-            call_fail(c, HRT_FAILED_PRECONDITION, "store_read_only", NULL,
-                      "nothing was changed, the store cannot write: %s",
-                      daemon_why(w->d, c->uid, b->res, why));
+            refuse(c, w, res, before);
     }
     change_free(w);
 }
@@ -305,8 +316,6 @@ static void keep_old(struct change *w, const struct sess *s)
 static void change_submit(struct change *w, struct call *c, struct sess *s, uint32_t kind,
                           cJSON *reply)
 {
-    int r;
-
     w->reply = cJSON_PrintUnformatted(reply);
     cJSON_Delete(reply);
     w->sess = s->rec.id;
@@ -324,18 +333,21 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     w->rec[w->n_rec++].session = &w->rec_s;
     w->rec[w->n_rec].kind = KVS_REC_REQ;
     w->rec[w->n_rec++].req = &w->req;
-    w->b.rec = w->rec;
-    w->b.n_rec = w->n_rec;
-    w->b.done = change_done;
-    w->b.user = w;
+    w->o.rec = w->rec;
+    w->o.b.n_rec = w->n_rec;
+    w->o.kind = kind == KVS_REC_SESSION_RM ? OUT_FIRST : OUT_ONCE;
+    w->o.owner = w->uid;
+    w->o.session = s->rec.id;
+    w->o.done = change_done;
     w->next = changes;
     changes = w;
     (void)join(w, c);
-    r = w->reply ? kvs_batch_submit(c->d->store, &w->b) : -ENOMEM;
-    if (r < 0) {
-        w->b.res = r;
-        change_done(&w->b);
+    if (w->reply) {
+        outbox_put(c->d, &w->o);
+        return;
     }
+    w->o.b.res = -ENOMEM;
+    change_done(&w->o);
 }
 
 /* May he have one more session? */

@@ -166,9 +166,11 @@ struct req {
     uint32_t n_said;
     bool new_branch;  /* br is this request's own: its record goes with the beginning */
     bool begun;       /* the record that it began is durable (or the store is off) */
-    bool durable;     /* no batch of this request failed */
+    bool durable;     /* no batch of this request failed, or waits for room */
+    bool behind;      /* one waits, or did */
     uint32_t batches; /* on their way */
-    bool end_waits;   /* turn_end found the store's queue full */
+    uint32_t kept;    /* in the outbox until there is room; those it does not wait for */
+    bool end_waits;   /* turn_end found no memory */
     uint64_t sent_ns;
     uint32_t turn_no;
 

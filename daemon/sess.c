@@ -376,6 +376,10 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
         }
     }
     f->turns_known = s->turns_known && f->n_turns == s->n_turns;
+    if ((s->changed || s->out) && s->n_turns && !f->turns) { /* they cannot be read again */
+        sess_forget(d, f);
+        return -ENOMEM;
+    }
     if (f->turns_known)
         sess_turns_clamp(f);
     sess_warm(f);

@@ -161,11 +161,13 @@ struct sess {
     struct turn *turns;
     uint32_t n_turns, turns_cap;
     bool turns_known;
-    bool unborn;      /* made by a request that is not admitted yet: nobody else sees it */
-    bool removing;    /* its removal is on the way to the disk: nothing may start on it */
-    uint64_t lost_to; /* KVS_SESS_LOST: it had so many tokens before damage took some */
-    bool changed;     /* in memory it is ahead of the disk for good */
-    int why;          /* what the store answered when it became so */
+    bool unborn;       /* made by a request that is not admitted yet: nobody else sees it */
+    bool removing;     /* its removal is on the way to the disk: nothing may start on it */
+    uint64_t lost_to;  /* KVS_SESS_LOST: it had so many tokens before damage took some */
+    bool changed;      /* in memory it is ahead of the disk for good */
+    uint32_t out;      /* outbox.c: batches of it that are not durable yet */
+    uint64_t out_look; /* and the mark of a count */
+    int why;           /* what the store answered when it became so */
     struct req *running;
     struct kvs_id open_req; /* the request a crash or a stop left open */
     bool has_open;

@@ -305,7 +305,7 @@ static bool turns_on_disk(const struct sess *s)
 
 void sess_cool(struct sess *s)
 {
-    if (s->changed) /* in memory it is ahead of the disk */
+    if (s->changed || s->out) /* in memory it is ahead of the disk */
         return;
     toks_drop(s->toks);
     s->toks = NULL;

@@ -8,6 +8,8 @@
 #include "daemon/gen.h"
 #include "daemon/kvflow.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
+#include "daemon/outbox.h"
 #include "daemon/quota.h"
 #include "daemon/sess.h"
 #include "daemon/units.h"
@@ -85,7 +87,7 @@ static void http_elsewhere(const struct daemon *d, cJSON *w)
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
-    char words[QUOTA_WORDS];
+    char words[QUOTA_WORDS], why[NOROOM_WORDS], said[NOROOM_WORDS + 1024];
 
     http_elsewhere(d, w);
     /* Who may not see why it is off sees that it is; for others the reason says it. */
@@ -95,37 +97,40 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
                                   "restart; who runs the daemon sees why in its status"));
     else if (k->fault == -EROFS)
         ;
-    else if (k->fault == -ENOSPC)
-        cJSON_AddItemToArray(
-            w, cJSON_CreateString("the disk is full: new blocks are not kept; free "
-                                  "space, or remove sessions (hearth sessions rm NAME)"));
-    else if (k->fault)
+    else if (k->fault == -ENOSPC) {
+        snprintf(said, sizeof said, "%s; nothing new is kept until then",
+                 noroom_words(d, uid, k->fault, why));
+        cJSON_AddItemToArray(w, cJSON_CreateString(said));
+    } else if (k->fault)
         cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));
     if (k->index_hurt)
         cJSON_AddItemToArray(
             w, cJSON_CreateString("the index is damaged and not made anew so far; if this "
                                   "stays restart hearthd, which then does it; the turn log "
                                   "has what was acknowledged"));
-    if (k->turns_full)
-        cJSON_AddItemToArray(
-            w, cJSON_CreateString("sessions fill the disk limit: nothing new is begun until "
-                                  "some are removed (hearth sessions rm NAME) or --disk is "
-                                  "raised"));
+    if (k->turns_full) {
+        snprintf(said, sizeof said, "%s; nothing new is begun until then",
+                 noroom_words(d, uid, -EDQUOT, why));
+        cJSON_AddItemToArray(w, cJSON_CreateString(said));
+    }
+    if (outbox_words(d, uid, said, sizeof said))
+        cJSON_AddItemToArray(w, cJSON_CreateString(said));
     if (!quota_turns(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
     if (!quota_puts(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
     for (uint32_t i = 0; i < k->n_warnings && daemon_trusts(d, uid); i++)
-        cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i]));
+        if (k->fault != -ENOSPC || strncmp(k->warning[i], "disk full (", 11) != 0)
+            cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i])); /* else it is said */
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
     const struct model *m;
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path) {
-            char why[sizeof m->error + NAME_BYTES_MAX + 64];
+            char failed[sizeof m->error + NAME_BYTES_MAX + 64];
 
-            snprintf(why, sizeof why, "model %s cannot be loaded: %s", m->name, m->error);
-            cJSON_AddItemToArray(w, cJSON_CreateString(why));
+            snprintf(failed, sizeof failed, "model %s cannot be loaded: %s", m->name, m->error);
+            cJSON_AddItemToArray(w, cJSON_CreateString(failed));
         }
     /* These may name sessions of others. */
     if (!daemon_trusts(d, uid)) {
@@ -145,7 +150,7 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
 
     if (d->stopping)
         return "stopping";
-    if (k->fault || k->turns_full || k->index_hurt || k->files_off)
+    if (k->fault || k->turns_full || k->index_hurt || k->files_off || outbox_why(d))
         return "degraded";
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)

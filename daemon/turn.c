@@ -7,14 +7,17 @@
  *           block and every two seconds; the request only where it says something new
  *   end     the rest, the turn closed, the request with its reply, the session's new place:
  *           `done` waits for it
- * When the store cannot (a failed sync, a full disk) the session goes on in memory and every
- * reply says so. */
+ * When the store has no room the request goes on in memory, and says so; its batches stay in the
+ * outbox and are written when there is some.  When the store cannot write any more (a failed sync)
+ * the session goes on in memory for good, and every reply says so. */
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
+#include "daemon/outbox.h"
 #include "daemon/probs.h"
 #include "daemon/req.h"
 #include "engine/engine.h"
@@ -29,7 +32,7 @@
 #define SAVE_AGAIN_NS (3600 * 1000000000ull)
 
 struct tbatch {
-    struct kvs_batch b;
+    struct out o; /* first */
     struct req *r;
     enum { T_BEGIN, T_COMMIT, T_END } kind;
     struct kvs_rec *rec;
@@ -43,7 +46,7 @@ struct tbatch {
     char *text[2];
     int32_t *ids;
     struct kvs_part probs;
-    bool has_sess;
+    bool has_sess, kept;
     bool has_req; /* this request's record, which hashes to saved */
     uint8_t saved[16];
 };
@@ -393,14 +396,14 @@ static void not_written(struct req *r, int res)
     bool before = r->s && r->s->changed;
     char why[DAEMON_WHY];
 
-    if (!r->durable)
+    if (!r->durable && !r->behind)
         return;
     if (before)
         res = r->s->why;
     log_at(LOG_ERROR_,
            "session \"%s\": a turn goes on in memory only, it could not be written: %s",
            r->s ? r->s->rec.name : "", daemon_why(r->d, r->d->uid, res, why));
-    r->durable = false;
+    r->durable = r->behind = false;
     if (before) {
         req_warn(
             r,
@@ -419,21 +422,45 @@ static void not_written(struct req *r, int res)
              daemon_why(r->d, r->uid, res, why));
 }
 
-static void batch_done(struct kvs_batch *b)
+static void not_yet(struct req *r, int res)
 {
-    struct tbatch *t = b->user;
-    struct req *r = t->r;
-    int kind = t->kind;
+    char why[NOROOM_WORDS];
 
-    must_be(r, REQ_MAGIC);
-    r->batches--;
-    if (b->res < 0)
-        not_written(r, b->res);
-    for (uint32_t i = 0; b->res == 0 && kind != T_COMMIT && r->s && i < r->s->n_turns; i++)
-        r->s->turns[i].durable |= !(r->s->turns[i].flags & KVS_TURN_OPEN);
-    if (b->res == 0 && kind != T_COMMIT)
+    if (!r->durable)
+        return;
+    (void)noroom_words(r->d, r->uid, res, why);
+    log_at(LOG_WARN_, "session \"%s\": a turn waits in memory until it can be written: %s",
+           r->s ? r->s->rec.name : "", why);
+    r->durable = false;
+    r->behind = true;
+    req_warn(r, "this turn is in memory only until there is room to write it: %s", why);
+}
+
+/* It is on disk, and with it all that its session had before. */
+static void written(const struct tbatch *t)
+{
+    struct req *r = t->r;
+    struct sess *s = r->s;
+
+    if (t->kind == T_COMMIT)
+        return;
+    for (uint32_t i = 0; s && !outbox_has(s) && i < s->n_turns; i++)
+        s->turns[i].durable |= !(s->turns[i].flags & KVS_TURN_OPEN);
+    /* What has ended of it may have ended in a batch that is still behind. */
+    if (t->kind == T_END || !s || !outbox_has(s))
         sess_turns_durable(r->d, &r->id);
-    tbatch_free(t);
+    if (t->kind != T_END || !r->behind || (s && s->changed))
+        return;
+    r->durable = true;
+    r->behind = false;
+    log_at(LOG_INFO_, "session \"%s\": the turn that waited is written", s ? s->rec.name : "");
+    if (!t->kept)
+        req_warn(r, "there is room again: this turn is on disk");
+}
+
+static void went_on(struct req *r, int kind)
+{
+    r->batches--;
     if (kind == T_BEGIN) {
         r->begun = true;
         waits_wake(r, true);
@@ -443,44 +470,60 @@ static void batch_done(struct kvs_batch *b)
     }
 }
 
-static int submit(struct tbatch *t, struct req *r, int kind)
+static void batch_refused(struct out *o, int res)
 {
-    int res;
+    struct tbatch *t = (struct tbatch *)o;
 
+    must_be(t->r, REQ_MAGIC);
+    t->kept = true;
+    t->r->kept++;
+    not_yet(t->r, res);
+    went_on(t->r, t->kind);
+}
+
+static void batch_done(struct out *o)
+{
+    struct tbatch *t = (struct tbatch *)o;
+    struct req *r = t->r;
+    int kind = t->kind;
+    bool kept = t->kept;
+
+    must_be(r, REQ_MAGIC);
+    if (o->b.res == 0)
+        written(t);
+    else if (o->b.res != -ESTALE)
+        not_written(r, o->b.res);
+    r->kept -= kept;
+    tbatch_free(t);
+    if (!kept)
+        went_on(r, kind);
+}
+
+static void submit(struct tbatch *t, struct req *r, int kind)
+{
     t->r = r;
     t->kind = kind;
-    t->b.rec = t->rec;
-    t->b.n_rec = t->n_rec;
-    t->b.done = batch_done;
-    t->b.user = t;
-    res = kvs_batch_submit(r->d->store, &t->b);
-    if (res != -EAGAIN && t->has_sess)
+    t->o.rec = t->rec;
+    t->o.b.n_rec = t->n_rec;
+    t->o.kind = OUT_KEPT;
+    t->o.owner = r->uid;
+    t->o.session = r->s->rec.id;
+    t->o.place = t->has_sess ? &t->sess : NULL;
+    t->o.refused = batch_refused;
+    t->o.done = batch_done;
+    if (t->has_sess)
         sess_written(r->s, &t->sess);
-    if (res == 0) {
-        r->sent = r->toks->n;
-        r->probs_sent = r->n_gen;
-        r->sent_ns = now_ns();
-        if (t->has_req) {
-            memcpy(r->saved, t->saved, sizeof r->saved);
-            r->saved_ns = r->sent_ns;
-        }
-        if (r->br->end < r->sent)
-            r->br->end = r->sent;
-        r->batches++;
-        return 0;
-    }
-    if (res == -EAGAIN) {
-        tbatch_free(t);
-        return res;
-    }
-    /* Persistence is off: as if it had been tried and failed. */
-    r->batches++;
     r->sent = r->toks->n;
+    r->probs_sent = r->n_gen;
+    r->sent_ns = now_ns();
+    if (t->has_req) {
+        memcpy(r->saved, t->saved, sizeof r->saved);
+        r->saved_ns = r->sent_ns;
+    }
     if (r->br->end < r->sent)
         r->br->end = r->sent;
-    t->b.res = res;
-    batch_done(&t->b);
-    return 0;
+    r->batches++;
+    outbox_put(r->d, &t->o);
 }
 
 int turn_begin(struct req *r)
@@ -515,7 +558,8 @@ int turn_begin(struct req *r)
         tbatch_free(t);
         return res;
     }
-    return submit(t, r, T_BEGIN);
+    submit(t, r, T_BEGIN);
+    return 0;
 }
 
 void turn_commit(struct req *r)
@@ -531,7 +575,7 @@ void turn_commit(struct req *r)
         tbatch_free(t);
         return; /* the next one carries it */
     }
-    (void)submit(t, r, T_COMMIT);
+    submit(t, r, T_COMMIT);
 }
 
 void turn_end(struct req *r)
@@ -543,7 +587,7 @@ void turn_end(struct req *r)
     r->end_waits = true;
     if (!t || add_tokens(t, r) < 0) {
         tbatch_free(t);
-        return; /* tried again by the timer */
+        return; /* no memory: tried again by the timer */
     }
     if (r->ingest && n > r->turn_first)
         add_turn(t, r, true, r->turn_first, n - r->turn_first, 0, r->finish);
@@ -557,8 +601,7 @@ void turn_end(struct req *r)
         tbatch_free(t);
         return;
     }
-    if (submit(t, r, T_END) == 0) {
-        r->end_waits = false;
-        r->s->rec.flags &= ~(uint32_t)KVS_SESS_LOST;
-    }
+    r->end_waits = false;
+    r->s->rec.flags &= ~(uint32_t)KVS_SESS_LOST;
+    submit(t, r, T_END);
 }

@@ -1,0 +1,68 @@
+/* noroom.c - see noroom.h. */
+#include "daemon/noroom.h"
+#include "base/err.h"
+#include "daemon/conf.h"
+#include "daemon/daemon.h"
+#include <errno.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+
+/* Less than this is nothing: a file system keeps some for itself. */
+enum { NOTHING_BYTES = 8 << 20 };
+
+static const char *by_system(const struct daemon *d, char ret[NOROOM_WORDS])
+{
+    struct statvfs v;
+    struct rlimit lim = {.rlim_cur = RLIM_INFINITY};
+    uint64_t left = 0;
+
+    if (statvfs(d->conf->state, &v) == 0)
+        left = (uint64_t)v.f_bavail * v.f_frsize;
+    (void)getrlimit(RLIMIT_FSIZE, &lim);
+    if (left > NOTHING_BYTES && lim.rlim_cur != RLIM_INFINITY)
+        snprintf(ret, NOROOM_WORDS,
+                 "a file of hearthd may have %llu KiB at most (ulimit -f, LimitFSIZE=): raise "
+                 "that limit",
+                 (unsigned long long)lim.rlim_cur >> 10);
+    else if (left > NOTHING_BYTES)
+        snprintf(
+            ret, NOROOM_WORDS,
+            "the file system of %.300s had no room (%llu MiB are left now): it is tried again",
+            d->conf->state, (unsigned long long)left >> 20);
+    else
+        snprintf(ret, NOROOM_WORDS,
+                 "the file system of %.300s is full (%llu KiB left): free some space there",
+                 d->conf->state, (unsigned long long)left >> 10);
+    return ret;
+}
+
+const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
+{
+    if (res == -EDQUOT)
+        snprintf(ret, NOROOM_WORDS,
+                 "sessions fill the disk limit of %llu MiB (--disk): remove some (`hearth "
+                 "sessions rm NAME`), or raise --disk and restart",
+                 (unsigned long long)d->conf->disk_bytes >> 20);
+    else if (res == -ENOSPC || res == -EFBIG)
+        return by_system(d, ret);
+    else if (res == -ENOMEM)
+        snprintf(ret, NOROOM_WORDS, "hearthd has no memory left for it");
+    else
+        return daemon_why(d, uid, res, ret);
+    return ret;
+}
+
+const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
+{
+    if (res == E_LIMIT)
+        snprintf(
+            ret, NOROOM_WORDS,
+            "they find no room in the disk limit of %llu MiB (--disk): raise it and restart",
+            (unsigned long long)d->conf->disk_bytes >> 20);
+    else if (res == -EDQUOT)
+        snprintf(ret, NOROOM_WORDS, "the day's write budget is spent, until midnight UTC");
+    else
+        return noroom_words(d, uid, res, ret);
+    return ret;
+}

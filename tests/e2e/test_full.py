@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""test_full.py - turns that found no room wait in memory, and are written, all of them, when there is some again."""
+from hearthlib import *
+import resource
+
+LOW = 4096  # bytes a file may have: neither log nor index can be written
+
+
+def may_write(d, yes):
+    """As a full disk does: what is written finds no room, or does again."""
+    hard = resource.prlimit(d.proc.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(d.proc.pid, resource.RLIMIT_FSIZE, (hard if yes else LOW, hard))
+
+
+def turn(l, session, prompt, n=6, **kw):
+    return generate(l, dict({"model": "m", "create": True, "session": session, "input": "prompt", "prompt": prompt,
+                             "params": {"max_tokens": n, "ignore_eos": True, "seed": 7}}, **kw))
+
+
+def state(l, session):
+    """All that a restart must bring back: tokens, and of each turn what it is."""
+    s = l.call(SESSION_SHOW, {"session": session, "ids": True})
+    keys = ("role", "position", "tokens", "finish")
+    return s["_tail"], [[t.get(k) for k in keys] for t in s["turns"]], s["name"], s["pinned"]
+
+
+def words(s):
+    return [w for w in s["warnings"] if "in memory only" in w]
+
+
+def until_ok(l):
+    """Until everything is written: by itself, nobody asks for anything but this."""
+    t0 = time.monotonic()
+    while True:
+        s = l.call(STATUS)
+        if s["status"] == "ok" and not words(s):
+            return time.monotonic() - t0
+        check(time.monotonic() - t0 < 60 * SLOWER, lambda: "still %s: %r" % (s["status"], s["warnings"]))
+        time.sleep(0.1)
+
+
+def refused(l, typ, req):
+    try:
+        l.call(typ, dict(req, id=new_id()))
+    except Error as e:
+        return e
+    raise Failed("%r was done although turns before it are not on disk" % req)
+
+
+def kept_turns_are_written_by_themselves():
+    d = Daemon().start()
+    d.load()
+    with d.link() as l:
+        turn(l, "a", "The sea is")
+        may_write(d, False)
+        asked = [("a", "and the sky"), ("a", "and the wind"), ("b", "It was")]
+        asked = [(s, p, new_id()) for s, p in asked]
+        answers = [turn(l, s, p, id=i) for s, p, i in asked]
+        for a in answers:
+            said = a.last.get("warnings") or []
+            check(a.last["durable"] is False, "an answer is called durable that is not")
+            check(any("in memory only" in w and "ulimit -f" in w for w in said), lambda: "warnings: %r" % said)
+        s = l.call(STATUS)
+        check_eq(s["status"], "degraded", "status while turns wait")
+        check(len(words(s)) == 1 and '"a"' in words(s)[0] and '"b"' in words(s)[0], lambda: "warnings: %r" % s["warnings"])
+        print("    " + words(s)[0], flush=True)
+        before = [state(l, n) for n in "ab"]
+        # What would name a branch, or a turn, that is not on disk.
+        for typ, req in ((SESSION_FORK, {"session": "a", "name": "f"}), (SESSION_FORK, {"session": "b", "name": "f"}),
+                         (SESSION_REWIND, {"session": "a", "to_turn": 2}), (SESSION_RENAME, {"session": "b", "name": "c"}),
+                         (SESSION_PIN, {"session": "a", "pinned": True})):
+            e = refused(l, typ, req)
+            check(e.slug == "disk_full" and "turns before this wait" in str(e), lambda: "%r: %s" % (req, e))
+        print("    " + str(e), flush=True)
+        check_eq([state(l, n) for n in "ab"], before, "sessions after what was refused")
+        may_write(d, True)
+        print("    written after %.1f s" % until_ok(l), flush=True)
+        check_eq([state(l, n) for n in "ab"], before, "sessions after they were written")
+        for n in "ab":
+            turns = l.call(SESSION_SHOW, {"session": n})["turns"]
+            check(all(t["durable"] for t in turns), lambda: "turns of %s: %r" % (n, turns))
+    d.restart(clean=False)
+    with d.link() as l:
+        check_eq([state(l, n) for n in "ab"], before, "sessions after a kill")
+        for (n, p, i), a in zip(asked, answers):  # the requests are on record, too
+            check(turn(l, n, p, id=i).same(a), "a request that waited, asked for again")
+        check_eq([state(l, n) for n in "ab"], before, "sessions after requests were asked for again")
+        a = turn(l, "a", "and the night")
+        check(a.last["durable"] is True, "a later turn")
+        l.call(SESSION_FORK, {"id": new_id(), "session": "b", "name": "f"})
+    d.stop()
+
+
+def the_next_turn_takes_along_what_waits():
+    d = Daemon().start()
+    d.load()
+    with d.link() as l:
+        turn(l, "a", "The sea is")
+        for i in range(3):
+            may_write(d, False)
+            check(turn(l, "a", "and %d" % i).last["durable"] is False, "written without room")
+            may_write(d, True)
+            a = turn(l, "a", "so %d" % i)
+            check(a.last["durable"] is True, lambda: "not durable with room: %r" % a.last.get("warnings"))
+            before = state(l, "a")
+            d.kill9()
+            d.start()
+            l = d.link()
+            check_eq(state(l, "a"), before, "the session after kill %d" % i)
+        # Begun with room, ended without, and the other way round.
+        r = l.call(START, {"id": new_id(), "model": "m", "session": "a", "input": "prompt", "prompt": "then",
+                           "params": {"max_tokens": 6000, "ignore_eos": True}})
+        may_write(d, False)
+        l.call(CANCEL, {"stream": r["stream"]})
+        a = follow(l, r["stream"])
+        check(a.last["durable"] is False, "an answer ended without room")
+        may_write(d, True)
+        l.call(SESSION_RENAME, {"id": new_id(), "session": "a", "name": "z"})
+        before = state(l, "z")
+        d.kill9()
+        d.start()
+        l = d.link()
+        check_eq(state(l, "z"), before, "the session after it was renamed")
+        l.close()
+    d.stop()
+
+
+def a_stop_writes_what_waits_or_says_that_it_is_lost():
+    d = Daemon().start()
+    d.load()
+    with d.link() as l:
+        turn(l, "a", "The sea is")
+        may_write(d, False)
+        turn(l, "a", "and the sky")
+        before = state(l, "a")
+        may_write(d, True)
+    d.restart()
+    with d.link() as l:
+        check_eq(state(l, "a"), before, "the session after a stop")
+        may_write(d, False)
+        turn(l, "a", "and the wind")
+        # The log is a file as well.
+        log = os.open(d.log, os.O_RDONLY)
+        os.lseek(log, 0, os.SEEK_END)
+    os.close(log)
+    d.stop()
+    d.start()
+    with d.link() as l:
+        check_eq(state(l, "a"), before, "what the stop could not write is gone, and nothing else")
+    d.stop()
+
+
+def fill(link, tag):
+    """Sessions, smaller and smaller ones, until not even a small one is taken."""
+    names, e, n = [], None, 0
+    for size in (1400, 600, 200, 10):
+        full = False
+        while not full and n < 20000:
+            sent = {}  # many at once: they share a sync
+            for _ in range(32):
+                name = "%s%05d" % (tag, n)
+                n += 1
+                sent[link.send(SESSION_OPEN, {"id": new_id(), "name": name, "model": "m", "system": "x" * size})] = name
+            for _ in range(32):
+                fid, _, status, js, _ = link.reply()
+                if status == 0:
+                    names.append(sent[fid])
+                else:
+                    full, e = True, Error(status, js)
+    return sorted(names), e
+
+
+def a_full_limit_is_named_and_sessions_rm_heals():
+    d = Daemon("--disk", "4MiB").start()
+    with d.link() as l:
+        streams = {}
+        for n in ("long", "gone"):
+            streams[n] = l.call(START, {"id": new_id(), "model": "m", "create": True, "session": n, "input": "prompt", "prompt": "The sea is",
+                                        "params": {"max_tokens": 6000, "ignore_eos": True}})["stream"]
+            follow(l, streams[n], stop_after=4)
+        names, e = fill(l, "s")
+        check(e.slug == "disk_full" and "--disk" in str(e) and "4 MiB" in str(e) and "sessions rm" in str(e), lambda: str(e))
+        for n, stream in streams.items():
+            l.call(CANCEL, {"stream": stream})
+            a = follow(l, stream)
+            said = a.last.get("warnings") or []
+            check(a.last["durable"] is False, lambda: "%s ended on a full store as if it were on disk: %r" % (n, a.last.get("finish")))
+            check(any("--disk" in w and "4 MiB" in w and "sessions rm" in w for w in said), lambda: "warnings: %r" % said)
+            check(not any("No space left" in w or "quota" in w for w in said), lambda: "not the reason: %r" % said)
+        s = l.call(STATUS)
+        check_eq(s["status"], "degraded", "status of a full store")
+        check(words(s) and '"long"' in words(s)[0] and "--disk" in words(s)[0], lambda: "warnings: %r" % s["warnings"])
+        check(not any("file system" in w or "No space left" in w or "disk is full" in w for w in s["warnings"]),
+              lambda: "not the reason: %r" % s["warnings"])
+        for w in s["warnings"]:
+            print("    " + w, flush=True)
+        before = state(l, "long")
+        l.call(SESSION_REMOVE, {"id": new_id(), "session": "gone"})
+        check_eq(d.cli("sessions", "rm", *names[:len(names) // 2]).returncode, 0, "exit code of sessions rm")
+        print("    %d sessions; written after %.1f s" % (len(names), until_ok(l)), flush=True)
+        check_eq(state(l, "long"), before, "the session after it was written")
+    d.restart(clean=False)
+    with d.link() as l:
+        check_eq(state(l, "long"), before, "the session after a kill")
+        have = {s["name"] for s in l.call(SESSION_LIST, {})["sessions"]}
+        check_eq(have, {"long"} | set(names[len(names) // 2:]), "sessions after a kill")
+    d.stop()
+
+
+main(kept_turns_are_written_by_themselves, the_next_turn_takes_along_what_waits, a_stop_writes_what_waits_or_says_that_it_is_lost,
+     a_full_limit_is_named_and_sessions_rm_heals)
