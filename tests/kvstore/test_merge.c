@@ -1,14 +1,15 @@
 /* test_merge.c - both copies of the truth hurt: what either of them holds intact is kept, what
  * neither holds is said, what could not be read is left as it is.
  *
- * EIO is put in place of pread for one file; mode 000 is another user's start. */
+ * EIO is put in place of pread for some files; mode 000 is another user's start. */
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "kvstore/index.h"
 #include "kvstore/index_check.h"
 #include "kvstore/logfile.h"
-#include "tests/kvstore/rig.h"
+#include "tests/kvstore/hurt.h"
+#include "tests/kvstore/hurt_pread.h"
 #include "tests/t.h"
 #include <dirent.h>
 #include <errno.h>
@@ -24,176 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SESSIONS = 8, TURNS = 6, TURN = 600 };
-
-/* --- the disk that fails ------------------------------------------------------------------------ */
-
-static char bad_file[512];
-static uint64_t bad_from; /* bytes of it that can be read */
-
-ssize_t pread(int fd, void *buf, size_t n, off_t off)
-{
-    char link[64], path[512];
-
-    if (bad_file[0] && (uint64_t)off + n > bad_from) {
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t got = readlink(link, path, sizeof path - 1);
-        path[got > 0 ? got : 0] = 0;
-        if (strcmp(path, bad_file) == 0) {
-            errno = EIO;
-            return -1;
-        }
-    }
-    return syscall(SYS_pread64, fd, buf, n, off);
-}
-ssize_t pread64(int fd, void *buf, size_t n, off_t off)
-{
-    return pread(fd, buf, n, off);
-}
-
-/* --- a store and what it holds ------------------------------------------------------------------ */
-
-static void file_of(const struct rig *g, const char *sub, char ret[512])
-{
-    snprintf(ret, 512, "%.250s/%s", g->dir, sub);
-}
-
-/* Sessions with several turns each, the log in more than one file. */
-static void make(struct rig *g)
-{
-    rig_init(g, KVS_IO_THREADS, true);
-    g->o.disk_bytes = 16 << 20;
-    CHECK_EQ(rig_open(g), 0);
-    for (uint64_t t = 0; t < TURNS; t++)
-        for (uint64_t s = 1; s <= SESSIONS; s++)
-            CHECK_EQ(rig_talk(g, s, t * TURN, (t + 1) * TURN), 0);
-    rig_close(g);
-}
-
-/* Tokens of session s that are there from the beginning on and right. */
-static uint64_t whole(struct rig *g, uint64_t s)
-{
-    static int32_t ids[TURNS * TURN];
-    struct kvs_id id = rig_id(s, 0);
-    uint64_t end = 0, ok = 0;
-
-    if (kvs_branch_end(g->s, &id, &end) < 0)
-        return 0;
-    CHECK(end <= TURNS * TURN);
-    CHECK_EQ(kvs_tokens(g->s, &id, 0, end, ids), 0);
-    while (ok < end && ids[ok] == rig_token(s, ok))
-        ok++;
-    CHECK_EQ(ok, end); /* never a wrong one */
-    return end;
-}
-
-struct have {
-    uint32_t n;
-    struct kvs_session s[SESSIONS * 2];
-};
-
-static int have_each(void *ctx, const struct kvs_session *x)
-{
-    struct have *h = ctx;
-
-    if (h->n < SESSIONS * 2)
-        h->s[h->n++] = *x;
-    return 0;
-}
-
-static int count_turn(void *ctx, const struct kvs_turn *t)
-{
-    (void)t;
-    (*(int *)ctx)++;
-    return 0;
-}
-
-/* How many sessions lack something; each of them is marked.  Others are where a hole in the log
- * leaves open what was in it: how many of these in *ret_marked. */
-static int hurt_sessions_marked(struct rig *g, const char *what, int *ret_marked)
-{
-    static struct have h;
-    int n = SESSIONS;
-
-    h.n = 0;
-    CHECK_EQ(kvs_sessions(g->s, have_each, &h), 0);
-    for (uint32_t i = 0; i < h.n; i++) {
-        uint64_t s = strtoull(h.s[i].name + 1, NULL, 10), end = whole(g, s);
-        struct kvs_id id = rig_id(s, 0);
-        int turns = 0;
-        bool lost = (h.s[i].flags & KVS_SESS_LOST) != 0;
-        if (end)
-            CHECK_EQ(kvs_turns(g->s, &id, end, count_turn, &turns), 0);
-        bool all = h.s[i].head == TURNS * TURN && end == TURNS * TURN && turns == TURNS;
-        n -= all;
-        *ret_marked += all && lost;
-        if (!all && !lost)
-            t_fail(__FILE__, __LINE__, "%s: %s: head %llu, %llu tokens, %d turns, marked %d",
-                   what, h.s[i].name, (unsigned long long)h.s[i].head, (unsigned long long)end,
-                   turns, lost);
-    }
-    return n;
-}
-
-static int hurt_sessions(struct rig *g, const char *what)
-{
-    int marked = 0, n = hurt_sessions_marked(g, what, &marked);
-
-    if (marked)
-        t_fail(__FILE__, __LINE__, "%s: %d sessions are marked and lack nothing", what, marked);
-    return n;
-}
-
-static int notes(struct rig *g, char *ret, size_t cap)
-{
-    char words[KVS_WORDS];
-    int n = 0;
-
-    ret[0] = 0;
-    while (kvs_note(g->s, words, sizeof words)) {
-        snprintf(ret + strlen(ret), cap - strlen(ret), "%s\n", words);
-        n++;
-    }
-    return n;
-}
-
-static int count_files(const char *dir, const char *part)
-{
-    DIR *d = opendir(dir);
-    int n = 0;
-
-    for (struct dirent *e; d && (e = readdir(d));)
-        n += strstr(e->d_name, part) != NULL;
-    if (d)
-        closedir(d);
-    return n;
-}
-
 /* --- damage ----------------------------------------------------------------------------------------- */
-
-static uint8_t *load(const char *path, size_t *n)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY);
-
-    CHECK(fd >= 0 && fstat(fd, &st) == 0);
-    uint8_t *b = malloc((size_t)st.st_size + 8);
-    *n = (size_t)st.st_size;
-    CHECK(syscall(SYS_pread64, fd, b, *n, 0) == (ssize_t)*n);
-    close(fd);
-    return b;
-}
-
-static void xor_at(const char *path, uint64_t at, uint8_t x)
-{
-    int fd = open(path, O_RDWR);
-    uint8_t b;
-
-    CHECK(fd >= 0 && syscall(SYS_pread64, fd, &b, 1, at) == 1);
-    b ^= x;
-    CHECK(pwrite(fd, &b, 1, (off_t)at) == 1);
-    close(fd);
-}
 
 /* One byte of the frame that brings session s's tokens from `first` on, in whatever file. */
 static int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
@@ -207,13 +39,13 @@ static int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
         char path[512], sub[32];
         size_t bytes;
         snprintf(sub, sizeof sub, "log/seg-%04d", i);
-        file_of(g, sub, path);
+        hurt_path(g, sub, path);
         if (access(path, F_OK))
             continue;
-        uint8_t *b = load(path, &bytes);
+        uint8_t *b = hurt_load(path, &bytes);
         for (size_t at = 4096; at + 16 <= bytes; at += 4)
             if (memcmp(b + at, want, sizeof want) == 0) {
-                xor_at(path, at, 0x10);
+                hurt_xor(path, at, 0x10);
                 n++;
             }
         free(b);
@@ -228,11 +60,11 @@ static int hurt_row(struct rig *g, const void *bytes, size_t n_bytes, size_t off
     size_t n;
     int done = 0;
 
-    file_of(g, "index.mdb", path);
-    uint8_t *b = load(path, &n);
+    hurt_path(g, "index.mdb", path);
+    uint8_t *b = hurt_load(path, &n);
     for (size_t at = 2 * 4096; at + n_bytes <= n; at++)
         if (memcmp(b + at, bytes, n_bytes) == 0) {
-            xor_at(path, at + off, 0x10);
+            hurt_xor(path, at + off, 0x10);
             done++;
         }
     free(b);
@@ -266,50 +98,50 @@ static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
     struct rig g;
 
     /* Different things: nothing is lost. */
-    make(&g);
+    hurt_make(&g);
     CHECK(hurt_tokens(&g, 1, 1100) > 0);
-    CHECK(hurt_frame(&g, 2, 2 * TURN) > 0);
+    CHECK(hurt_frame(&g, 2, 2 * HURT_TURN) > 0);
     rig_reopen(&g);
     CHECK(g.rep.rebuilt);
-    CHECK_EQ(hurt_sessions(&g, "row of 1, frame of 2"), 0);
-    CHECK(notes(&g, said, sizeof said) > 0);
+    CHECK_EQ(hurt_lost(&g, "row of 1, frame of 2"), 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
     CHECK(strstr(said, "index.mdb") && strstr(said, ".bad-"));
-    CHECK_EQ(count_files(g.dir, "index.mdb.bad-"), 1);
+    CHECK_EQ(hurt_count(g.dir, "index.mdb.bad-"), 1);
     rig_reopen(&g);
     CHECK(!g.rep.rebuilt && g.rep.clean);
-    CHECK_EQ(hurt_sessions(&g, "opened again"), 0);
-    CHECK_EQ(rig_talk(&g, 1, TURNS * TURN, TURNS * TURN + 10), 0);
+    CHECK_EQ(hurt_lost(&g, "opened again"), 0);
+    CHECK_EQ(rig_talk(&g, 1, HURT_TURNS * HURT_TURN, HURT_TURNS * HURT_TURN + 10), 0);
     rig_fini(&g);
 
     /* A session's record, and a frame of another. */
-    make(&g);
+    hurt_make(&g);
     CHECK(hurt_session_row(&g, 3) > 0);
     CHECK(hurt_frame(&g, 4, 0) > 0);
     rig_reopen(&g);
-    CHECK_EQ(hurt_sessions(&g, "session row of 3, first frame of 4"), 0);
+    CHECK_EQ(hurt_lost(&g, "session row of 3, first frame of 4"), 0);
     rig_fini(&g);
 
     /* The same tokens in both: those, what follows them, and nothing of anybody else. */
-    make(&g);
-    CHECK(hurt_tokens(&g, 5, 2 * TURN) > 0);
-    CHECK(hurt_frame(&g, 5, 2 * TURN) > 0);
+    hurt_make(&g);
+    CHECK(hurt_tokens(&g, 5, 2 * HURT_TURN) > 0);
+    CHECK(hurt_frame(&g, 5, 2 * HURT_TURN) > 0);
     rig_reopen(&g);
-    CHECK_EQ(hurt_sessions(&g, "tokens of 5 in both"), 1);
-    CHECK_EQ(whole(&g, 5), 2 * TURN);
+    CHECK_EQ(hurt_lost(&g, "tokens of 5 in both"), 1);
+    CHECK_EQ(hurt_whole(&g, 5), 2 * HURT_TURN);
     CHECK_EQ(g.rep.sessions_hurt, 1);
-    CHECK(notes(&g, said, sizeof said) > 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
     CHECK(strstr(said, "\"s5\" of user 1000 from token 1200 of 3600 on"));
     /* It stays said, marked and usable until the damaged files are gone. */
     rig_reopen(&g);
-    CHECK_EQ(hurt_sessions(&g, "opened again"), 1);
-    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "from token 1200"));
+    CHECK_EQ(hurt_lost(&g, "opened again"), 1);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "from token 1200"));
     CHECK_EQ(rig_talk(&g, 5, 1200, 1300), 0);
-    CHECK_EQ(whole(&g, 5), 1300);
+    CHECK_EQ(hurt_whole(&g, 5), 1300);
     rig_close(&g);
     snprintf(said, sizeof said, "rm %s/*.bad-* %s/log/*.bad-*", g.dir, g.dir);
     CHECK_EQ(system(said), 0);
     CHECK_EQ(rig_open(&g), 0);
-    CHECK_EQ(notes(&g, said, sizeof said), 0);
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
     rig_fini(&g);
 }
 
@@ -322,13 +154,13 @@ static int hurt_record(struct rig *g, const struct kvs_id *id)
         char path[512], sub[32];
         size_t bytes;
         snprintf(sub, sizeof sub, "log/seg-%04d", i);
-        file_of(g, sub, path);
+        hurt_path(g, sub, path);
         if (access(path, F_OK))
             continue;
-        uint8_t *b = load(path, &bytes);
+        uint8_t *b = hurt_load(path, &bytes);
         for (size_t at = 4096; at + 16 <= bytes; at++)
             if (memcmp(b + at, id->b, 16) == 0) {
-                xor_at(path, at + 20, 0x10);
+                hurt_xor(path, at + 20, 0x10);
                 n++;
                 break;
             }
@@ -346,11 +178,11 @@ static void a_session_of_which_only_others_speak_is_named(void)
         struct kvs_session x;
         struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
 
-        make(&g);
+        hurt_make(&g);
         CHECK_EQ(rig_open(&g), 0);
         rig_session(&x, 77, 1, "the fork");
         x.branch = rig_id(1, 0);
-        x.head = TURN;
+        x.head = HURT_TURN;
         CHECK_EQ(rig_batch(&g, &r, 1), 0);
         struct kvs_req q = {.owner = 1000,
                             .id = rig_id(77, 2),
@@ -363,11 +195,11 @@ static void a_session_of_which_only_others_speak_is_named(void)
         struct kvs_rec rq = {.kind = KVS_REC_REQ, .req = &q};
         if (how == 1)
             CHECK_EQ(rig_batch(&g, &rq, 1), 0);
-        CHECK_EQ(rig_talk(&g, 2, TURNS * TURN, TURNS * TURN + 10), 0);
+        CHECK_EQ(rig_talk(&g, 2, HURT_TURNS * HURT_TURN, HURT_TURNS * HURT_TURN + 10), 0);
         rig_close(&g);
         CHECK(hurt_record(&g, &x.id) > 0);
         if (how == 1) { /* the index is gone, and its name with it */
-            file_of(&g, "index.mdb", path);
+            hurt_path(&g, "index.mdb", path);
             CHECK_EQ(unlink(path), 0);
         } else {
             uint8_t twice[20];
@@ -381,7 +213,7 @@ static void a_session_of_which_only_others_speak_is_named(void)
             CHECK(hurt_row(&g, name, sizeof name, 13) > 0);
         }
         rig_reopen(&g);
-        CHECK(notes(&g, said, sizeof said) > 0);
+        CHECK(hurt_notes(&g, said, sizeof said) > 0);
         char id[32];
         snprintf(id, sizeof id, "id %02x%02x%02x", x.id.b[0], x.id.b[1], x.id.b[2]);
         if (!strstr(said, how ? id : "\"the fork\" of user 1000 whole") ||
@@ -409,9 +241,9 @@ static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
     char cmd[1200], said[4096];
     struct rig g;
 
-    make(&g);
-    CHECK(hurt_tokens(&g, 5, 2 * TURN) > 0);
-    CHECK(hurt_frame(&g, 5, 2 * TURN) > 0);
+    hurt_make(&g);
+    CHECK(hurt_tokens(&g, 5, 2 * HURT_TURN) > 0);
+    CHECK(hurt_frame(&g, 5, 2 * HURT_TURN) > 0);
     rig_reopen(&g);
     CHECK(stands(&g, "Lost: "));
     CHECK(stands(&g, "To have this said no more delete the damaged files (*.bad-* in "));
@@ -426,10 +258,10 @@ static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
         usleep(5000);
     }
     CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
-    CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "were deleted"));
+    CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "were deleted"));
     rig_reopen(&g);
     CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
-    CHECK_EQ(notes(&g, said, sizeof said), 0);
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
     rig_fini(&g);
 }
 
@@ -439,20 +271,20 @@ static void a_lost_frame_costs_what_was_in_it(void)
     char path[512], said[4096];
     struct rig g;
 
-    for (uint64_t t = 0; t < TURNS; t++) {
-        make(&g);
-        CHECK(hurt_frame(&g, 6, t * TURN) > 0);
-        file_of(&g, "index.mdb", path);
+    for (uint64_t t = 0; t < HURT_TURNS; t++) {
+        hurt_make(&g);
+        CHECK(hurt_frame(&g, 6, t * HURT_TURN) > 0);
+        hurt_path(&g, "index.mdb", path);
         CHECK_EQ(unlink(path), 0);
         rig_reopen(&g);
         int marked = 0;
-        CHECK_EQ(hurt_sessions_marked(&g, "frame of 6, no index", &marked), 1);
-        CHECK_EQ(marked, t + 1 < TURNS ? 0 : 5); /* those not heard of again */
-        CHECK_EQ(whole(&g, 6), t * TURN);
-        CHECK(notes(&g, said, sizeof said) > 0 && strstr(said, "Lost"));
-        CHECK(count_files(g.dir, "log") > 0);
-        file_of(&g, "log", path);
-        CHECK(count_files(path, ".bad-") > 0);
+        CHECK_EQ(hurt_marked(&g, "frame of 6, no index", &marked), 1);
+        CHECK_EQ(marked, t + 1 < HURT_TURNS ? 0 : 5); /* those not heard of again */
+        CHECK_EQ(hurt_whole(&g, 6), t * HURT_TURN);
+        CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "Lost"));
+        CHECK(hurt_count(g.dir, "log") > 0);
+        hurt_path(&g, "log", path);
+        CHECK(hurt_count(path, ".bad-") > 0);
         rig_fini(&g);
     }
 }
@@ -461,15 +293,15 @@ static void nothing_wins_over_a_newer_row(void)
 {
     struct kvs_session x;
     struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
-    static struct have h;
+    static struct hurt_have h;
     struct rig g;
 
     /* The newest frame is lost; the index has it.  Then the other way round. */
     for (int side = 0; side < 2; side++) {
-        make(&g);
+        hurt_make(&g);
         CHECK_EQ(rig_open(&g), 0);
         rig_session(&x, 7, 0, "renamed");
-        x.head = TURNS * TURN;
+        x.head = HURT_TURNS * HURT_TURN;
         CHECK_EQ(rig_batch(&g, &r, 1), 0);
         rig_close(&g);
         CHECK(hurt_tokens(&g, 1, 1100) > 0); /* so that there is a merge */
@@ -479,7 +311,7 @@ static void nothing_wins_over_a_newer_row(void)
             CHECK(hurt_session_row(&g, 7) > 0);
         rig_reopen(&g);
         h.n = 0;
-        CHECK_EQ(kvs_sessions(g.s, have_each, &h), 0);
+        CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
         int found = 0;
         for (uint32_t i = 0; i < h.n; i++) {
             found += strcmp(h.s[i].name, "renamed") == 0;
@@ -499,13 +331,13 @@ static const char *const harm_name[] = {"none", "bit", "cut",      "zeroed",
 static void harm(const char *path, enum harm how, uint64_t *rnd)
 {
     size_t n;
-    uint8_t *b = load(path, &n), *zero = calloc(1, n);
+    uint8_t *b = hurt_load(path, &n), *zero = calloc(1, n);
     size_t used = n;
 
     while (used > 1 && b[used - 1] == 0)
         used--;
     switch (how) {
-    case H_BIT: xor_at(path, rig_rand(rnd) % used, (uint8_t)(1 << rig_rand(rnd) % 8)); break;
+    case H_BIT: hurt_xor(path, rig_rand(rnd) % used, (uint8_t)(1 << rig_rand(rnd) % 8)); break;
     case H_CUT: CHECK_EQ(truncate(path, (off_t)(rig_rand(rnd) % used)), 0); break;
     case H_ZERO: {
         int fd = open(path, O_RDWR);
@@ -516,10 +348,7 @@ static void harm(const char *path, enum harm how, uint64_t *rnd)
         break;
     }
     case H_GONE: CHECK_EQ(unlink(path), 0); break;
-    case H_EIO:
-        snprintf(bad_file, sizeof bad_file, "%s", path);
-        bad_from = rig_rand(rnd) % used;
-        break;
+    case H_EIO: hurt_eio(path, rig_rand(rnd) % used); break;
     case H_DIR:
         CHECK_EQ(unlink(path), 0);
         CHECK_EQ(mkdir(path, 0700), 0);
@@ -530,19 +359,6 @@ static void harm(const char *path, enum harm how, uint64_t *rnd)
     free(zero);
 }
 
-static uint64_t sum_of(const char *dir)
-{
-    char cmd[700], out[64] = "";
-    snprintf(cmd, sizeof cmd,
-             "cd '%s' && find . -type f ! -name store.lock ! -name '*-lock' -exec cksum {} + | "
-             "sort | cksum",
-             dir);
-    FILE *p = popen(cmd, "r");
-    CHECK(p && fgets(out, sizeof out, p));
-    pclose(p);
-    return strtoull(out, NULL, 10);
-}
-
 static void hurt_both(uint64_t seed)
 {
     static const char *const file[] = {"index.mdb", "log/seg-0001", "log/seg-0002"};
@@ -551,9 +367,9 @@ static void hurt_both(uint64_t seed)
     struct rig base, g;
     char said[4096];
 
-    make(&base);
+    hurt_make(&base);
     char second[512];
-    file_of(&base, file[2], second);
+    hurt_path(&base, file[2], second);
     CHECK(access(second, F_OK) == 0);
     for (uint32_t i = 0; i < 3; i++)
         for (uint32_t k = 0; k < 3; k++)
@@ -570,37 +386,37 @@ static void hurt_both(uint64_t seed)
                     g = base;
                     snprintf(g.dir, sizeof g.dir, "%.200s", copy);
                     g.o.dir = g.dir;
-                    file_of(&g, file[i], path);
+                    hurt_path(&g, file[i], path);
                     harm(path, (enum harm)a, &rnd);
                     if (i != k) {
-                        file_of(&g, file[k], path);
+                        hurt_path(&g, file[k], path);
                         harm(path, (enum harm)b, &rnd);
                     }
                     bool unread = a == H_EIO || a == H_DIR || b == H_EIO || b == H_DIR;
-                    uint64_t before = sum_of(g.dir);
+                    uint64_t before = hurt_sum(g.dir);
                     g.eb.s[0] = 0;
                     int r = rig_open(&g);
                     if (r < 0) {
                         refused++;
                         if (!unread)
                             t_fail(__FILE__, __LINE__, "%s: does not open: %s", what, g.eb.s);
-                        if (sum_of(g.dir) != before || !strstr(g.eb.s, "nothing was changed") ||
-                            !strstr(g.eb.s, g.dir))
+                        if (hurt_sum(g.dir) != before ||
+                            !strstr(g.eb.s, "nothing was changed") || !strstr(g.eb.s, g.dir))
                             t_fail(__FILE__, __LINE__, "%s: refused, but: %s", what, g.eb.s);
-                        bad_file[0] = 0;
+                        hurt_eio(NULL, 0);
                     } else {
-                        bad_file[0] = 0;
+                        hurt_eio(NULL, 0);
                         opened++;
                         int marked = 0;
                         /* Without the index and the log's last file, nothing may be left
                          * that knows of it. */
                         bool unknown = i == 0 && k == 2 && b == H_GONE;
-                        int lost = unknown ? 0 : hurt_sessions_marked(&g, what, &marked);
+                        int lost = unknown ? 0 : hurt_marked(&g, what, &marked);
                         hurt += lost > 0;
                         /* One copy that is whole is enough. */
                         if ((lost || marked) && (i == k || i > 0))
                             t_fail(__FILE__, __LINE__, "%s: %d sessions hurt", what, lost);
-                        (void)notes(&g, said, sizeof said);
+                        (void)hurt_notes(&g, said, sizeof said);
                         if ((lost || marked) && !strstr(said, "Lost"))
                             t_fail(__FILE__, __LINE__, "%s: %d sessions hurt, said: %s", what,
                                    lost, said);
@@ -628,7 +444,7 @@ static void many_bits_in_both_copies_are_never_silent(void)
     struct rig base, g;
     char copy[300], path[512], what[64], said[4096];
 
-    make(&base);
+    hurt_make(&base);
     snprintf(copy, sizeof copy, "%s-hurt", base.dir);
     for (uint32_t i = 0; i < rounds; i++) {
         int marked = 0, lost;
@@ -639,16 +455,16 @@ static void many_bits_in_both_copies_are_never_silent(void)
         snprintf(what, sizeof what, "SEED=%llu round %u", (unsigned long long)seed, i);
         uint32_t bits = 1u << (i % 7);
         for (int f = 0; f < 3; f++) {
-            file_of(&g, file[f], path);
+            hurt_path(&g, file[f], path);
             for (uint32_t b = 0; b < bits; b++)
                 harm(path, H_BIT, &rnd);
         }
         if (rig_open(&g) < 0) {
             t_fail(__FILE__, __LINE__, "%s: does not open: %s", what, g.eb.s);
         } else {
-            lost = hurt_sessions_marked(&g, what, &marked);
+            lost = hurt_marked(&g, what, &marked);
             lossy += lost > 0;
-            (void)notes(&g, said, sizeof said);
+            (void)hurt_notes(&g, said, sizeof said);
             if (lost && !strstr(said, "Lost"))
                 t_fail(__FILE__, __LINE__, "%s: %d sessions hurt, said: %s", what, lost, said);
             rig_close(&g);
@@ -709,22 +525,22 @@ static void what_another_user_may_not_read_is_left_alone(void)
 
     if (geteuid())
         t_skip("only root can start as another user");
-    make(&g);
+    hurt_make(&g);
     snprintf(cmd, sizeof cmd, "chown -R 65534:65534 '%s'", g.dir);
     CHECK_EQ(system(cmd), 0);
     for (uint32_t i = 0; i < 4; i++) {
-        file_of(&g, file[i], path);
+        hurt_path(&g, file[i], path);
         CHECK_EQ(chmod(path, 0), 0);
-        uint64_t before = sum_of(g.dir);
+        uint64_t before = hurt_sum(g.dir);
         CHECK_EQ(open_as(&g, 65534, 0, words, sizeof words), -EACCES);
         if (!strstr(words, path) || !strstr(words, "chmod"))
             t_fail(__FILE__, __LINE__, "%s: %s", file[i], words);
-        CHECK_EQ(sum_of(g.dir), before);
+        CHECK_EQ(hurt_sum(g.dir), before);
         CHECK_EQ(chmod(path, i == 3 ? 0700 : 0600), 0);
     }
     CHECK_EQ(open_as(&g, 65534, 0, words, sizeof words), 0);
     rig_open(&g);
-    CHECK_EQ(hurt_sessions(&g, "after all"), 0);
+    CHECK_EQ(hurt_lost(&g, "after all"), 0);
     rig_fini(&g);
 }
 
@@ -734,21 +550,21 @@ static void too_few_descriptors_refuse_and_change_nothing(void)
     int refused = 0;
     struct rig g;
 
-    make(&g);
+    hurt_make(&g);
     for (rlim_t files = 4; files < 24; files++) {
-        uint64_t before = sum_of(g.dir);
+        uint64_t before = hurt_sum(g.dir);
         int r = open_as(&g, 0, files, words, sizeof words);
         if (r == 0)
             continue;
         refused++;
         CHECK(r == -EMFILE || r == -ENFILE || r == -EAGAIN);
-        if (sum_of(g.dir) != before)
+        if (hurt_sum(g.dir) != before)
             t_fail(__FILE__, __LINE__, "%d descriptors: changed (%s)", (int)files, words);
     }
     CHECK(refused > 0);
     CHECK_EQ(rig_open(&g), 0);
     CHECK(!g.rep.rebuilt);
-    CHECK_EQ(hurt_sessions(&g, "few descriptors"), 0);
+    CHECK_EQ(hurt_lost(&g, "few descriptors"), 0);
     rig_fini(&g);
 }
 
@@ -759,10 +575,10 @@ static void a_process_that_cannot_be_made_refuses_and_changes_nothing(void)
 
     if (geteuid())
         t_skip("only root can start as another user");
-    make(&g);
+    hurt_make(&g);
     snprintf(cmd, sizeof cmd, "chown -R 65534:65534 '%s'", g.dir);
     CHECK_EQ(system(cmd), 0);
-    uint64_t before = sum_of(g.dir);
+    uint64_t before = hurt_sum(g.dir);
     /* One process, this one: the walk's child cannot be made. */
     struct rlimit was, one;
     CHECK_EQ(getrlimit(RLIMIT_NPROC, &was), 0);
@@ -773,7 +589,7 @@ static void a_process_that_cannot_be_made_refuses_and_changes_nothing(void)
     CHECK_EQ(setrlimit(RLIMIT_NPROC, &was), 0);
     CHECK_EQ(r, -EAGAIN);
     CHECK(strstr(words, "index.mdb") && strstr(words, "nothing was changed"));
-    CHECK_EQ(sum_of(g.dir), before);
+    CHECK_EQ(hurt_sum(g.dir), before);
     rig_fini(&g);
 }
 
@@ -849,7 +665,7 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
             g = base;
             snprintf(g.dir, sizeof g.dir, "%.200s", copy);
             g.o.dir = g.dir;
-            file_of(&g, "index.mdb", path);
+            hurt_path(&g, "index.mdb", path);
             if (how == 0)
                 CHECK_EQ(unlink(path), 0);
             else if (how == 1)
@@ -871,9 +687,9 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
                                "SEED=%llu damage %d, event %llu: session %llu is not whole",
                                (unsigned long long)seed, how, (unsigned long long)at,
                                (unsigned long long)s);
-                static struct have h;
+                static struct hurt_have h;
                 h.n = 0;
-                CHECK_EQ(kvs_sessions(g.s, have_each, &h), 0);
+                CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
                 CHECK_EQ(h.n, 4);
                 for (uint32_t i = 0; i < h.n; i++)
                     if (h.s[i].head != MANY * FEW || h.s[i].flags & KVS_SESS_LOST)
@@ -883,7 +699,7 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
                                h.s[i].name, (unsigned long long)h.s[i].head);
                 for (uint32_t n = 0; n < 10; n++)
                     CHECK_EQ(rig_get(&g, 77, n, NULL), 0);
-                CHECK_EQ(count_files(g.dir, ".new"), 0);
+                CHECK_EQ(hurt_count(g.dir, ".new"), 0);
                 rig_close(&g);
             }
             rig_rm(copy);
@@ -904,14 +720,14 @@ static void a_rebuild_may_be_killed_at_any_instant(void)
     struct rig base, g;
     char copy[300], path[512];
 
-    make(&base);
+    hurt_make(&base);
     snprintf(copy, sizeof copy, "%s-hurt", base.dir);
     /* How long one takes here and now: the kills fall within that. */
     CHECK_EQ(rig_cp(base.dir, copy), 0);
     g = base;
     snprintf(g.dir, sizeof g.dir, "%.200s", copy);
     g.o.dir = g.dir;
-    file_of(&g, "index.mdb", path);
+    hurt_path(&g, "index.mdb", path);
     CHECK_EQ(unlink(path), 0);
     uint64_t took_ns = now_ns();
     CHECK_EQ(rig_open(&g), 0);
@@ -923,14 +739,14 @@ static void a_rebuild_may_be_killed_at_any_instant(void)
         g = base;
         snprintf(g.dir, sizeof g.dir, "%.200s", copy);
         g.o.dir = g.dir;
-        file_of(&g, "index.mdb", path);
+        hurt_path(&g, "index.mdb", path);
         switch (i % 3) {
         case 0: CHECK_EQ(unlink(path), 0); break;
         case 1: CHECK(hurt_tokens(&g, 1, 1100) > 0); break;
         default: CHECK_EQ(truncate(path, 3 * 4096), 0); break;
         }
         if (i % 3 == 1 && i % 2)
-            CHECK(hurt_frame(&g, 2, 2 * TURN) > 0);
+            CHECK(hurt_frame(&g, 2, 2 * HURT_TURN) > 0);
         for (int life = 0; life < 4; life++) {
             fflush(stdout);
             pid_t pid = fork();
@@ -956,9 +772,9 @@ static void a_rebuild_may_be_killed_at_any_instant(void)
         } else {
             char what[64];
             snprintf(what, sizeof what, "SEED=%llu round %u", (unsigned long long)seed, i);
-            if (hurt_sessions(&g, what))
+            if (hurt_lost(&g, what))
                 t_fail(__FILE__, __LINE__, "%s: lost something", what);
-            CHECK_EQ(count_files(g.dir, ".new"), 0);
+            CHECK_EQ(hurt_count(g.dir, ".new"), 0);
             rig_close(&g);
         }
         rig_rm(copy);
@@ -991,14 +807,14 @@ static void a_store_of_version_2_opens_and_is_merged(void)
         g.o.disk_bytes = 4 << 20;
         snprintf(cmd, sizeof cmd, "tar -xzf tests/golden/store-v2.tar.gz -C '%s'", g.dir);
         CHECK_EQ(system(cmd), 0);
-        file_of(&g, "index.mdb", path);
+        hurt_path(&g, "index.mdb", path);
         if (how == 1)
             CHECK_EQ(unlink(path), 0);
         if (how == 2)
             CHECK(hurt_tokens(&g, 1, 300) > 0 && hurt_frame(&g, 2, 200) > 0);
-        file_of(&g, "log/seg-0001", path);
+        hurt_path(&g, "log/seg-0001", path);
         if (how == 3)
-            xor_at(path, 8, 1); /* version 3, by chance */
+            hurt_xor(path, 8, 1); /* version 3, by chance */
         CHECK_EQ(rig_open(&g), 0);
         CHECK_EQ(g.rep.rebuilt, how == 1 || how == 2);
         for (uint64_t s = 1; s < 4; s++)
@@ -1031,7 +847,7 @@ static void a_start_on_version_2_killed_at_every_step_loses_nothing(void)
             g.o.disk_bytes = 4 << 20;
             snprintf(cmd, sizeof cmd, "tar -xzf tests/golden/store-v2.tar.gz -C '%s'", g.dir);
             CHECK_EQ(system(cmd), 0);
-            file_of(&g, "index.mdb", path);
+            hurt_path(&g, "index.mdb", path);
             if (how)
                 CHECK_EQ(unlink(path), 0);
             more = open_and_die(&g, at);
@@ -1061,9 +877,9 @@ static void what_is_no_file_is_refused_at_once(void)
     struct rig g;
     char path[512], away[520];
 
-    make(&g);
+    hurt_make(&g);
     for (int i = 0; i < 3; i++) {
-        file_of(&g, file[i], path);
+        hurt_path(&g, file[i], path);
         snprintf(away, sizeof away, "%s-away", g.dir);
         CHECK_EQ(rename(path, away), 0);
         CHECK_EQ(mkfifo(path, 0600), 0);
@@ -1075,7 +891,7 @@ static void what_is_no_file_is_refused_at_once(void)
         CHECK_EQ(rename(away, path), 0);
     }
     CHECK_EQ(rig_open(&g), 0);
-    CHECK_EQ(hurt_sessions(&g, "as it was"), 0);
+    CHECK_EQ(hurt_lost(&g, "as it was"), 0);
     rig_fini(&g);
 }
 
@@ -1085,13 +901,13 @@ static void copies_of_two_stores_are_refused(void)
     struct rig g, other;
     char path[512], from[512], away[520];
 
-    make(&g);
-    make(&other); /* and its log has more to tell */
+    hurt_make(&g);
+    hurt_make(&other); /* and its log has more to tell */
     CHECK_EQ(rig_open(&g), 0);
     CHECK_EQ(rig_talk(&g, 50, 0, 10), 0);
     rig_close(&g);
-    file_of(&g, "index.mdb", path);
-    file_of(&other, "index.mdb", from);
+    hurt_path(&g, "index.mdb", path);
+    hurt_path(&other, "index.mdb", from);
     snprintf(away, sizeof away, "%s-away", g.dir);
     CHECK_EQ(rename(path, away), 0);
     CHECK_EQ(rename(from, path), 0);
@@ -1101,10 +917,10 @@ static void copies_of_two_stores_are_refused(void)
     CHECK_EQ(rename(path, from), 0);
     CHECK_EQ(rename(away, path), 0);
     CHECK_EQ(rig_open(&g), 0);
-    CHECK(whole(&g, 1) == TURNS * TURN && whole(&g, 50) == 10);
+    CHECK(hurt_whole(&g, 1) == HURT_TURNS * HURT_TURN && hurt_whole(&g, 50) == 10);
     rig_close(&g);
     CHECK_EQ(rig_open(&other), 0);
-    CHECK_EQ(hurt_sessions(&other, "as it was"), 0);
+    CHECK_EQ(hurt_lost(&other, "as it was"), 0);
     rig_fini(&other);
     rig_fini(&g);
 }
@@ -1115,7 +931,7 @@ static void a_walker_of_the_old_index_is_not_believed(void)
 {
     struct rig g;
 
-    make(&g);
+    hurt_make(&g);
     for (int odd = 0; odd < 2; odd++) { /* of the two numbers one names the wrong page */
         int up[2];
         char ok = 0;
@@ -1137,14 +953,14 @@ static void a_walker_of_the_old_index_is_not_believed(void)
         CHECK(hurt_session_row(&g, 1 + (uint64_t)odd) > 0);
         CHECK_EQ(rig_open(&g), 0);
         CHECK(g.rep.rebuilt);
-        for (uint64_t s = 1; s <= SESSIONS; s++)
-            CHECK_EQ(whole(&g, s), TURNS * TURN);
-        uint64_t more = SESSIONS + 1 + (uint64_t)odd;
+        for (uint64_t s = 1; s <= HURT_SESSIONS; s++)
+            CHECK_EQ(hurt_whole(&g, s), HURT_TURNS * HURT_TURN);
+        uint64_t more = HURT_SESSIONS + 1 + (uint64_t)odd;
         CHECK_EQ(rig_talk(&g, more, 0, 10), 0);
         rig_close(&g);
         CHECK_EQ(rig_open(&g), 0);
         CHECK(!g.rep.rebuilt);
-        CHECK_EQ(whole(&g, more), 10);
+        CHECK_EQ(hurt_whole(&g, more), 10);
         rig_close(&g);
         CHECK_EQ(kill(pid, SIGKILL), 0);
         CHECK_EQ(waitpid(pid, NULL, 0), pid);
