@@ -418,7 +418,7 @@ static int greet(struct chat *t)
         show_last(t);
         cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists what can be typed",
                  shown(t->session), shown(t->model), words_count(b[0], j_num(o, "tokens", 0)),
-                 words_ago(b[1], j_num(o, "used", 0)));
+                 words_idle(b[1], j_num(o, "idle_s", 0)));
     }
     cJSON_Delete(o);
     return code;

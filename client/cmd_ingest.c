@@ -20,9 +20,6 @@
 
 enum {
     DOC_BYTES_MAX = TAIL_BYTES_MAX, /* as the daemon says it */
-    /* The daemon knows a request's id for ten minutes; after that the same START would be taken
-     * for a new one and put the document in a second time. */
-    KNOWN_S = 8 * 60,
     SPLIT_FILES_MAX = 64,
 };
 
@@ -156,23 +153,20 @@ static void unmake(struct ingest *g)
     cJSON_Delete(o);
 }
 
-/* Does the daemon still work on it? (Its client was killed, not stopped.) */
-static bool still_runs(struct ingest *g, const struct ledger_doc *d)
+/* Does the daemon know the request?  One that it has forgotten would be taken for a new one, and
+ * the document put in a second time.  It is asked: no clock here says how old that is there. */
+static bool known_there(struct ingest *g, const struct ledger_doc *d)
 {
     char json[128];
     struct errbuf eb;
     struct hearth_reply rep = {0};
     snprintf(json, sizeof json, "{\"stream\":\"%s\",\"cursor\":0,\"max_wait_ms\":0}",
              d->request);
-    bool runs = false;
-    if (hearth_call(g->c->conn, HRT_NEXT, json, NULL, 0, CLI_WAIT_MS, &rep, &eb) == 0 &&
-        rep.status == HRT_OK) {
-        cJSON *o = cJSON_Parse(rep.json);
-        runs = strcmp(j_str(o, "state", "done"), "done") != 0;
-        cJSON_Delete(o);
-    }
+    bool known =
+        hearth_call(g->c->conn, HRT_NEXT, json, NULL, 0, CLI_WAIT_MS, &rep, &eb) == 0 &&
+        rep.status == HRT_OK;
     hearth_reply_fini(&rep);
-    return runs;
+    return known;
 }
 
 static int send_doc(struct ingest *g, const struct ledger_doc *d, const char *what,
@@ -234,8 +228,7 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         d.time = (double)time(NULL);
         remember(g, &d);
     }
-    bool probe =
-        !fresh && (difftime(time(NULL), (time_t)d.time) < KNOWN_S || still_runs(g, &d));
+    bool probe = !fresh && known_there(g, &d);
     if (fresh || probe)
         code = send_doc(g, &d, what, tail, n, probe);
     if (!fresh && (!probe || code == CLI_PROBE_MISSED)) {

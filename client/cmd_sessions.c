@@ -57,15 +57,15 @@ int cmd_sessions(struct cli *c, const struct args *a)
     {
         char b[5][WORDS_BYTES], turns[16], note[100];
         snprintf(turns, sizeof turns, "%d", turns_of(s));
-        table_add(&t, name_of(s), j_str(s, "model", ""),
-                  words_count(b[0], j_num(s, "tokens", 0)), turns,
-                  words_bytes(b[1], bytes_of(s, "host")),
-                  words_bytes(b[2], bytes_of(s, "file")), words_ago(b[3], j_num(s, "used", 0)),
-                  j_get(s, "lost")       ? "lost turns"
-                  : j_get(s, "ingest")   ? ingest_words(s, note, sizeof note)
-                  : j_bool(s, "running") ? "running"
-                  : j_bool(s, "pinned")  ? "pinned"
-                                         : "");
+        table_add(
+            &t, name_of(s), j_str(s, "model", ""), words_count(b[0], j_num(s, "tokens", 0)),
+            turns, words_bytes(b[1], bytes_of(s, "host")),
+            words_bytes(b[2], bytes_of(s, "file")), words_idle(b[3], j_num(s, "idle_s", 0)),
+            j_get(s, "lost")       ? "lost turns"
+            : j_get(s, "ingest")   ? ingest_words(s, note, sizeof note)
+            : j_bool(s, "running") ? "running"
+            : j_bool(s, "pinned")  ? "pinned"
+                                   : "");
     }
     if (t.rows)
         table_print(&t);
@@ -101,7 +101,7 @@ static void print_session(const cJSON *s)
             words_bytes(b[1], bytes_of(s, "device")), words_bytes(b[2], bytes_of(s, "host")),
             words_bytes(b[3], bytes_of(s, "file")));
     say_out("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
-            words_ago(b[5], j_num(s, "used", 0)), j_bool(s, "pinned") ? ", pinned" : "",
+            words_idle(b[5], j_num(s, "idle_s", 0)), j_bool(s, "pinned") ? ", pinned" : "",
             j_bool(s, "running") ? ", running" : "");
     char note[100];
     if (j_get(s, "ingest"))
@@ -321,7 +321,7 @@ static int rm_anonymous(struct cli *c, double older_s)
         const char *id = j_str(s, "id", "");
         if (code != CLI_OK || !j_bool(s, "anonymous"))
             continue;
-        if (difftime(time(NULL), (time_t)j_num(s, "used", 0)) < older_s) {
+        if (j_num(s, "idle_s", 0) < older_s) { /* by the daemon's clock: walls are set */
             kept++;
             continue;
         }

@@ -61,10 +61,15 @@ const char *words_ms(char ret[WORDS_BYTES], double ms)
 
 const char *words_ago(char ret[WORDS_BYTES], double unix_s)
 {
-    double s = difftime(time(NULL), (time_t)unix_s);
-    if (unix_s <= 0)
-        snprintf(ret, WORDS_BYTES, "never");
-    else if (s < 60)
+    if (unix_s > 0)
+        return words_idle(ret, difftime(time(NULL), (time_t)unix_s));
+    snprintf(ret, WORDS_BYTES, "never");
+    return ret;
+}
+
+const char *words_idle(char ret[WORDS_BYTES], double s)
+{
+    if (s < 60)
         snprintf(ret, WORDS_BYTES, "just now");
     else if (s < 3600)
         snprintf(ret, WORDS_BYTES, "%.0f min ago", floor(s / 60));

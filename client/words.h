@@ -11,6 +11,7 @@ const char *words_short(char ret[WORDS_BYTES], double n); /* 412k, 1.05M: for a 
 const char *words_bytes(char ret[WORDS_BYTES], double n); /* 5.9 MiB */
 const char *words_ms(char ret[WORDS_BYTES], double ms);   /* 47 ms, 3.1 s, 6m12s, 2h05m */
 const char *words_ago(char ret[WORDS_BYTES], double unix_s); /* just now, 3 h ago */
+const char *words_idle(char ret[WORDS_BYTES], double s);     /* the same, of an age */
 
 /* Seconds: "90s" "5m" "1h30m" "7d", as hearthd reads them, but for a number without a unit,
  * which here may be meant as days; false: it is none. */

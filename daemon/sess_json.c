@@ -6,6 +6,7 @@
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
+#include "kvstore/kvstore.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -237,5 +238,6 @@ cJSON *sess_json(struct daemon *d, struct sess *s)
     }
     cJSON_AddNumberToObject(o, "created", (double)s->rec.created_ns / 1e9);
     cJSON_AddNumberToObject(o, "used", (double)s->rec.used_ns / 1e9);
+    cJSON_AddNumberToObject(o, "idle_s", (double)kvs_age_ns(d->store, s->rec.used_ns) / 1e9);
     return o;
 }

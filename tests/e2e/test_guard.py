@@ -48,6 +48,9 @@ def a_wrong_clock_erases_no_conversation():
         ask(d, "good morning")
         time.sleep(3.5)  # what is too old goes every second
         check_eq(len(sessions(d)), 3, "sessions once the clock was right (%+d days before)" % days)
+        p = d.cli("sessions", "rm", "--anonymous", "--older", "1d", "--json")
+        check_eq(json.loads(p.stdout)["removed"], 0, "sessions of a minute ago removed as older than a day (%+d days)" % days)
+        check(all(0 <= s["idle_s"] < 3600 * SLOWER for s in sessions(d)), lambda: "ages: %r" % [s["idle_s"] for s in sessions(d)])
         d.stop()
 
 
