@@ -5,6 +5,8 @@
 
 /* Before anything was measured: small enough to be harmless on a slow machine. */
 enum { CHUNK_UNKNOWN = 64, CHUNK_MIN = 16 };
+/* A user who comes may begin with so many steps' time; not oftener than one step in so many. */
+enum { BURST_STEPS = 4, BURST_REST = 20 };
 
 uint32_t sched_chunk(uint32_t most, uint32_t alone_us, uint32_t ns_per_tok)
 {
@@ -109,6 +111,7 @@ static uint64_t to_edge(const struct sched_seq *s, uint64_t n)
 struct shares {
     uint64_t used_ns[REQ_MAX], key_used_ns[REQ_MAX]; /* in this plan */
     uint64_t each_ns;                                /* what a user may use of it */
+    uint64_t burst_ns;           /* what one who comes may use instead; 0: one has */
     uint32_t keys_left[REQ_MAX]; /* of a user, that have had nothing of it */
     struct seen key_served;
     uint32_t users;
@@ -171,6 +174,7 @@ static void shares_of(const struct sched_view *v, struct shares *ret)
         ret->each_ns = v->cap_ns / ret->users;
     if (ret->each_ns == 0)
         ret->each_ns = 1;
+    ret->burst_ns = BURST_STEPS * (v->base_ns + row);
 }
 
 /* Does s go before b: its user has had less, or of the same its key; of one key the one that
@@ -208,6 +212,15 @@ static int next_shared(const struct sched_view *v, const struct seen *seen,
     return best;
 }
 
+/* Has s's user rested so long that what he begins with may take its time? */
+static bool comes(const struct shares *h, const struct sched_seq *s)
+{
+    const struct sched_who *u = who_of(h, s);
+
+    return !s->decoding && !h->used_ns[u->n] && h->burst_ns &&
+           u->idle_ns / BURST_REST >= h->burst_ns;
+}
+
 /* How many tokens of s its user's part of the step holds. */
 static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bool alone)
 {
@@ -219,6 +232,8 @@ static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bo
 
     if (n > 1 && keys > 1)
         n = n / keys ? n / keys : 1;
+    if (comes(h, s) && n < h->burst_ns / row)
+        n = h->burst_ns / row;
     if (n == 0 && used == 0 && u->idle_ns + h->each_ns >= row)
         n = 1;
     if (n == 0 && alone)
@@ -230,6 +245,8 @@ static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
 {
     uint64_t ns = n * row_of(s);
 
+    if (comes(h, s) && ns > h->each_ns)
+        h->burst_ns = 0;
     h->used_ns[who_of(h, s)->n] += ns;
     h->key_used_ns[s->key.n] += ns;
     h->keys_left[s->user.n] -= !is_seen(&h->key_served, s->key.n);

@@ -16,7 +16,9 @@
  * somebody decodes as much as the cheapest decode takes alone, so that beside one other user a
  * token takes twice as long at most, however many requests he has; else an equal part of
  * chunk_max.  Who comes waits for the step that runs: while another was here lately, no step takes
- * longer than cap_ns, whoever it is for.  When one row of who waited longest costs more than that, its user lets the
+ * longer than cap_ns, whoever it is for.  And who has rested for twenty times as long begins with up to
+ * four steps' time of prefill, one such user in a step: a short question is not spread over many
+ * steps, and of the others' tokens one in twenty waits for it.  When one row of who waited longest costs more than that, its user lets the
  * others work until he has waited for the difference.  Who has had least of the model's time
  * goes first.  A user's part goes to his keys in the same order, and no prefill of one takes
  * what the others of his would have in this step.  When only one user has something to run, his

@@ -350,6 +350,37 @@ static void steps_are_short_while_another_user_may_come(void)
     CHECK_EQ(tokens_of(&p, 0), 512);
 }
 
+/* Beside thirty decodes of another, the question of who has rested goes in one step. */
+static void who_comes_begins_at_once(void)
+{
+    const uint64_t alone = BASE_NS + ROW_NS, long_ago = 1000 * alone;
+    struct sched_view v = shared_view();
+    struct sched_seq s[32];
+    struct sched_plan p;
+
+    v.cap_ns = 4 * alone;
+    for (uint32_t i = 2; i < 32; i++)
+        s[i] = of(decode_at(i, 0, 5), 8, 0);
+    s[0] = of(prefill_at(0, 0, 15, 0), 7, 0);
+    s[1] = of(prefill_at(1, 0, 15, 0), 9, 0);
+    s[0].user.idle_ns = s[1].user.idle_ns = long_ago;
+    p = plan_of(s + 1, 31, v);
+    CHECK_EQ(tokens_of(&p, 0), 15);
+    CHECK(p.runs > 1);
+    CHECK(cost_ns(s + 1, &p) <= 6 * alone);
+    /* A long one begins with as much and goes on with its share; of two who come one begins. */
+    s[0].todo = 4000;
+    p = plan_of(s, 32, v);
+    CHECK_EQ(tokens_of(&p, 0), 4 * alone / ROW_NS);
+    CHECK(tokens_of(&p, 1) > 0 && tokens_of(&p, 1) < 15);
+    CHECK(cost_ns(s, &p) <= 7 * alone);
+    s[0].user.idle_ns = 10 * alone;
+    p = plan_of(s, 1, v);
+    s[1] = s[2];
+    p = plan_of(s, 2, v);
+    CHECK(tokens_of(&p, 0) > 0 && tokens_of(&p, 0) * ROW_NS <= alone);
+}
+
 static void a_decode_that_needs_a_page_waits_without_blocking_the_rest(void)
 {
     struct sched_seq s[2] = {decode_at(1, 256, 50), decode_at(2, 10, 0)};
@@ -454,7 +485,7 @@ T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
        C(over_many_steps_users_get_the_same_time),
        C(a_hundred_keys_of_another_user_double_a_step_at_most),
        C(keys_of_one_user_share_what_is_his), C(keys_alone_are_to_each_other_what_users_are),
-       C(steps_are_short_while_another_user_may_come),
+       C(steps_are_short_while_another_user_may_come), C(who_comes_begins_at_once),
        C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
        C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
        C(more_decodes_than_a_step_holds_take_turns),
