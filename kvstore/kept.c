@@ -10,26 +10,51 @@
 
 static const uint64_t LOOK_NS = 2000000000u;
 
-static uint32_t bad_files(const char *dir, char ret_first[PATH_MAX])
+struct bad {
+    uint32_t n;
+    uint64_t bytes;
+};
+
+static void bad_in(const char *dir, struct bad *x)
 {
+    char path[PATH_MAX];
     DIR *d = opendir(dir);
-    uint32_t n = 0;
 
     for (struct dirent *e; d && (e = readdir(d));)
-        if (strstr(e->d_name, ".bad-") && n++ == 0 && !ret_first[0])
-            (void)!snprintf(ret_first, PATH_MAX, "%s/%s", dir, e->d_name);
+        if (strstr(e->d_name, ".bad-") &&
+            snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX) {
+            x->n++;
+            x->bytes += sys_taken_bytes(path);
+        }
     if (d)
         closedir(d);
-    return n;
 }
 
-static uint32_t all_bad(const struct kvstore *s, char ret_first[PATH_MAX])
+/* What is missing of sessions may be in these. */
+static struct bad bad_rows(const struct kvstore *s)
 {
     char dir[PATH_MAX];
+    struct bad x = {0};
 
-    ret_first[0] = 0;
     snprintf(dir, sizeof dir, "%s/log", s->dir);
-    return bad_files(s->dir, ret_first) + bad_files(dir, ret_first);
+    bad_in(s->dir, &x);
+    bad_in(dir, &x);
+    return x;
+}
+
+/* Files of blocks: nothing is lost with them, they only take their room. */
+static void bad_blocks(const struct kvstore *s, struct bad *x)
+{
+    char kv[PATH_MAX], path[PATH_MAX];
+
+    snprintf(kv, sizeof kv, "%s/kv", s->dir);
+    DIR *d = opendir(kv);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (e->d_name[0] != '.' &&
+            snprintf(path, sizeof path, "%s/%s", kv, e->d_name) < PATH_MAX)
+            bad_in(path, x);
+    if (d)
+        closedir(d);
 }
 
 static int lost_forget(struct kvstore *s)
@@ -46,14 +71,18 @@ static int lost_forget(struct kvstore *s)
 
 int kept_look(struct kvstore *s, bool rebuilt)
 {
-    char first[PATH_MAX], lost[LOST_BYTES] = "";
-    uint32_t n = all_bad(s, first);
+    char lost[LOST_BYTES] = "";
+    struct bad all = bad_rows(s);
+    uint32_t n = all.n;
     int got = index_meta_get(s->idx, INDEX_COMMIT, "lost", lost, sizeof lost - 1);
 
-    s->kept = n > 0;
-    if (n)
-        store_state(s, SAY_KEPT, "%u damaged file%s kept (%.300s%s): delete what nobody misses",
-                    n, n > 1 ? "s are" : " is", first, n > 1 ? ", ..." : "");
+    bad_blocks(s, &all);
+    s->kept = all.n > 0;
+    if (all.n)
+        store_state(s, SAY_KEPT,
+                    "%u damaged file%s kept, %.1f MiB; when nothing is missed: find '%.300s' "
+                    "-name '*.bad-*' -type f -delete",
+                    all.n, all.n > 1 ? "s are" : " is", (double)all.bytes / (1 << 20), s->dir);
     if (got > 0 && n)
         store_state(s, SAY_LOST,
                     "%s. To have this said no more delete the damaged files (*.bad-* in %.200s "
@@ -66,12 +95,15 @@ int kept_look(struct kvstore *s, bool rebuilt)
 
 void kept_turn(struct kvstore *s)
 {
-    char first[PATH_MAX];
+    struct bad all;
 
     if (!s->kept || now_ns() < s->kept_ns || s->fault)
         return;
     s->kept_ns = now_ns() + LOOK_NS;
-    if (all_bad(s, first) || lost_forget(s) < 0)
+    all = bad_rows(s);
+    if (all.n == 0)
+        bad_blocks(s, &all);
+    if (all.n || lost_forget(s) < 0)
         return;
     s->kept = false;
     store_over(s, SAY_KEPT, "the damaged files were deleted");

@@ -145,6 +145,41 @@ static void one_row_and_one_frame_cost_what_both_lost_at_most(void)
     rig_fini(&g);
 }
 
+/* The command that is said takes the damaged files away, and nothing else. */
+static void what_is_set_aside_is_said_with_its_size_and_how_to_remove_it(void)
+{
+    char said[4096], path[512], *cmd;
+    struct stat file;
+    struct rig g;
+
+    hurt_make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint32_t i = 0; i < 10; i++)
+        CHECK_EQ(rig_put(&g, 1, i), 0);
+    rig_close(&g);
+    CHECK(hurt_tokens(&g, 1, 1100) > 0);
+    hurt_path(&g, "kv/test/seg-0001", path);
+    FILE *f = fopen(path, "r+"); /* nothing in it speaks any more */
+    CHECK(f && fstat(fileno(f), &file) == 0);
+    for (off_t i = 0; i < file.st_size; i++)
+        fputc('x', f);
+    fclose(f);
+    rig_reopen(&g);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    cmd = strstr(said, "2 damaged files are kept, ");
+    CHECK(cmd && strtod(cmd + 26, NULL) * (1 << 20) >= (double)file.st_size);
+    rig_close(&g);
+    cmd = strstr(said, "find '");
+    CHECK(cmd != NULL);
+    cmd[strcspn(cmd, "\n")] = 0;
+    CHECK_EQ(system(cmd), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
+    CHECK_EQ(hurt_lost(&g, "the damaged files removed"), 0);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    rig_fini(&g);
+}
+
 /* A fork has its own record and nothing else: the frame that brings it, wherever it lies. */
 static int hurt_record(struct rig *g, const struct kvs_id *id)
 {
@@ -1002,6 +1037,7 @@ static void a_flipped_bit_in_a_log_header_is_never_a_newer_version(void)
     }
 T_MAIN(ROW(one_row_and_one_frame_cost_what_both_lost_at_most),
        ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+       ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it),
        ROW(a_session_of_which_only_others_speak_is_named),
        ROW(a_lost_frame_costs_what_was_in_it), ROW(nothing_wins_over_a_newer_row),
        ROW(both_copies_hurt_is_never_worse_than_what_both_lost),
