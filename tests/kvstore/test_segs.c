@@ -617,6 +617,31 @@ static void any_flipped_byte_of_a_header_is_mended_from_its_copy(void)
     }
 }
 
+/* Else it would be of no use on the day that the first one is hurt. */
+static void after_a_kill_the_second_header_is_mended(void)
+{
+    struct rig g, killed;
+    char path[512];
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    killed = g;
+    snprintf(killed.dir, sizeof killed.dir, "%.200s-killed", g.dir);
+    killed.o.dir = killed.dir;
+    killed.s = NULL;
+    CHECK_EQ(rig_cp(g.dir, killed.dir), 0);
+    path_of(&killed, 3, path);
+    uint64_t was = sum(path);
+    flip(path, size_of(path) - 4096 + 100, 8);
+    CHECK_EQ(rig_open(&killed), 0);
+    CHECK(!killed.rep.clean);
+    CHECK_EQ(blocks_there(&killed), BLOCKS);
+    rig_close(&killed);
+    CHECK_EQ(sum(path), was);
+    rig_rm(killed.dir);
+    unmake(&g);
+}
+
 static void a_header_hurt_in_both_copies_is_mended_from_any_slot(void)
 {
     struct rig g;
@@ -641,15 +666,18 @@ static void a_file_in_which_nothing_speaks_is_set_aside(void)
 {
     struct rig g;
     char path[512], dir[300], aside[600] = "", cmd[700];
+    struct kvs_stats st;
     struct dirent *e;
 
     make(&g);
     path_of(&g, 1, path);
     snprintf(cmd, sizeof cmd, "head -c %lld /dev/urandom > %s", (long long)size_of(path), path);
     CHECK_EQ(system(cmd), 0);
-    uint64_t was = sum(path);
+    uint64_t was = sum(path), each = (uint64_t)size_of(path);
     rig_reopen(&g);
     CHECK(said(&g, "seg-0001", "set aside as seg-0001.bad-"));
+    kvs_stats(g.s, &st);
+    CHECK(st.file_allocated >= 3 * each); /* it takes its space all the same */
     int some = blocks_there(&g);
     CHECK(some > 0 && some < BLOCKS);
     put_many(&g, 1, BLOCKS, false);
@@ -723,6 +751,7 @@ T_MAIN(ROW(a_lock_file_that_cannot_be_had_is_blamed_itself),
        ROW(a_folder_that_cannot_be_listed_is_left_alone), ROW(anothers_file_is_not_replaced),
        ROW(a_disk_that_does_not_answer_costs_no_row),
        ROW(any_flipped_byte_of_a_header_is_mended_from_its_copy),
+       ROW(after_a_kill_the_second_header_is_mended),
        ROW(a_header_hurt_in_both_copies_is_mended_from_any_slot),
        ROW(a_file_in_which_nothing_speaks_is_set_aside),
        ROW(a_file_cut_short_keeps_what_it_holds_and_its_rows),

@@ -1,0 +1,324 @@
+/* test_upkeep.c - what the commit thread does beside damage: when it leaves the log alone, which
+ * checkpoint is believed, and that a collection which cannot read stops nobody. */
+#include "base/clock.h"
+#include "kvstore/logfile.h"
+#include "tests/kvstore/flip.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static struct rig g;
+
+/* --- checkpoints ------------------------------------------------------------------------------- */
+
+static uint32_t writes;    /* to a checkpoint of the log */
+static bool fails;         /* and they fail */
+static char copy_log[400]; /* where the log goes when the first is under way; "": nowhere */
+
+static int see_ckpt(void *user, const struct sys_event *e)
+{
+    char link[64], path[512], from[400];
+
+    (void)user;
+    if (e->op != SYS_WRITE || e->after)
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    /* Not a new file of the log, which is written from its beginning on. */
+    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->off == 0)
+        return 0;
+    if (writes++ == 0 && copy_log[0]) {
+        snprintf(from, sizeof from, "%s/log", g.dir);
+        CHECK_EQ(rig_cp(from, copy_log), 0);
+    }
+    return fails ? -EIO : 0;
+}
+
+static void start(uint64_t forget_ns)
+{
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.o.no_fsync = true;
+    g.threads = false;
+    g.env.sys_hook = see_ckpt;
+    g.env.forget_ns = forget_ns;
+    writes = 0;
+    copy_log[0] = 0;
+    fails = false;
+    CHECK_EQ(rig_open(&g), 0);
+}
+
+static void a_log_beside_an_index_that_lacks_something_is_not_compacted(void)
+{
+    for (int hurt = 0; hurt < 2; hurt++) {
+        struct kvs_stats st;
+
+        start(0);
+        for (uint64_t s = 1; s < 4; s++)
+            for (uint64_t at = 0; at < 1000; at += 250)
+                CHECK_EQ(rig_talk(&g, s, at, at + 250), 0);
+        if (hurt) {
+            CHECK(flip_tokens(g.dir, "index.mdb", 1, 300) > 0);
+            CHECK(flip_tokens(g.dir, "log", 1, 300) > 0);
+            CHECK(!rig_tokens_ok(&g, 1, 1000)); /* neither has it any more */
+            kvs_stats(g.s, &st);
+            CHECK_EQ(st.rows_unrepaired, 1);
+        }
+        for (uint64_t at = 0; at < 300000; at += 3000) /* it has grown long ago */
+            CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
+        CHECK_EQ(writes > 0, !hurt);
+        kvs_stats(g.s, &st);
+        for (size_t i = 0; i < sizeof st.warning / sizeof *st.warning; i++)
+            CHECK(!strstr(st.warning[i], "compacted")); /* nor was it begun */
+        rig_reopen(&g);
+        CHECK_EQ(g.rep.clean, !hurt);
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK(rig_tokens_ok(&g, s, hurt && s == 1 ? 256 : 1000));
+        CHECK(rig_tokens_ok(&g, 50, 300000));
+        rig_fini(&g);
+    }
+}
+
+static bool compacting(void)
+{
+    char path[400];
+    bool found = false;
+
+    snprintf(path, sizeof path, "%s/log", g.dir);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        found |= strstr(e->d_name, ".tmp") != NULL;
+    if (d)
+        closedir(d);
+    return found;
+}
+
+static void a_compaction_that_failed_leaves_nothing_behind(void)
+{
+    uint64_t at = 0;
+
+    start(0);
+    fails = true;
+    for (; writes == 0 && at < 3000000; at += 3000)
+        CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
+    CHECK(writes > 0);
+    CHECK(!compacting());
+    CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
+    rig_reopen(&g);
+    CHECK(g.rep.clean);
+    CHECK(rig_tokens_ok(&g, 50, at + 3000));
+    rig_fini(&g);
+}
+
+/* The newest checkpoint among the files of the log; 0: none. */
+static uint32_t newest_base(void)
+{
+    char dir[400];
+    struct log_file *v = NULL;
+    uint32_t n = 0, base = 0;
+    struct errbuf eb;
+
+    snprintf(dir, sizeof dir, "%s/log", g.dir);
+    CHECK_EQ(log_files(dir, false, &v, &n, &eb), 0);
+    for (uint32_t i = 0; i < n; i++) {
+        struct log_head h;
+        if (log_head_read(dir, v[i].number, &h) == 0 && h.base)
+            base = v[i].number;
+    }
+    free(v);
+    return base;
+}
+
+/* Killed when the new checkpoint had its name and the old files were not yet gone; then a bit of
+ * the new one turned over, and the index was lost. */
+static void of_two_checkpoints_one_that_is_hurt_is_not_begun_with(void)
+{
+    char path[500], sub[32], from[500];
+    uint64_t at = 0;
+    int back = 0;
+
+    start(0);
+    snprintf(copy_log, sizeof copy_log, "%s/kept-log", g.dir);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 20000), 0);
+    for (; (writes == 0 || compacting()) && at < 3000000; at += 3000)
+        CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
+    CHECK(writes > 0 && !compacting());
+    copy_log[0] = 0;
+    rig_close(&g);
+    uint32_t base = newest_base();
+    CHECK(base > 1);
+    for (uint32_t i = 1; i < base; i++) {
+        snprintf(path, sizeof path, "%s/log/seg-%04u", g.dir, i);
+        snprintf(from, sizeof from, "%s/kept-log/seg-%04u", g.dir, i);
+        if (access(from, F_OK) < 0)
+            continue;
+        back++;
+        if (access(path, F_OK) < 0) /* or it has not come to that */
+            CHECK_EQ(rig_cp(from, path), 0);
+    }
+    CHECK(back > 0);
+    snprintf(sub, sizeof sub, "log/seg-%04u", base);
+    CHECK(flip_tokens(g.dir, sub, 2, 10000) > 0);
+    snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+    CHECK_EQ(remove(path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK(rig_tokens_ok(&g, s, 20000));
+    CHECK(rig_tokens_ok(&g, 50, at));
+    rig_fini(&g);
+}
+
+/* --- collection --------------------------------------------------------------------------------- */
+
+static void a_row_that_a_collection_cannot_read_stops_nobody(void)
+{
+    struct kvs_session gone = {.id = rig_id(2, 1000), .owner = 1000};
+    struct kvs_rec rm = {.kind = KVS_REC_SESSION_RM, .session = &gone};
+    struct kvs_id branch = rig_id(1, 0);
+    uint8_t twice[32];
+    struct kvs_stats st;
+
+    start(1); /* rounds begin at once */
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    memcpy(twice, branch.b, 16); /* the key, and the beginning of the value */
+    memcpy(twice + 16, branch.b, 16);
+    CHECK(flip_bytes(g.dir, "index.mdb", twice, sizeof twice, 42) > 0);
+    CHECK_EQ(rig_batch(&g, &rm, 1), 0);
+    kvs_stats(g.s, &st);
+    /* Until a round has come to it, and it was mended. */
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         st.rows_repaired == 0 && now_ns() < until; kvs_stats(g.s, &st)) {
+        rig_turn(&g);
+        usleep(500);
+    }
+    CHECK_EQ(st.rows_repaired, 1);
+    CHECK_EQ(rig_talk(&g, 3, 1000, 1100), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    CHECK(rig_tokens_ok(&g, 1, 1100));
+    rig_reopen(&g);
+    CHECK(g.rep.clean);
+    CHECK(rig_tokens_ok(&g, 1, 1100));
+    rig_fini(&g);
+}
+
+static uint64_t end_of(uint64_t seed)
+{
+    struct kvs_id id = rig_id(seed, 0);
+    uint64_t end = 0;
+
+    return kvs_branch_end(g.s, &id, &end) < 0 ? UINT64_MAX : end;
+}
+
+static bool settle(uint64_t gone)
+{
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         end_of(gone) != UINT64_MAX && now_ns() < until; usleep(500))
+        rig_turn(&g);
+    return end_of(gone) == UINT64_MAX;
+}
+
+static int rm(uint64_t seed)
+{
+    struct kvs_session s = {.id = rig_id(seed, 1000), .owner = 1000};
+    struct kvs_rec r = {.kind = KVS_REC_SESSION_RM, .session = &s};
+
+    return rig_batch(&g, &r, 1);
+}
+
+/* It cannot be read when the round comes to it; what leads to its branch is not known then. */
+static void beside_a_session_that_cannot_be_read_nothing_is_dropped(void)
+{
+    struct kvs_id id = rig_id(1, 1000);
+    uint8_t twice[32];
+    struct kvs_stats st;
+
+    start(1);
+    for (uint64_t s = 1; s < 5; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    memcpy(twice, id.b, 16);
+    memcpy(twice + 16, id.b, 16);
+    CHECK(flip_bytes(g.dir, "index.mdb", twice, sizeof twice, 18) > 0);
+    CHECK_EQ(rm(2), 0);
+    for (int i = 0; i < 50; i++) /* more steps than a round has */
+        rig_turn(&g);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.rows_repaired, 1);
+    CHECK_EQ(end_of(1), 1000);
+    CHECK_EQ(rm(3), 0); /* another round, when it has been mended */
+    CHECK(settle(3));
+    CHECK_EQ(end_of(2), UINT64_MAX);
+    CHECK_EQ(end_of(1), 1000);
+    CHECK_EQ(end_of(4), 1000);
+    CHECK(rig_tokens_ok(&g, 1, 1000));
+    rig_fini(&g);
+}
+
+enum { MANY = 400 }; /* more than a round takes turns for, each with its group of them */
+static struct kvs_session many[MANY];
+static struct kvs_rec many_rec[MANY];
+static struct kvs_batch many_batch[MANY];
+static uint32_t n_done, n_sent;
+
+static void many_done(struct kvs_batch *b)
+{
+    n_done++;
+    CHECK_EQ(b->res, 0);
+}
+
+/* The loop has been asked what it holds: it has sent all that yet. */
+static void send_many(void *ctx)
+{
+    (void)ctx;
+    while (n_sent < MANY && kvs_batch_submit(g.s, &many_batch[n_sent]) == 0)
+        n_sent++;
+}
+
+static void what_is_in_the_queue_is_not_dropped_before_its_turn(void)
+{
+    start(1);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    n_done = n_sent = 0;
+    for (uint32_t i = 0; i < MANY; i++) {
+        rig_session(&many[i], 3, 0, "s3");
+        many[i].head = 1000;
+        many_rec[i] = (struct kvs_rec){.kind = KVS_REC_SESSION, .session = &many[i]};
+        many_batch[i] = (struct kvs_batch){.rec = &many_rec[i], .n_rec = 1, .done = many_done};
+    }
+    /* The last takes the branch of a session that is being removed. */
+    rig_session(&many[MANY - 1], 9, 0, "heir");
+    many[MANY - 1].branch = rig_id(1, 0);
+    many[MANY - 1].head = 1000;
+    kvs_on_collect(g.s, send_many, NULL);
+    CHECK_EQ(rm(1), 0);
+    CHECK_EQ(rm(2), 0);
+    CHECK(settle(2));
+    CHECK_EQ(n_sent, MANY);
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         n_done < MANY && now_ns() < until;)
+        rig_turn(&g);
+    CHECK_EQ(n_done, MANY);
+    CHECK_EQ(end_of(1), 1000);
+    CHECK(rig_tokens_ok(&g, 1, 1000));
+    kvs_on_collect(g.s, NULL, NULL);
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(a_log_beside_an_index_that_lacks_something_is_not_compacted),
+       ROW(of_two_checkpoints_one_that_is_hurt_is_not_begun_with),
+       ROW(a_compaction_that_failed_leaves_nothing_behind),
+       ROW(a_row_that_a_collection_cannot_read_stops_nobody),
+       ROW(beside_a_session_that_cannot_be_read_nothing_is_dropped),
+       ROW(what_is_in_the_queue_is_not_dropped_before_its_turn))
