@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/stdfds.h"
 #include "base/text.h"
+#include "daemon/busfault.h"
 #include "daemon/chores.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
@@ -363,6 +364,7 @@ int main(int argc, char **argv)
         (void)setrlimit(RLIMIT_FSIZE, &lim);
     }
     d.conf = c;
+    busfault_open(c->state, c->journal);
     int r = daemon_open(&d, &sig, &eb);
     if (r == 0) {
         log_at(LOG_INFO_, "hearthd %s ready on %s, pid %d", HEARTH_VERSION, c->core_path,

@@ -45,6 +45,22 @@ static void a_key_has_the_same_owner_in_every_run_and_no_uids(void)
     idents_close(again);
     idents_close(other);
 }
+static void an_owner_leads_back_to_the_uid_of_its_key(void)
+{
+    struct idents *t;
+    uint8_t as[IDENT_BYTES];
+    uint32_t a = 0, b = 0;
+
+    CHECK_EQ(idents_open(&t, secret), 0);
+    key_of(as, 7);
+    CHECK_EQ(ident_owner(t, 1000, as, &a), 0);
+    CHECK_EQ(ident_owner(t, 1001, as, &b), 0);
+    CHECK_EQ(ident_uid(t, a), 1000);
+    CHECK_EQ(ident_uid(t, b), 1001);
+    CHECK_EQ(ident_uid(t, 1000), 1000); /* a uid is its own */
+    CHECK_EQ(ident_uid(NULL, 1000), 1000);
+    idents_close(t);
+}
 static void nobody_tries_keys_without_end(void)
 {
     struct idents *t;
@@ -92,5 +108,6 @@ static void keys_belong_to_their_user(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids), C(nobody_tries_keys_without_end),
+T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids),
+       C(an_owner_leads_back_to_the_uid_of_its_key), C(nobody_tries_keys_without_end),
        C(keys_belong_to_their_user))

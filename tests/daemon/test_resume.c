@@ -169,24 +169,45 @@ static void no_token_comes_before_its_beginning_is_durable(void)
     answer_clear(&b);
 }
 
+/* Holds back what becomes durable from now on; true: the answer has tokens to go, so that its end
+ * is among that. */
+static bool hold_end(struct rig *g, const char *id, uint32_t n)
+{
+    ctl->hold = 1;
+    if (!rig_read(g, id, &b, b.n + 1) && b.n < n)
+        return true;
+    ctl->hold = 0;
+    (void)rig_read(g, id, &b, UINT32_MAX);
+    return false;
+}
+
 static void done_is_said_when_the_end_is_durable(void)
 {
+    enum { TOKENS = 400 };
     struct rig g;
-    char id[33];
+    char id[33], more[200];
     pthread_t th;
     unsigned ms = 700;
+    bool held = false;
 
     make(&g);
     rig_up(&g);
     rig_run(&g, ids, 20, ",\"session\":\"warm\"" GREEDY, &a);
-    rig_id(id);
-    answer_clear(&b);
-    CHECK(rig_start(&g, id, ids, 40, ",\"session\":\"x\"" GREEDY));
-    (void)rig_read(&g, id, &b, 1); /* its beginning is through */
-    ctl->hold = 1;
+    for (int tries = 0; tries < 30 && !held; tries++) { /* it may be through before we look */
+        rig_id(id);
+        answer_clear(&b);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"x%d\",\"params\":{\"max_tokens\":%d,\"temperature\":0,"
+                 "\"ignore_eos\":true}",
+                 tries, TOKENS);
+        CHECK(rig_start(&g, id, ids, 40, more)); /* its beginning is durable */
+        held = hold_end(&g, id, TOKENS);
+    }
+    CHECK(held);
     CHECK_EQ(pthread_create(&th, NULL, let_go_later, &ms), 0);
     bool done = rig_read(&g, id, &b, UINT32_MAX);
     CHECK(done && !ctl->hold);
+    CHECK_EQ(b.n, TOKENS);
     pthread_join(th, NULL);
     rig_down(&g, SIGKILL);
     rig_up(&g); /* and it is there */
@@ -196,6 +217,59 @@ static void done_is_said_when_the_end_is_durable(void)
     rig_down(&g, SIGTERM);
     answer_clear(&a);
     answer_clear(&b);
+}
+
+/* One is at the disk, another waits for it; neither is an answer, which a stop ends first. */
+static void a_stop_waits_for_what_was_asked_before_it(void)
+{
+    static const char *const name[] = {"y", "z"};
+    struct wire_reply r = {0};
+    struct rig g;
+    char json[200], id[33];
+    pthread_t th;
+    unsigned ms = 700;
+    int fd;
+
+    make(&g);
+    rig_up(&g);
+    for (int i = 0; i < 2; i++) { /* without a model: nothing else is on its way to the disk */
+        rig_id(id);
+        r = rig_call(&g, HRT_SESSION_OPEN, NULL, 0,
+                     "{\"id\":\"%s\",\"name\":\"%c\",\"model\":\"m\",\"create\":true}", id,
+                     "wx"[i]);
+        CHECK_EQ(r.f.status, 0);
+        wire_reply_fini(&r);
+    }
+    fd = wire_connect(g.core);
+    CHECK(fd >= 0);
+    ctl->held = 0;
+    ctl->hold = 1;
+    for (int i = 0; i < 2; i++) {
+        rig_id(id);
+        snprintf(json, sizeof json, "{\"id\":\"%s\",\"session\":\"%c\",\"name\":\"%s\"}", id,
+                 "wx"[i], name[i]);
+        CHECK(wire_send(fd, HRT_SESSION_RENAME, (uint64_t)i + 1, json, NULL, 0));
+        for (uint64_t until = now_ns() + 20000000000u * T_SLOWER;
+             !ctl->held && now_ns() < until;)
+            usleep(1000);
+        CHECK(ctl->held > 0);
+    }
+    /* Frames of a link are taken in their order: behind this one the others are in. */
+    CHECK(wire_send(fd, HRT_STATUS, 3, "{}", NULL, 0));
+    CHECK(wire_recv(fd, &r));
+    CHECK_EQ(r.f.id, 3);
+    wire_reply_fini(&r);
+    CHECK_EQ(pthread_create(&th, NULL, let_go_later, &ms), 0);
+    rig_down(&g, SIGTERM); /* it ends well */
+    pthread_join(th, NULL);
+    close(fd);
+    rig_up(&g);
+    for (int i = 0; i < 2; i++) {
+        r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\"}", name[i]);
+        CHECK_EQ(r.f.status, 0);
+        wire_reply_fini(&r);
+    }
+    rig_down(&g, SIGTERM);
 }
 
 static void a_turn_that_cannot_be_written_is_said(void)
@@ -344,6 +418,7 @@ static void blocks_are_kept_under_the_names_they_should_have(void)
 
 typedef void edit_fn(cJSON *o, struct kvs_req *q);
 static struct kvs_req edited;
+static uint64_t edited_end; /* where its branch ended */
 static char *edited_text;
 static edit_fn *edit;
 static uint32_t edit_state;
@@ -387,11 +462,13 @@ static bool edit_store(struct rig *g, edit_fn *how, bool tokens, uint32_t state)
     }
     edit = how;
     edit_state = state;
+    edited_end = 0;
     if (kvs_reqs(s, edit_each, NULL) != 1 || kvs_branch_end(s, &edited.branch, &end) < 0 ||
         end == edited.pos) {
         kvs_close(s);
         return false;
     }
+    edited_end = end;
     edited.reply = edited_text;
     edited.reply_bytes = (uint32_t)strlen(edited_text);
     rec.kind = KVS_REC_REQ;
@@ -522,6 +599,50 @@ static void a_finished_block_takes_its_tokens_down(void)
     answer_clear(&b);
 }
 
+/* A model of some milliseconds a token, which gets so little time that no block is finished. */
+static void a_slow_answer_is_made_durable_as_time_goes_by(void)
+{
+    const struct mk_llama slow = {.layers = 8,
+                                  .embd = 512,
+                                  .ff = 2048,
+                                  .head = 4,
+                                  .kv = 2,
+                                  .dim = 16,
+                                  .ctx = 4096,
+                                  .type = K_Q4_1,
+                                  .tied = true,
+                                  .seed = 7};
+    const char *more = ",\"session\":\"x\",\"params\":{\"max_tokens\":3000,\"temperature\":0,"
+                       "\"ignore_eos\":true}";
+    struct rig g;
+    struct mk m = {0};
+    char id[33];
+    bool kept = false;
+
+    mk_llama(&m, &slow);
+    for (unsigned tries = 0; tries < 7 && !kept; tries++) {
+        make_ctx(&g, 4096);
+        rig_model(&g, &m);
+        ctl->skip_sync = 1;
+        rig_up(&g);
+        rig_id(id);
+        answer_clear(&b);
+        CHECK(rig_start(&g, id, ids, 20, more));
+        (void)rig_read(&g, id, &b, 1);
+        for (uint64_t until = now_ns() + (4 + tries) * 1000000000ull; now_ns() < until;) {
+            kill(g.pid, SIGSTOP);
+            usleep(60000);
+            kill(g.pid, SIGCONT);
+            usleep(300u << tries);
+        }
+        rig_down(&g, SIGKILL);
+        kept = edit_store(&g, as_it_is, false, KVS_REQ_RUNNING) && edited_end < BLOCK_TOKENS;
+    }
+    CHECK(kept);
+    free(m.p);
+    answer_clear(&b);
+}
+
 static void not_ended(cJSON *o, struct kvs_req *q)
 {
     q->state = KVS_REQ_RUNNING;
@@ -627,12 +748,15 @@ static void an_answer_does_not_go_on_behind_tokens_that_are_not_its(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(no_token_comes_before_its_beginning_is_durable),
-       ROW(done_is_said_when_the_end_is_durable), ROW(a_turn_that_cannot_be_written_is_said),
+       ROW(done_is_said_when_the_end_is_durable),
+       ROW(a_stop_waits_for_what_was_asked_before_it),
+       ROW(a_turn_that_cannot_be_written_is_said),
        ROW(blocks_that_do_not_reach_the_disk_are_said), ROW(blocks_are_waited_for),
        ROW(blocks_that_cannot_be_read_are_computed_again_and_said),
        ROW(blocks_that_another_is_loading_are_waited_for),
        ROW(blocks_are_kept_under_the_names_they_should_have),
        ROW(a_finished_block_takes_its_tokens_down),
+       ROW(a_slow_answer_is_made_durable_as_time_goes_by),
        ROW(an_answer_whose_end_was_lost_ends_where_it_did),
        ROW(an_answer_with_fewer_tokens_than_it_said_is_not_handed_out),
        ROW(an_answer_goes_on_when_nothing_has_changed),

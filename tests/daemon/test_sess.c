@@ -25,15 +25,15 @@
 static struct daemon d;
 static struct idents *idents;
 static char dir[256];
-static uint64_t day_bytes;
 static const uint64_t MIB = 1 << 20;
+static uint64_t day_bytes, disk_mib = 256;
 
 static void up(bool fresh)
 {
     struct kvs_opts o = {.dir = dir,
                          .io = KVS_IO_THREADS,
                          .host_bytes = 16 << 20,
-                         .disk_bytes = 256 << 20,
+                         .disk_bytes = disk_mib * MIB,
                          .day_bytes = day_bytes,
                          .no_fsync = true};
     struct kvs_open_report rep;
@@ -538,6 +538,9 @@ static void who_has_more_than_a_share(void)
     for (uint32_t i = 0; i < sizeof t / sizeof *t; i++)
         if (share_over(t[i].own, t[i].all, t[i].n) != t[i].over)
             t_fail(__FILE__, __LINE__, "line %u of the table", i);
+    CHECK(share_more(0, 0, 1) && share_more(49, 49, 100) && share_more(24, 75, 100));
+    CHECK(!share_more(50, 50, 100) && !share_more(25, 75, 100));
+    CHECK(!share_more(0, 100, 100) && !share_more(0, 101, 100)); /* it was lowered */
 }
 
 static uint64_t disk_of(uint32_t uid)
@@ -683,6 +686,30 @@ static void shares_have_two_levels(void)
     CHECK(share_over2(61, 120, 120, 0, 2) && !share_over2(40, 120, 120, 0, 2));
 }
 
+static void who_has_more_than_a_share_waits_where_little_is_left(void)
+{
+    struct conf conf = {.system = true};
+    char words[QUOTA_WORDS] = "";
+    struct sess *a, *b;
+
+    disk_mib = 8;
+    up(true);
+    d.conf = &conf;
+    CHECK_EQ(sess_make(&d, 1, "a", "m", &a), 0);
+    CHECK_EQ(sess_make(&d, 2, "b", "m", &b), 0);
+    say(b, 10, 100);
+    say(a, 500, 100);
+    CHECK(quota_turns(&d, 1, words, sizeof words)); /* there is room */
+    for (int i = 0; i < 20000 && !kvs_turns_short(d.store); i++)
+        say(a, 500, i);
+    CHECK(kvs_turns_short(d.store));
+    CHECK(!quota_turns(&d, 1, words, sizeof words) && strstr(words, "sessions rm"));
+    CHECK(quota_turns(&d, 2, words, sizeof words));
+    CHECK(quota_turns(&d, 3, words, sizeof words));
+    down();
+    disk_mib = 256;
+}
+
 static uint32_t put_down(uint32_t uid, uint32_t most)
 {
     uint32_t n = 0;
@@ -767,7 +794,9 @@ static void the_days_budget_is_shared(void)
 
 T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
        CASE(shares_have_two_levels), CASE(keys_do_not_write_more_of_the_day_than_their_user),
-       CASE(who_has_more_than_a_share), CASE(what_each_user_has_on_disk_is_known_as_it_changes),
+       CASE(who_has_more_than_a_share),
+       CASE(who_has_more_than_a_share_waits_where_little_is_left),
+       CASE(what_each_user_has_on_disk_is_known_as_it_changes),
        CASE(names_belong_to_their_owner), CASE(names_are_checked),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(a_turn_that_begins_inside_another_takes_its_place),

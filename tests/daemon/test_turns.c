@@ -33,8 +33,11 @@ static void steps_that_are_all_alike_keep_the_costs_sane(void)
     CHECK(t.base_ns + 3 * t.row_ns > 8000000 && t.base_ns + 3 * t.row_ns < 10000000);
     turns_measure(&t, 0, 1, 0);
     turns_measure(&t, 1, 0, 0);
+    uint64_t base = t.base_ns, row = t.row_ns;
     turns_measure(&t, 1000000000, 5000, 0); /* a long prefill says nothing about a row */
-    CHECK(t.row_ns >= 1 && t.base_ns < 100000000);
+    CHECK(row >= 1 && base < 100000000);
+    CHECK_EQ(t.base_ns, base);
+    CHECK_EQ(t.row_ns, row);
 }
 /* A user without keys: where he stands in both lists. */
 static uint32_t see(struct turns *t, uint32_t uid, uint64_t now)
@@ -113,9 +116,12 @@ static void more_users_than_there_is_room_for_replace_the_oldest(void)
         turns_begin(&t);
         CHECK(see(&t, 1000 + i, i + 1) < REQ_MAX);
         turns_settle(&t);
+        turns_spend(&t, 1000 + i, 1000 + i, 5, i + 1);
     }
     CHECK_EQ(t.user.n, REQ_MAX);
     CHECK_EQ(t.owner.n, REQ_MAX);
+    for (uint32_t i = 0; i < 3 * REQ_MAX; i++)
+        CHECK_EQ(turns_spent(&t.user, 1000 + i) > 0, i >= 2 * REQ_MAX);
 }
 
 #define C(f)                                                                                   \

@@ -1,0 +1,125 @@
+/* test_lost.c - sessions that damage took turns from: who goes on with one is told so. */
+#include "kvstore/kvstore.h"
+#include "tests/daemon/genrig.h"
+
+#define SAYS ",\"params\":{\"max_tokens\":3,\"temperature\":0,\"ignore_eos\":true}"
+
+static int32_t ids[300];
+static struct answer a;
+static struct rig g;
+
+struct marks {
+    const char *name;
+    struct kvs_session found;
+    bool done;
+};
+
+static int find_each(void *ctx, const struct kvs_session *s)
+{
+    struct marks *m = ctx;
+
+    if (strcmp(s->name, m->name) == 0)
+        m->found = *s;
+    return 0;
+}
+
+static void marks_done(struct kvs_batch *b)
+{
+    *(bool *)b->user = true;
+}
+
+/* As a merge of two damaged copies leaves it. */
+static void mark(const char *name)
+{
+    struct kvs_opts o = {.disk_bytes = 1 << 30, .host_bytes = 64 << 20};
+    static struct marks m;
+    struct kvs_rec rec = {.kind = KVS_REC_SESSION, .session = &m.found};
+    struct kvs_batch b = {.rec = &rec, .n_rec = 1, .done = marks_done, .user = &m.done};
+    struct errbuf eb = {{0}};
+    struct kvstore *s;
+    char dir[200];
+
+    snprintf(dir, sizeof dir, "%s/state", g.base);
+    o.dir = dir;
+    if (kvs_open(&s, &o, NULL, &eb) < 0) {
+        t_fail(__FILE__, __LINE__, "%s", eb.s);
+        return;
+    }
+    m = (struct marks){.name = name};
+    CHECK_EQ(kvs_sessions(s, find_each, &m), 0);
+    CHECK_STR(m.found.name, name);
+    m.found.flags |= KVS_SESS_LOST;
+    CHECK_EQ(kvs_batch_submit(s, &b), 0);
+    while (!m.done) {
+        kvs_commit_turn(s, 1000000);
+        kvs_loop_turn(s);
+    }
+    CHECK_EQ(b.res, 0);
+    kvs_close(s);
+}
+
+static bool shown_lost(const char *name)
+{
+    struct wire_reply r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\"}", name);
+    bool lost = cJSON_GetObjectItem(r.json, "lost") != NULL;
+
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    return lost;
+}
+
+/* Goes on with it: is that said in the answer? */
+static bool said_lost(const char *name)
+{
+    char more[200];
+
+    snprintf(more, sizeof more, ",\"session\":\"%s\"" SAYS, name);
+    rig_run(&g, ids + 100, 5, more, &a);
+    CHECK_EQ(a.n, 3);
+    char *s = cJSON_PrintUnformatted(a.last.json);
+    bool said = s && strstr(s, "lost to damage");
+    free(s);
+    return said;
+}
+
+static void begin(void)
+{
+    some_ids(ids, 300, 3);
+    rig_make(&g, "");
+    rig_up(&g);
+    rig_run(&g, ids, 100, ",\"session\":\"a\"" SAYS, &a);
+    rig_run(&g, ids, 100, ",\"session\":\"b\"" SAYS, &a);
+    rig_down(&g, SIGTERM);
+}
+
+static void lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork(void)
+{
+    char id[33];
+
+    begin();
+    mark("a");
+    rig_up(&g);
+    rig_id(id);
+    struct wire_reply r = rig_call(&g, HRT_SESSION_FORK, NULL, 0,
+                                   "{\"id\":\"%s\",\"session\":\"a\",\"name\":\"f\"}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    CHECK(shown_lost("a") && shown_lost("f") && !shown_lost("b"));
+    CHECK(said_lost("f"));
+    CHECK(!shown_lost("f") && shown_lost("a")); /* told by its own answer, not by another's */
+    CHECK(!said_lost("f"));
+    CHECK(!said_lost("b"));
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK(!shown_lost("f") && shown_lost("a"));
+    CHECK(said_lost("a"));
+    CHECK(!said_lost("a"));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+#define CASE(f)                                                                                \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork))
