@@ -109,6 +109,8 @@ static void is_read_only(struct rig *g, int line)
     if (!rig_tokens_ok(g, 1, 100) || rig_get(g, 2, 0, NULL) != 0)
         t_fail(__FILE__, line, "what was there before cannot be read");
     rig_reopen(g);
+    if (end_of(g, 91) || end_of(g, 93))
+        t_fail(__FILE__, line, "what was refused is there");
     if (g->rep.clean)
         t_fail(__FILE__, line, "it was closed cleanly");
     if (!rig_tokens_ok(g, 1, 100) || rig_get(g, 2, 0, NULL) != 0)
