@@ -18,6 +18,7 @@ run "$bin/hearth-bench" model "$model" -p 512 -n 32 -t "$t" -d 7936 --json
 run "$bin/hearth-bench" store --layout smollm2 --tokens 8192 --json
 run "$bin/hearth-bench" store --layout llama-8b --tokens 16384 --json
 run python3 bench/restore.py "$bin" "$model"
+run python3 bench/users.py "$bin" "$model"
 if [ "${PEER:-0}" = 1 ]; then
     py=$(scripts/venv.sh)/bin/python3 || exit 1
     run "$py" bench/peer_speed.py "$bin" "$model" "$t" 3 7936
