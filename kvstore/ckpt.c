@@ -130,7 +130,7 @@ static void ckpt_over(struct kvstore *s, int r)
         store_over(s, SAY_LOG, "the turn log could be compacted again");
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
-        bool full = r == -ENOSPC || r == -EDQUOT;
+        bool full = sys_full(r);
         bool healed = index_trust(s->idx) != INDEX_FINE; /* or soon, and that is said */
         s->ckpt.again_ns = now_ns() + (full || healed ? FULL_NS : AGAIN_NS);
         if (!full && !healed)

@@ -452,7 +452,7 @@ void collect_turn(struct kvstore *s)
     c->due_ns = now + LATER_NS;
     if (asked)
         return;
-    if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM && r != E_CORRUPT)
+    if (!sys_full(r) && r != -ENOMEM && r != E_CORRUPT)
         store_fault(s, r, "dropping branches from the index", NULL);
 }
 

@@ -103,11 +103,6 @@ static bool reserve_release(struct kvstore *s)
 
 /* --- a group --------------------------------------------------------------------------------- */
 
-static bool is_full(int r)
-{
-    return r == -ENOSPC || r == -EDQUOT || r == -EFBIG;
-}
-
 static void fault_in(struct kvstore *s, int why, const char *doing, const char *name)
 {
     char path[PATH_MAX];
@@ -119,7 +114,7 @@ static void fault_in(struct kvstore *s, int why, const char *doing, const char *
 /* The batch may be submitted again, and what came behind it has to wait for that. */
 static bool is_refusal(int r)
 {
-    return is_full(r) || r == -ENOMEM;
+    return sys_full(r) || r == -ENOMEM;
 }
 
 /* Frames into the log's buffer; a batch that does not fit its state fails alone, one for which there
@@ -296,12 +291,12 @@ static int group_write(struct kvstore *s, struct group *g)
     bool logged, blocks = false;
     int r = turnlog_write(s->log, s->o.wrong != KVS_WRONG_ACK_FIRST);
 
-    if (is_full(r) && !g->early && reserve_release(s)) {
+    if (sys_full(r) && !g->early && reserve_release(s)) {
         group_log(s, g); /* the failed write took the frames back */
         r = turnlog_write(s->log, true);
     }
     logged = r == 0;
-    if (r < 0 && !is_full(r) && r != -ENOMEM)
+    if (r < 0 && !sys_full(r) && r != -ENOMEM)
         fault_in(s, r, "writing the turn log", "log");
     if (r < 0 && !logged)
         turnlog_begin(s->log); /* no frames: blocks and drops may still go */
@@ -320,9 +315,9 @@ static int group_write(struct kvstore *s, struct group *g)
         repair_turn(s);
         t = group_txn(s, g, true);
     }
-    if (is_full(t) && reserve_release(s))
+    if (sys_full(t) && reserve_release(s))
         t = group_txn(s, g, true);
-    if (is_full(t) && blocks) {
+    if (sys_full(t) && blocks) {
         /* Turns are the truth: they go before blocks. */
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->kind == JOB_BLOCK && g->job[i]->res == 0)
@@ -332,12 +327,12 @@ static int group_write(struct kvstore *s, struct group *g)
     if (t < 0) {
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->res == 0)
-                g->job[i]->res = is_full(t) ? -ENOSPC : -EROFS;
+                g->job[i]->res = sys_full(t) ? -ENOSPC : -EROFS;
         /* One made anew meanwhile has what the log would lose. */
-        if (!is_full(t) || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
+        if (!sys_full(t) || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
             fault_in(s, t, "committing to the index", "index.mdb");
         if (logged)
-            r = is_full(t) ? -ENOSPC : -EROFS;
+            r = sys_full(t) ? -ENOSPC : -EROFS;
     }
     return r;
 }
@@ -373,7 +368,7 @@ static void group_done(struct kvstore *s, struct group *g, int r)
 /* Batches that found the disk full wait, in front, for the io thread to give space back. */
 static bool group_holds(struct kvstore *s, struct group *g, int r)
 {
-    if (!is_full(r) || g->n_batch == 0 || g->early || s->space == SPACE_NONE ||
+    if (!sys_full(r) || g->n_batch == 0 || g->early || s->space == SPACE_NONE ||
         s->fault == -EROFS)
         return false;
     s->space = SPACE_WANTED;
@@ -419,7 +414,7 @@ static void group_run(struct kvstore *s, struct group *g)
             store_recovered(s);
         if (g->n_batch)
             s->space = SPACE_FINE;
-    } else if (is_full(r)) {
+    } else if (sys_full(r)) {
         if (group_holds(s, g, r)) {
             group_done(s, g, 0);
             return;

@@ -116,6 +116,6 @@ void forget_turn(struct kvstore *s)
     if (r == 0)
         return;
     round_end(s);
-    if (r != -ENOSPC && r != -EDQUOT && r != -ENOMEM && r != E_CORRUPT)
+    if (!sys_full(r) && r != -ENOMEM && r != E_CORRUPT)
         store_fault(s, r, "forgetting old requests in the index", NULL);
 }

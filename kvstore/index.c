@@ -307,6 +307,17 @@ void index_abort(struct index *i)
     i->txn[INDEX_WRITE] = NULL;
 }
 
+/* LMDB says EIO of a write that ended short, as of a disk that fails: one more at the end of the
+ * file finds no room either, and is told so. */
+static int no_room(struct index *i, int r)
+{
+    mdb_filehandle_t fd;
+
+    if (r != -EIO || mdb_env_get_fd(i->env, &fd))
+        return r;
+    return sys_full(sys_grows(fd)) || sys_free_bytes(i->path) < 1 << 20 ? -ENOSPC : r;
+}
+
 /* The file has grown into its reserve: take more while there is some to be had.  On LMDB's
  * own descriptor, because closing any other would drop LMDB's locks. */
 static void stay_ahead(struct index *i)
@@ -334,8 +345,7 @@ int index_commit(struct index *i)
     }
     r = index_rc(i, mdb_txn_commit(i->txn[INDEX_WRITE]));
     i->txn[INDEX_WRITE] = NULL;
-    if (r == -EIO && sys_free_bytes(i->path) < 1 << 20)
-        r = -ENOSPC; /* how LMDB reports a short write */
+    r = no_room(i, r);
     if (r == 0) {
         i->sys->syncs += i->sys->no_fsync ? 0 : 2;
         i->sys->bytes_written += sys_thread_wrote() - wrote;

@@ -150,7 +150,8 @@ int index_salvage(const char *path,
 
 /* --- writes: begin, any of these, commit or abort ---------------------------------------- */
 int index_begin(struct index *i);
-int index_commit(struct index *i); /* -ENOSPC: the disk or the map is full */
+/* -ENOSPC: the disk, the map, a quota or a limit of file sizes is full; -EIO: the disk fails. */
+int index_commit(struct index *i);
 void index_abort(struct index *i);
 /* Applies one record that check.h has accepted. */
 int index_apply(struct index *i, const struct kvs_rec *r);

@@ -673,7 +673,7 @@ static void write_end(struct kvstore *s, struct io_task *t)
             to_commit(s, t);
         return;
     }
-    bool full = t->res == -ENOSPC || t->res == -EDQUOT || t->res == -EFBIG;
+    bool full = sys_full(t->res);
     int res = full ? -ENOSPC : -EROFS;
     if (!t->pinned && s->io.ring) { /* nothing was written: the file cannot be opened */
         if (!t->seg->lost)

@@ -360,7 +360,7 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
 /* A full disk is said elsewhere; of other reasons the first, until one can be made again. */
 static void grow_said(struct kvstore *s, const struct layout *l, int r)
 {
-    if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG || r == -ENOMEM || r == -EROFS)
+    if (sys_full(r) || r == -ENOMEM || r == -EROFS)
         return;
     s->files_off = r;
     if (r < 0)

@@ -33,6 +33,30 @@ static int no_room(int e)
     return e == EFBIG ? -ENOSPC : -e;
 }
 
+bool sys_full(int code)
+{
+    return code == -ENOSPC || code == -EDQUOT || code == -EFBIG;
+}
+
+int sys_grows(int fd)
+{
+    uint8_t page[4096];
+    uint64_t at = 0;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    memset(page, 0x55, sizeof page); /* no hole, where a file system makes some of zeros */
+    for (int tries = 0; at < sizeof page;) {
+        ssize_t n = pwrite(fd, page + at, sizeof page - at, st.st_size + (off_t)at);
+        if (n > 0)
+            at += (uint64_t)n;
+        else if (n == 0 || errno != EINTR || ++tries > TRIES_MAX)
+            return n == 0 ? -EIO : no_room(errno);
+    }
+    return 0;
+}
+
 int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t off)
 {
     int r = sys_hook(y, SYS_WRITE, false, fd, NULL, buf, off, bytes);

@@ -70,6 +70,11 @@ void sys_reserve(const char *path, uint64_t bytes);
 /* Makes a file when missing and takes blocks for its first bytes; it grows to that size.
  * -ENOSPC: the disk has none, and a shared mapping of the file would fault. */
 int sys_take(const char *path, uint64_t bytes);
+/* A code that says there is no room (a disk, a quota, a limit of file sizes): not for good. */
+bool sys_full(int code);
+/* Whether a file whose bytes beyond its end mean nothing can grow: a page is written there.  0, or
+ * what became of it. */
+int sys_grows(int fd);
 /* Bytes this thread has ever passed to write calls, by the kernel's count; 0: unknown. */
 uint64_t sys_thread_wrote(void);
 /* Whether the name leads to that open file; also when nobody can tell. */

@@ -1,0 +1,79 @@
+/* test_room.c - a limit of file sizes is no room, not a broken disk: LMDB says the same of both. */
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+static struct rig g;
+
+/* 0: as much as there is. */
+static void may(uint64_t bytes)
+{
+    struct rlimit lim;
+
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &lim), 0);
+    lim.rlim_cur = bytes ? bytes : lim.rlim_max;
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &lim), 0);
+}
+
+static uint64_t index_end(void)
+{
+    char path[400];
+    struct stat st;
+
+    snprintf(path, sizeof path, "%s/index.mdb", g.dir);
+    CHECK_EQ(stat(path, &st), 0);
+    return (uint64_t)st.st_size;
+}
+
+static void start(void)
+{
+    (void)signal(SIGXFSZ, SIG_IGN); /* as in the daemon */
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.o.no_fsync = true;
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+}
+
+static void a_write_of_the_index_that_ends_short_is_no_room_and_tried_again(void)
+{
+    static const uint64_t past[] = {2048, 4096, 3 * 4096 + 1};
+    struct kvs_stats st;
+
+    for (unsigned i = 0; i < sizeof past / sizeof *past; i++) {
+        uint64_t talked = 20000;
+        start();
+        /* The index is by far longer than the log: it meets the limit first. */
+        CHECK_EQ(rig_talk(&g, 1, 0, talked), 0);
+        may(index_end() + past[i]);
+        int r = 0;
+        for (int k = 0; k < 10 && r == 0; k++) {
+            r = rig_talk(&g, 1, talked, talked + 2000);
+            talked += r == 0 ? 2000 : 0;
+        }
+        may(0);
+        CHECK_EQ(r, -ENOSPC);
+        kvs_stats(g.s, &st);
+        CHECK_EQ(st.fault, -ENOSPC);
+        CHECK(rig_tokens_ok(&g, 1, talked));
+        CHECK_EQ(rig_talk(&g, 1, talked, talked + 2000), 0);
+        talked += 2000;
+        kvs_stats(g.s, &st);
+        CHECK_EQ(st.fault, 0);
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt);
+        CHECK(rig_tokens_ok(&g, 1, talked));
+        rig_fini(&g);
+    }
+}
+
+#define ROW(name)                                                                              \
+    {                                                                                          \
+#        name, name                                                                            \
+    }
+T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again))
