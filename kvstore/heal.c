@@ -3,7 +3,8 @@
  * Nothing of it is touched until a child process has walked it (index_check.h).  Rows that are
  * hurt are made anew one by one (repair.c).  Where the structure is damaged all of it is made
  * anew from the turn log and what can be read of the old file, as a start would (merge.h), and
- * opened in its place; batches and readers wait meanwhile.  Blocks stay known from memory, and
+ * opened in its place; the same where it is sound and not the newest, so that it would hide what
+ * was acknowledged.  Batches and readers wait meanwhile.  Blocks stay known from memory, and
  * have rows again after the next start.  Commit thread. */
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -15,12 +16,15 @@
 enum { HEALS_MAX = 4 }; /* each keeps a copy of the damaged file */
 static const uint64_t AGAIN_NS = 1000000000u;
 
-/* 0: it is sound, but for rows that are noted.  E_CORRUPT, or why it could not be walked. */
+/* 0: it is sound, but for rows that are noted.  E_STALE: sound, and not what was committed
+ * last.  E_CORRUPT; or why it could not be walked. */
 static int walked(struct kvstore *s, const char *path)
 {
     struct index_scrub x;
     int r = index_scrub_now(&x, path);
 
+    if (r == 0 && !index_is_last(s->idx))
+        r = E_STALE;
     if (r == 0) {
         index_believe(s->idx, x.n == 0);
         for (uint32_t i = 0; i < x.n && s->fault == 0; i++)
@@ -50,7 +54,39 @@ static int settle(struct kvstore *s)
     return index_commit(s->idx);
 }
 
-static void make_anew(struct kvstore *s, const char *path)
+struct owner {
+    const uint8_t *uuid;
+    bool other;
+};
+
+static int owner_look(void *ctx, bool ok, enum index_db db, const uint8_t *key, size_t n,
+                      const uint8_t *v, size_t bytes)
+{
+    struct owner *x = ctx;
+
+    x->other |= ok && db == DB_META && n == 4 && !memcmp(key, "uuid", 4) && bytes == 16 &&
+                memcmp(v, x->uuid, 16);
+    return 0;
+}
+
+/* Another store's index has nothing of ours: it is kept, and none of its rows are taken. */
+static int others_aside(struct kvstore *s, const char *path, struct errbuf *eb)
+{
+    struct owner x = {.uuid = s->uuid};
+    char aside[PATH_MAX + 64];
+    bool current;
+    int r = index_salvage(path, owner_look, &x, &current, eb);
+
+    if (r < 0 || !x.other)
+        return r == -ENOENT ? 0 : r;
+    r = sys_set_aside(&s->sys, path, aside, sizeof aside);
+    if (r == 0)
+        store_note(s, "%s was overwritten with another store's index, which is kept as %s",
+                   path, aside);
+    return r;
+}
+
+static void make_anew(struct kvstore *s, const char *path, const char *matter)
 {
     struct merge_report m;
     struct errbuf eb = {0};
@@ -64,9 +100,11 @@ static void make_anew(struct kvstore *s, const char *path)
                    path);
         return;
     }
-    snprintf(why, sizeof why, "%s is damaged in its structure", path);
+    snprintf(why, sizeof why, "%s %s", path, matter);
+    int r = others_aside(s, path, &eb);
     /* A log that never had a frame lacks none. */
-    int r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
+    if (r == 0)
+        r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
     if (r == 0)
         r = index_open_again(s->idx);
     if (r == 0)
@@ -74,9 +112,9 @@ static void make_anew(struct kvstore *s, const char *path)
     if (r < 0) {
         store_stop(
             s,
-            "%s is damaged in its structure and cannot be made anew (%.200s): nothing is "
-            "written any more and nothing is lost; remove the cause, then restart",
-            path, eb.s[0] ? eb.s : err_str(r));
+            "%s and cannot be made anew (%.200s): nothing is written any more and nothing is "
+            "lost; remove the cause, then restart",
+            why, eb.s[0] ? eb.s : err_str(r));
         return;
     }
     s->index_bad = false;
@@ -109,13 +147,15 @@ void heal_turn(struct kvstore *s)
                    path, err_str(lock));
     ckpt_stop(s); /* what it has read may be short */
     int r = t == INDEX_BROKEN ? E_CORRUPT : walked(s, path);
-    if (r == 0 || r == E_CORRUPT || r == -ENOENT)
+    if (r == 0 || r == E_CORRUPT || r == E_STALE || r == -ENOENT)
         store_over(s, SAY_INDEX, "the index could be checked");
     if (r == 0)
         return;
-    if (r == E_CORRUPT || r == -ENOENT) { /* the latter: it is empty now */
+    if (r == E_CORRUPT || r == E_STALE || r == -ENOENT) { /* the last: it is empty now */
         if (guard_holds(s))
-            make_anew(s, path);
+            make_anew(s, path,
+                      r == E_STALE ? "was overwritten with an older copy of it or another index"
+                                   : "is damaged in its structure");
         return;
     }
     store_state(s, SAY_INDEX,

@@ -218,6 +218,8 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
     }
     if (r == 0) {
         r = index_env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);
+        if (r == 0)
+            index_last_keep(i, &(struct index_last){0});
         index_writes(i, false); /* as it is now */
     }
     if (r == 0)
@@ -293,9 +295,15 @@ int index_begin(struct index *i)
         return E_CORRUPT;
     index_writes(i, true);
     int r = index_rc(i, mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
-    if (r < 0)
+    if (r < 0) {
         index_writes(i, false);
-    return r;
+        return r;
+    }
+    if (index_last_is(i, i->txn[INDEX_WRITE]))
+        return 0;
+    index_trust_less(i, INDEX_TOUCHED);
+    index_abort(i);
+    return E_CORRUPT;
 }
 
 void index_abort(struct index *i)
@@ -337,12 +345,14 @@ int index_commit(struct index *i)
 {
     uint64_t wrote = sys_thread_wrote();
     int r = sys_hook(i->sys, SYS_COMMIT, false, -1, i->path, NULL, 0, 0);
+    struct index_last last;
 
     must(i->txn[INDEX_WRITE]);
     if (r < 0) {
         index_abort(i);
         return r;
     }
+    index_last_read(i, i->txn[INDEX_WRITE], &last);
     r = index_rc(i, mdb_txn_commit(i->txn[INDEX_WRITE]));
     i->txn[INDEX_WRITE] = NULL;
     r = no_room(i, r);
@@ -351,6 +361,7 @@ int index_commit(struct index *i)
         i->sys->bytes_written += sys_thread_wrote() - wrote;
         (void)sys_hook(i->sys, SYS_COMMIT, true, -1, i->path, NULL, 0, 0);
         stay_ahead(i);
+        index_last_keep(i, &last);
     }
     index_writes(i, false);
     return r;

@@ -64,6 +64,9 @@ void index_reader_check(struct index *i);    /* forget readers that died */
 enum index_trust { INDEX_FINE, INDEX_TOUCHED, INDEX_BROKEN };
 enum index_trust index_trust(struct index *i);   /* any thread: looks */
 void index_believe(struct index *i, bool alarm); /* alarm: it was nothing */
+/* Of one that was walked: whether it is what was committed last, and no older copy nor another
+ * store's index. */
+bool index_is_last(struct index *i);
 /* The lock file was cut: it gets its length back, another its name, and the index is opened
  * again with that one.  0: it was not; 1: done.  As index_open_again. */
 int index_lock_mend(struct index *i);

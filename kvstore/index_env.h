@@ -29,6 +29,11 @@ struct index {
         uint64_t bytes;
         int64_t sec, nsec;
     } seen;
+    struct index_last { /* of the newest transaction: LMDB's number for it, and what it said */
+        uint64_t txn;
+        uint32_t n_uuid, n_seq; /* 0: no such row, or a hurt one */
+        uint8_t uuid[16], seq[8];
+    } last;
     uint64_t lock_ino, lock_bytes; /* of the lock file, which is mapped as well */
     uint32_t alarms;               /* walks that found nothing */
     uint32_t n_hurt;
@@ -44,6 +49,10 @@ int index_value_take(struct index *i, enum index_db db, const MDB_val *k, MDB_va
 int index_err(int rc);                          /* LMDB's code as one of ours */
 int index_rc(struct index *i, int rc);          /* the same; damage is noted in index_trust */
 void index_writes(struct index *i, bool begin); /* a transaction begins or has ended */
+/* What the newest transaction is known by: read in txn, kept once that is committed. */
+void index_last_read(const struct index *i, MDB_txn *txn, struct index_last *ret);
+bool index_last_is(const struct index *i, MDB_txn *txn); /* the same again */
+void index_last_keep(struct index *i, const struct index_last *last);
 /* The file closed, and opened by its name; the caller holds swap.  -EIO: it cannot be had. */
 void index_shut(struct index *i);
 int index_open_env(struct index *i);
@@ -57,6 +66,7 @@ int index_get(struct index *i, enum index_who w, enum index_db db, const void *k
 int index_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
               size_t bytes);
 int index_del(struct index *i, enum index_db db, const void *key, size_t n);
+void index_trust_less(struct index *i, enum index_trust t);
 /* A view is held only between these two. */
 int index_view(struct index *i, enum index_who w);
 void index_unview(struct index *i, enum index_who w);

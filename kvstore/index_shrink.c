@@ -133,16 +133,19 @@ int index_open_env(struct index *i)
 {
     MDB_env *env = NULL;
     MDB_txn *txn = NULL;
+    struct index_last last;
     int r = index_env_open(&env, i->path, i->sys->no_fsync ? MDB_NOSYNC : 0);
 
     if (r == 0)
         r = index_err(mdb_txn_begin(env, NULL, 0, &txn));
     for (int d = 0; d < DB_ && r == 0; d++)
         r = index_err(mdb_dbi_open(txn, index_db_names[d], 0, &i->db[d]));
-    if (r == 0)
+    if (r == 0) {
+        index_last_read(i, txn, &last);
         r = index_err(mdb_txn_commit(txn));
-    else if (txn)
+    } else if (txn) {
         mdb_txn_abort(txn);
+    }
     if (r < 0) {
         if (env)
             mdb_env_close(env);
@@ -155,6 +158,7 @@ int index_open_env(struct index *i)
     i->trust = INDEX_FINE;
     pthread_mutex_unlock(&i->hurt_lock);
     env_set(i, env);
+    index_last_keep(i, &last);
     index_writes(i, false);
     return 0;
 }

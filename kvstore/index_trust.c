@@ -5,7 +5,11 @@
  * index_begin and the end of that transaction, so at any other moment a length or a time of
  * change that it has not left belongs to somebody else, and nothing is touched until the file
  * was walked.  One fstat a transaction; bytes that change without a write (the disk's doing)
- * are not seen by it, but what LMDB then meets is. */
+ * are not seen by it, but what LMDB then meets is.
+ *
+ * A file may be sound and still not ours: an older copy of it, put back, or another store's.
+ * So the number of the newest transaction has to be the one that was committed last, and so
+ * has what its rows say of store and log. */
 #include "base/check.h"
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
@@ -46,11 +50,19 @@ static bool lock_cut(const struct index *i)
            (uint64_t)st.st_size < i->lock_bytes;
 }
 
+/* Looks into both maps: neither file may have been cut. */
+static uint64_t last_txn(const struct index *i)
+{
+    MDB_envinfo info;
+
+    return mdb_env_info(i->env, &info) ? 0 : info.me_last_txnid;
+}
+
 static bool differs(const struct index *i, const struct index_seen *now)
 {
     const struct index_seen *was = &i->seen;
 
-    if (now->bytes < was->bytes)
+    if (now->bytes < was->bytes || last_txn(i) != i->last.txn)
         return true;
     return i->alarms < ALARMS_MAX &&
            (now->bytes != was->bytes || now->sec != was->sec || now->nsec != was->nsec);
@@ -86,11 +98,62 @@ enum index_trust index_trust(struct index *i)
     pthread_mutex_lock(&i->hurt_lock);
     /* Under the lock: a transaction that begins or ends meanwhile would be taken for others. */
     if (i->trust == INDEX_FINE && !i->writing && look(i, &now) &&
-        (differs(i, &now) || lock_cut(i)))
+        (lock_cut(i) || differs(i, &now)))
         i->trust = INDEX_TOUCHED;
     enum index_trust t = i->trust;
     pthread_mutex_unlock(&i->hurt_lock);
     return t;
+}
+
+/* --- the newest transaction --------------------------------------------------------------- */
+
+static uint32_t row_read(const struct index *i, MDB_txn *txn, const char *name, uint8_t *ret,
+                         uint32_t bytes)
+{
+    MDB_val k = {strlen(name), (void *)name}, v;
+
+    if (mdb_get(txn, i->db[DB_META], &k, &v) || index_value_ok(&k, &v) < 0 ||
+        v.mv_size != bytes)
+        return 0;
+    memcpy(ret, v.mv_data, bytes);
+    return bytes;
+}
+
+void index_last_read(const struct index *i, MDB_txn *txn, struct index_last *ret)
+{
+    *ret = (struct index_last){0};
+    ret->n_uuid = row_read(i, txn, "uuid", ret->uuid, sizeof ret->uuid);
+    ret->n_seq = row_read(i, txn, "logseq", ret->seq, sizeof ret->seq);
+}
+
+void index_last_keep(struct index *i, const struct index_last *last)
+{
+    pthread_mutex_lock(&i->hurt_lock);
+    i->last = *last;
+    i->last.txn = last_txn(i);
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+bool index_last_is(const struct index *i, MDB_txn *txn)
+{
+    const struct index_last *was = &i->last; /* the commit thread's to change */
+    struct index_last now;
+
+    index_last_read(i, txn, &now);
+    /* A row that is hurt says nothing, and is mended. */
+    return (!now.n_uuid || !was->n_uuid || !memcmp(now.uuid, was->uuid, sizeof now.uuid)) &&
+           (!now.n_seq || !was->n_seq || !memcmp(now.seq, was->seq, sizeof now.seq));
+}
+
+bool index_is_last(struct index *i)
+{
+    MDB_txn *txn;
+
+    if (last_txn(i) != i->last.txn || mdb_txn_begin(i->env, NULL, MDB_RDONLY, &txn))
+        return false;
+    bool is = index_last_is(i, txn);
+    mdb_txn_abort(txn);
+    return is;
 }
 
 void index_believe(struct index *i, bool alarm)
@@ -102,7 +165,7 @@ void index_believe(struct index *i, bool alarm)
     pthread_mutex_unlock(&i->hurt_lock);
 }
 
-static void trust_less(struct index *i, enum index_trust t)
+void index_trust_less(struct index *i, enum index_trust t)
 {
     pthread_mutex_lock(&i->hurt_lock);
     i->trust = t > i->trust ? t : i->trust;
@@ -111,7 +174,7 @@ static void trust_less(struct index *i, enum index_trust t)
 
 void index_doubt(struct index *i)
 {
-    trust_less(i, INDEX_BROKEN);
+    index_trust_less(i, INDEX_BROKEN);
 }
 
 int index_rc(struct index *i, int rc)
@@ -121,8 +184,8 @@ int index_rc(struct index *i, int rc)
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:
     case MDB_CURSOR_FULL:
-    case MDB_PAGE_FULL: trust_less(i, INDEX_BROKEN); break;
-    case MDB_BAD_TXN: trust_less(i, INDEX_TOUCHED); break; /* of something said before */
+    case MDB_PAGE_FULL: index_trust_less(i, INDEX_BROKEN); break;
+    case MDB_BAD_TXN: index_trust_less(i, INDEX_TOUCHED); break; /* of something said before */
     default: break;
     }
     return index_err(rc);

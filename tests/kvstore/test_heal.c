@@ -225,6 +225,102 @@ static void a_write_that_changed_nothing_is_no_damage(void)
     rig_fini(&g);
 }
 
+/* --- sound, and not what was left ----------------------------------------------------------- */
+
+static uint8_t *index_read(const char *dir, size_t *ret_bytes)
+{
+    char path[512];
+    struct stat st;
+
+    snprintf(path, sizeof path, "%.400s/index.mdb", dir);
+    int fd = open(path, O_RDONLY);
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    uint8_t *b = malloc((size_t)st.st_size);
+    CHECK(b && pread(fd, b, (size_t)st.st_size, 0) == st.st_size);
+    close(fd);
+    *ret_bytes = (size_t)st.st_size;
+    return b;
+}
+
+static void index_put_back(const uint8_t *b, size_t bytes)
+{
+    int fd = index_fd();
+
+    past(fd);
+    CHECK_EQ(pwrite(fd, b, bytes, 0), (ssize_t)bytes);
+    close(fd);
+}
+
+static void times_are_not_believed(void)
+{
+    pthread_mutex_lock(&g.s->idx->hurt_lock);
+    g.s->idx->alarms = UINT32_MAX;
+    pthread_mutex_unlock(&g.s->idx->hurt_lock);
+}
+
+/* Found by its time, or by nothing but the number of its last transaction. */
+static void an_older_copy_put_back_costs_nothing(void)
+{
+    size_t bytes;
+
+    for (uint64_t k = 0; k < 8; k++) {
+        uint64_t turns = 1 + k / 2;
+        open_rig(k % 2);
+        uint8_t *old = index_read(g.dir, &bytes);
+        for (uint64_t t = 0; t < turns; t++)
+            CHECK_EQ(rig_talk(&g, 3, TOKENS + 10 * t, TOKENS + 10 * t + 10), 0);
+        if (k / 4)
+            times_are_not_believed();
+        index_put_back(old, bytes);
+        free(old);
+        if (k % 4 < 2)
+            CHECK(rig_tokens_ok(&g, 3, TOKENS + 10 * turns));
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK(!index_hurt());
+        CHECK(said("overwritten with an older copy of it or another index: made anew"));
+        for (int again = 0; again < 2; again++) {
+            CHECK(rig_tokens_ok(&g, 3, TOKENS + 10 * turns));
+            CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+            all_is_there();
+            if (!again)
+                rig_reopen(&g);
+        }
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        rig_fini(&g);
+    }
+}
+
+/* As many transactions, and the log as far: but its store has another name. */
+static void another_stores_index_is_not_believed(void)
+{
+    size_t bytes;
+
+    for (int k = 0; k < 4; k++) {
+        open_rig(false);
+        CHECK_EQ(rig_talk(&g, 9, 0, 10), 0);
+        uint8_t *theirs = index_read(g.dir, &bytes);
+        rig_fini(&g);
+        open_rig(k % 2);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        if (k == 3)
+            times_are_not_believed();
+        index_put_back(theirs, bytes);
+        free(theirs);
+        CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+        CHECK(said("another store's index, which is kept as"));
+        for (int again = 0; again < 2; again++) {
+            CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+            CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+            CHECK(!rig_tokens_ok(&g, 9, 10));
+            all_is_there();
+            if (!again)
+                rig_reopen(&g);
+        }
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        rig_fini(&g);
+    }
+}
+
 /* LMDB maps that one too. */
 static void a_lock_file_that_is_cut_costs_nothing(void)
 {
@@ -299,9 +395,7 @@ static void what_lmdb_meets_itself_is_damage_too(void)
 {
     for (int k = 0; k < 4; k++) {
         open_rig(k % 2);
-        pthread_mutex_lock(&g.s->idx->hurt_lock);
-        g.s->idx->alarms = UINT32_MAX; /* times are not believed */
-        pthread_mutex_unlock(&g.s->idx->hurt_lock);
+        times_are_not_believed();
         pages_hurt(zeros, 2 * PAGE);
         goes_on(k / 2);
         rig_fini(&g);
@@ -342,6 +436,7 @@ static void what_cannot_be_made_anew_is_said(void)
 T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
        ROW(any_page_may_be_hit), ROW(a_write_that_changed_nothing_is_no_damage),
+       ROW(an_older_copy_put_back_costs_nothing), ROW(another_stores_index_is_not_believed),
        ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(what_cannot_be_made_anew_is_said))
