@@ -9,6 +9,9 @@
  *     (kvs_on_collect), and that is marked with what the batches in the queue name.
  * What is found out after this is found on disk, and so has been marked.
  *
+ * What is kept for these two alone may lead nowhere in a moment, and no batch says when: while
+ * there is such a branch rounds go on.
+ *
  * A request that has ended leads nowhere once its session is gone, and its parts go too.  The
  * log is not told: what it brings back when the index is lost is collected again. */
 #include "base/bytes.h"
@@ -21,6 +24,7 @@
 
 enum { LOOK_MAX = 200 };
 static const uint64_t SOON_NS = 100000000u, LATER_NS = 600000000000u;
+static const uint64_t HELD_NS = 2000000000u; /* between rounds that kept what may go soon */
 static const struct kvs_id NO_ID;
 
 /* --- sets of ids --------------------------------------------------------------------------- */
@@ -63,13 +67,13 @@ static int idset_add(struct idset *x, const struct kvs_id *id)
     return 1;
 }
 
-static int keep_path(struct kvstore *s, struct kvs_id id)
+static int keep_path(struct kvstore *s, struct idset *set, struct kvs_id id)
 {
     struct kvs_branch b;
     uint64_t end;
     int r;
 
-    while ((r = idset_add(&s->collect.keep, &id)) == 1) {
+    while ((r = idset_add(set, &id)) == 1) {
         r = index_branch_get(s->idx, INDEX_COMMIT, &id, &b, &end);
         if (r < 0)
             return r == -ENOENT ? 0 : r;
@@ -78,23 +82,24 @@ static int keep_path(struct kvstore *s, struct kvs_id id)
     return r;
 }
 
-/* All that records name. */
-static int keep_named(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
+/* All that records name is kept in this round. */
+static int hold_named(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
 {
+    struct idset *held = &s->collect.held;
     int r = 0;
 
     for (uint32_t i = 0; i < n && r >= 0; i++)
         switch (rec[i].kind) {
-        case KVS_REC_SESSION: r = keep_path(s, rec[i].session->branch); break;
+        case KVS_REC_SESSION: r = keep_path(s, held, rec[i].session->branch); break;
         case KVS_REC_BRANCH:
-            r = keep_path(s, rec[i].branch->id);
+            r = keep_path(s, held, rec[i].branch->id);
             if (r >= 0)
-                r = keep_path(s, rec[i].branch->parent);
+                r = keep_path(s, held, rec[i].branch->parent);
             break;
         case KVS_REC_TOKENS:
-        case KVS_REC_CUT: r = keep_path(s, rec[i].tokens.branch); break;
-        case KVS_REC_TURN: r = keep_path(s, rec[i].turn->branch); break;
-        case KVS_REC_REQ: r = keep_path(s, rec[i].req->branch); break;
+        case KVS_REC_CUT: r = keep_path(s, held, rec[i].tokens.branch); break;
+        case KVS_REC_TURN: r = keep_path(s, held, rec[i].turn->branch); break;
+        case KVS_REC_REQ: r = keep_path(s, held, rec[i].req->branch); break;
         default: break;
         }
     return r;
@@ -189,13 +194,22 @@ bool collect_busy(const struct kvstore *s)
            s->collect.phase != COLLECT_ASKED; /* its answer wakes */
 }
 
+static void want(struct collect *c, uint64_t due)
+{
+    if (!c->wanted || due < c->due_ns) {
+        c->wanted = true;
+        c->due_ns = due;
+    }
+}
+
 static void round_end(struct kvstore *s)
 {
     struct collect *c = &s->collect;
     uint64_t now = now_ns(), took = now - c->began_ns;
 
     free(c->keep.v);
-    c->keep = (struct idset){0};
+    free(c->held.v);
+    c->keep = c->held = (struct idset){0};
     c->phase = COLLECT_NONE;
     c->n_gone = c->n_done = c->n_parts = c->n_parts_done = 0;
     /* A twentieth of the time at most. */
@@ -212,7 +226,8 @@ static int round_begin(struct kvstore *s)
     c->wanted = false;
     c->due_ns = UINT64_MAX;
     c->began_ns = now_ns();
-    return idset_add(&c->keep, &(struct kvs_id){{1}}); /* never empty */
+    int r = idset_add(&c->keep, &(struct kvs_id){{1}}); /* never empty */
+    return r < 0 ? r : idset_add(&c->held, &(struct kvs_id){{1}});
 }
 
 static int mark_sessions(struct kvstore *s, uint64_t *ret_n)
@@ -225,7 +240,7 @@ static int mark_sessions(struct kvstore *s, uint64_t *ret_n)
         n = index_sessions(s->idx, INDEX_COMMIT, &c->at, ses, 1, &c->bad);
         if (n == 1) {
             (*ret_n)++;
-            r = keep_path(s, ses->branch);
+            r = keep_path(s, &c->keep, ses->branch);
         }
     }
     free(ses);
@@ -279,7 +294,7 @@ static int mark_reqs(struct kvstore *s)
         free(reply);
         r = leads(s, &q);
         if (r == 1) {
-            r = keep_path(s, q.branch);
+            r = keep_path(s, &c->keep, q.branch);
         } else if (r == 0 && has_parts(s, &q)) {
             c->parts[c->n_parts].owner = q.owner;
             c->parts[c->n_parts++].id = q.id;
@@ -307,6 +322,10 @@ static int sweep(struct kvstore *s)
             break;
         if (idset_has(&c->keep, &b.id, &place))
             continue;
+        if (idset_has(&c->held, &b.id, &place)) {
+            want(c, now_ns() + HELD_NS);
+            continue;
+        }
         c->gone[c->n_gone].id = b.id;
         c->gone[c->n_gone++].bytes = 4 * (end > b.parent_pos ? end - b.parent_pos : 0);
     }
@@ -329,7 +348,7 @@ static int drop(struct kvstore *s)
         r = index_parts_del(s->idx, c->parts[parts].owner, &c->parts[parts].id, &rows);
     while (done < c->n_gone && r == 0) {
         /* A batch may have named it since it was found. */
-        if (!idset_has(&c->keep, &c->gone[done].id, &place)) {
+        if (!idset_has(&c->held, &c->gone[done].id, &place)) {
             r = index_branch_del(s->idx, &c->gone[done].id, &rows);
             if (r != 0)
                 break;
@@ -359,9 +378,9 @@ static int mark_held(struct kvstore *s)
     if (r == 1)
         s->collect.phase = COLLECT_SWEEP;
     for (uint32_t i = 0; i < a.n_held && r >= 0; i++)
-        r = keep_path(s, a.held[i]);
+        r = keep_path(s, &s->collect.held, a.held[i]);
     for (uint32_t i = 0; i < a.n_queued && r >= 0; i++)
-        r = keep_named(s, a.queued[i]->rec, a.queued[i]->n_rec);
+        r = hold_named(s, a.queued[i]->rec, a.queued[i]->n_rec);
     free(a.held);
     free(a.queued);
     return r < 0 ? r : 0;
@@ -412,13 +431,13 @@ void collect_seen(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
             c->freed_bytes += session_bytes(s, &rec[i].session->id);
         } else if (rec[i].kind == KVS_REC_SESSION && due == UINT64_MAX)
             due = now + (s->turns_full ? SOON_NS : LATER_NS); /* it may have moved */
-    if (due != UINT64_MAX && (!c->wanted || due < c->due_ns)) {
-        c->wanted = true;
-        c->due_ns = due;
-    }
+    if (due != UINT64_MAX)
+        want(c, due);
     /* When not all of it can be marked nothing is dropped this time. */
-    if (c->phase != COLLECT_NONE && keep_named(s, rec, n) < 0)
+    if (c->phase != COLLECT_NONE && hold_named(s, rec, n) < 0) {
         round_end(s);
+        want(c, now + LATER_NS);
+    }
 }
 
 bool collect_gains(const struct kvstore *s)

@@ -111,6 +111,7 @@ static void store_free(struct kvstore *s)
     free(s->unread);
     free(s->to_commit.held);
     free(s->collect.keep.v);
+    free(s->collect.held.v);
     table_fini(&s->table);
     shelf_fini(&s->shelf);
     if (s->event_fd >= 0)

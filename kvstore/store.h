@@ -181,7 +181,8 @@ struct collect {
     uint8_t phase;
     bool wanted;
     struct index_at at;
-    struct idset keep;
+    struct idset keep; /* what something on disk leads to */
+    struct idset held; /* what the loop and the batches since name; the rest goes */
     uint64_t bad, began_ns, due_ns, rest_ns; /* a round is due; and not before */
     uint64_t freed_bytes; /* of tokens and sessions, since the log was compacted */
     uint32_t n_gone, n_done, n_parts, n_parts_done;

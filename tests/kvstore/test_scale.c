@@ -309,6 +309,26 @@ static void what_the_loop_holds_is_kept_until_a_batch_names_it(void)
     rig_fini(&g);
 }
 
+static bool gone_1(void)
+{
+    return end_of(1, 0) == UINT64_MAX;
+}
+
+static void what_the_loop_held_goes_when_it_lets_go(void)
+{
+    start(64 << 20);
+    kvs_on_collect(g.s, hold_one, NULL);
+    for (uint64_t t = 1; t <= 2; t++)
+        CHECK_EQ(rig_talk(&g, t, 0, 1000), 0);
+    CHECK_EQ(rm(1), 0);
+    CHECK_EQ(rm(2), 0);
+    CHECK(settle(gone_2, 5000));
+    CHECK_EQ(end_of(1, 0), 1000);
+    kvs_on_collect(g.s, NULL, NULL); /* and no batch comes any more */
+    CHECK(settle(gone_1, 20000));
+    rig_fini(&g);
+}
+
 /* Batches that name branches, and rounds, in any order: what was acknowledged stays. */
 static void rounds_beside_batches(bool threads)
 {
@@ -559,6 +579,7 @@ T_MAIN(ROW(the_log_is_compacted_a_little_at_a_time),
        ROW(what_a_removed_session_had_is_collected_while_open),
        ROW(requests_lead_to_a_branch_while_they_run_or_their_session_is_there),
        ROW(what_the_loop_holds_is_kept_until_a_batch_names_it),
+       ROW(what_the_loop_held_goes_when_it_lets_go),
        ROW(rounds_beside_batches_drop_nothing_that_is_named),
        ROW(turns_stay_inside_the_smallest_limit), ROW(turns_stay_inside_16_mib),
        ROW(the_index_gets_smaller_under_its_readers), ROW(turns_take_the_room_of_blocks),
