@@ -718,10 +718,13 @@ static void kicked(struct loop_timer *t)
 }
 
 /* A request's branch, and the place of a session that is made with it: what it began to go on
- * from may have been removed since. */
+ * from may have been removed since.  One that has ended writes nothing any more, and what it said
+ * is in memory: its branch is its session's alone. */
 void gen_hold(struct daemon *d)
 {
     for (struct req *r = d->gen->reqs; r; r = r->next) {
+        if (!req_active(r) && !r->batches)
+            continue;
         if (r->br)
             kvs_hold(d->store, &r->br->rec.id);
         if (r->br)

@@ -89,6 +89,45 @@ def a_full_limit_refuses_and_sessions_rm_makes_room():
     d.stop()
 
 
+def asked_and_left(link, n):
+    """n sessions with a long prompt each, that somebody stopped waiting for."""
+    names = ["asked%d" % i for i in range(n)]
+    ids = tokens_of(link, "first")
+    ids = (ids * (7000 // len(ids) + 1))[:7000]
+    for i, name in enumerate(names):
+        r = link.call(START, {"id": new_id(), "model": "m", "create": True, "session": name, "input": "tokens", "params": {"max_tokens": 1}},
+                      ids_tail([ids[i]] + ids))
+        link.call(CANCEL, {"stream": r["stream"]})
+        follow(link, r["stream"])
+        got = link.call(SESSION_SHOW, {"session": name})["tokens"]
+        check(got >= 7000, lambda: "%s has %d tokens" % (name, got))
+    return names
+
+
+def what_was_asked_a_moment_ago_makes_room_when_it_is_removed():
+    d = Daemon("--disk", str(4 << 20)).start()
+    with d.link() as l:
+        generate(l, dict(TALK, session="first"))
+        asked = asked_and_left(l, 8)
+        names, e = fill(l)
+        check_eq(e.slug, "disk_full", "slug of the refused session")
+        full = l.call(STATUS)["tiers"]["file"]["used"]
+    # The daemon is the one that answered them.
+    check_eq(d.cli("sessions", "rm", *asked).returncode, 0, "exit code of sessions rm")
+    with d.link() as l:
+        until = time.time() + 120
+        while time.time() < until:
+            s = l.call(STATUS)
+            if s["status"] == "ok":
+                break
+            time.sleep(0.1)
+        check_eq(s["status"], "ok", "status when they are gone: %r" % s["warnings"])
+        print("    %d other sessions, %d bytes used, %d then" % (len(names), full, s["tiers"]["file"]["used"]), flush=True)
+        a = generate(l, dict(TALK, session="another"))
+        check_eq(len(a.tokens), 3, "tokens of the answer")
+    d.stop()
+
+
 def a_limit_below_what_is_there_is_said():
     d = Daemon("--disk", "256MiB").start()
     with d.link() as l:
@@ -120,4 +159,4 @@ def a_limit_too_small_is_refused_by_name():
     print("    " + d.log_tail().strip().splitlines()[-1], flush=True)
 
 
-main(a_full_limit_refuses_and_sessions_rm_makes_room, a_limit_below_what_is_there_is_said, a_limit_too_small_is_refused_by_name)
+main(a_full_limit_refuses_and_sessions_rm_makes_room, what_was_asked_a_moment_ago_makes_room_when_it_is_removed, a_limit_below_what_is_there_is_said, a_limit_too_small_is_refused_by_name)
