@@ -7,7 +7,10 @@
  * 3. The pieces are fitted together (merge_settle): tokens count up to the first hole, sessions whose
  *    path has one are moved to before it and marked.
  * When L is not known (its row is hurt), all frames come first, and of a row that both have
- * the one that was used later counts. */
+ * the one that was used later counts.
+ * A log without a hole that is as new as the old index is the state: what is not in it was
+ * removed, and nothing comes from the index.  So is its checkpoint when that is newer than L,
+ * whatever is missing behind it. */
 #include "kvstore/merge.h"
 #include "base/check.h"
 #include "kvstore/index_check.h"
@@ -221,12 +224,21 @@ static int part_put(struct merge *m, const struct kvs_part *a)
     return index_row_put(m->idx, DB_REQ, k, sizeof k, a->data, a->bytes);
 }
 
+static uint64_t rec_ns(const struct kvs_rec *c)
+{
+    return c->kind == KVS_REC_SESSION ? c->session->used_ns
+           : c->kind == KVS_REC_TURN  ? c->turn->time_ns
+           : c->kind == KVS_REC_REQ   ? c->req->time_ns
+                                      : 0;
+}
+
 static int rec_take(struct merge *m, const struct kvs_rec *c)
 {
     int r = merge_step(m);
 
     if (r < 0)
         return r;
+    m->log_ns = rec_ns(c) > m->log_ns ? rec_ns(c) : m->log_ns;
     switch (c->kind) {
     case KVS_REC_SESSION_RM:
         r = merge_ids_set(&m->ids, &c->session->id, MERGE_REMOVED);
@@ -252,7 +264,9 @@ static int frame_take(void *ctx, bool base, uint64_t seq, const uint8_t *recs, u
     size_t one;
     int r = 0;
 
-    (void)base;
+    m->base_hurt |= base && !recs;
+    if (base && recs)
+        m->base_seq = seq;
     if (seq > m->seq)
         m->seq = seq;
     if (m->have_l && m->behind != (recs ? seq > m->l : seq >= m->l))
@@ -279,9 +293,11 @@ static int session_over(struct merge *m, const struct kvs_session *x)
     struct kvs_session *had = malloc(sizeof *had);
     struct kvs_rec c = {.kind = KVS_REC_SESSION, .session = x};
     int r = had ? index_session_get(m->idx, INDEX_WRITE, &x->id, had) : -ENOMEM;
-    bool older = r == 0 && !m->have_l && had->used_ns > x->used_ns;
+    bool older =
+        r == 0 && !m->have_l &&
+        (had->used_ns > x->used_ns || (!m->ahead && merge_ids_is(&m->ids, &x->id, m->holes)));
 
-    if (!m->have_l && !older && (r < 0 || had->head != x->head))
+    if (!m->have_l && !older && !is_removed(m, &x->id) && (r < 0 || had->head != x->head))
         m->log_behind = true; /* its newest frames are missing */
     free(had);
     if (r == -ENOMEM)
@@ -389,7 +405,7 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
         return 0;
     if (n == 6 && bytes == 8 && memcmp(key, "logseq", 6) == 0) {
         /* An old one may turn up as well: the newest counts. */
-        m->l = m->have_l && m->l > ld64(v) ? m->l : ld64(v);
+        m->l = m->l > ld64(v) ? m->l : ld64(v);
         m->have_l = true;
         return 0;
     }
@@ -399,6 +415,40 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
         memcpy(m->uuid, v, 16);
     if ((n > 5 && memcmp(key, "user.", 5) == 0) || (n == 3 && memcmp(key, "day", 3) == 0))
         return index_row_put(m->idx, DB_META, key, n, v, bytes);
+    return 0;
+}
+
+/* Has the index something that the log, did it lack nothing, would have?  Tokens behind a
+ * branch's end, or what was used later than the log knows of. */
+static int row_ahead(void *ctx, bool ok, enum index_db db, const uint8_t *key, size_t n,
+                     const uint8_t *v, size_t bytes)
+{
+    struct merge *m = ctx;
+    struct codec_rec *c = &m->rec;
+    int32_t ids[BLOCK_TOKENS];
+    struct kvs_branch b;
+    struct kvs_id id;
+    uint64_t first, end;
+    uint32_t many;
+
+    if (!ok || m->ahead)
+        return 0;
+    if (db == DB_SESSION && codec_session_get(v, bytes, &c->u.session) == 0) {
+        id = c->u.session.id;
+        end = c->u.session.used_ns;
+        bool had = index_session_get(m->idx, INDEX_WRITE, &id, &c->u.session) == 0;
+        m->ahead = !is_removed(m, &id) && end > (had ? c->u.session.used_ns : m->log_ns);
+    }
+    if (db == DB_REQ && n == 20 && codec_req_get(v, bytes, &c->u.req) == 0)
+        m->ahead = c->u.req.time_ns > m->log_ns;
+    if (db != DB_LOG)
+        return 0;
+    memcpy(id.b, key, 16);
+    if (key[16] == 1 && codec_turn_get(v, bytes, &c->u.turn) == 0)
+        m->ahead = c->u.turn.time_ns > m->log_ns;
+    if (key[16] == 0 && codec_chunk_get(v, bytes, ld64be(key + 17), &first, &many, ids) == 0 &&
+        index_branch_get(m->idx, INDEX_WRITE, &id, &b, &end) == 0)
+        m->ahead = first + many > end;
     return 0;
 }
 
@@ -510,6 +560,24 @@ static int index_new(struct kvstore *s, struct index **ret, struct errbuf *eb)
     return index_open(ret, &o, eb);
 }
 
+/* The log's first frames are taken: does the old index have anything that counts? */
+static int index_counts(struct merge *m, const char *old, const struct turnlog_report *log,
+                        struct errbuf *eb)
+{
+    bool current;
+    int r = 0;
+
+    if (m->have_l) { /* a log that is whole and as new knows everything that the index knew */
+        m->old_counts = m->lossy && (m->base_seq <= m->l || m->base_hurt);
+        return 0;
+    }
+    m->ahead = m->l > log->last_seq; /* from whatever copy of its row, it may be an old one */
+    if (!m->ahead)
+        r = index_salvage(old, row_ahead, m, &current, eb);
+    m->old_counts = m->lossy || m->holes || m->ahead;
+    return r;
+}
+
 static int fill(struct merge *m, const char *old, struct errbuf *eb)
 {
     struct kvstore *s = m->s;
@@ -534,8 +602,8 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     if (log.have_uuid)
         memcpy(m->uuid, log.uuid, 16);
     m->lossy = log.damaged || (m->have_l && log.last_seq < m->l) || log.frames == 0;
-    /* A log that is whole and as new as the index knows everything that the index knew. */
-    if (have_old && (m->lossy || !m->have_l))
+    r = have_old ? index_counts(m, old, &log, eb) : 0;
+    if (r == 0 && m->old_counts)
         r = index_salvage(old, row_over, m, &m->current, eb);
     bool behind = m->log_behind || (m->have_l && log.last_seq < m->l);
     m->holes += behind;

@@ -30,7 +30,12 @@ struct merge {
     } ids;                      /* sessions: removed, or behind which hole they were seen */
     uint64_t holes;             /* in the log: what was in them is not known */
     bool hole_ahead, log_behind;
-    bool sound; /* the old index has what lies in holes before L */
+    uint64_t base_seq; /* of the checkpoint that the log begins with; 0: none */
+    bool base_hurt;
+    uint64_t log_ns; /* the latest time in the log */
+    bool ahead;      /* L is not known, and the old index has what is not in the log */
+    bool old_counts; /* the old index may have what the log has not */
+    bool sound;      /* the old index has what lies in holes before L */
     struct hurt *hurt;
     uint32_t n_hurt;
     uint8_t uuid[16];

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { DEPTH_MAX = 65536 };
 
@@ -441,7 +440,7 @@ static int lost_count(struct merge *m, const char *old, struct errbuf *eb)
     bool current;
     int r = 0;
 
-    if (m->lossy && access(old, F_OK) == 0)
+    if (m->lossy && m->old_counts)
         r = index_salvage(old, name_look, m, &current, eb);
     if (r == 0)
         r = hurt_look(m);

@@ -2,11 +2,15 @@
  * record, and what is said of a turn that neither of them has. */
 #include "base/clock.h"
 #include "kvstore/codec.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/flip.h"
+#include "tests/kvstore/hurt.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct rig g;
@@ -183,9 +187,220 @@ static void of_two_copies_the_ended_one_counts(void)
     rig_fini(&g);
 }
 
+/* --- an index from before ------------------------------------------------------------------- */
+
+static void compact(void)
+{
+    CHECK_EQ(ckpt_all(g.s), 0);
+    CHECK_EQ(turnlog_trim(g.s->log), 0);
+}
+
+/* Session 2 has another name and is pinned, with no time of its own; session 3 is removed. */
+static void change(void)
+{
+    struct kvs_session x;
+    struct kvs_rec r[2] = {{.kind = KVS_REC_SESSION, .session = &x},
+                           {.kind = KVS_REC_SESSION_RM, .session = &x}};
+
+    rig_session(&x, 2, 0, "renamed");
+    x.flags = KVS_SESS_PINNED;
+    x.head = x.used_ns = 1000;
+    CHECK_EQ(rig_batch(&g, &r[0], 1), 0);
+    rig_session(&x, 3, 0, "s3");
+    CHECK_EQ(rig_batch(&g, &r[1], 1), 0);
+}
+
+/* What change() did, and that session 1 has so many tokens. */
+static void changed(const char *what, uint64_t tokens)
+{
+    static struct hurt_have h;
+    int at = 0;
+
+    h.n = 0;
+    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
+    for (uint32_t i = 0; i < h.n; i++)
+        at += strcmp(h.s[i].name, "renamed") == 0 && h.s[i].flags == KVS_SESS_PINNED;
+    if (h.n != 2 || at != 1 || !rig_tokens_ok(&g, 1, tokens) || !rig_tokens_ok(&g, 2, 1000))
+        t_fail(__FILE__, __LINE__, "%s: %u sessions, %d renamed", what, h.n, at);
+}
+
+/* How far it had come is not known any more, or hardly anything of its first pages. */
+static void hurt_l(bool pages)
+{
+    char path[512];
+    size_t n;
+
+    if (!pages) {
+        CHECK(flip_bytes(g.dir, "index.mdb", "logseq", 6, 6) > 0);
+        return;
+    }
+    hurt_path(&g, "index.mdb", path);
+    free(hurt_load(path, &n));
+    for (size_t at = 8192; at < n && at < 8192 + 20000; at++)
+        hurt_xor(path, at, (uint8_t)(1 + at * 7 % 251));
+}
+
+static void an_old_index_with_damage_brings_nothing_back(void)
+{
+    char said[4096], what[64];
+
+    for (int how = 0; how < 8; how++) {
+        bool compacted = how & 1, pages = how & 2, more = how & 4;
+        snprintf(what, sizeof what, "compacted %d, pages %d, more %d", compacted, pages, more);
+        start();
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+        rig_close(&g);
+        index_copy(false);
+        CHECK_EQ(rig_open(&g), 0);
+        change();
+        if (compacted)
+            compact();
+        if (more)
+            CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+        rig_close(&g);
+        index_copy(true);
+        hurt_l(pages);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(g.rep.rebuilt);
+        CHECK_EQ(g.rep.sessions_hurt, 0);
+        changed(what, more ? 1100 : 1000);
+        CHECK_EQ(sessions_lost(), 0);
+        CHECK(hurt_notes(&g, said, sizeof said) > 0);
+        if (strstr(said, "Lost") || !strstr(said, "nothing is missing"))
+            t_fail(__FILE__, __LINE__, "%s: %s", what, said);
+        rig_fini(&g);
+    }
+}
+
+/* A frame behind the checkpoint is lost: the index, which is from before, cannot have it. */
+static void an_old_index_counts_for_nothing_that_a_checkpoint_holds(void)
+{
+    char said[4096];
+
+    start();
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    index_copy(false);
+    CHECK_EQ(rig_open(&g), 0);
+    change();
+    compact();
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    for (uint64_t at = 1000; at < 2000; at += 10)
+        CHECK_EQ(rig_talk(&g, 4, at - 1000, at - 990), 0);
+    rig_close(&g);
+    index_copy(true);
+    CHECK(flip_tokens(g.dir, "log", 1, 1000) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 4, 1000));
+    struct kvs_id id = rig_id(3, 1000);
+    struct kvs_session *x = malloc(sizeof *x);
+    CHECK_EQ(index_session_get(g.s->idx, INDEX_LOOP, &id, x), -ENOENT);
+    id = rig_id(2, 1000);
+    CHECK_EQ(index_session_get(g.s->idx, INDEX_LOOP, &id, x), 0);
+    CHECK(strcmp(x->name, "renamed") == 0);
+    free(x);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    CHECK(strstr(said, "Lost") && !strstr(said, "s3"));
+    rig_fini(&g);
+}
+
+/* The same where the log is hurt in another place: what it says of a session behind that counts. */
+static void an_old_index_does_not_undo_what_a_hurt_log_still_says(void)
+{
+    start();
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    index_copy(false);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    change();
+    rig_close(&g);
+    index_copy(true);
+    hurt_l(false);
+    CHECK(flip_tokens(g.dir, "log", 1, 1000) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    changed("hurt log", 1000);
+    rig_fini(&g);
+}
+
+/* In front of a hole, where a newer one may have been: the one that was used later. */
+static void of_two_copies_of_a_session_the_later_one_counts(void)
+{
+    struct kvs_session x;
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+    static struct hurt_have h;
+
+    start();
+    for (uint64_t s = 1; s < 3; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    index_copy(false);
+    CHECK_EQ(rig_open(&g), 0);
+    rig_session(&x, 2, 0, "renamed");
+    x.head = 1000;
+    x.used_ns = 1050;
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    CHECK_EQ(rig_talk(&g, 3, 0, 1000), 0);
+    rig_close(&g);
+    index_copy(true);
+    hurt_l(false);
+    CHECK(flip_tokens(g.dir, "log", 1, 1000) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    h.n = 0;
+    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
+    CHECK_EQ(h.n, 3);
+    int found = 0;
+    for (uint32_t i = 0; i < h.n; i++)
+        found += strcmp(h.s[i].name, "renamed") == 0;
+    CHECK_EQ(found, 1);
+    rig_fini(&g);
+}
+
+/* The other way round: the log is from before, and what it does not know of is in the index. */
+static void a_log_from_before_takes_nothing_away(void)
+{
+    char cmd[1200];
+
+    for (int compacted = 0; compacted < 2; compacted++) {
+        start();
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+        if (compacted)
+            compact();
+        rig_close(&g);
+        snprintf(cmd, sizeof cmd, "cp -a '%s/log' '%s/kept-log'", g.dir, g.dir);
+        CHECK_EQ(system(cmd), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+        CHECK_EQ(rig_talk(&g, 4, 0, 1000), 0);
+        rig_close(&g);
+        snprintf(cmd, sizeof cmd, "rm -r '%s/log' && mv '%s/kept-log' '%s/log'", g.dir, g.dir,
+                 g.dir);
+        CHECK_EQ(system(cmd), 0);
+        hurt_l(false);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(g.rep.rebuilt);
+        CHECK(rig_tokens_ok(&g, 1, 1100));
+        CHECK(rig_tokens_ok(&g, 4, 1000));
+        rig_fini(&g);
+    }
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
-       ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts))
+       ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts),
+       ROW(an_old_index_with_damage_brings_nothing_back),
+       ROW(an_old_index_counts_for_nothing_that_a_checkpoint_holds),
+       ROW(an_old_index_does_not_undo_what_a_hurt_log_still_says),
+       ROW(of_two_copies_of_a_session_the_later_one_counts),
+       ROW(a_log_from_before_takes_nothing_away))
