@@ -271,6 +271,34 @@ static void day_turn(struct kvstore *s, bool set)
     s->day = day;
 }
 
+static int clock_commit(struct kvstore *s, bool grow)
+{
+    int r = index_begin(s->idx);
+
+    if (r < 0)
+        return r;
+    s->clock_put_ns = 0;
+    (void)guard_clock_due(s);
+    r = grow ? index_room(s->idx) : 0;
+    if (r == 0)
+        r = guard_clock_put(s);
+    if (r < 0) {
+        index_abort(s->idx);
+        return r;
+    }
+    return index_commit(s->idx);
+}
+
+/* Where nothing waits nobody finds out that there is room again: a store that was full tries. */
+static void room_asked(struct kvstore *s)
+{
+    if (s->fault != -ENOSPC || now_ns() < s->room_ns)
+        return;
+    s->room_ns = now_ns() + ROOM_AGAIN_NS;
+    if (turnlog_room(s->log) == 0 && clock_commit(s, true) == 0)
+        store_recovered(s);
+}
+
 void guard_turn(struct kvstore *s)
 {
     struct lived_now now;
@@ -291,14 +319,9 @@ void guard_turn(struct kvstore *s)
     if (!sys_same(path, s->lock_fd))
         lock_again(s);
     /* An idle store keeps its clock too, now and then. */
-    if (now_ns() > s->clock_idle_ns && s->fault == 0 && index_begin(s->idx) == 0) {
-        s->clock_put_ns = 0;
-        (void)guard_clock_due(s);
-        if (guard_clock_put(s) < 0)
-            index_abort(s->idx);
-        else
-            (void)index_commit(s->idx);
-    }
+    if (now_ns() > s->clock_idle_ns && s->fault == 0)
+        (void)clock_commit(s, false);
+    room_asked(s);
 }
 
 uint64_t kvs_age_ns(struct kvstore *s, uint64_t wall_ns)

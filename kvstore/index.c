@@ -326,6 +326,14 @@ static int no_room(struct index *i, int r)
     return sys_full(sys_grows(fd)) || sys_free_bytes(i->path) < 1 << 20 ? -ENOSPC : r;
 }
 
+int index_room(struct index *i)
+{
+    mdb_filehandle_t fd;
+
+    must(i->txn[INDEX_WRITE]);
+    return mdb_env_get_fd(i->env, &fd) ? -EIO : sys_grows(fd);
+}
+
 /* The file has grown into its reserve: take more while there is some to be had.  On LMDB's
  * own descriptor, because closing any other would drop LMDB's locks. */
 static void stay_ahead(struct index *i)

@@ -153,6 +153,7 @@ int index_salvage(const char *path,
 
 /* --- writes: begin, any of these, commit or abort ---------------------------------------- */
 int index_begin(struct index *i);
+int index_room(struct index *i); /* in a transaction: 0, the file can grow */
 /* -ENOSPC: the disk, the map, a quota or a limit of file sizes is full; -EIO: the disk fails. */
 int index_commit(struct index *i);
 void index_abort(struct index *i);

@@ -3,6 +3,7 @@
  * A thing that happened is a note, handed out once (kvs_note), and the daemon keeps it in its
  * status.  A state is in the statistics as long as it stands; that it began and that it ended
  * are notes too, for the log.  Any thread. */
+#include "base/clock.h"
 #include "kvstore/store.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -147,6 +148,7 @@ void store_full(struct kvstore *s, const char *doing)
     while (was != -EROFS && was != -ENOSPC &&
            !atomic_compare_exchange_weak(&s->fault, &was, -ENOSPC))
         ;
+    s->room_ns = now_ns() + ROOM_AGAIN_NS; /* until then who writes sees for himself */
     if (was != -ENOSPC && was != -EROFS)
         store_state(s, SAY_FULL,
                     "disk full (%s, in %.300s): free some space, writing goes on by itself",

@@ -56,6 +56,7 @@ enum say {
     SAY_
 };
 _Static_assert((int)SAY_SEEN == (int)KVS_WARNINGS_MAX, "room for each");
+static const uint64_t ROOM_AGAIN_NS = 3000000000u; /* a full store asks whether there is room */
 static const uint64_t REQ_KEEP_NS = 86400000000000u; /* a request after it was last written */
 
 /* --- io <-> commit ------------------------------------------------------------------------ */
@@ -222,8 +223,9 @@ struct kvstore {
     char dir[PATH_MAX - 256];
     int lock_fd, dir_fd, event_fd;
     struct lived lived;
-    bool clock_set; /* between the last run and this one */
-    bool lock_said; /* commit, with the two below */
+    bool clock_set;   /* between the last run and this one */
+    bool lock_said;   /* commit, with the four below */
+    uint64_t room_ns; /* not before: a full store tries whether there is room */
     uint64_t guard_ns, clock_put_ns,
         clock_idle_ns; /* not before: a look around; putting the clock down */
     uint8_t uuid[16];

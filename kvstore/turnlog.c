@@ -443,6 +443,20 @@ int turnlog_write(struct turnlog *l, bool sync)
     return 0;
 }
 
+int turnlog_room(struct turnlog *l)
+{
+    const uint8_t none[4096] = {0};
+    char path[PATH_MAX];
+
+    if (l->fd >= 0 && l->at + sizeof none <= l->size)
+        return sys_write(l->sys, l->fd, none, sizeof none, l->at); /* as it is there */
+    /* The name is one that an open takes away. */
+    seg_path(l, next_number(l), ".tmp", path);
+    int r = sys_make(l->sys, path, NULL, 0, l->seg_bytes);
+    int gone = sys_unlink(l->sys, path);
+    return r < 0 ? r : gone;
+}
+
 int turnlog_undo(struct turnlog *l)
 {
     must_be(l, LOG_MAGIC);

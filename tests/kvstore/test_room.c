@@ -1,12 +1,16 @@
-/* test_room.c - a limit of file sizes is no room, not a broken disk: LMDB says the same of both. */
+/* test_room.c - no room is not a broken disk, also where LMDB says the same of both, and passes by
+ * itself. */
+#include "base/clock.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static struct rig g;
 
@@ -30,6 +34,25 @@ static uint64_t index_end(void)
     return (uint64_t)st.st_size;
 }
 
+static bool log_full;
+static uint32_t probes; /* of the log, at its tail */
+
+static int see(void *user, const struct sys_event *e)
+{
+    char link[64], path[512];
+
+    (void)user;
+    if (e->op != SYS_WRITE || e->after)
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    if (!strstr(path, "/log/"))
+        return 0;
+    probes += e->bytes == 4096;
+    return log_full ? -ENOSPC : 0;
+}
+
 static void start(void)
 {
     (void)signal(SIGXFSZ, SIG_IGN); /* as in the daemon */
@@ -37,6 +60,7 @@ static void start(void)
     g.o.disk_bytes = 16 << 20;
     g.o.no_fsync = true;
     g.threads = false;
+    g.env.sys_hook = see;
     CHECK_EQ(rig_open(&g), 0);
 }
 
@@ -72,8 +96,52 @@ static void a_write_of_the_index_that_ends_short_is_no_room_and_tried_again(void
     }
 }
 
+static int fault(void)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    return st.fault;
+}
+
+static void a_store_that_was_full_finds_by_itself_that_there_is_room(void)
+{
+    for (int in_log = 0; in_log < 2; in_log++) {
+        uint64_t talked = 20000, until;
+        start();
+        CHECK_EQ(rig_talk(&g, 1, 0, talked), 0);
+        log_full = in_log;
+        may(in_log ? 0 : index_end());
+        while (talked < 60000 && rig_talk(&g, 1, talked, talked + 2000) == 0)
+            talked += 2000;
+        CHECK_EQ(fault(), -ENOSPC);
+        /* As long as there is none it says so; nobody writes. */
+        until = now_ns() + 60000000000u * T_SLOWER;
+        for (probes = 0; probes == 0 && fault() && now_ns() < until;) {
+            rig_turn(&g);
+            usleep(1000);
+        }
+        CHECK_EQ(probes, 1);
+        CHECK_EQ(fault(), -ENOSPC);
+        log_full = false;
+        may(0);
+        until = now_ns() + 60000000000u * T_SLOWER;
+        while (fault() && now_ns() < until) {
+            rig_turn(&g);
+            usleep(1000);
+        }
+        CHECK_EQ(fault(), 0);
+        CHECK_EQ(rig_talk(&g, 1, talked, talked + 2000), 0);
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt);
+        CHECK(rig_tokens_ok(&g, 1, talked + 2000));
+        rig_fini(&g);
+    }
+}
+
 #define ROW(name)                                                                              \
     {                                                                                          \
 #        name, name                                                                            \
     }
-T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again))
+T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again),
+       ROW(a_store_that_was_full_finds_by_itself_that_there_is_room))
