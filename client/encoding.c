@@ -30,8 +30,14 @@ static const char *mark_of(const char *p, size_t n)
     return NULL;
 }
 
-/* Without a mark: a quarter of the units at least have a zero upper byte, no unit a zero lower
- * one, surrogates come in pairs, and there are no control characters.  Numbers do not look so. */
+static bool printable(unsigned byte)
+{
+    return byte >= 0x20 && byte < 0x7f;
+}
+
+/* Without a mark: three quarters of the units at least have a zero upper byte, no unit a zero lower
+ * one, none is two letters of ASCII (text with stray zero bytes has such pairs), surrogates come in
+ * pairs, and there are no control characters.  Numbers do not look so. */
 static bool is_utf16(const char *text, size_t n, bool big)
 {
     const uint8_t *p = (const uint8_t *)text;
@@ -42,13 +48,15 @@ static bool is_utf16(const char *text, size_t n, bool big)
     for (size_t i = 0; i < units; i++, p += 2) {
         unsigned u = big ? p[0] << 8 | p[1] : p[1] << 8 | p[0];
         bool low = u >= 0xdc00 && u < 0xe000, control = u < 0x20 && u != '\n' && u != '\r';
-        if ((u & 0xff) == 0 || low != high || (control && u != '\t' && u != '\f') ||
+        bool two = printable(u >> 8) && printable(u & 0xff) &&
+                   (u < 0x2020 || u > 0x2026); /* daggers, dots */
+        if (two || (u & 0xff) == 0 || low != high || (control && u != '\t' && u != '\f') ||
             u >= 0xfffe || (u >= 0x7f && u < 0xa0))
             return false;
         high = u >= 0xd800 && u < 0xdc00;
         latin += u < 0x100;
     }
-    return !high && latin * 4 >= units;
+    return !high && latin * 4 >= units * 3;
 }
 
 /* in as UTF-8 into *ret, at most max bytes.  0; -EINVAL: no such encoding; -E2BIG, -ENOMEM;

@@ -122,6 +122,9 @@ static void what_is_not_certain_is_refused_with_the_way_out(void)
     refused(NULL, b, n, 1, "byte 0xfc at 1");
     refused(NULL, b, n, 1, "--encoding latin1");
     refused(NULL, "text\0\0\0\0end", 11, 1, "zero byte at 4");
+    refused(NULL, "abc\0def\n", 8, 1, "zero byte at 3"); /* no Chinese, for all its pairs */
+    refused(NULL, "a\0b\0c\0d\0e\0f\0g\0hi", 16, 1, "zero byte at 1");
+    refused(NULL, "\0a\0b\0c\0d\0e\0f\0ghi", 16, 1, "zero byte at 0");
     n = in("UTF-16LE", "", 0, "\xd0\x96\xd0\x96\xd0\x96\xd0\x96\xd0\x96 \xd0\x96", b);
     refused(NULL, b, n, 1, "--encoding"); /* it may be anything */
     static const uint16_t numbers[] = {1, 2, 3, 400, 5, 6, 7, 8, 900, 10};
