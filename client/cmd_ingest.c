@@ -67,17 +67,52 @@ static int look(struct ingest *g, bool ids, uint64_t from, uint64_t to, uint64_t
     return CLI_OK;
 }
 
-/* Has somebody gone on talking since position p?  Then it is not ours to take back. */
-static bool answered_since(const cJSON *session, uint64_t p)
+/* Where the first answer since position p begins: somebody has gone on talking, and what is there
+ * is not ours to take back.  Negative: there is none. */
+static double answered_since(const cJSON *session, uint64_t p)
 {
     const cJSON *t;
     cJSON_ArrayForEach(t, j_get(session, "turns"))
     {
         if (strcmp(j_str(t, "role", ""), "assistant") == 0 &&
             j_num(t, "position", 0) >= (double)p)
-            return true;
+            return j_num(t, "position", 0);
     }
-    return false;
+    return -1;
+}
+
+/* Is the document of a stopped ingest whole in the session, before the answer at `to`?  (A
+ * question goes behind what the stopped one had begun, which is read to its end for it.) */
+static int is_whole(struct ingest *g, struct ledger_doc *d, double to, const void *doc,
+                    size_t n, bool *ret)
+{
+    cJSON *req = cJSON_CreateObject(), *s = NULL;
+    struct hearth_reply rep = {0};
+    uint64_t from = d->before, all, id = sizeof(int32_t);
+    cJSON_AddStringToObject(req, "session", g->session);
+    cJSON_AddTrueToObject(req, "ids");
+    int code = cli_call(g->c, HRT_SESSION_SHOW, req, NULL, 0, &s, &rep);
+    all = rep.tail_bytes / id;
+    *ret = false;
+    if (code == CLI_OK && (uint64_t)to <= all && from < (uint64_t)to) {
+        cJSON *range = cJSON_CreateObject();
+        char *text = NULL;
+        size_t text_n = 0;
+        cJSON_AddNumberToObject(range, "position", (double)from);
+        cJSON_AddNumberToObject(range, "tokens", to - (double)from);
+        if (args_has(g->a, "ids"))
+            *ret = n <= ((uint64_t)to - from) * id && memcmp(rep.tail + from * id, doc, n) == 0;
+        else if ((code = cli_turn_text(g->c, s, range, &rep, &text, &text_n)) == CLI_OK)
+            *ret = memmem(text, text_n, doc, n) != NULL;
+        free(text);
+        cJSON_Delete(range);
+        d->after = (uint64_t)to;
+        if (*ret)
+            ledger_hash(rep.tail + from * id, (d->after - from) * id, "", d->ids);
+    }
+    hearth_reply_fini(&rep);
+    cJSON_Delete(s);
+    return code;
 }
 
 static void remember(struct ingest *g, const struct ledger_doc *d)
@@ -89,8 +124,9 @@ static void remember(struct ingest *g, const struct ledger_doc *d)
     }
 }
 
-/* A stopped one that cannot be continued by its id: back to where it began. */
-static int take_back(struct ingest *g, struct ledger_doc *d)
+/* A stopped one that cannot be continued by its id: back to where it began, unless somebody has
+ * talked since.  Then d->done says that the document is whole in the session. */
+static int take_back(struct ingest *g, struct ledger_doc *d, const void *doc, size_t n)
 {
     cJSON *s = NULL;
     uint64_t now;
@@ -98,7 +134,10 @@ static int take_back(struct ingest *g, struct ledger_doc *d)
     int code = look(g, false, 0, 0, &now, none, &s);
     if (code != CLI_OK)
         return code;
-    if (now > d->before && !answered_since(s, d->before)) {
+    double answer = answered_since(s, d->before);
+    if (now > d->before && answer >= 0)
+        code = is_whole(g, d, answer, doc, n, &d->done);
+    if (now > d->before && answer < 0) {
         cJSON *req = j_req();
         cJSON_AddStringToObject(req, "session", g->session);
         cJSON_AddNumberToObject(req, "to_tokens", (double)d->before);
@@ -106,8 +145,10 @@ static int take_back(struct ingest *g, struct ledger_doc *d)
         now = d->before;
     }
     cJSON_Delete(s);
-    hearth_new_id(d->request);
-    d->before = now;
+    if (!d->done) {
+        hearth_new_id(d->request);
+        d->before = now;
+    }
     return code;
 }
 
@@ -199,11 +240,19 @@ static void doc_name(const struct args *a, int i, char *ret, size_t cap)
         snprintf(ret, cap, "%s", name);
 }
 
+static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_doc *d)
+{
+    char b[WORDS_BYTES];
+    cli_note(g->c, "%s is in session %s already (%s tokens)", shown(what), shown(g->name),
+             words_count(b, (double)(d->after - d->before)));
+    return CLI_OK;
+}
+
 static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
 {
     struct cli *c = g->c;
     struct ledger_doc d = {0};
-    char hash[33], ids[33], b[WORDS_BYTES];
+    char hash[33], ids[33];
     uint64_t now;
     ledger_hash(tail, n,
                 args_has(g->a, "ids")   ? "ids"
@@ -214,11 +263,8 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     int code = look(g, known && d.done, d.before, d.after, &now, ids, NULL);
     if (code != CLI_OK)
         return code;
-    if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0) {
-        cli_note(c, "%s is in session %s already (%s tokens)", shown(what), shown(g->name),
-                 words_count(b, (double)(d.after - d.before)));
-        return CLI_OK;
-    }
+    if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0)
+        return say_it_is_in(g, what, &d);
     if (known && (d.done || now < d.before))
         fresh = true; /* the session was taken back past it since */
     if (fresh) {
@@ -232,11 +278,13 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     if (fresh || probe)
         code = send_doc(g, &d, what, tail, n, probe);
     if (!fresh && (!probe || code == CLI_PROBE_MISSED)) {
-        code = take_back(g, &d);
+        code = take_back(g, &d, tail, n);
         if (code != CLI_OK)
             return code;
         d.time = (double)time(NULL);
         remember(g, &d);
+        if (d.done)
+            return say_it_is_in(g, what, &d);
         code = send_doc(g, &d, what, tail, n, false);
     }
     if (code == CLI_INTERRUPTED) {

@@ -133,5 +133,36 @@ def a_model_that_cannot_be_read_is_listed_with_the_reason():
     d.stop()
 
 
+def a_stopped_document_that_was_asked_about_goes_in_once():
+    d = serve()
+    doc = os.path.join(d.dir, "stars.txt")
+    with open(doc, "w") as f:
+        f.write("The stars are many and the rivers run. " * 150)
+    args = [prog("hearth"), "--socket", "unix://" + d.sock, "ingest", "-s", "part", doc]
+    p = subprocess.Popen(args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={"HOME": d.dir})
+    t0 = time.monotonic()
+    with d.link() as l:  # until it reads the document: then the stop is the request's end, too
+        while p.poll() is None and time.monotonic() - t0 < 60 * SLOWER:
+            s = l.call(SESSION_LIST, {"all": True})["sessions"]
+            if s and s[0]["running"]:
+                r = l.call(NEXT, {"stream": s[0]["request"], "cursor": 0, "max_wait_ms": 0})
+                if r["state"] == "prefill":
+                    break
+        p.send_signal(signal.SIGINT)
+        err = p.communicate(timeout=60 * SLOWER)[1]
+        check(p.returncode in (130, 0), err)  # 0: it was in before the stop came
+        while l.call(SESSION_SHOW, {"session": "part"})["running"]:
+            pass
+    p = d.cli("ask", "-s", "part", "What runs?", "-n", "4")
+    check_eq(p.returncode, 0, p.stderr)
+    before = last_json(d.cli("sessions", "show", "part", "--json"))["tokens"]
+    for i in range(2):  # proved by its text, then by what was written down of it
+        p = d.cli("ingest", "-s", "part", doc)
+        check(p.returncode == 0 and "stars.txt is in session part already" in p.stderr, lambda: p.stderr)
+        check_eq(last_json(d.cli("sessions", "show", "part", "--json"))["tokens"], before, "tokens of the session")
+    d.stop()
+
+
 main(chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
-     a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason)
+     a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason,
+     a_stopped_document_that_was_asked_about_goes_in_once)
