@@ -7,9 +7,14 @@
 #include <stdlib.h>
 #include <time.h>
 
-static double bytes_of(const cJSON *s, const char *tier)
+/* "-": it cannot be told until the model is loaded. */
+static const char *bytes_of(char ret[WORDS_BYTES], const cJSON *s, const char *tier)
 {
-    return j_num(j_get(s, "bytes"), tier, 0);
+    const cJSON *n = j_get(j_get(s, "bytes"), tier);
+    if (cJSON_IsNumber(n))
+        return words_bytes(ret, n->valuedouble);
+    snprintf(ret, WORDS_BYTES, "-");
+    return ret;
 }
 
 static const char *name_of(const cJSON *s)
@@ -57,15 +62,14 @@ int cmd_sessions(struct cli *c, const struct args *a)
     {
         char b[5][WORDS_BYTES], turns[16], note[100];
         snprintf(turns, sizeof turns, "%d", turns_of(s));
-        table_add(
-            &t, name_of(s), j_str(s, "model", ""), words_count(b[0], j_num(s, "tokens", 0)),
-            turns, words_bytes(b[1], bytes_of(s, "host")),
-            words_bytes(b[2], bytes_of(s, "file")), words_idle(b[3], j_num(s, "idle_s", 0)),
-            j_get(s, "lost")       ? "lost turns"
-            : j_get(s, "ingest")   ? ingest_words(s, note, sizeof note)
-            : j_bool(s, "running") ? "running"
-            : j_bool(s, "pinned")  ? "pinned"
-                                   : "");
+        table_add(&t, name_of(s), j_str(s, "model", ""),
+                  words_count(b[0], j_num(s, "tokens", 0)), turns, bytes_of(b[1], s, "host"),
+                  bytes_of(b[2], s, "file"), words_idle(b[3], j_num(s, "idle_s", 0)),
+                  j_get(s, "lost")       ? "lost turns"
+                  : j_get(s, "ingest")   ? ingest_words(s, note, sizeof note)
+                  : j_bool(s, "running") ? "running"
+                  : j_bool(s, "pinned")  ? "pinned"
+                                         : "");
     }
     if (t.rows)
         table_print(&t);
@@ -97,9 +101,11 @@ static void print_session(const cJSON *s)
     say_out("%s\n  id       %s\n  model    %s\n  tokens   %s\n", shown(name_of(s)),
             shown(j_str(s, "id", "")), shown(j_str(s, "model", "")),
             words_count(b[0], j_num(s, "tokens", 0)));
-    say_out("  bytes    %s on the device, %s in memory, %s on disk\n",
-            words_bytes(b[1], bytes_of(s, "device")), words_bytes(b[2], bytes_of(s, "host")),
-            words_bytes(b[3], bytes_of(s, "file")));
+    say_out("  bytes    %s on the device, %s in memory, %s on disk%s\n",
+            bytes_of(b[1], s, "device"), bytes_of(b[2], s, "host"), bytes_of(b[3], s, "file"),
+            cJSON_IsNull(j_get(j_get(s, "bytes"), "file"))
+                ? " (-: not known until the model is loaded)"
+                : "");
     say_out("  created  %s, used %s%s%s\n", words_ago(b[4], j_num(s, "created", 0)),
             words_idle(b[5], j_num(s, "idle_s", 0)), j_bool(s, "pinned") ? ", pinned" : "",
             j_bool(s, "running") ? ", running" : "");
@@ -428,9 +434,8 @@ int cmd_du(struct cli *c, const struct args *a)
         const cJSON *tiers = j_get(st, "tiers");
         table_init(&t, head, 5);
         cJSON_ArrayForEach(s, j_get(list, "sessions")) table_add(
-            &t, words_bytes(b[0], bytes_of(s, "file")), words_bytes(b[1], bytes_of(s, "host")),
-            words_bytes(b[2], bytes_of(s, "device")), words_count(b[3], j_num(s, "tokens", 0)),
-            name_of(s));
+            &t, bytes_of(b[0], s, "file"), bytes_of(b[1], s, "host"),
+            bytes_of(b[2], s, "device"), words_count(b[3], j_num(s, "tokens", 0)), name_of(s));
         table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "used", 0)),
                   words_bytes(b[1], j_num(j_get(tiers, "host"), "used", 0)),
                   words_bytes(b[2], j_num(j_get(tiers, "device"), "used", 0)), "",

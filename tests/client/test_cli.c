@@ -722,6 +722,28 @@ static void completion_runs_nothing_and_quotes(void)
     down();
 }
 
+static bool line_has(const char *name, const char *words)
+{
+    char line[400];
+    const char *at = strstr(out, name), *end = at ? strchr(at, '\n') : NULL;
+    while (end && at > out && at[-1] != '\n')
+        at--;
+    snprintf(line, sizeof line, "%.*s", end ? (int)(end - at) : 0, at ? at : "");
+    return strstr(line, words) != NULL;
+}
+
+static void bytes_that_are_not_known_are_a_dash(void)
+{
+    up();
+    static const char *const verb[] = {"sessions", "du"};
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_EQ(RUN(verb[i]), 0);
+        CHECK(line_has("fake", "4.0 KiB"));
+        CHECK(line_has("it's", " - ") && !line_has("it's", " B"));
+    }
+    down();
+}
+
 T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
@@ -749,4 +771,5 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
        {"completion_scripts_are_valid", completion_scripts_are_valid},
-       {"completion_runs_nothing_and_quotes", completion_runs_nothing_and_quotes})
+       {"completion_runs_nothing_and_quotes", completion_runs_nothing_and_quotes},
+       {"bytes_that_are_not_known_are_a_dash", bytes_that_are_not_known_are_a_dash})
