@@ -149,7 +149,9 @@ static void link_down(struct corelink *l, const char *why)
     l->fd = -1;
     if (l->up)
         log_at(l->o.exit_with_core ? LOG_INFO_ : LOG_WARN_,
-               "link to %s: %s; %u requests wait for the next one", l->path, why, l->asks);
+               l->o.exit_with_core ? "link to %s: %s; this front ends with it, and %u requests"
+                                   : "link to %s: %s; %u requests wait for the next one",
+               l->path, why, l->asks);
     if (l->up && l->o.exit_with_core)
         l->over = true;
     l->up = l->pinging = false;

@@ -802,8 +802,9 @@ static uint32_t conns_limit(void)
 static void say_stop(struct server *s)
 {
     const char *slug = *s->stop ? "shutting_down" : "core_unavailable";
-    const char *words = *s->stop ? "the daemon is stopping; what there is of the answer is kept"
-                                 : "hearthd has ended; it may be back in a moment";
+    const char *words =
+        *s->stop ? "hearthd stops or has ended; what is on disk of the answer is kept"
+                 : "hearthd has ended; it may be back in a moment";
     uint64_t until = now_ns() + STOP_MS * 1000000ull;
     bool pending = true;
     accept_stop(s);
