@@ -201,7 +201,13 @@ static void warn_room(struct req *r, enum finish fin)
             "the answer ended at %u tokens, the default in a session, so that it keeps room "
             "for the next question; -n N (max_tokens) sets another limit",
             r->n_gen);
-    if (r->goes_on && context - n < context / 8)
+    if (r->goes_on && n >= context)
+        req_warn(r,
+                 "the session is full, it has all of the model's %llu tokens and takes no "
+                 "question more: go on in a fork at an earlier turn (`hearth sessions fork`), "
+                 "or begin another",
+                 (unsigned long long)context);
+    else if (r->goes_on && context - n < context / 8)
         req_warn(
             r,
             "the session has %llu of the model's %llu tokens: before it is full, ask it for a "
