@@ -253,6 +253,8 @@ static bool command(struct chat *t, char *line)
     } else if (strcmp(line, "/save") == 0) {
         if (!arg[0])
             (void)cli_fail(t->c, CLI_USAGE, "/save: under which name?");
+        else if (strcmp(arg, t->session) == 0)
+            cli_note(t->c, "it is called %s already", shown(arg));
         else if (cli_name(t->c, "/save", arg) == CLI_OK && begun(t, line))
             do_save(t, arg);
     } else if (strcmp(line, "/model") == 0) {
@@ -271,10 +273,13 @@ static bool command(struct chat *t, char *line)
                 best = args_distance(line, known[i]);
                 near = known[i];
             }
-        (void)cli_fail(t->c, CLI_USAGE,
-                       near ? "no command %.20s; did you mean %s?"
-                            : "no command %.20s; /help lists them%s",
-                       line, near ? near : "");
+        (void)cli_fail(
+            t->c, CLI_USAGE,
+            near ? "no command %.20s; did you mean %s? (a question that begins with / "
+                   "stands behind a blank)"
+                 : "no command %.20s; /help lists them%s (a question that begins with "
+                   "/ stands behind a blank)",
+            line, near ? near : "");
     }
     return true;
 }

@@ -241,6 +241,11 @@ int cmd_session_fork(struct cli *c, const struct args *a)
     int code = for_session(c, a->pos[0], true, &req);
     if (code != CLI_OK)
         return code;
+    if (a->n > 1 && strcmp(j_str(req, "session", ""), a->pos[1]) == 0) {
+        cJSON_Delete(req);
+        return cli_usage(c, "that is the session's own name, the fork needs another: hearth "
+                            "sessions fork NAME NEW");
+    }
     if (a->n > 1)
         cJSON_AddStringToObject(req, "name", a->pos[1]);
     int t = place(c, a, "turn", req, "turn"), k = t < 0 ? -1 : place(c, a, "tokens", req, "at");
@@ -290,6 +295,10 @@ int cmd_session_rename(struct cli *c, const struct args *a)
     int code = for_session(c, a->pos[0], true, &req);
     if (code != CLI_OK)
         return code;
+    if (strcmp(j_str(req, "session", ""), a->pos[1]) == 0) {
+        cJSON_Delete(req);
+        return cli_usage(c, "that is its name already: hearth sessions rename NAME NEW");
+    }
     cJSON_AddStringToObject(req, "name", a->pos[1]);
     return change(c, HRT_SESSION_RENAME, req, "renamed to");
 }
