@@ -93,7 +93,10 @@ static int find_running(struct cli *c, char ret[33])
 {
     cJSON *req = cJSON_CreateObject(), *list = NULL;
     const cJSON *s;
+    char which[600] = "";
+    size_t used = 0;
     int n = 0;
+    bool more = false;
     cJSON_AddTrueToObject(req, "all");
     int code = cli_sessions(c, req, &list);
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
@@ -103,14 +106,21 @@ static int find_running(struct cli *c, char ret[33])
     }
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
-        if (n > 1 && j_bool(s, "running") && !c->json)
-            cli_note(
-                c, "  %s  %s", shown(j_str(s, "request", "?")),
-                shown(j_str(s, "name", "")[0] ? j_str(s, "name", "") : j_str(s, "id", "")));
+        const char *name = j_str(s, "name", "")[0] ? j_str(s, "name", "") : j_str(s, "id", "");
+        if (n < 2 || !j_bool(s, "running"))
+            continue;
+        if (!c->json)
+            cli_note(c, "  %s  %s", shown(j_str(s, "request", "?")), shown(name));
+        else if (used + strlen(name) + 40 < sizeof which)
+            used += (size_t)snprintf(which + used, sizeof which - used, "%s %s (%.12s)",
+                                     used ? "," : ":", name, j_str(s, "request", "?"));
+        else
+            more = true;
     }
     cJSON_Delete(list);
     if (code == CLI_OK && n > 1)
-        code = cli_fail(c, CLI_USAGE, "%d requests run; which one? hearth cancel SESSION", n);
+        code = cli_fail(c, CLI_USAGE, "%d requests run; which one? hearth cancel SESSION%s%s",
+                        n, which, more ? ", ..." : "");
     return code;
 }
 
