@@ -168,9 +168,10 @@ int cmd_unload(struct cli *c, const struct args *a)
                       strcmp(j_str(m, "state", ""), "failed") != 0;
         }
         cli_note(c, "%s %s", shown(name),
-                 !was ? "was not loaded"
-                 : strcmp(j_str(o, "state", ""), "loaded") == 0
-                     ? "is still loaded"
+                 !was                                           ? "was not loaded"
+                 : strcmp(j_str(o, "state", ""), "loaded") == 0 ? "is still loaded"
+                 : strcmp(j_str(o, "state", ""), "unloading") == 0
+                     ? "is being unloaded, which takes a moment more; its sessions stay"
                      : "is unloaded; its sessions stay");
     }
     cJSON_Delete(o);
@@ -253,13 +254,18 @@ int cmd_plan(struct cli *c, const struct args *a)
     if (code != CLI_OK)
         return code;
     double file = j_num(o, "file_bytes", 0), per = j_num(o, "bytes_per_token", 0);
-    double context = tokens > 0 ? tokens : j_num(o, "context", 0),
-           pages = j_num(o, "page_bytes", 0), weights = j_num(o, "loaded_bytes", file) - pages;
+    double most = j_num(o, "context", 0);
+    double context = tokens > 0 ? tokens : most, pages = j_num(o, "page_bytes", 0),
+           weights = j_num(o, "loaded_bytes", file) - pages;
     /* The daemon sets its pages aside when the model is loaded; sessions live in them. */
     double kv = per * context, total = weights + (pages > 0 ? pages : kv);
     double mem = meminfo("MemTotal"), free_mem = meminfo("MemAvailable");
     bool known = per > 0 && context > 0;
-    const char *fits = !known ? "unknown until the model is loaded"
+    char longer[100], few[WORDS_BYTES];
+    snprintf(longer, sizeof longer, "no: the model's context has %s tokens (--context)",
+             words_count(few, most));
+    const char *fits = !known                       ? "unknown until the model is loaded"
+                       : context > most && most > 0 ? longer
                        : pages > 0 && kv > pages
                            ? "no: the session has more than hearthd's --page-memory"
                        : pages > 0        ? "yes: the memory is set aside already"
