@@ -271,8 +271,9 @@ static int check_count(const struct args *a, struct errbuf *eb)
                      : "hearth %s has no \"%.40s\"; `hearth help %s` lists what there is%s",
                 v->name, a->pos[0], v->name, near ? near : "");
         }
-        return err_set(eb, -EINVAL, "too much: \"%.60s\"; hearth %s %s%s", a->pos[v->pos_max],
-                       v->name, v->takes, v->pos_max ? " (quote text that has spaces)" : "");
+        return err_set(eb, -EINVAL, "too much: \"%.60s\"; hearth %s%s%s%s", a->pos[v->pos_max],
+                       v->name, v->takes[0] ? " " : "", v->takes,
+                       v->pos_max ? " (quote text that has spaces)" : "");
     }
     return 0;
 }
@@ -340,7 +341,7 @@ int args_num(const struct args *a, const char *name, double min, double max, boo
     char *end;
     double v = strtod(s, &end);
     if (!*s || *end || !isfinite(v) || v < min || v > max || (integer && v != floor(v)))
-        return err_set(eb, -EINVAL, "--%s: want %s of %.15g to %.15g, got \"%.40s\"", name,
+        return err_set(eb, -EINVAL, "--%s: want %s of %.16g to %.16g, got \"%.40s\"", name,
                        integer ? "a whole number" : "a number", min, max, s);
     *ret = v;
     return 1;

@@ -1,10 +1,18 @@
 /* help.c - help texts, from the table of verbs. */
 #include "client/cli.h"
+#include "client/table.h"
+
+/* left in a column of `width`, counted as a terminal does: an ellipsis is three bytes. */
+static void print_row(const char *left, int width, const char *does)
+{
+    int gap = width - table_width(left);
+    printf("  %s%*s %s\n", left, gap > 0 ? gap : 0, "", does);
+}
 
 static void print_flags(const struct flag *f, const char *hide)
 {
     for (; f->name; f++) {
-        char left[64], letter[8] = "    ";
+        char left[64], both[80], letter[8] = "    ";
         if (hide && strcmp(f->name, hide) == 0)
             continue;
         bool inside = f->value && f->value[0] == '[';
@@ -15,7 +23,8 @@ static void print_flags(const struct flag *f, const char *hide)
         else
             snprintf(left, sizeof left, "--%s%s%s", f->name, f->value ? " " : "",
                      f->value ? f->value : "");
-        printf("  %s%-24s %s\n", letter, left, f->does);
+        snprintf(both, sizeof both, "%s%s", letter, left);
+        print_row(both, 28, f->does);
     }
 }
 
@@ -35,7 +44,7 @@ void help_verb(const struct verb *v)
         subs = true;
         char left[80];
         snprintf(left, sizeof left, "%s %s", verbs[i].name + n + 1, verbs[i].takes);
-        printf("  %-36s %s\n", left, verbs[i].does);
+        print_row(left, 36, verbs[i].does);
     }
     if (v->flags) {
         puts("");
@@ -55,7 +64,7 @@ void help_all(void)
         if (space && strcmp(space, " ls") == 0)
             continue;
         snprintf(left, sizeof left, "%s %s", verbs[i].name, verbs[i].takes);
-        printf("  %-46s %s\n", left, verbs[i].does);
+        print_row(left, 46, verbs[i].does);
     }
     puts("\nWith every verb:");
     print_flags(flags_global, NULL);
