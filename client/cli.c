@@ -404,9 +404,10 @@ int out_end(struct cli *c)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return CLI_OK;
-    if (errno != EPIPE) /* a reader that has seen enough is no failure to speak of */
-        say_err("hearth: cannot write the output: %s\n", strerror(errno));
     (void)c;
+    if (errno == EPIPE) /* a reader that has seen enough is no failure to speak of */
+        return CLI_INTERRUPTED;
+    say_err("hearth: cannot write the output: %s\n", strerror(errno));
     return CLI_FAILED;
 }
 

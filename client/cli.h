@@ -79,7 +79,8 @@ cJSON *j_req(void); /* {"id": new} */
 /* stdout. out_json prints o (not taken) on one line. */
 void out_json(const cJSON *o);
 int out_end(
-    struct cli *c); /* flushes; CLI_OK, or CLI_FAILED when stdout could not be written */
+    struct cli
+        *c); /* flushes; CLI_OK; CLI_INTERRUPTED: nobody reads on; CLI_FAILED: not written */
 
 /* Text of a model or a user; a terminal is not given the control bytes in it. */
 void cli_text(FILE *f, bool tty, const char *s, size_t n);

@@ -163,6 +163,39 @@ def a_stopped_document_that_was_asked_about_goes_in_once():
     d.stop()
 
 
+def what_cannot_be_meant_is_answered_with_what_can():
+    d = serve()
+    d.cli("ask", "-s", "book", "--create", "-m", "m", "One.", "-n", "4")
+    for verb in ("rename", "fork"):
+        p = d.cli("sessions", verb, "book", "book")
+        check(p.returncode == 2 and "name" in p.stderr and "sessions rm" not in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    p = d.cli("chat", "-s", "book", inp="/save book\n/etc/passwd\n/quit\n")
+    check("it is called book already" in p.stderr and "behind a blank" in p.stderr, lambda: p.stderr)
+    check_eq(names(d), ["book"], "sessions")
+    p = d.cli("plan", "m", "--tokens", "999999")
+    check("fits: no: the model's context has 8,192 tokens" in p.stdout, lambda: p.stdout)
+    check("context has" not in d.cli("plan", "m", "--tokens", "512").stdout, "one that fits")
+    # Two that run: which of them is meant has to be said, with the names in JSON, too.
+    with d.link() as l, d.link() as l2:
+        for x, name in ((l, "one"), (l2, "two")):
+            x.call(START, {"id": new_id(), "session": name, "create": True, "model": "m", "input": "prompt", "prompt": "Count.",
+                           "params": {"ignore_eos": True, "max_tokens": 7000}})
+        p = d.cli("cancel", "--json")
+        e = json.loads(p.stdout.splitlines()[-1])
+        check(p.returncode == 2 and "one (" in e["message"] and "two (" in e["message"], lambda: p.stdout)
+        for name in ("one", "two"):
+            d.cli("cancel", name)
+    # Nobody reads what is written: 130, as the manual has it, and not a word.
+    r, w = os.pipe()
+    os.close(r)
+    p = subprocess.run([prog("hearth"), "--socket", "unix://" + d.sock, "sessions"], stdout=w, stderr=subprocess.PIPE,
+                       stdin=subprocess.DEVNULL, env={"HOME": d.dir}, timeout=120 * SLOWER)
+    os.close(w)
+    check_eq((p.returncode, p.stderr), (130, b""), "a closed pipe")
+    d.stop()
+
+
 main(chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
      a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason,
-     a_stopped_document_that_was_asked_about_goes_in_once)
+     a_stopped_document_that_was_asked_about_goes_in_once,
+     what_cannot_be_meant_is_answered_with_what_can)
