@@ -696,7 +696,7 @@ static void admit(struct req *r, struct prepared *p)
         req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full", "%s: nothing was changed", words);
         return;
     }
-    if (kvs_turns_full(r->d->store) || outbox_full(r->d)) {
+    if (kvs_turns_full(r->d->store) || outbox_full(r->d, r->uid)) {
         int why = kvs_turns_full(r->d->store) ? -EDQUOT : outbox_why(r->d);
 
         req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full", "%s; nothing was changed",

@@ -9,9 +9,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/noroom.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
+#include "daemon/share.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,17 +26,18 @@ struct box { /* of one owner */
     uint32_t owner;
     struct out *head, *tail;
     uint32_t n_flight;
-    int why;      /* of the last refusal */
-    bool refused; /* in the round under way */
-    bool held;    /* somebody walks it */
-    bool last;    /* tried for the last time */
+    uint64_t n_kept, kept_bytes; /* of them, in memory alone */
+    int why;                     /* of the last refusal */
+    bool refused;                /* in the round under way */
+    bool held;                   /* somebody walks it */
+    bool last;                   /* tried for the last time */
     uint64_t again_ns, pause_ns;
     struct box *next;
 };
 struct outbox {
     struct box *boxes;
-    uint64_t kept_bytes;
-    uint32_t n_kept, n_flight;
+    uint64_t n_kept, kept_bytes; /* of all */
+    uint32_t n_flight;
 };
 
 int outbox_open(struct daemon *d)
@@ -95,12 +98,14 @@ static void link_in(struct box *x, struct out *o)
 }
 
 /* It waits for room, in memory alone. */
-static void keep(struct out *o)
+static void keep(struct box *x, struct out *o)
 {
     o->said = true;
     o->bytes = sizeof *o;
     for (uint32_t i = 0; i < o->b.n_rec; i++)
         o->bytes += rec_bytes(&o->rec[i]);
+    x->kept_bytes += o->bytes;
+    x->n_kept++;
     o->d->outbox->kept_bytes += o->bytes;
     o->d->outbox->n_kept++;
 }
@@ -115,6 +120,8 @@ static void link_out(struct box *x, struct out *o)
         s->out--;
     if (!o->said)
         return;
+    x->kept_bytes -= o->bytes;
+    x->n_kept--;
     o->d->outbox->kept_bytes -= o->bytes;
     o->d->outbox->n_kept--;
 }
@@ -212,7 +219,7 @@ static void round_refused(struct box *x)
         if (o->kind != OUT_KEPT) {
             finish(x, o, x->why);
         } else if (!o->said) {
-            keep(o);
+            keep(x, o);
             o->refused(o, x->why);
             next = o->next; /* what it did may have put more */
         }
@@ -359,17 +366,30 @@ void outbox_close(struct daemon *d)
 }
 
 /* --- asked ---------------------------------------------------------------------------------------- */
-bool outbox_full(const struct daemon *d)
+bool outbox_full(const struct daemon *d, uint32_t owner)
 {
-    return d->outbox->kept_bytes > KEPT_BYTES_MAX || d->outbox->n_kept > KEPT_MAX;
+    const struct outbox *b = d->outbox;
+    struct {
+        uint64_t n, bytes;
+    } own = {0, 0}, user = {0, 0};
+    uint32_t uid = ident_uid(d->idents, owner);
+    bool keys = ident_keys(d->idents, uid);
+
+    for (const struct box *x = b->n_kept ? b->boxes : NULL; x; x = x->next) {
+        if (ident_uid(d->idents, x->owner) != uid)
+            continue;
+        user.n += x->n_kept;
+        user.bytes += x->kept_bytes;
+        own.n += x->owner == owner ? x->n_kept : 0;
+        own.bytes += x->owner == owner ? x->kept_bytes : 0;
+    }
+    return !share_more2(own.n, user.n, b->n_kept, KEPT_MAX, keys) ||
+           !share_more2(own.bytes, user.bytes, b->kept_bytes, KEPT_BYTES_MAX, keys);
 }
 
 static bool any_kept(const struct box *x)
 {
-    for (const struct out *o = x->head; o; o = o->next)
-        if (o->said)
-            return true;
-    return false;
+    return x->n_kept > 0;
 }
 
 int outbox_why(const struct daemon *d)

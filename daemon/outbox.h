@@ -48,8 +48,9 @@ void outbox_put(struct daemon *d, struct out *o);
 void outbox_tick(struct daemon *d);
 /* The daemon stops: tries all that waits, at once.  true: nothing is in flight (any more). */
 bool outbox_stop(struct daemon *d);
-/* So much waits for room that nothing should be begun. */
-bool outbox_full(const struct daemon *d);
+/* So much of his waits for room that he should begin nothing: users, and a user's keys, share what
+ * may wait (share.h). */
+bool outbox_full(const struct daemon *d, uint32_t owner);
 int outbox_why(
     const struct daemon *d); /* what the store said to the newest of it; 0: nothing waits */
 bool outbox_has(const struct sess *s); /* anything of s, in flight included */

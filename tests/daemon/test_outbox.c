@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "daemon/ident.h"
 #include "daemon/outbox.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
@@ -412,27 +413,51 @@ static void branches_that_are_named_here_are_held(void)
     down();
 }
 
-static void so_much_may_wait_and_no_more(void)
+/* As many as wait; the store is full. */
+static int flood(struct talk *t, int max, char name, struct sess *s)
 {
-    struct talk *t = calloc(3100, sizeof *t);
-    struct sess *s;
+    int n = 0;
 
-    up(true);
-    s = make(7, "a");
-    full = true;
-    for (int i = 0; i < 3100 && !outbox_full(&d); i++) {
-        say(&t[i], 'a', s, NULL, false);
-        if (i % 50 == 0)
+    for (; n < max && !outbox_full(&d, s->rec.owner); n++) {
+        say(&t[n], name, s, NULL, false);
+        if (n % 50 == 0)
             settle(false);
     }
     settle(false);
-    CHECK(outbox_full(&d));
+    CHECK(outbox_full(&d, s->rec.owner));
+    return n;
+}
+
+/* Of a user, and of one of his keys, and there is always some left for another. */
+static void so_much_may_wait_and_no_more(void)
+{
+    enum { MAX = 3100 };
+    const uint8_t secret[16] = {1}, as[2][IDENT_BYTES] = {{2}, {3}};
+    struct talk *t = calloc(MAX, sizeof *t);
+    uint32_t key[2];
+
+    up(true);
+    CHECK_EQ(idents_open(&d.idents, secret), 0);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(ident_owner(d.idents, 9, as[i], &key[i]), 0);
+    struct sess *a = make(7, "a"), *k = make(key[0], "k"), *b = make(8, "b");
+    full = true;
+    int n = flood(t, MAX, 'a', a), m;
+    CHECK(n >= 1500 && n < 1600);
+    CHECK(!outbox_full(&d, 8) && !outbox_full(&d, key[0]));
+    m = flood(t + n, MAX - n, 'k', k);
+    CHECK(m >= 300 && m < 450);
+    CHECK(!outbox_full(&d, 8) && !outbox_full(&d, 9) && !outbox_full(&d, key[1]));
+    n += m;
+    n += flood(t + n, MAX - n, 'b', b);
+    CHECK(!outbox_full(&d, 10));
     full = false;
     settle(true);
-    CHECK(!outbox_full(&d));
-    for (int i = 0; i < 3100 && t[i].name; i++)
+    CHECK(!outbox_full(&d, 7) && !outbox_full(&d, 8) && !outbox_full(&d, key[0]));
+    for (int i = 0; i < n; i++)
         CHECK_EQ(t[i].res, 0);
     down();
+    idents_close(d.idents);
     free(t);
 }
 
