@@ -339,11 +339,13 @@ static void what_a_failed_change_said_is_not_written_later(void)
     full = true;
     say(&t[0], 'a', s, NULL, false);
     CHECK_EQ(sess_rename(&d, s, "b"), 0);
+    s->rec.flags |= KVS_SESS_PINNED;
     change(&t[1], 'b', s, OUT_ONCE);
-    say(&t[2], 'c', s, NULL, false); /* its record has the new name */
+    say(&t[2], 'c', s, NULL, false); /* its record has the new name, and the pin */
     settle(false);
     CHECK_EQ(t[1].res, -ENOSPC);
     CHECK_EQ(sess_rename(&d, s, "a"), 0);
+    s->rec.flags &= ~(uint32_t)KVS_SESS_PINNED;
     outbox_renew(&d, s);
     full = false;
     struct sess *other = make(7, "b");
@@ -353,7 +355,8 @@ static void what_a_failed_change_said_is_not_written_later(void)
     CHECK_STR(order, "aco");
     down();
     up(false);
-    CHECK(sess_by_name(&d, 7, "a") && sess_by_name(&d, 7, "a")->head == 16);
+    s = sess_by_name(&d, 7, "a");
+    CHECK(s && s->head == 16 && !(s->rec.flags & KVS_SESS_PINNED));
     CHECK(sess_by_name(&d, 7, "b") && sess_by_name(&d, 7, "b")->head == 8);
     down();
 }
