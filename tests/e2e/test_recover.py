@@ -150,7 +150,7 @@ def what_both_copies_lost_is_said_everywhere():
         words = "\n".join(st["warnings"])
         check("damage on disk took turns of 1 session" in words and ".bad-" in words,
               lambda: "STATUS.warnings: %s" % words)
-        check("s2" not in words, "status tells other users a session's name")
+        check('"s2"' in words, lambda: "who runs the daemon is not told which: %s" % words)
         a = generate(l, {"session": "s2", "input": "tokens", "params": {"max_tokens": 3, "ignore_eos": True}},
                      ids_tail([11, 12]))
         said = "\n".join((a.start.get("warnings") or []) + (a.last.get("warnings") or []))
