@@ -51,6 +51,7 @@ struct branch {
     uint32_t refs;     /* sessions and requests */
     uint32_t sessions; /* of these */
     uint64_t shared;   /* so many tokens are, or were, of branches that hang on it, too */
+    uint64_t first;    /* hash of its first block's tokens; 0: not known yet */
     bool shared_known;
     struct branch *next;
 };
@@ -257,7 +258,8 @@ const struct turn *sess_last_turn(struct daemon *d, struct sess *s); /* NULL: no
 /* May s, whose turns are known, append to its branch as it stands: at the end of it, with no turn
  * on record there, and nobody else owns it?  Otherwise branch_new. */
 bool sess_at_end(const struct sess *s);
-/* The session is going: what of its KV is its alone is given back. */
+/* The session is going: what of its KV is its alone, and in no other session of its owner's by
+ * the same text, is given back. */
 void sess_blocks_forget(struct daemon *d, struct sess *s);
 void branches_loaded(struct daemon *d); /* every session has its branch */
 /* A new branch for appending after `at` tokens of from's path (from NULL or at 0: a root). */

@@ -479,21 +479,132 @@ const struct turn *sess_last_turn(struct daemon *d, struct sess *s)
     return sess_turns(d, s) == 0 && s->n_turns ? &s->turns[s->n_turns - 1] : NULL;
 }
 
+/* --- what its KV leaves behind --------------------------------------------------------------- */
+
+/* Blocks go by what is in them: a session with the same text uses the same ones, and nothing
+ * but its tokens says so.  Most differ from s in their first block, and a hash of that is kept;
+ * of the rest the first block that s may have alone is read, until nobody has it.  Where that is
+ * a look at too many, s keeps what it has: blocks that nobody uses are evicted by their age. */
+enum { KIN_LOOKS = 1024, KIN_READS = 256 };
+struct kin {
+    struct daemon *d;
+    const struct sess *s;
+    const struct model *m;
+    const struct toks *t;
+    uint64_t first;
+    uint32_t n, end, from; /* whole blocks; with a rest; those before from are others', too */
+    uint32_t reads;
+    const struct sess_model *other; /* looked at last */
+    bool other_kv;                  /* its blocks are never s's */
+};
+
+static uint64_t first_hash(const int32_t *ids)
+{
+    uint64_t h = 14695981039346656037u; /* FNV-1a */
+
+    for (uint32_t i = 0; i < BLOCK_TOKENS; i++)
+        h = (h ^ (uint32_t)ids[i]) * 1099511628211u;
+    return h ? h : 1;
+}
+
+/* Tokens [at, at + n) of x's path, in buf or where they are; NULL: they cannot be read now. */
+static const int32_t *kin_tokens(struct kin *k, const struct sess *x, uint64_t at, uint64_t n,
+                                 int32_t *buf)
+{
+    if (x->toks && x->toks->n >= at + n)
+        return x->toks->p + at;
+    if (++k->reads > KIN_READS ||
+        kvs_tokens(k->d->store, &x->branch->rec.id, at, at + n, buf) < 0)
+        return NULL;
+    return buf;
+}
+
+/* In doubt it has. */
+static bool kin_has(struct kin *k, const struct sess *x, uint32_t block)
+{
+    uint64_t at = (uint64_t)block * BLOCK_TOKENS;
+    uint64_t n = block < k->n ? BLOCK_TOKENS : k->s->head - 1 - at;
+    const struct toks *run = x->running ? x->running->toks : NULL;
+    int32_t buf[BLOCK_TOKENS];
+    const int32_t *p;
+
+    if (run && run->n >= at + n)
+        return memcmp(run->p + at, k->t->p + at, n * sizeof *buf) == 0;
+    if (x->head < at + n)
+        return false;
+    p = kin_tokens(k, x, at, n, buf);
+    return !p || memcmp(p, k->t->p + at, n * sizeof *buf) == 0;
+}
+
+static bool kin_begins(struct kin *k, const struct sess *x)
+{
+    int32_t buf[BLOCK_TOKENS];
+    const int32_t *p;
+
+    if (!k->n || x->running || x->head < BLOCK_TOKENS)
+        return true;
+    if (!x->branch->first) {
+        p = kin_tokens(k, x, 0, BLOCK_TOKENS, buf);
+        if (!p)
+            return true;
+        x->branch->first = first_hash(p);
+    }
+    return x->branch->first == k->first;
+}
+
+static bool kin_of(struct kin *k, const struct sess *x)
+{
+    const struct model *m;
+
+    if (x == k->s)
+        return false;
+    if (x->model != k->other) {
+        m = x->model == k->s->model ? NULL : model_find(k->d, x->rec.model, NULL);
+        k->other = x->model;
+        k->other_kv = m && m != k->m && m->keyed && k->m->keyed &&
+                      memcmp(m->fingerprint, k->m->fingerprint, sizeof m->fingerprint) != 0;
+    }
+    return !k->other_kv;
+}
+
+/* Moves from past what his other sessions have. */
+static void kin_look(struct kin *k)
+{
+    const struct sess_user *u = k->s->user;
+    uint64_t all = 0;
+
+    for (int l = 0; l < SESS_LISTS_; l++)
+        all += u->list[l].n;
+    if (all > KIN_LOOKS)
+        k->from = k->end;
+    for (int l = 0; l < SESS_LISTS_; l++)
+        for (const struct sess *x = u->list[l].newest; x && k->from < k->end; x = x->older)
+            if (kin_of(k, x) && kin_begins(k, x))
+                while (k->from < k->end && kin_has(k, x, k->from))
+                    k->from++;
+}
+
 void sess_blocks_forget(struct daemon *d, struct sess *s)
 {
     const struct branch *b = s->branch;
     struct model *m = b ? model_find(d, s->rec.model, NULL) : NULL;
-    uint32_t n = (uint32_t)(s->head / BLOCK_TOKENS), from;
+    uint32_t n = (uint32_t)(s->head / BLOCK_TOKENS);
+    struct kin k = {.d = d, .s = s, .m = m, .n = n};
     struct toks *t;
 
     if (!m || b->sessions != 1 || !b->shared_known || s->changed)
         return;
     /* The block in which it leaves the other is of both, and so its own. */
-    from = (uint32_t)(b->rec.parent_pos / BLOCK_TOKENS);
-    if (from < b->shared / BLOCK_TOKENS)
-        from = (uint32_t)(b->shared / BLOCK_TOKENS);
-    if (from > n || !s->head || sess_tokens_peek(d, s, &t) < 0)
+    k.from = (uint32_t)(b->rec.parent_pos / BLOCK_TOKENS);
+    if (k.from < b->shared / BLOCK_TOKENS)
+        k.from = (uint32_t)(b->shared / BLOCK_TOKENS);
+    k.end = n + (s->head % BLOCK_TOKENS > 1);
+    if (k.from >= k.end || sess_tokens_peek(d, s, &t) < 0)
         return;
-    kvflow_forget(d, m, s->rec.owner, t->p, from, n, s->head - 1);
+    k.t = t;
+    k.first = n ? first_hash(t->p) : 0;
+    kin_look(&k);
+    if (k.from < k.end)
+        kvflow_forget(d, m, s->rec.owner, t->p, k.from, n, s->head - 1);
     toks_drop(t);
 }

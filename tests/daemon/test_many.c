@@ -295,6 +295,51 @@ static void what_a_removed_session_has_alone_is_given_back(void)
     free(a);
 }
 
+/* Not a fork of it: it was told the same. */
+static void what_another_session_has_by_the_same_text_stays(void)
+{
+    static const char *const more[] = {
+        ",\"session\":\"a\",\"create\":true,\"params\":{\"max_tokens\":0}",
+        ",\"session\":\"b\",\"create\":true,\"params\":{\"max_tokens\":0}",
+        ",\"session\":\"c\",\"create\":true,\"params\":{\"max_tokens\":0}"};
+    struct answer *a = calloc(1, sizeof *a);
+    static int32_t ids[2000], other[2000];
+    struct rig g;
+
+    some_ids(ids, 2000, 7);
+    some_ids(other, 2000, 8);
+    memcpy(other, ids, 600 * sizeof *ids);
+    rig_make(&g, "");
+    rig_up(&g);
+    /* a and b: 3 whole blocks; c: 2 of these, and 2 of its own. */
+    rig_run(&g, ids, 900, more[0], a);
+    answer_clear(a);
+    rig_run(&g, ids, 900, more[1], a);
+    answer_clear(a);
+    rig_run(&g, other, 1100, more[2], a);
+    answer_clear(a);
+    CHECK_EQ(blocks(&g, 5), 5);
+    /* The rests are kept by a clean stop; the tokens are on the disk alone then. */
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK_EQ(blocks(&g, 7), 7);
+    rig_run(&g, ids + 1900, 3, ",\"keep\":false,\"params\":{\"max_tokens\":1}", a);
+    answer_clear(a);
+    rm(&g, "b");
+    rm(&g, "c");
+    /* All that a has, its rest as well: what c had alone went after b's had. */
+    CHECK_EQ(blocks(&g, 4), 4);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    rig_run(&g, ids + 900, 10, ",\"session\":\"a\",\"params\":{\"max_tokens\":0}", a);
+    CHECK(usage(a, "usage", "reused") >= 768);
+    answer_clear(a);
+    rm(&g, "a");
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_down(&g, SIGTERM);
+    free(a);
+}
+
 /* Nobody waits for the blocks before the session goes: some are on their way down then. */
 static void nothing_of_a_session_removed_at_once_stays(void)
 {
@@ -324,6 +369,8 @@ static void nothing_of_a_session_removed_at_once_stays(void)
 
 T_MAIN({"what_a_removed_session_has_alone_is_given_back",
         what_a_removed_session_has_alone_is_given_back},
+       {"what_another_session_has_by_the_same_text_stays",
+        what_another_session_has_by_the_same_text_stays},
        {"nothing_of_a_session_removed_at_once_stays",
         nothing_of_a_session_removed_at_once_stays},
        {"a_hundred_thousand_sessions_are_opened_and_used",
