@@ -140,7 +140,28 @@ static int end_note(struct merge *m, const struct kvs_id *branch, uint64_t end)
     return r == -ENOENT ? 0 : r < 0 ? r : merge_branch_note(m, &b, end);
 }
 
-/* Ids into one aligned run.  What does not touch those that are there is kept apart. */
+/* Of two that begin at the same place the longer one stays. */
+static int piece_put(struct merge *m, const struct kvs_id *branch, uint64_t first, uint32_t n,
+                     const int32_t *ids)
+{
+    uint8_t k[LOG_KEY], v[CODEC_CHUNK_MAX];
+    int32_t had[BLOCK_TOKENS];
+    const uint8_t *old;
+    uint32_t have = 0;
+    size_t bytes;
+    uint64_t at;
+
+    merge_log_key(k, branch, MERGE_PIECE, first);
+    int r = index_row_get(m->idx, DB_LOG, k, sizeof k, &old, &bytes);
+    if (r == 0 &&
+        codec_chunk_get(old, bytes, first - first % BLOCK_TOKENS, &at, &have, had) == 0 &&
+        have >= n)
+        return 0;
+    return index_row_put(m->idx, DB_LOG, k, sizeof k, v, codec_chunk_put(v, first, n, ids));
+}
+
+/* Ids into one aligned run.  What does not touch those that are there is kept apart: in the
+ * run's own row is what comes first, as from there on tokens count. */
 int merge_run_put(struct merge *m, const struct kvs_id *branch, uint64_t first, uint32_t n,
                   const uint8_t *ids)
 {
@@ -157,13 +178,15 @@ int merge_run_put(struct merge *m, const struct kvs_id *branch, uint64_t first, 
         r = codec_chunk_get(old, bytes, base, &at, &have, had);
     if (r < 0 && r != -ENOENT)
         return r;
-    if (r == 0 && (first > at + have || first + n < at)) { /* a hole between them */
-        merge_log_key(k, branch, MERGE_PIECE, first);
-        r = index_row_get(m->idx, DB_LOG, k, sizeof k, &old, &bytes);
-        if (r == 0 && codec_chunk_get(old, bytes, base, &at, &have, had) == 0 && have >= n)
-            return 0;
+    if (r == 0 && first > at + have) {
         memcpy(all, ids, 4 * (size_t)n);
-        return index_row_put(m->idx, DB_LOG, k, sizeof k, v, codec_chunk_put(v, first, n, all));
+        return piece_put(m, branch, first, n, all);
+    }
+    if (r == 0 && first + n < at) {
+        r = piece_put(m, branch, at, have, had);
+        if (r < 0)
+            return r;
+        r = -ENOENT; /* its row is the new one's */
     }
     uint64_t from = r == 0 && at < first ? at : first;
     uint64_t to = r == 0 && at + have > first + n ? at + have : first + n;

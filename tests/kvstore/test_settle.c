@@ -162,6 +162,7 @@ static void of_two_copies_the_ended_one_counts(void)
 
     start();
     CHECK_EQ(rig_talk(&g, 1, 0, 600), 0);
+    CHECK_EQ(rig_talk(&g, 2, 0, 1000), 0);
     add(600, 900, &open, 1);
     put_req(KVS_REQ_RUNNING, now);
     rig_close(&g);
@@ -172,9 +173,11 @@ static void of_two_copies_the_ended_one_counts(void)
     rig_close(&g);
     index_copy(true);
     CHECK(flip_bytes(g.dir, "index.mdb", "logseq", 6, 6) > 0);
+    CHECK(flip_tokens(g.dir, "log", 2, 100) > 0); /* so that the index's rows count at all */
     CHECK_EQ(rig_open(&g), 0);
     CHECK(g.rep.rebuilt);
     CHECK(rig_tokens_ok(&g, 1, 900));
+    CHECK(rig_tokens_ok(&g, 2, 1000));
     t.n = 0;
     CHECK_EQ(kvs_turns(g.s, &branch, 900, turn_each, &t), 0);
     CHECK_EQ(t.n, 2);
@@ -393,6 +396,96 @@ static void a_log_from_before_takes_nothing_away(void)
     }
 }
 
+/* Log [0, 10) and [10, 20) are hurt and the index has the first only: no token between them is
+ * made up. */
+static void between_two_pieces_of_a_run_is_a_hole(void)
+{
+    struct kvs_id branch = rig_id(1, 0);
+    uint64_t end = 0;
+
+    start();
+    CHECK_EQ(rig_talk(&g, 2, 0, 100), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+    rig_close(&g);
+    index_copy(false);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 10, 20), 0);
+    CHECK_EQ(rig_talk(&g, 1, 20, 30), 0);
+    rig_close(&g);
+    index_copy(true);
+    hurt_l(false);
+    CHECK(flip_tokens(g.dir, "log", 1, 0) > 0);
+    CHECK(flip_tokens(g.dir, "log", 1, 10) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(kvs_branch_end(g.s, &branch, &end), 0);
+    CHECK_EQ(end, 10);
+    CHECK(rig_tokens_ok(&g, 1, 10));
+    CHECK(sessions_lost() > 0);
+    rig_fini(&g);
+}
+
+/* The first page of the index with this in it, or behind the end of the file. */
+static void page_with(const char *bytes, uint8_t page[4096], bool append)
+{
+    char path[512];
+    size_t n;
+
+    hurt_path(&g, "index.mdb", path);
+    if (append) {
+        FILE *f = fopen(path, "a");
+        CHECK(f && fwrite(page, 4096, 1, f) == 1 && fclose(f) == 0);
+        return;
+    }
+    uint8_t *b = hurt_load(path, &n);
+    bool found = false;
+    for (size_t at = 8192; at + 4096 <= n && !found; at += 4096) {
+        found = memmem(b + at, 4096, bytes, strlen(bytes)) != NULL;
+        memcpy(page, b + at, 4096);
+    }
+    CHECK(found);
+    free(b);
+}
+
+/* A page of the index from before lies behind those of now, and the log is from before: how far the
+ * index had come is what the newest row says. */
+static void of_two_rows_of_how_far_the_index_had_come_the_newest_counts(void)
+{
+    struct kvs_session x;
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+    static struct hurt_have h;
+    uint8_t page[4096];
+    char cmd[1200];
+
+    start();
+    for (uint64_t s = 1; s < 3; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    page_with("logseq", page, false);
+    snprintf(cmd, sizeof cmd, "cp -a '%s/log' '%s/kept-log'", g.dir, g.dir);
+    CHECK_EQ(system(cmd), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    rig_session(&x, 2, 0, "renamed");
+    x.head = x.used_ns = 1000;
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    rig_close(&g);
+    snprintf(cmd, sizeof cmd, "rm -r '%s/log' && mv '%s/kept-log' '%s/log'", g.dir, g.dir,
+             g.dir);
+    CHECK_EQ(system(cmd), 0);
+    CHECK(flip_tokens(g.dir, "index.mdb", 1, 100) > 0);
+    page_with("", page, true);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 1000));
+    h.n = 0;
+    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
+    int found = 0;
+    for (uint32_t i = 0; i < h.n; i++)
+        found += strcmp(h.s[i].name, "renamed") == 0;
+    CHECK_EQ(found, 1);
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -403,4 +496,6 @@ T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
        ROW(an_old_index_counts_for_nothing_that_a_checkpoint_holds),
        ROW(an_old_index_does_not_undo_what_a_hurt_log_still_says),
        ROW(of_two_copies_of_a_session_the_later_one_counts),
+       ROW(between_two_pieces_of_a_run_is_a_hole),
+       ROW(of_two_rows_of_how_far_the_index_had_come_the_newest_counts),
        ROW(a_log_from_before_takes_nothing_away))
