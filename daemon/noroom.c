@@ -56,10 +56,11 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
 const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
 {
     if (res == E_LIMIT)
-        snprintf(
-            ret, NOROOM_WORDS,
-            "they find no room in the disk limit of %llu MiB (--disk): raise it and restart",
-            (unsigned long long)d->conf->disk_bytes >> 20);
+        snprintf(ret, NOROOM_WORDS,
+                 "they find no room in the disk limit of %llu MiB (--disk): remove sessions "
+                 "(`hearth "
+                 "sessions rm NAME`), or raise it and restart",
+                 (unsigned long long)d->conf->disk_bytes >> 20);
     else if (res == -EDQUOT)
         snprintf(ret, NOROOM_WORDS, "the day's write budget is spent, until midnight UTC");
     else

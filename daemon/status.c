@@ -84,6 +84,26 @@ static void http_elsewhere(const struct daemon *d, cJSON *w)
     cJSON_AddItemToArray(w, cJSON_CreateString(words));
 }
 
+/* What every answer of such a model says, for who asks none.  A day's budget and a store that is off
+ * are said by themselves. */
+static void blocks_stay(struct daemon *d, uint32_t uid, cJSON *w)
+{
+    char why[NOROOM_WORDS], said[NOROOM_WORDS + NAME_BYTES_MAX + 200];
+    const struct model *m;
+
+    for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++) {
+        int r = m->state == MODEL_LOADED ? kvflow_fault(m) : 0;
+
+        if (r == 0 || r == -EDQUOT || r == -EROFS)
+            continue;
+        snprintf(said, sizeof said,
+                 "model %s: finished blocks do not reach the disk, and what is not kept in "
+                 "memory is computed again: %s",
+                 m->name, noroom_block(d, uid, r, why));
+        cJSON_AddItemToArray(w, cJSON_CreateString(said));
+    }
+}
+
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
@@ -117,6 +137,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
         cJSON_AddItemToArray(w, cJSON_CreateString(said));
     if (!quota_turns(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
+    blocks_stay(d, uid, w);
     if (!quota_puts(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
     for (uint32_t i = 0; i < k->n_warnings && daemon_trusts(d, uid); i++)

@@ -150,6 +150,22 @@ def a_limit_below_what_is_there_is_said():
     d.stop()
 
 
+def blocks_that_find_no_room_are_said_by_status():
+    d = Daemon("--disk", "8MiB").start()
+    d.load()
+    doc = os.path.join(d.dir, "doc.txt")
+    with open(doc, "w") as f:
+        f.write("The sea is wide and the wind is cold. " * 150)
+    p = d.cli("ingest", "-s", "doc", "-m", "m", doc)
+    check_eq(p.returncode, 0, p.stderr)
+    with d.link() as l:
+        t0, w = time.monotonic(), []
+        while not w and time.monotonic() - t0 < 60 * SLOWER:  # they go down beside the answers
+            w = [x for x in l.call(STATUS)["warnings"] if "do not reach the disk" in x]
+    check(w and "model m" in w[0] and "sessions rm" in w[0], lambda: repr(w))
+    d.stop()
+
+
 def a_limit_too_small_is_refused_by_name():
     d = Daemon("--disk", "1MiB")
     d.spawn()
@@ -159,4 +175,5 @@ def a_limit_too_small_is_refused_by_name():
     print("    " + d.log_tail().strip().splitlines()[-1], flush=True)
 
 
-main(a_full_limit_refuses_and_sessions_rm_makes_room, what_was_asked_a_moment_ago_makes_room_when_it_is_removed, a_limit_below_what_is_there_is_said, a_limit_too_small_is_refused_by_name)
+main(a_full_limit_refuses_and_sessions_rm_makes_room, what_was_asked_a_moment_ago_makes_room_when_it_is_removed, a_limit_below_what_is_there_is_said,
+     a_limit_too_small_is_refused_by_name, blocks_that_find_no_room_are_said_by_status)
