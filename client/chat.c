@@ -478,7 +478,7 @@ int cmd_chat(struct cli *c, const struct args *a)
         /* On a terminal a failed question is not the end; a script wants to know. */
         if (!go_on || (!t.el && code != CLI_OK))
             break;
-        if (code == CLI_NO_DAEMON || cli_signal == SIGTERM || cli_signal == SIGHUP)
+        if (cli_signal == SIGTERM || cli_signal == SIGHUP)
             break;
         code = CLI_OK;
     }

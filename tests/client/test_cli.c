@@ -578,6 +578,54 @@ static void chat_says_on_a_terminal_who_answers(void)
     down();
 }
 
+/* The daemon goes while somebody sits at the prompt: he is told, and asks again when it is back. */
+static void chat_stays_at_its_prompt_without_a_daemon(void)
+{
+    static const char *const wait[] = {"> ", "hearth serve", "w0 w1 w2"};
+    static const char *const type[] = {"hi\r", "words=3\r", "/quit\r"};
+    char got[8192] = "";
+    size_t n = 0, from = 0, step = 0;
+    int fd, st;
+
+    if (openpty(&fd, &st, NULL, NULL, NULL) < 0)
+        t_skip("no terminal can be made here (is /dev/pts mounted?)");
+    close(fd);
+    close(st);
+    up();
+    fflush(NULL);
+    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        setenv("HOME", dir, 1);
+        setenv("TERM", "dumb", 1);
+        execl(built("hearth"), "hearth", "--socket", url, "chat", (char *)NULL);
+        _exit(127);
+    }
+    while (n < sizeof got - 1) {
+        ssize_t k = read(fd, got + n, sizeof got - 1 - n);
+        if (k <= 0)
+            break;
+        n += (size_t)k;
+        got[n] = 0;
+        if (step == 3 || !strstr(got + from, wait[step]))
+            continue;
+        if (step == 0)
+            fakecore_kill(core_pid);
+        else if (step == 1)
+            core_pid = fakecore(core);
+        (void)!write(fd, type[step], strlen(type[step]));
+        from = n;
+        step++;
+    }
+    close(fd);
+    waitpid(pid, &st, 0);
+    if (step != 3 || !WIFEXITED(st) || WEXITSTATUS(st) != 0)
+        t_fail(__FILE__, __LINE__, "step %zu, status %d: %s", step, st, got);
+    if (step < 2)
+        core_pid = fakecore(core);
+    down();
+}
+
 static void what_is_said_is_of_what_was_typed(void)
 {
     up();
@@ -767,6 +815,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
        {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},
+       {"chat_stays_at_its_prompt_without_a_daemon", chat_stays_at_its_prompt_without_a_daemon},
        {"what_is_said_is_of_what_was_typed", what_is_said_is_of_what_was_typed},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
