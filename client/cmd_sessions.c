@@ -1,5 +1,6 @@
 /* cmd_sessions.c - the sessions verbs and du: thin over SESSION_*. */
 #include "client/cli.h"
+#include "client/ledger.h"
 #include "client/named.h"
 #include "client/say.h"
 #include "client/table.h"
@@ -355,6 +356,7 @@ static int rm_anonymous(struct cli *c, double older_s)
             code = CLI_OK; /* it expired meanwhile */
         if (code != CLI_OK)
             continue;
+        ledger_unlink(id);
         removed++;
         cJSON_AddItemToArray(gone, cJSON_CreateString(id));
     }
@@ -395,6 +397,7 @@ int cmd_session_rm(struct cli *c, const struct args *a)
             worst = code;
             continue;
         }
+        ledger_unlink(j_str(o, "id", ""));
         if (c->json) {
             cJSON_AddStringToObject(o, "session", a->pos[i]);
             out_json(o);

@@ -23,16 +23,31 @@ void ledger_hash(const void *p, size_t n, const char *seed, char ret[33])
     snprintf(ret, 33, "%016llx%016llx", (unsigned long long)(h >> 64), (unsigned long long)h);
 }
 
-void ledger_open(struct ledger *l, const char *session_id)
+/* Where a session's ledger is, "": nowhere; made: with its directory. */
+static void path_of(const char *session_id, bool make, char *ret, size_t cap)
 {
     char dir[3800], text_path[4096];
+    ret[0] = 0;
+    if (place_state(dir, sizeof dir) < 0 || !session_id[0] ||
+        strspn(session_id, "0123456789abcdef") != strlen(session_id))
+        return;
+    snprintf(text_path, sizeof text_path, "%s/ingest", dir);
+    if (!make || place_make(text_path) == 0)
+        snprintf(ret, cap, "%s/ingest/%.64s.json", dir, session_id);
+}
+
+void ledger_unlink(const char *session_id)
+{
+    char path[4096];
+    path_of(session_id, false, path, sizeof path);
+    if (path[0])
+        (void)unlink(path);
+}
+
+void ledger_open(struct ledger *l, const char *session_id)
+{
     *l = (struct ledger){0};
-    if (place_state(dir, sizeof dir) == 0) {
-        snprintf(text_path, sizeof text_path, "%s/ingest", dir);
-        if (place_make(text_path) == 0 &&
-            strspn(session_id, "0123456789abcdef") == strlen(session_id))
-            snprintf(l->path, sizeof l->path, "%s/ingest/%.64s.json", dir, session_id);
-    }
+    path_of(session_id, true, l->path, sizeof l->path);
     FILE *f = l->path[0] ? fopen(l->path, "re") : NULL;
     char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;
     if (text)

@@ -26,6 +26,8 @@ struct ledger_doc {
 /* A ledger that cannot be read starts empty. */
 void ledger_open(struct ledger *l, const char *session_id);
 void ledger_close(struct ledger *l);
+/* Of a session that is gone: its file goes, too. */
+void ledger_unlink(const char *session_id);
 bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *ret);
 int ledger_put(struct ledger *l, const struct ledger_doc *d); /* and writes it; -errno */
 void ledger_drop(struct ledger *l, const char *hash);

@@ -637,6 +637,7 @@ void op_session_remove(struct call *c)
     struct kvs_id id;
     struct change *w;
     struct sess *s;
+    char hex[33];
     cJSON *o;
 
     if (!begin(c, &id) || !(s = op_session(c)) || !idle(c, s))
@@ -646,6 +647,8 @@ void op_session_remove(struct call *c)
         return;
     o = cJSON_CreateObject();
     cJSON_AddBoolToObject(o, "removed", true);
+    hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
+    cJSON_AddStringToObject(o, "id", hex);
     s->removing = true;
     change_submit(w, c, s, KVS_REC_SESSION_RM, o);
 }

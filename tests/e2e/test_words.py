@@ -160,6 +160,11 @@ def a_stopped_document_that_was_asked_about_goes_in_once():
         p = d.cli("ingest", "-s", "part", doc)
         check(p.returncode == 0 and "stars.txt is in session part already" in p.stderr, lambda: p.stderr)
         check_eq(last_json(d.cli("sessions", "show", "part", "--json"))["tokens"], before, "tokens of the session")
+    # What the command has written down of a session goes with it.
+    kept = lambda: [f for _, _, fs in os.walk(os.path.join(d.dir, ".local")) for f in fs if f.endswith(".json")]
+    check_eq(len(kept()), 1, "what is written down of one session's documents")
+    check_eq(d.cli("sessions", "rm", "part").returncode, 0, "sessions rm")
+    check_eq(kept(), [], "what is written down of a session that is gone")
     d.stop()
 
 
