@@ -173,6 +173,13 @@ static int unknown_letter(const struct verb *v, char letter, struct errbuf *eb)
     return no_flag(v, (char[]){'-', letter, 0}, NULL, owners, eb);
 }
 
+/* "-s --split": the value was forgotten.  One that looks so is given as --session=--split. */
+static bool is_flag(const struct verb *v, const char *word)
+{
+    return strncmp(word, "--", 2) == 0 && word[2] &&
+           find_flag(v, word + 2, strlen(word + 2), 0);
+}
+
 static int give(struct args *a, const struct flag *f, const char *value, struct errbuf *eb)
 {
     if (a->n_given == GIVEN_MAX)
@@ -202,6 +209,10 @@ static int take_flag(struct args *a, const char *arg, const char *next, struct e
         if (!eq && wants_value(f) && !next)
             return err_set(eb, -EINVAL, "--%s wants a value: --%s %s", f->name, f->name,
                            f->value);
+        if (!eq && wants_value(f) && is_flag(v, next))
+            return err_set(eb, -EINVAL,
+                           "--%s wants a value and got %s; if that is meant: --%s=%s", f->name,
+                           next, f->name, next);
         int r = give(a, f, eq ? eq : wants_value(f) ? next : NULL, eb);
         return r < 0 ? r : !eq && wants_value(f) ? 2 : 1;
     }
@@ -218,6 +229,10 @@ static int take_flag(struct args *a, const char *arg, const char *next, struct e
         const char *value = p[1] ? p + 1 : next;
         if (!value)
             return err_set(eb, -EINVAL, "-%c wants a value: -%c %s", *p, *p, f->value);
+        if (!p[1] && is_flag(v, next))
+            return err_set(eb, -EINVAL,
+                           "-%c wants a value and got %s; if that is meant: --%s=%s", *p, next,
+                           f->name, next);
         int r = give(a, f, value, eb);
         return r < 0 ? r : p[1] ? 1 : 2;
     }

@@ -66,6 +66,8 @@ static void a_flag_can_be_given_more_than_once(void)
         n += strcmp(a.given[i].flag->name, "stop") == 0;
     CHECK_EQ(n, 2);
     CHECK(strcmp(args_str(&a, "temp"), "2") == 0); /* the last one counts */
+    CHECK_EQ(PARSE("ask", "--session=--fork", "--stop", "--", "-sx"), 0);
+    CHECK(strcmp(args_str(&a, "stop"), "--") == 0);
 }
 
 static void an_optional_value_needs_an_equals_sign(void)
@@ -91,6 +93,8 @@ static void mistakes_are_named_with_what_was_meant(void)
         {{"run", "m", "-z"}, "-z"},
         {{"run", "m", "--temp"}, "--temp T"},
         {{"run", "m", "-n"}, "-n N"},
+        {{"ingest", "-s", "--split", "f"}, "-s wants a value and got --split"},
+        {{"ask", "--session", "--fork", "q"}, "if that is meant: --session=--fork"},
         {{"run", "m", "--greedy=1"}, "--greedy"},
         {{"run"}, "hearth run MODEL"},
         {{"run", "m", "two", "words"}, "words"},
