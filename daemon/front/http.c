@@ -373,8 +373,11 @@ static bool admit(struct conn *c)
         return false;
     }
     if (!net_host_ok(httpin_field(h, "Host"), s->addr)) {
-        refuse(c, 403, "permission_denied",
-               "the Host header names another machine than this; use http://127.0.0.1", 0);
+        char words[120];
+        snprintf(words, sizeof words,
+                 "the Host header names another machine than this; use http://127.0.0.1:%u",
+                 s->port);
+        refuse(c, 403, "permission_denied", words, 0);
         return false;
     }
     if (no) {

@@ -217,6 +217,9 @@ static void other_sites_and_names_are_kept_out(void)
     up(NULL);
     CHECK_EQ(http(f.port, "GET", "/v1/models", "Host: evil.example\r\n", NULL, got, sizeof got),
              403);
+    char way[64];
+    snprintf(way, sizeof way, "use http://127.0.0.1:%d\"", f.port);
+    CHECK(has(way));
     CHECK_EQ(http(f.port, "GET", "/v1/models", "", NULL, got, sizeof got), 400);
     CHECK_EQ(http(f.port, "GET", "/v1/models",
                   "Host: localhost\r\nOrigin: http://evil.example\r\n", NULL, got, sizeof got),
