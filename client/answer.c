@@ -479,22 +479,24 @@ void answer_print_stats(struct cli *c, const struct answer *a)
     char b[7][WORDS_BYTES], line[400];
     double made = j_num(u, "generated", a->n), decode = j_num(t, "decode_ms", 0);
     double read = j_num(u, "prefilled", 0), prefill = j_num(t, "prefill_ms", 0);
-    double load = j_num(t, "load_ms", 0);
+    double load = j_num(t, "load_ms", 0), first = j_num(t, "first_token_ms", 0);
+    bool whole =
+        first > 0; /* no first token: this is the end of one that went on after a restart */
     int n = snprintf(line, sizeof line, "[%.40s] ", shown(answer_finish(a)));
     if (made > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s tokens", words_count(b[0], made));
-    if (made > 1 && decode > 0)
+    if (whole && made > 1 && decode > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, ", %.1f t/s",
                       (made - 1) * 1000 / decode);
-    if (made > 0 && j_num(t, "first_token_ms", -1) >= 0)
+    if (whole && made > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, ", first after %s",
-                      words_ms(b[1], j_num(t, "first_token_ms", 0)));
+                      words_ms(b[1], first));
     n += snprintf(line + n, sizeof line - (size_t)n, "%scontext %s: %s kept, %s read",
                   made > 0 ? "; " : "", words_count(b[2], j_num(u, "context", 0) + made),
                   words_count(b[3], j_num(u, "reused", 0)), words_count(b[4], read));
-    if (read > 0 && prefill > 0)
+    if (read > 0 && prefill >= 1)
         n += snprintf(line + n, sizeof line - (size_t)n, " in %s", words_ms(b[5], prefill));
-    if (made <= 0 && read > 0 && prefill > 0)
+    if (made <= 0 && read > 0 && prefill >= 1)
         n += snprintf(line + n, sizeof line - (size_t)n, ", %.0f t/s", read * 1000 / prefill);
     if (load > LOAD_SAID_MS)
         n += snprintf(line + n, sizeof line - (size_t)n, "; model loaded in %s",

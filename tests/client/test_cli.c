@@ -226,6 +226,10 @@ static void answers_go_to_stdout_and_the_rest_to_stderr(void)
     CHECK_EQ(RUN("run", "fake", "hi words=3"), 0);
     CHECK(strcmp(out, "w0 w1 w2 \n") == 0);
     CHECK(strstr(err, "3 tokens") && !strchr(err, '\033'));
+    CHECK(strstr(err, "t/s") && strstr(err, "first after 3 ms") && strstr(err, "read in 2 ms"));
+    CHECK_EQ(RUN("run", "fake", "hi words=3 late"), 0); /* of an end alone there is no rate */
+    CHECK(strstr(err, "3 tokens") && strstr(err, "6 read") && !strstr(err, "t/s"));
+    CHECK(!strstr(err, "first after") && !strstr(err, "read in"));
     CHECK_EQ(RUN("run", "fake", "hi words=3", "-q"), 0);
     CHECK(strcmp(err, "") == 0);
     CHECK_EQ(RUN_IN("words=2 from a pipe", "run", "fake"), 0);

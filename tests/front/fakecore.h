@@ -6,7 +6,7 @@
  * knows no stream, and the same START gives the same words.
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
- * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "fail" (ends in
+ * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s). */
 #ifndef TESTS_FAKECORE_H
@@ -32,7 +32,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 256, FC_DUE = 512, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms;
-    bool emoji, fail, cut, cancelled, ingest, probs;
+    bool emoji, fail, cut, late, cancelled, ingest, probs;
     int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
 };
@@ -152,10 +152,11 @@ static void fc_next(struct fc *c, const struct fc_due *d)
                       "\"prefilled\":6,\"generated\":%d},"
                       "\"reused_from\":{\"device\":0,\"host\":24,\"file\":0},\"timings\":{"
                       "\"queue_ms\":0,\"load_ms\":0,\"restore_ms\":1,"
-                      "\"prefill_ms\":2,\"first_token_ms\":3,\"decode_ms\":4},\"turn\":2,"
+                      "\"prefill_ms\":%s,\"decode_ms\":4},\"turn\":2,"
                       "\"durable\":true,"
                       "\"session\":{\"id\":\"%032d\",\"name\":\"fake\"},\"model\":\"fake\"",
-                      s->cancelled || s->cut ? "cancelled" : "stop", s->words, 7);
+                      s->cancelled || s->cut ? "cancelled" : "stop", s->words,
+                      s->late ? "0.01,\"first_token_ms\":0" : "2,\"first_token_ms\":3", 7);
     snprintf(json + k, sizeof json - (size_t)k, "}");
     fc_send(c, d->conn, &d->f, HRT_OK, json, tail, (size_t)(p - tail));
 }
@@ -226,6 +227,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         s.emoji = strstr(p, "emoji") != NULL;
         s.fail = strstr(p, "fail") != NULL;
         s.cut = strstr(p, "cut") != NULL;
+        s.late = strstr(p, "late") != NULL;
         if (cJSON_IsNumber(max) && max->valuedouble < s.words)
             s.words = (int)max->valuedouble;
         c->s[i = c->n_s++] = s;
