@@ -11,6 +11,7 @@
  * So the number of the newest transaction has to be the one that was committed last, and so
  * has what its rows say of store and log. */
 #include "base/check.h"
+#include "base/clock.h"
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include "kvstore/sys.h"
@@ -19,9 +20,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A file system may set times late: after so many walks that found nothing the time counts no
- * more. */
+/* A file system may set times late: after so many commits in a row that were each followed by a
+ * walk which found nothing, times do not count for a while.  What happens with no commit before
+ * it is no lateness. */
 enum { ALARMS_MAX = 8 };
+static const uint64_t ALARM_REST_NS = 60000000000u;
 
 static bool look(const struct index *i, struct index_seen *ret)
 {
@@ -64,7 +67,7 @@ static bool differs(const struct index *i, const struct index_seen *now)
 
     if (now->bytes < was->bytes || last_txn(i) != i->last.txn)
         return true;
-    return i->alarms < ALARMS_MAX &&
+    return now_ns() > i->alarm_ns &&
            (now->bytes != was->bytes || now->sec != was->sec || now->nsec != was->nsec);
 }
 
@@ -129,6 +132,9 @@ void index_last_read(const struct index *i, MDB_txn *txn, struct index_last *ret
 void index_last_keep(struct index *i, const struct index_last *last)
 {
     pthread_mutex_lock(&i->hurt_lock);
+    if (i->calm)
+        i->alarms = 0;
+    i->calm = true;
     i->last = *last;
     i->last.txn = last_txn(i);
     pthread_mutex_unlock(&i->hurt_lock);
@@ -160,7 +166,11 @@ void index_believe(struct index *i, bool alarm)
 {
     pthread_mutex_lock(&i->hurt_lock);
     (void)look(i, &i->seen);
-    i->alarms += alarm;
+    if (alarm && i->calm && ++i->alarms == ALARMS_MAX) {
+        i->alarms = 0;
+        i->alarm_ns = now_ns() + ALARM_REST_NS;
+    }
+    i->calm = false;
     i->trust = INDEX_FINE;
     pthread_mutex_unlock(&i->hurt_lock);
 }

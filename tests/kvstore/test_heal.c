@@ -225,6 +225,43 @@ static void a_write_that_changed_nothing_is_no_damage(void)
     rig_fini(&g);
 }
 
+static void touched(void)
+{
+    int fd = index_fd();
+    uint8_t b;
+
+    past(fd);
+    CHECK(pread(fd, &b, 1, 3 * PAGE) == 1 && pwrite(fd, &b, 1, 3 * PAGE) == 1);
+    close(fd);
+}
+
+static void what_comes_after_many_touches_is_seen(void)
+{
+    for (int k = 0; k < 4; k++) {
+        open_rig(k % 2);
+        for (uint64_t i = 0; i < 12; i++) {
+            touched();
+            all_is_there();
+            if (k / 2) {
+                uint64_t at = TOKENS + 10 * i;
+                CHECK_EQ(rig_talk(&g, 2, at, at + 10), 0);
+            }
+        }
+        CHECK_EQ(g.s->heals, 0);
+        if (k / 2) { /* a touch behind each commit: times are looked at again later */
+            pthread_mutex_lock(&g.s->idx->hurt_lock);
+            CHECK(g.s->idx->alarm_ns > now_ns());
+            g.s->idx->alarm_ns = now_ns();
+            pthread_mutex_unlock(&g.s->idx->hurt_lock);
+        }
+        pages_hurt(zeros, 2 * PAGE);
+        if (!g.threads) /* before LMDB has met it */
+            CHECK_EQ(index_trust(g.s->idx), INDEX_TOUCHED);
+        goes_on(0);
+        rig_fini(&g);
+    }
+}
+
 /* --- sound, and not what was left ----------------------------------------------------------- */
 
 static uint8_t *index_read(const char *dir, size_t *ret_bytes)
@@ -254,7 +291,7 @@ static void index_put_back(const uint8_t *b, size_t bytes)
 static void times_are_not_believed(void)
 {
     pthread_mutex_lock(&g.s->idx->hurt_lock);
-    g.s->idx->alarms = UINT32_MAX;
+    g.s->idx->alarm_ns = UINT64_MAX;
     pthread_mutex_unlock(&g.s->idx->hurt_lock);
 }
 
@@ -436,7 +473,7 @@ static void what_cannot_be_made_anew_is_said(void)
 T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
        ROW(any_page_may_be_hit), ROW(a_write_that_changed_nothing_is_no_damage),
-       ROW(an_older_copy_put_back_costs_nothing), ROW(another_stores_index_is_not_believed),
-       ROW(a_compaction_under_way_keeps_the_log),
+       ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
+       ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(what_cannot_be_made_anew_is_said))
