@@ -53,6 +53,11 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
     return ret;
 }
 
+bool noroom_is(int res)
+{
+    return res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM;
+}
+
 const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
 {
     if (res == E_LIMIT)

@@ -10,6 +10,7 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
 #include "daemon/req.h"
 #include "daemon/steps.h"
 #include "engine/engine.h"
@@ -444,6 +445,7 @@ static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *
     struct daemon *d = c->d;
     uint32_t uid = c->uid;
     struct req *r = req_find(d, uid, id);
+    char why[NOROOM_WORDS];
     int res = 0;
 
     *ret_none = false;
@@ -474,6 +476,9 @@ static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *
     else if (res == E_CORRUPT)
         call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
                   "the stored tokens are not those of this request: it cannot go on");
+    else if (noroom_is(res))
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL,
+                  "%s; what is stored cannot be read before", noroom_words(d, uid, res, why));
     else
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the request cannot be read back: %s",
                   err_str(res));

@@ -135,7 +135,7 @@ static void group_log(struct kvstore *s, struct group *g)
         if (g->res[i] ==
             E_CORRUPT) { /* what it would change is damaged: made anew, once more */
             repair_turn(s);
-            g->res[i] = accept_batch(&s->accept, b->rec, b->n_rec);
+            g->res[i] = repair_why(s, accept_batch(&s->accept, b->rec, b->n_rec));
         }
         if (g->res[i] == 0)
             g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
@@ -255,8 +255,8 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
     uint8_t v[8];
     int r = index_begin(s->idx);
 
-    if (r < 0)
-        return r;
+    if (r < 0) /* one that waits for room to be made anew takes nothing until then */
+        return r == E_CORRUPT && s->heal_why ? -ENOSPC : r;
     r = txn_frames(s);
     for (uint32_t i = 0; i < g->n_job && r == 0; i++) {
         struct drop_job *d = (struct drop_job *)g->job[i];

@@ -14,7 +14,7 @@
 #include <errno.h>
 
 enum { HEALS_MAX = 4 }; /* each keeps a copy of the damaged file */
-static const uint64_t AGAIN_NS = 1000000000u;
+static const uint64_t AGAIN_NS = 1000000000u, WANT_AGAIN_NS = 5000000000u;
 
 /* 0: it is sound, but for rows that are noted.  E_STALE: sound, and not what was committed
  * last.  E_CORRUPT; or why it could not be walked. */
@@ -86,14 +86,31 @@ static int others_aside(struct kvstore *s, const char *path, struct errbuf *eb)
     return r;
 }
 
+/* It lacked room: all is as it was, and it is tried again. */
+static bool waits_for_room(struct kvstore *s, const char *why, int r, uint64_t began)
+{
+    bool memory = r == -ENOMEM;
+
+    if (!memory && r != -ENOSPC && r != -EDQUOT && r != -EFBIG)
+        return false;
+    s->heal_why = memory ? -ENOMEM : -ENOSPC;
+    s->heal_ns = now_ns() + WANT_AGAIN_NS + (now_ns() - began);
+    store_state(s, SAY_INDEX,
+                "%s and cannot be made anew for want of %s: nothing that is stored is read or "
+                "written until it can, and nothing is lost; free some, it goes on by itself",
+                why, memory ? "memory" : "room on the disk");
+    return true;
+}
+
 static void make_anew(struct kvstore *s, const char *path, const char *matter)
 {
+    uint64_t began = now_ns();
     struct merge_report m;
     struct errbuf eb = {0};
     char why[PATH_MAX + 64];
 
     index_scrub_stop(&s->scrub);
-    if (s->heals++ == HEALS_MAX) {
+    if (s->heals == HEALS_MAX) {
         store_stop(s,
                    "%s is damaged again and again: nothing is written any more; check the "
                    "disk and the memory of this machine, then restart",
@@ -105,10 +122,13 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     /* A log that never had a frame lacks none. */
     if (r == 0)
         r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
+    if (r < 0 && waits_for_room(s, why, r, began))
+        return;
+    s->heals++;
     if (r == 0)
         r = index_open_again(s->idx);
-    if (r == 0)
-        r = settle(s);
+    if (r == 0 && settle(s) < 0)
+        s->clock_put_ns = 0; /* with the next commit */
     if (r < 0) {
         store_stop(
             s,
@@ -118,7 +138,9 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
         return;
     }
     s->index_bad = false;
+    s->heal_why = 0;
     s->n.repaired++;
+    store_over(s, SAY_INDEX, "the index could be made anew");
     if (!m.lost)
         store_note(s,
                    "%s: made anew from the turn log, nothing is missing; check the disk, and "
@@ -147,10 +169,11 @@ void heal_turn(struct kvstore *s)
                    path, err_str(lock));
     ckpt_stop(s); /* what it has read may be short */
     int r = t == INDEX_BROKEN ? E_CORRUPT : walked(s, path);
-    if (r == 0 || r == E_CORRUPT || r == E_STALE || r == -ENOENT)
+    if (r == 0) {
+        s->heal_why = 0;
         store_over(s, SAY_INDEX, "the index could be checked");
-    if (r == 0)
         return;
+    }
     if (r == E_CORRUPT || r == E_STALE || r == -ENOENT) { /* the last: it is empty now */
         if (guard_holds(s))
             make_anew(s, path,

@@ -513,9 +513,9 @@ static int branch_read(struct kvstore *s, const struct kvs_id *id, struct kvs_br
 {
     int r = index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end);
 
-    return r == E_CORRUPT && repair_wait(s)
-               ? index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end)
-               : r;
+    if (r == E_CORRUPT && repair_wait(s))
+        r = index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end);
+    return repair_why(s, r);
 }
 
 int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret)
@@ -606,7 +606,7 @@ int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, ui
             while (r == E_CORRUPT && repair_wait(s));
     }
     free(v);
-    return r;
+    return repair_why(s, r);
 }
 
 int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
@@ -642,7 +642,7 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
     s->n.corrupt += bad;
     free(v);
     free(t);
-    return r;
+    return repair_why(s, r);
 }
 
 int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, struct kvs_req *ret,
@@ -650,9 +650,9 @@ int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, stru
 {
     must_be(s, STORE_MAGIC);
     int r = index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
-    return r == E_CORRUPT && repair_wait(s)
-               ? index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply)
-               : r;
+    if (r == E_CORRUPT && repair_wait(s))
+        r = index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
+    return repair_why(s, r);
 }
 
 int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx)

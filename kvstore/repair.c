@@ -397,6 +397,13 @@ bool repair_wait(struct kvstore *s)
     return mended(s, had, broken);
 }
 
+int repair_why(struct kvstore *s, int r)
+{
+    int why = s->heal_why;
+
+    return r == E_CORRUPT && why ? why : r;
+}
+
 void repair_scrub(struct kvstore *s)
 {
     char path[PATH_MAX];

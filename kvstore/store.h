@@ -314,7 +314,8 @@ struct kvstore {
     struct index_scrub scrub;
     bool kept; /* commit: there are damaged files; not looked for before: */
     uint64_t kept_ns;
-    uint64_t heal_ns; /* not before; 0: nothing to wait for */
+    uint64_t heal_ns;     /* not before; 0: nothing to wait for */
+    _Atomic int heal_why; /* what the index waits for to be made anew: -ENOSPC, -ENOMEM; or 0 */
     uint32_t heals;
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
     pthread_t commit_thread;

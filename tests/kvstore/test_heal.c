@@ -439,19 +439,55 @@ static void what_lmdb_meets_itself_is_damage_too(void)
     }
 }
 
-/* With no room for a new one: nothing is written, that is said, and the next start has it all. */
-static int no_room(void *user, const struct sys_event *e)
+static int no_new_one(void *user, const struct sys_event *e)
 {
-    (void)user;
-    return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? -ENOSPC : 0;
+    return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? *(int *)user : 0;
+}
+
+/* With no room for a new one: nothing is read or written, that is said, and it goes on by itself. */
+static void one_that_lacks_room_is_tried_again(void)
+{
+    static const int full[] = {-ENOSPC, -ENOMEM, -EFBIG, -EDQUOT};
+    struct kvs_stats st;
+    struct kvs_branch b;
+
+    for (int k = 0; k < 8; k++) {
+        int why = full[k / 2];
+        struct kvs_id id = rig_id(1, 0);
+        open_rig(false);
+        g.s->sys.hook = no_new_one;
+        g.s->sys.user = &why;
+        pages_hurt(k % 2 ? heads : zeros, 2 * PAGE);
+        CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) < 0);
+        (void)rig_put(&g, 7, 1);
+        CHECK_EQ(kvs_branch_get(g.s, &id, &b), why == -ENOMEM ? -ENOMEM : -ENOSPC);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault != -EROFS && st.index_hurt);
+        CHECK(said(why == -ENOMEM ? "for want of memory" : "for want of room"));
+        why = 0;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && !st.index_hurt);
+        g.s->sys.hook = NULL;
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        rig_fini(&g);
+    }
 }
 
 static void what_cannot_be_made_anew_is_said(void)
 {
     struct kvs_stats st;
+    int why = -EIO;
 
     open_rig(false);
-    g.s->sys.hook = no_room;
+    g.s->sys.hook = no_new_one;
+    g.s->sys.user = &why;
     pages_hurt(heads, 2 * PAGE);
     CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) < 0);
     kvs_stats(g.s, &st);
@@ -476,4 +512,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
-       ROW(what_lmdb_meets_itself_is_damage_too), ROW(what_cannot_be_made_anew_is_said))
+       ROW(what_lmdb_meets_itself_is_damage_too), ROW(one_that_lacks_room_is_tried_again),
+       ROW(what_cannot_be_made_anew_is_said))
