@@ -127,6 +127,8 @@ static void ckpt_over(struct kvstore *s, int r)
     index_unsnap(s->idx);
     s->ckpt.phase = CKPT_NONE;
     if (r == 0)
+        s->log_hurt = false;
+    if (r == 0)
         store_over(s, SAY_LOG, "the turn log could be compacted again");
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
@@ -244,4 +246,20 @@ int ckpt_all(struct kvstore *s)
         ;
     commit_sizes(s);
     return r;
+}
+
+void ckpt_look(struct kvstore *s)
+{
+    if (!s->log_hurt && turnlog_cut(s->log)) {
+        s->log_hurt = true;
+        ckpt_stop(s);
+        s->ckpt.again_ns = 0;
+        turnlog_keep_old(s->log);
+        store_note(s,
+                   "the turn log in %s/log was cut short by another program: it is made anew "
+                   "from the index, the old files are kept as seg-*.bad-*",
+                   s->dir);
+    }
+    if (s->log_hurt && !ckpt_busy(s) && !s->ckpt.trim && now_ns() >= s->ckpt.again_ns)
+        (void)ckpt_begin(s);
 }

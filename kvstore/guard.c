@@ -315,6 +315,7 @@ void guard_turn(struct kvstore *s)
     day_turn(s, set != 0);
     if (!guard_holds(s))
         return;
+    ckpt_look(s);
     lock_path(s, path);
     if (!sys_same(path, s->lock_fd))
         lock_again(s);

@@ -97,6 +97,13 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+uint64_t log_length(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 ? 0 : (uint64_t)st.st_size;
+}
+
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb)
 {
@@ -129,7 +136,8 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
             v = more;
         }
         log_path(dir, number, "", path);
-        v[n++] = (struct log_file){.number = number, .taken = sys_taken_bytes(path)};
+        v[n++] = (struct log_file){
+            .number = number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
     }
     closedir(d);
     if (r < 0) {

@@ -25,12 +25,14 @@ int log_head_get(const uint8_t b[LOG_HEAD_BYTES], struct log_head *ret);
 struct log_file {
     uint32_t number;
     uint64_t taken; /* bytes on disk */
+    uint64_t bytes; /* its length, at least */
     bool bad;       /* hurt: kept aside when the log no longer needs it */
 };
 /* The log's files by number, malloc'ed in *ret.  tidy: files that never became one (.tmp) go. */
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
+uint64_t log_length(const char *path); /* 0: it is not there */
 /* A whole file in malloc'ed memory. */
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);
 /* Only its header: E_CORRUPT, E_VERSION, or -errno when it could not be read. */

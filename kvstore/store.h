@@ -247,6 +247,7 @@ struct kvstore {
     struct accept accept; /* commit */
     struct forget forget;
     struct ckpt ckpt;
+    bool log_hurt; /* commit: a checkpoint is to take the place of all of it */
     struct collect collect;
     /* The loop's: what it has in mind and nothing on disk leads to, when it is asked. */
     void (*hold)(void *ctx);
@@ -383,6 +384,7 @@ int ckpt_begin(struct kvstore *s);
 bool ckpt_busy(const struct kvstore *s);
 void ckpt_turn(struct kvstore *s); /* a little of it */
 int ckpt_all(struct kvstore *s);   /* at open */
+void ckpt_look(struct kvstore *s); /* now and then: a log that others have cut is made anew */
 /* collect.c: branches nobody leads to (commit thread) */
 int collect_open(struct kvstore *s, struct kvs_open_report *rep); /* counts the sessions */
 bool collect_busy(const struct kvstore *s);

@@ -321,7 +321,8 @@ static int seg_add(struct turnlog *l, uint32_t number)
         return -ENOMEM;
     l->seg = s;
     seg_path(l, number, "", path);
-    l->seg[l->n_seg++] = (struct log_file){.number = number, .taken = sys_taken_bytes(path)};
+    l->seg[l->n_seg++] = (struct log_file){
+        .number = number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
     return 0;
 }
 
@@ -381,6 +382,19 @@ bool turnlog_in_place(const struct turnlog *l)
             return true;
     }
     return l->fd < 0;
+}
+
+bool turnlog_cut(const struct turnlog *l)
+{
+    char path[PATH_MAX];
+
+    for (uint32_t i = l->n_trim; i < l->n_seg; i++) {
+        seg_path(l, l->seg[i].number, "", path);
+        uint64_t bytes = log_length(path);
+        if (!l->seg[i].bad && bytes < l->seg[i].bytes && access(path, F_OK) == 0)
+            return true;
+    }
+    return false;
 }
 
 void turnlog_begin(struct turnlog *l)
@@ -611,7 +625,8 @@ int turnlog_checkpoint_end(struct turnlog *l)
         turnlog_checkpoint_abort(l);
         return r;
     }
-    struct log_file own = {.number = l->ckpt_number, .taken = sys_taken_bytes(path)};
+    struct log_file own = {
+        .number = l->ckpt_number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
     memmove(l->seg + at + 1, l->seg + at, (l->n_seg - 1 - at) * sizeof *l->seg);
     l->seg[at] = own;
     close(l->ckpt_fd);

@@ -6,6 +6,7 @@
 #include "tests/t.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -439,6 +440,48 @@ static void what_lmdb_meets_itself_is_damage_too(void)
     }
 }
 
+/* --- the log ---------------------------------------------------------------------------------- */
+
+static void log_cut(off_t to)
+{
+    glob_t v;
+    char pattern[512];
+
+    snprintf(pattern, sizeof pattern, "%.400s/log/seg-*", g.dir);
+    CHECK_EQ(glob(pattern, 0, NULL, &v), 0);
+    for (size_t i = 0; i < v.gl_pathc; i++)
+        CHECK_EQ(truncate(v.gl_pathv[i], to), 0);
+    globfree(&v);
+}
+
+/* The index has all of it, and is what is cut next. */
+static void a_log_that_is_cut_is_made_anew(void)
+{
+    static const off_t to[] = {0, PAGE, 3 * PAGE};
+
+    for (int k = 0; k < 6; k++) {
+        open_rig(false);
+        log_cut(to[k / 2]);
+        if (k % 2)
+            CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        g.s->guard_ns = 0;
+        do
+            rig_turn(&g);
+        while (ckpt_busy(g.s) || g.s->ckpt.trim);
+        CHECK(said("was cut short by another program"));
+        CHECK(!g.s->log_hurt);
+        int fd = index_fd();
+        CHECK_EQ(ftruncate(fd, 0), 0);
+        close(fd);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, k % 2 ? TOKENS + 10 : TOKENS));
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        rig_fini(&g);
+    }
+}
+
 static int no_new_one(void *user, const struct sys_event *e)
 {
     return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? *(int *)user : 0;
@@ -512,5 +555,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
-       ROW(what_lmdb_meets_itself_is_damage_too), ROW(one_that_lacks_room_is_tried_again),
-       ROW(what_cannot_be_made_anew_is_said))
+       ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
+       ROW(one_that_lacks_room_is_tried_again), ROW(what_cannot_be_made_anew_is_said))
