@@ -129,6 +129,7 @@ static bool index_hurt(void)
 static void goes_on(int first)
 {
     struct kvs_block_req got;
+    uint8_t clean[8] = {1};
 
     if (first == 0)
         all_is_there();
@@ -142,6 +143,9 @@ static void goes_on(int first)
     all_is_there();
     CHECK(!index_hurt());
     CHECK(said("damaged in its structure: made anew"));
+    /* A store that is open: killed now, it must be looked at. */
+    CHECK_EQ(index_meta_get(g.s->idx, INDEX_LOOP, "clean", clean, 8), 8);
+    CHECK_EQ(clean[0], 0);
     if (first != 1)
         CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
     CHECK_EQ(rig_get(&g, 7, 0, &got), 0);
