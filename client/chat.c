@@ -438,7 +438,7 @@ int cmd_chat(struct cli *c, const struct args *a)
         return cli_usage(c, "--ids is for run, ask and ingest");
     int code = CLI_OK;
     if (name)
-        code = named_session(c, name, NAMED_LEAST_NEW, false, t.session);
+        code = named_session(c, name, NAMED_LEAST_SURE, false, t.session);
     if (code == CLI_OK && model)
         code = find_model(&t, model, t.model, sizeof t.model);
     if (code == CLI_OK && t.session[0])

@@ -142,7 +142,7 @@ int cmd_cancel(struct cli *c, const struct args *a)
         return CLI_OK;
     }
     char whole[NAME_BYTES_MAX + 1];
-    code = named_session(c, what ? what : found, NAMED_LEAST, true, whole);
+    code = named_session(c, what ? what : found, NAMED_LEAST_SURE, true, whole);
     if (code != CLI_OK)
         return code;
     what = whole;

@@ -501,7 +501,7 @@ int cmd_ingest(struct cli *c, const struct args *a)
     if (code == CLI_OK && !c->conn)
         code = cli_connect(c, &c->conn);
     if (code == CLI_OK && !split) {
-        code = named_session(c, g.name, NAMED_LEAST_NEW, false, whole);
+        code = named_session(c, g.name, NAMED_LEAST_SURE, false, whole);
         g.name = whole;
     }
     if (code == CLI_OK)

@@ -44,7 +44,7 @@ int cmd_ask(struct cli *c, const struct args *a)
     if (!name || !name[0])
         return cli_usage(c, "which session? hearth ask -s NAME QUESTION");
     char whole[NAME_BYTES_MAX + 1];
-    int code = named_session(c, name, args_has(a, "create") ? NAMED_LEAST_NEW : NAMED_LEAST,
+    int code = named_session(c, name, args_has(a, "create") ? NAMED_LEAST_SURE : NAMED_LEAST,
                              false, whole);
     if (code != CLI_OK)
         return code;

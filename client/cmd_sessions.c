@@ -86,7 +86,7 @@ int cmd_sessions(struct cli *c, const struct args *a)
 static int for_session(struct cli *c, const char *typed, bool changing, cJSON **ret)
 {
     char name[NAME_BYTES_MAX + 1];
-    int code = named_session(c, typed, NAMED_LEAST, false, name);
+    int code = named_session(c, typed, changing ? NAMED_LEAST_SURE : NAMED_LEAST, false, name);
     if (code != CLI_OK)
         return code;
     *ret = changing ? j_req() : cJSON_CreateObject();
@@ -373,6 +373,16 @@ static int rm_anonymous(struct cli *c, double older_s)
     return code;
 }
 
+/* The whole of what it was: what was typed may have been the beginning of its id. */
+static void removed_say(struct cli *c, const cJSON *o, const char *typed)
+{
+    const char *id = j_str(o, "id", ""), *name = j_str(o, "name", "");
+    if (name[0] && id[0])
+        cli_note(c, "removed %s, id %s", shown(name), shown(id));
+    else
+        cli_note(c, "removed %s", shown(id[0] ? id : typed));
+}
+
 int cmd_session_rm(struct cli *c, const struct args *a)
 {
     const char *older = args_str(a, "older");
@@ -402,7 +412,7 @@ int cmd_session_rm(struct cli *c, const struct args *a)
             cJSON_AddStringToObject(o, "session", a->pos[i]);
             out_json(o);
         } else {
-            cli_note(c, "removed %s", shown(a->pos[i]));
+            removed_say(c, o, a->pos[i]);
         }
         cJSON_Delete(o);
     }

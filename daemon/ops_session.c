@@ -649,6 +649,8 @@ void op_session_remove(struct call *c)
     cJSON_AddBoolToObject(o, "removed", true);
     hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
     cJSON_AddStringToObject(o, "id", hex);
+    if (s->rec.name[0])
+        cJSON_AddStringToObject(o, "name", s->rec.name);
     s->removing = true;
     change_submit(w, c, s, KVS_REC_SESSION_RM, o);
 }

@@ -206,6 +206,30 @@ static void the_beginning_of_an_id_is_enough(void)
     down();
 }
 
+/* It may be a name that has gone: another's id begins so. */
+static void what_changes_or_removes_wants_eight_digits_of_an_id(void)
+{
+    static const char full[] = "\"session\":\"00000000deadbeef0000000000000000\"",
+                      typed[] = "\"session\":\"0000000\"";
+    static const char *const verb[][5] = {{"sessions", "rm", "0000000"},
+                                          {"sessions", "rewind", "0000000", "--to", "1"},
+                                          {"sessions", "rename", "0000000", "x"},
+                                          {"sessions", "fork", "0000000", "x"},
+                                          {"sessions", "pin", "0000000"}};
+    up();
+    for (int i = 0; i < 5; i++) {
+        (void)RUN(verb[i][0], verb[i][1], verb[i][2], verb[i][3], verb[i][4]);
+        CHECK_EQ(fakecore_count(core, typed), i + 1);
+    }
+    (void)RUN("cancel", "0000000");
+    CHECK_EQ(fakecore_count(core, typed), 6);
+    CHECK_EQ(fakecore_count(core, full), 0);
+    CHECK_EQ(RUN("sessions", "rm", "00000000de"), 0);
+    CHECK_EQ(fakecore_count(core, full), 1);
+    CHECK(strstr(err, "removed n, id 00000000deadbeef0000000000000000"));
+    down();
+}
+
 static void errors_are_json_when_asked(void)
 {
     up();
@@ -801,6 +825,8 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
        {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},
        {"the_beginning_of_an_id_is_enough", the_beginning_of_an_id_is_enough},
+       {"what_changes_or_removes_wants_eight_digits_of_an_id",
+        what_changes_or_removes_wants_eight_digits_of_an_id},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
         answers_go_to_stdout_and_the_rest_to_stderr},
        {"what_is_piped_in_follows_the_question", what_is_piped_in_follows_the_question},

@@ -54,7 +54,8 @@ def verbs_work_over(url_of):
     check_eq(last_json(h("sessions", "show", "copy2", "--json"))["tokens"], 300, "tokens after rewind")
     names = [x["name"] for x in last_json(h("sessions", "ls", "--json"))["sessions"]]
     check("book" in names and "copy2" in names, lambda: repr(names))
-    check_eq(h("sessions", "rm", "copy2").returncode, 0, "rm")
+    p = h("sessions", "rm", "copy2")
+    check(p.returncode == 0 and "removed copy2, id " in p.stderr, lambda: "rm: %d %s" % (p.returncode, p.stderr))
     check_eq(h("sessions", "show", "copy2").returncode, 4, "exit code for a session that is gone")
     check_eq(h("run", "nosuch", "x").returncode, 4, "exit code for a model that is not there")
     check_eq(h("frobnicate").returncode, 2, "exit code for an unknown verb")

@@ -300,6 +300,11 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
             fc_send(c, conn, f, HRT_OK, session, ids,
                     cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? sizeof ids : 0);
         break;
+    case HRT_SESSION_REMOVE:
+        fc_send(c, conn, f, HRT_OK,
+                "{\"removed\":true,\"id\":\"00000000deadbeef0000000000000000\",\"name\":\"n\"}",
+                NULL, 0);
+        break;
     case HRT_SESSION_REWIND:
         fc_send(
             c, conn, f, HRT_OUT_OF_RANGE,
