@@ -522,6 +522,44 @@ static void every_open_answer_is_remembered_however_many_there_are(void)
     down();
 }
 
+static void sessions_go_in_any_order(void)
+{
+    struct sess *s[5], *left[3];
+
+    up(true);
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(sess_make(&d, 1, (char[]){(char)('a' + i), 0}, "m", &s[i]), 0);
+    sess_forget(&d, s[1]);
+    sess_forget(&d, s[4]); /* which had taken the other's place */
+    for (uint32_t i = 0; i < 3; i++)
+        left[i] = sess_at(&d, i);
+    CHECK(!sess_at(&d, 3));
+    for (int i = 0; i < 4; i += i ? 1 : 2) /* a, c, d */
+        CHECK(left[0] == s[i] || left[1] == s[i] || left[2] == s[i]);
+    down();
+}
+
+static void turns_that_are_not_on_the_disk_stay_in_memory(void)
+{
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, "a", "m", &s), 0);
+    say(s, 10, 100);
+    save(s);
+    CHECK_EQ(sess_turns(&d, s), 0);
+    CHECK_EQ(s->n_turns, 1);
+    s->turns[0].durable = false;
+    sess_cool(s);
+    CHECK(s->turns_known && s->n_turns == 1);
+    s->turns[0].durable = true;
+    sess_cool(s);
+    CHECK(!s->turns_known && s->n_turns == 0);
+    CHECK_EQ(sess_turns(&d, s), 0);
+    CHECK_EQ(s->n_turns, 1);
+    down();
+}
+
 static void who_has_more_than_a_share(void)
 {
     static const struct {
@@ -794,6 +832,7 @@ static void the_days_budget_is_shared(void)
 
 T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
        CASE(shares_have_two_levels), CASE(keys_do_not_write_more_of_the_day_than_their_user),
+       CASE(sessions_go_in_any_order), CASE(turns_that_are_not_on_the_disk_stay_in_memory),
        CASE(who_has_more_than_a_share),
        CASE(who_has_more_than_a_share_waits_where_little_is_left),
        CASE(what_each_user_has_on_disk_is_known_as_it_changes),
