@@ -219,6 +219,19 @@ static void done_is_said_when_the_end_is_durable(void)
     answer_clear(&b);
 }
 
+/* Some time after the daemon has closed its links, which is what it does before it closes the store. */
+static void *let_go_when_closed(void *arg)
+{
+    struct pollfd p = {.fd = *(int *)arg, .events = POLLIN};
+    char c;
+
+    while (poll(&p, 1, -1) == 1 && recv(p.fd, &c, 1, 0) > 0)
+        ;
+    usleep(500000);
+    ctl->hold = 0;
+    return NULL;
+}
+
 /* One is at the disk, another waits for it; neither is an answer, which a stop ends first. */
 static void a_stop_waits_for_what_was_asked_before_it(void)
 {
@@ -227,7 +240,6 @@ static void a_stop_waits_for_what_was_asked_before_it(void)
     struct rig g;
     char json[200], id[33];
     pthread_t th;
-    unsigned ms = 700;
     int fd;
 
     make(&g);
@@ -259,7 +271,7 @@ static void a_stop_waits_for_what_was_asked_before_it(void)
     CHECK(wire_recv(fd, &r));
     CHECK_EQ(r.f.id, 3);
     wire_reply_fini(&r);
-    CHECK_EQ(pthread_create(&th, NULL, let_go_later, &ms), 0);
+    CHECK_EQ(pthread_create(&th, NULL, let_go_when_closed, &fd), 0);
     rig_down(&g, SIGTERM); /* it ends well */
     pthread_join(th, NULL);
     close(fd);
