@@ -21,7 +21,7 @@ from hearthlib import *
 import mmap
 import select
 
-A, B, SESSIONS, ANSWERS, TOKENS, LIMIT = 60001, 60002, 3200, 30, 20, 2.0
+A, B, SESSIONS, ANSWERS, TOKENS, LIMIT = 60001, 60002, 3200, 80, 20, 2.0
 PAR = {"max_tokens": TOKENS, "temperature": 0.8, "seed": 3, "ignore_eos": True}
 
 

@@ -149,6 +149,15 @@ static void count_users(const struct sched_view *v, struct shares *ret)
         ret->users = keys;
 }
 
+/* Has s's user rested so long that what he begins with may take its time? */
+static bool comes(const struct shares *h, const struct sched_seq *s)
+{
+    const struct sched_who *u = who_of(h, s);
+
+    return !s->decoding && !h->used_ns[u->n] && h->burst_ns &&
+           u->idle_ns / BURST_REST >= h->burst_ns;
+}
+
 /* What a user may take: of a decode's time alone three quarters, since between steps more is done
  * for more. */
 static void shares_of(const struct sched_view *v, struct shares *ret)
@@ -169,12 +178,15 @@ static void shares_of(const struct sched_view *v, struct shares *ret)
             row = s->row_ns;
         ret->decoding |= s->decoding;
     }
+    ret->burst_ns = BURST_STEPS * (v->base_ns + row);
+    for (uint32_t i = 0; i < v->seqs;
+         i++) /* prefills make room for who comes, as for a decode */
+        ret->decoding |= v->seq[i].ready && v->seq[i].todo && comes(ret, &v->seq[i]);
     ret->each_ns = ret->decoding ? (v->base_ns + row) / 4 * 3 : v->chunk_max * row / ret->users;
     if (v->cap_ns && !ret->decoding && ret->each_ns > v->cap_ns / ret->users)
         ret->each_ns = v->cap_ns / ret->users;
     if (ret->each_ns == 0)
         ret->each_ns = 1;
-    ret->burst_ns = BURST_STEPS * (v->base_ns + row);
 }
 
 /* Does s go before b: its user has had less, or of the same its key; of one key the one that
@@ -212,15 +224,6 @@ static int next_shared(const struct sched_view *v, const struct seen *seen,
     return best;
 }
 
-/* Has s's user rested so long that what he begins with may take its time? */
-static bool comes(const struct shares *h, const struct sched_seq *s)
-{
-    const struct sched_who *u = who_of(h, s);
-
-    return !s->decoding && !h->used_ns[u->n] && h->burst_ns &&
-           u->idle_ns / BURST_REST >= h->burst_ns;
-}
-
 /* How many tokens of s its user's part of the step holds. */
 static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bool alone)
 {
@@ -253,9 +256,19 @@ static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
     see(&h->key_served, (int)s->key.n);
 }
 
+/* What of n is left when the step must not be long: who comes into it has his burst all the same. */
+static uint64_t cap_rows(const struct sched_view *v, const struct shares *h,
+                         const struct sched_seq *s, uint64_t used_ns, uint64_t n)
+{
+    uint64_t left = v->cap_ns > used_ns ? v->cap_ns - used_ns : 0;
+
+    return v->cap_ns && !comes(h, s) && n > left / row_of(s) ? left / row_of(s) : n;
+}
+
 static void plan_shared(const struct sched_view *v, struct shares *h, struct sched_plan *ret)
 {
     uint32_t pages = v->pages_free;
+    uint64_t used = v->base_ns;
     uint64_t budget = v->chunk_max < STEP_TOKENS_MAX ? v->chunk_max : STEP_TOKENS_MAX;
     struct seen seen;
     int i;
@@ -266,6 +279,8 @@ static void plan_shared(const struct sched_view *v, struct shares *h, struct sch
         uint64_t n = share_rows(h, s, ret->runs == 0);
 
         see(&seen, i);
+        if (n && ret->runs && !(n = cap_rows(v, h, s, used, n)))
+            continue; /* had least, so it is among the first of the next step */
         if (!s->decoding && n > budget && !(n = budget))
             continue;
         if (n == 0) {
@@ -280,6 +295,7 @@ static void plan_shared(const struct sched_view *v, struct shares *h, struct sch
         n = to_edge(s, n);
         pages -= pages_for(s->pos, n);
         budget -= s->decoding ? 0 : n;
+        used += comes(h, s) ? 0 : n * row_of(s); /* what comes is on top of it */
         share_use(h, s, n);
         ret->run[ret->runs].seq = (uint32_t)i;
         ret->run[ret->runs++].n = (uint32_t)n;

@@ -22,7 +22,7 @@
 #include <string.h>
 
 /* So many times as long as one decode alone may a step take while another user may come. */
-enum { CHUNK_DEFAULT = 512, CAP_STEPS = 4 };
+enum { CHUNK_DEFAULT = 512, CAP_STEPS = 2 };
 #define OTHERS_NS        (10 * 1000000000ull) /* somebody else was here: he may come again */
 #define RECENT_MAX       4096
 #define PREFILL_GUESS_NS 1000000 /* a token, before anything was measured */

@@ -350,6 +350,41 @@ static void steps_are_short_while_another_user_may_come(void)
     CHECK_EQ(tokens_of(&p, 0), 512);
 }
 
+/* So with many keys of one user: each has its turn, but not all of them in one step. */
+static void steps_of_many_keys_are_short_too(void)
+{
+    const uint64_t alone = BASE_NS + ROW_NS;
+    struct sched_view v = shared_view();
+    struct sched_seq s[32];
+    struct sched_plan p;
+    uint64_t had[32] = {0}, most = 0;
+
+    v.cap_ns = 2 * alone;
+    for (uint32_t i = 0; i < 31; i++)
+        s[i] = by_key(of(i % 3 ? decode_at(i, 0, 0) : prefill_at(i, 0, 4096, 0), 8, 0), i, 0);
+    for (int k = 0; k < 31; k++) {
+        p = plan_of(s, 31, v);
+        CHECK(p.runs > 1);
+        CHECK(cost_ns(s, &p) <= v.cap_ns + alone);
+        CHECK(k || cost_ns(s, &p) <= v.cap_ns);
+        for (uint32_t i = 0; i < p.runs; i++) {
+            had[p.run[i].seq] += p.run[i].n;
+            s[p.run[i].seq].key.spent_ns += p.run[i].n * ROW_NS;
+        }
+    }
+    for (int i = 0; i < 31; i++) {
+        CHECK(had[i] > 0);
+        most = had[i] > most ? had[i] : most;
+    }
+    CHECK(most * ROW_NS <= 2 * v.cap_ns);
+    /* Who comes has his beginning all the same. */
+    s[31] = of(prefill_at(31, 0, 15, 0), 9, 0);
+    s[31].user.idle_ns = 1000 * alone;
+    p = plan_of(s, 32, v);
+    CHECK_EQ(tokens_of(&p, 31), 15);
+    CHECK(p.runs > 1);
+}
+
 /* Beside thirty decodes of another, the question of who has rested goes in one step. */
 static void who_comes_begins_at_once(void)
 {
@@ -374,8 +409,12 @@ static void who_comes_begins_at_once(void)
     CHECK_EQ(tokens_of(&p, 0), 4 * alone / ROW_NS);
     CHECK(tokens_of(&p, 1) > 0 && tokens_of(&p, 1) < 15);
     CHECK(cost_ns(s, &p) <= 7 * alone);
+    /* A prefill makes room for who comes as for a decode. */
+    s[1] = of(prefill_at(1, 0, 4000, 9), 8, 0);
+    p = plan_of(s, 2, v);
+    CHECK_EQ(tokens_of(&p, 0), 4 * alone / ROW_NS);
+    CHECK(tokens_of(&p, 1) > 0 && tokens_of(&p, 1) * ROW_NS <= alone);
     s[0].user.idle_ns = 10 * alone;
-    p = plan_of(s, 1, v);
     s[1] = s[2];
     p = plan_of(s, 2, v);
     CHECK(tokens_of(&p, 0) > 0 && tokens_of(&p, 0) * ROW_NS <= alone);
@@ -485,7 +524,8 @@ T_MAIN(C(nothing_to_do_is_an_empty_plan), C(all_decodes_run_in_one_step),
        C(over_many_steps_users_get_the_same_time),
        C(a_hundred_keys_of_another_user_double_a_step_at_most),
        C(keys_of_one_user_share_what_is_his), C(keys_alone_are_to_each_other_what_users_are),
-       C(steps_are_short_while_another_user_may_come), C(who_comes_begins_at_once),
+       C(steps_are_short_while_another_user_may_come),
+       C(steps_of_many_keys_are_short_too), C(who_comes_begins_at_once),
        C(a_decode_that_needs_a_page_waits_without_blocking_the_rest),
        C(prefill_is_cut_to_the_pages_there_are), C(what_is_not_ready_does_not_run),
        C(more_decodes_than_a_step_holds_take_turns),
