@@ -5,6 +5,9 @@
  * and the dropped blocks; done.  Frames are applied from their bytes, the same way a replay
  * does it.  Nothing else happens inside the transaction.
  *
+ * Somebody waits for a turn, nobody for a block: a group of turns leaves blocks to the next, and
+ * files are made and unlinked when a group is done.
+ *
  * When the disk is full the reserve goes first, then the io thread is asked to give segments
  * back; batches wait for that, blocks do not. */
 #include "base/bytes.h"
@@ -28,8 +31,9 @@ struct group {
     struct job *job[TXN_BLOCKS_MAX]; /* BLOCK and DROP */
     uint32_t n_job, n_rows;
     struct meta_job *meta;
-    bool early; /* KVS_WRONG_ACK_FIRST: batches are gone already */
-    bool full;  /* batches that the limit has no room for are refused */
+    LIST(struct job) segs; /* files to make or to unlink, after all else */
+    bool early;            /* KVS_WRONG_ACK_FIRST: batches are gone already */
+    bool full;             /* batches that the limit has no room for are refused */
 };
 
 void commit_job(struct kvstore *s, struct job *j)
@@ -462,19 +466,40 @@ static void seg_work(struct kvstore *s, struct seg_job *j)
     io_job_back(s, &j->job);
 }
 
+static void segs_work(struct kvstore *s, struct group *g)
+{
+    while (g->segs.head) {
+        struct job *j = g->segs.head;
+
+        LIST_POP(&g->segs);
+        seg_work(s, (struct seg_job *)j);
+    }
+}
+
 static bool waits_for_space(const struct kvstore *s)
 {
     return s->space == SPACE_WANTED || s->limit_hold;
 }
 
-/* Takes what is here, up to the bounds of one group.  false: nothing. */
-static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
+/* Turns do not wait for blocks' segments to be synced: those go with the next group, whatever else
+ * that has. */
+static bool jobs_go(struct kvstore *s, const struct group *g)
 {
-    struct job *seg_jobs = NULL, **seg_tail = &seg_jobs;
+    bool go = !g->n_batch || s->to_commit.jobs_waited;
+
+    s->to_commit.jobs_waited = !go && s->to_commit.jobs.head;
+    return go;
+}
+
+/* Takes what is here, up to the bounds of one group. */
+static void gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
+{
+    bool go;
     uint64_t until = now_ns() + wait_ns, company = 0;
     struct timespec ts;
 
     *g = (struct group){0};
+    LIST_INIT(&g->segs);
     pthread_mutex_lock(&s->to_commit.lock);
     for (;;) {
         bool hold = waits_for_space(s), turns = s->to_commit.batches.head && !hold;
@@ -499,7 +524,8 @@ static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
         g->batch[g->n_batch++] = s->to_commit.batches.head;
         LIST_POP(&s->to_commit.batches);
     }
-    while (s->to_commit.jobs.head) {
+    go = jobs_go(s, g);
+    while (go && s->to_commit.jobs.head) {
         struct job *j = s->to_commit.jobs.head;
         uint32_t rows = j->kind == JOB_DROP ? ((struct drop_job *)j)->n : 1;
         bool row = j->kind == JOB_BLOCK || j->kind == JOB_DROP;
@@ -510,20 +536,12 @@ static bool gather(struct kvstore *s, struct group *g, uint64_t wait_ns)
             g->n_rows += rows;
             g->job[g->n_job++] = j;
         } else {
-            j->next = NULL;
-            *seg_tail = j;
-            seg_tail = &j->next;
+            LIST_PUSH(&g->segs, j);
         }
     }
     g->meta = s->to_commit.metas.head;
     LIST_INIT(&s->to_commit.metas);
     pthread_mutex_unlock(&s->to_commit.lock);
-    while (seg_jobs) {
-        struct job *j = seg_jobs;
-        seg_jobs = j->next;
-        seg_work(s, (struct seg_job *)j);
-    }
-    return g->n_batch || g->n_job || g->meta;
 }
 
 static void index_smaller(struct kvstore *s)
@@ -546,9 +564,11 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     kept_turn(s);
     bool busy = forget_busy(s) || collect_busy(s) || ckpt_busy(s) || s->ckpt.trim, some;
     repair_turn(s);
-    some = gather(s, &g, busy ? 0 : wait_ns);
+    gather(s, &g, busy ? 0 : wait_ns);
+    some = g.n_batch || g.n_job || g.meta;
     if (some)
         group_run(s, &g);
+    segs_work(s, &g);
     forget_turn(s);
     collect_turn(s);
     if (!ckpt_busy(s) && !s->ckpt.trim && s->fault != -EROFS && limit_log_due(s, false))

@@ -266,7 +266,8 @@ struct kvstore {
         LIST(struct job) jobs;
         LIST(struct meta_job) metas;
         bool woken;
-        bool answered; /* the loop was asked, and has held what it holds: */
+        bool jobs_waited; /* while a group of turns went: they go with the next */
+        bool answered;    /* the loop was asked, and has held what it holds: */
         struct kvs_id *held;
         uint32_t n_held, cap_held;
         bool held_short; /* no memory for all of them */
