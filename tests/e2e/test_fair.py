@@ -1,14 +1,12 @@
 #!/usr/bin/env python3
 """test_fair.py - while one session prefills 4K tokens another decodes on, and says the same.
 
-Counted in tokens: a prefill that goes in large steps leaves few of them.  With FAIR_P95_MS=120 (two
-idle cores) the time between two tokens is held to that as well, the best of three prefills.
+The bar of 120 ms a token (p95) is for two idle cores; on a busy machine the best of three counts.
 """
 from hearthlib import *
 import threading
 
-P95_MS = float(os.environ.get("FAIR_P95_MS") or 0)
-PREFILL = 4096
+P95_MS = float(os.environ.get("FAIR_P95_MS") or 120)
 
 
 def decode_goes_on_during_a_long_prefill_with_the_same_bits():
@@ -25,7 +23,7 @@ def decode_goes_on_during_a_long_prefill_with_the_same_bits():
             mark = {}
 
             def prefill():
-                ids = [500 + attempt] + doc[attempt * 300:attempt * 300 + PREFILL - 1]
+                ids = [500 + attempt] + doc[attempt * 300:attempt * 300 + 4095]
                 with d.link() as l2:
                     mark["t0"] = time.monotonic()
                     generate(l2, {"session": "big%d" % attempt, "create": True, "model": "m", "input": "tokens",
@@ -41,15 +39,14 @@ def decode_goes_on_during_a_long_prefill_with_the_same_bits():
             t.join()
             check(a.same(alone), lambda: "beside a prefill the answer " + a.diff(alone))
             gaps = [(y - x) * 1000 for x, y in zip(a.times, a.times[1:]) if x >= mark["t0"] and y <= mark["t1"]]
-            check(len(gaps) > PREFILL // 400, lambda: "only %d tokens came during a prefill of %d, in %.1f s" % (
-                len(gaps), PREFILL, mark["t1"] - mark["t0"]))
+            check(len(gaps) >= 20, lambda: "only %d tokens came during the prefill of %.1f s" % (len(gaps), mark["t1"] - mark["t0"]))
             p95 = sorted(gaps)[int(len(gaps) * 0.95)]
             print("    attempt %d: %d tokens during %.1f s of prefill, p50 %.0f ms, p95 %.0f ms, worst %.0f ms" % (
                 attempt, len(gaps), mark["t1"] - mark["t0"], sorted(gaps)[len(gaps) // 2], p95, max(gaps)), flush=True)
             best = min(best, p95) if best is not None else p95
-            if best <= P95_MS or not P95_MS:
+            if best <= P95_MS:
                 break
-        check(best <= P95_MS or not P95_MS, lambda: "p95 %.0f ms a token during a prefill, want <= %.0f" % (best, P95_MS))
+        check(best <= P95_MS, lambda: "p95 %.0f ms a token during a prefill, want <= %.0f" % (best, P95_MS))
     d.stop()
 
 

@@ -113,29 +113,14 @@ def a_start_killed_at_any_instant_loses_nothing_threads():
     kills_on("threads")
 
 
-def hurt(p, what):
-    """One bit in each place where these bytes are; how many."""
-    with open(p, "rb") as f:
-        b = bytearray(f.read())
-    n, at = 0, b.find(what)
-    while at >= 0:
-        b[at + 1] ^= 0x10
-        n += 1
-        at = b.find(what, at + len(what))
-    if n:
-        with open(p, "r+b") as f:
-            f.write(b)
-    return n
-
-
 def what_both_copies_lost_is_said_everywhere():
     d, want = filled()
     ids = want["s2"][0]
     at = 700
     piece = ids[4 * at:4 * at + 32]
-    check(hurt(path(d, "index.mdb"), piece), "the tokens are not in the index")
+    check(flip_each(path(d, "index.mdb"), piece), "the tokens are not in the index")
     for f in os.listdir(path(d, "log")):
-        hurt(path(d, "log", f), piece)
+        flip_each(path(d, "log", f), piece)
     d.start()
     d.load()
     with d.link() as l:
@@ -167,9 +152,9 @@ def what_both_copies_lost_is_said_everywhere():
 def a_session_of_which_nothing_is_left_is_refused():
     d, want = filled()
     piece = want["s3"][0][:32]
-    check(hurt(path(d, "index.mdb"), piece), "the tokens are not in the index")
+    check(flip_each(path(d, "index.mdb"), piece), "the tokens are not in the index")
     for f in os.listdir(path(d, "log")):
-        hurt(path(d, "log", f), piece)
+        flip_each(path(d, "log", f), piece)
     d.start()
     d.load()
     with d.link() as l:
