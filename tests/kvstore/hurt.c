@@ -164,3 +164,66 @@ uint64_t hurt_sum(const char *dir)
     pclose(p);
     return strtoull(out, NULL, 10);
 }
+
+/* --- damage ------------------------------------------------------------------------------------- */
+
+int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
+{
+    int32_t want[4];
+    int n = 0;
+
+    for (uint64_t i = 0; i < 4; i++)
+        want[i] = rig_token(s, first + i);
+    for (int i = 1; i < 10; i++) {
+        char path[512], sub[32];
+        size_t bytes;
+        snprintf(sub, sizeof sub, "log/seg-%04d", i);
+        hurt_path(g, sub, path);
+        if (access(path, F_OK))
+            continue;
+        uint8_t *b = hurt_load(path, &bytes);
+        for (size_t at = 4096; at + 16 <= bytes; at += 4)
+            if (memcmp(b + at, want, sizeof want) == 0) {
+                hurt_xor(path, at, 0x10);
+                n++;
+            }
+        free(b);
+    }
+    return n;
+}
+
+int hurt_row(struct rig *g, const void *bytes, size_t n_bytes, size_t off)
+{
+    char path[512];
+    size_t n;
+    int done = 0;
+
+    hurt_path(g, "index.mdb", path);
+    uint8_t *b = hurt_load(path, &n);
+    for (size_t at = 2 * 4096; at + n_bytes <= n; at++)
+        if (memcmp(b + at, bytes, n_bytes) == 0) {
+            hurt_xor(path, at + off, 0x10);
+            done++;
+        }
+    free(b);
+    return done;
+}
+
+int hurt_tokens(struct rig *g, uint64_t s, uint64_t at)
+{
+    int32_t want[4];
+
+    for (uint64_t i = 0; i < 4; i++)
+        want[i] = rig_token(s, at + i);
+    return hurt_row(g, want, sizeof want, 3);
+}
+
+int hurt_session_row(struct rig *g, uint64_t s)
+{
+    uint8_t key[16 + 4];
+    struct kvs_id id = rig_id(s, 1000);
+
+    memcpy(key, id.b, 16); /* the id twice: as the key, and at the value's beginning */
+    memcpy(key + 16, id.b, 4);
+    return hurt_row(g, key, sizeof key, 16 + 2);
+}

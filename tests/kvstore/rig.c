@@ -171,6 +171,14 @@ void rig_reopen(struct rig *g)
     }
 }
 
+void rig_no_index(const struct rig *g)
+{
+    char path[300];
+
+    snprintf(path, sizeof path, "%s/index.mdb", g->dir);
+    CHECK_EQ(unlink(path), 0);
+}
+
 /* --- blocks ---------------------------------------------------------------------------------- */
 
 static void block_key(uint64_t seed, uint32_t n, struct kvs_key *key, int32_t ids[BLOCK_TOKENS])

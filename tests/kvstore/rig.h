@@ -29,6 +29,7 @@ void rig_fini(struct rig *g); /* closes when open, removes the directory */
 int rig_open(struct rig *g);  /* kvs_open_env's answer; makes layout "test" known */
 void rig_close(struct rig *g);
 void rig_reopen(struct rig *g);
+void rig_no_index(const struct rig *g); /* it is closed: only the log is left */
 /* Until everything accepted is done. */
 void rig_wait(struct rig *g);
 void rig_turn(struct rig *g); /* one turn of each part, without waiting */

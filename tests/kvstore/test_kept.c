@@ -1,0 +1,92 @@
+/* test_kept.c - damaged files that were set aside, and what was lost with them: said as long as
+ * they are there. */
+#include "tests/t.h"
+#include "tests/kvstore/hurt.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The command that is said takes the damaged files away, and nothing else. */
+static void what_is_set_aside_is_said_with_its_size_and_how_to_remove_it(void)
+{
+    char said[4096], path[512], *cmd;
+    struct stat file;
+    struct rig g;
+
+    hurt_make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint32_t i = 0; i < 10; i++)
+        CHECK_EQ(rig_put(&g, 1, i), 0);
+    rig_close(&g);
+    CHECK(hurt_tokens(&g, 1, 1100) > 0);
+    hurt_path(&g, "kv/test/seg-0001", path);
+    FILE *f = fopen(path, "r+"); /* nothing in it speaks any more */
+    CHECK(f && fstat(fileno(f), &file) == 0);
+    for (off_t i = 0; i < file.st_size; i++)
+        fputc('x', f);
+    fclose(f);
+    rig_reopen(&g);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    cmd = strstr(said, "2 damaged files are kept, ");
+    CHECK(cmd && strtod(cmd + 26, NULL) * (1 << 20) >= (double)file.st_size);
+    rig_close(&g);
+    cmd = strstr(said, "find '");
+    CHECK(cmd != NULL);
+    cmd[strcspn(cmd, "\n")] = 0;
+    CHECK_EQ(system(cmd), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
+    CHECK_EQ(hurt_lost(&g, "the damaged files removed"), 0);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    rig_fini(&g);
+}
+
+static bool stands(const struct rig *g, const char *words)
+{
+    struct kvs_stats st;
+    bool any = false;
+
+    kvs_stats(g->s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        any |= strstr(st.warning[i], words) != NULL;
+    return any;
+}
+
+/* Deleting the damaged files is how it is said no more, without a restart. */
+static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
+{
+    char cmd[1200], said[4096];
+    struct rig g;
+
+    hurt_make(&g);
+    CHECK(hurt_tokens(&g, 5, 2 * HURT_TURN) > 0);
+    CHECK(hurt_frame(&g, 5, 2 * HURT_TURN) > 0);
+    rig_reopen(&g);
+    CHECK(stands(&g, "Lost: "));
+    CHECK(stands(&g, "To have this said no more delete the damaged files (*.bad-* in "));
+    CHECK(stands(&g, "damaged files are kept"));
+    rig_reopen(&g);
+    CHECK(stands(&g, "Lost: "));
+    snprintf(cmd, sizeof cmd, "rm %s/*.bad-* %s/log/*.bad-*", g.dir, g.dir);
+    CHECK_EQ(system(cmd), 0);
+    for (int i = 0; i < 6000 * T_SLOWER && stands(&g, "kept"); i++) {
+        if (!g.threads)
+            rig_turn(&g);
+        usleep(5000);
+    }
+    CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
+    CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "were deleted"));
+    rig_reopen(&g);
+    CHECK(!stands(&g, "Lost: ") && !stands(&g, "kept"));
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+       ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
