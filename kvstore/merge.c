@@ -436,6 +436,10 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
         return E_VERSION;
     if (n == 4 && bytes == 16 && memcmp(key, "uuid", 4) == 0)
         memcpy(m->uuid, v, 16);
+    if (n == 4 && bytes < sizeof m->lost && memcmp(key, "lost", 4) == 0) {
+        memcpy(m->lost, v, bytes);
+        m->lost[bytes] = 0;
+    }
     if ((n > 5 && memcmp(key, "user.", 5) == 0) || (n == 3 && memcmp(key, "day", 3) == 0))
         return index_row_put(m->idx, DB_META, key, n, v, bytes);
     return 0;
@@ -493,16 +497,10 @@ static void item(char words[LOST_BYTES], const char *fmt, ...)
     va_end(ap);
 }
 
-/* What was lost stays said as long as the damaged files are there. */
-static int lost_put(struct merge *m, const char *why)
+/* What was lost now, in words. */
+static void lost_words(const struct merge_report *x, const char *why, char words[LOST_BYTES])
 {
-    const struct merge_report *x = m->rep;
-    char words[LOST_BYTES];
-
-    m->rep->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind;
-    if (!m->rep->lost)
-        return 0;
-    (void)snprintf(words, sizeof words, "%.140s and the other copy had damage too. Lost: ",
+    (void)snprintf(words, LOST_BYTES, "%.140s and the other copy had damage too. Lost: ",
                    why ? why : "the index was missing");
     if (x->sessions)
         item(words, "%llu tokens of %llu session%s", (unsigned long long)x->tokens,
@@ -523,9 +521,34 @@ static int lost_put(struct merge *m, const char *why)
         item(words, "perhaps more, of which nothing is left");
     if (x->named[0]) {
         size_t n = strlen(words);
-        (void)snprintf(words + n, sizeof words - n, ": %s%s", x->named,
+        (void)snprintf(words + n, LOST_BYTES - n, ": %s%s", x->named,
                        x->more ? " and others" : "");
     }
+}
+
+/* Nothing but sessions that an earlier merge has named as well: who has not gone on with one lacks
+ * the same again. */
+static bool said_before(const struct merge_report *x, const char *lost)
+{
+    return x->named[0] && !x->requests && !x->unsure && !x->blind && strstr(lost, x->named);
+}
+
+/* What was lost stays said as long as the damaged files are there, and what was lost in an earlier
+ * merge with it: as much of that as fits. */
+static int lost_put(struct merge *m, const char *why)
+{
+    struct merge_report *x = m->rep;
+    char words[LOST_BYTES] = "";
+
+    x->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind;
+    if (x->lost && !said_before(x, m->lost))
+        lost_words(x, why, words);
+    if (words[0] && m->lost[0])
+        item(words, "and before that: %s", m->lost);
+    else if (m->lost[0])
+        memcpy(words, m->lost, sizeof words);
+    if (!words[0])
+        return 0;
     return index_meta_put(m->idx, "lost", words, strlen(words));
 }
 

@@ -39,7 +39,8 @@ struct merge {
     struct hurt *hurt;
     uint32_t n_hurt;
     uint8_t uuid[16];
-    bool lossy; /* the log is hurt as well: look for what is missing */
+    char lost[LOST_BYTES]; /* what the old index had to say of earlier losses */
+    bool lossy;            /* the log is hurt as well: look for what is missing */
     struct codec_rec rec;
     struct merge_report *rep;
 };

@@ -54,6 +54,53 @@ static bool stands(const struct rig *g, const char *words)
     return any;
 }
 
+/* The same tokens of one session in both copies, which are open again. */
+static void lose(struct rig *g, uint64_t session)
+{
+    CHECK(hurt_tokens(g, session, 2 * HURT_TURN) > 0);
+    CHECK(hurt_frame(g, session, 2 * HURT_TURN) > 0);
+    rig_reopen(g);
+    CHECK(g->rep.rebuilt && stands(g, "Lost: "));
+}
+
+static int times(const struct rig *g, const char *words)
+{
+    struct kvs_stats st;
+    int n = 0;
+
+    kvs_stats(g->s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        for (const char *p = st.warning[i]; (p = strstr(p, words)) != NULL; p++)
+            n++;
+    return n;
+}
+
+/* Another merge, with a loss of its own or without, does not end what an earlier one had to say:
+ * also of a session that somebody went on with, which lacks nothing any more. */
+static void what_was_lost_is_said_over_the_next_damage(void)
+{
+    struct rig g;
+
+    for (int more = 0; more < 2; more++)
+        for (int on = 0; on < 2; on++) {
+            hurt_make(&g);
+            lose(&g, 5);
+            if (on)
+                CHECK_EQ(rig_talk(&g, 5, 2 * HURT_TURN, 2 * HURT_TURN + 10), 0);
+            rig_close(&g);
+            CHECK(hurt_tokens(&g, 1, 1100) > 0);
+            if (more)
+                CHECK(hurt_frame(&g, 1, HURT_TURN) > 0);
+            rig_reopen(&g);
+            CHECK(g.rep.rebuilt);
+            int said = times(&g, "\"s5\" of user 1000 from token 1200 of 3600 on");
+            CHECK(on ? said == 1 : said > 0);
+            CHECK(more || said == 1);
+            CHECK_EQ(times(&g, "\"s1\" of user 1000 from token"), more);
+            rig_fini(&g);
+        }
+}
+
 /* Deleting the damaged files is how it is said no more, without a restart. */
 static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
 {
@@ -89,4 +136,5 @@ static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+       ROW(what_was_lost_is_said_over_the_next_damage),
        ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
