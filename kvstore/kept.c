@@ -1,60 +1,112 @@
 /* kept.c - damaged files that were set aside, and what was lost with them.
  *
  * Both are said as long as the files are there, at every start: deleting them is how somebody says
- * that nothing is missed.  That is noticed while the store is open, too (commit thread). */
+ * that nothing is missed.  That is noticed while the store is open, too (commit thread).  A
+ * directory that cannot be listed may hold some: then all stays as it is, and that is said. */
 #include "base/clock.h"
 #include "kvstore/merge.h"
 #include "kvstore/store.h"
 #include <dirent.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const uint64_t LOOK_NS = 2000000000u;
 
 struct bad {
     uint32_t n;
     uint64_t bytes;
+    int why; /* one directory could not be listed; 0: all were */
+    char where[PATH_MAX];
 };
 
-static void bad_in(const char *dir, struct bad *x)
+/* --- looking ------------------------------------------------------------------------------------ */
+
+static void each_in(const char *dir, void (*each)(const char *path, struct bad *x),
+                    struct bad *x)
 {
     char path[PATH_MAX];
     DIR *d = opendir(dir);
+    struct dirent *e;
+    int why = d ? 0 : errno;
 
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (strstr(e->d_name, ".bad-") &&
-            snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX) {
-            x->n++;
-            x->bytes += sys_taken_bytes(path);
-        }
-    if (d)
+    while (d && (errno = 0, e = readdir(d)) != NULL)
+        if (e->d_name[0] != '.' &&
+            snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
+            each(path, x);
+    if (d) {
+        why = errno;
         closedir(d);
+    }
+    if (why && !x->why) {
+        x->why = -why;
+        snprintf(x->where, sizeof x->where, "%s", dir);
+    }
 }
 
-/* What is missing of sessions may be in these. */
+static void bad_file(const char *path, struct bad *x)
+{
+    if (!strstr(strrchr(path, '/'), ".bad-"))
+        return;
+    x->n++;
+    x->bytes += sys_taken_bytes(path);
+}
+
+/* What is no folder holds none. */
+static void bad_folder(const char *path, struct bad *x)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0 ? errno != ENOENT : S_ISDIR(st.st_mode))
+        each_in(path, bad_file, x);
+}
+
+/* What is missing of sessions may be in these; */
 static struct bad bad_rows(const struct kvstore *s)
 {
     char dir[PATH_MAX];
     struct bad x = {0};
 
     snprintf(dir, sizeof dir, "%s/log", s->dir);
-    bad_in(s->dir, &x);
-    bad_in(dir, &x);
+    each_in(s->dir, bad_file, &x);
+    each_in(dir, bad_file, &x);
     return x;
 }
 
-/* Files of blocks: nothing is lost with them, they only take their room. */
-static void bad_blocks(const struct kvstore *s, struct bad *x)
+/* and with files of blocks nothing is lost: they only take their room. */
+static struct bad bad_all(const struct kvstore *s, const struct bad *rows)
 {
-    char kv[PATH_MAX], path[PATH_MAX];
+    char kv[PATH_MAX];
+    struct bad x = *rows;
 
     snprintf(kv, sizeof kv, "%s/kv", s->dir);
-    DIR *d = opendir(kv);
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (e->d_name[0] != '.' &&
-            snprintf(path, sizeof path, "%s/%s", kv, e->d_name) < PATH_MAX)
-            bad_in(path, x);
-    if (d)
-        closedir(d);
+    if (access(kv, F_OK) == 0 || errno != ENOENT)
+        each_in(kv, bad_folder, &x);
+    return x;
+}
+
+static bool may_be(const struct bad *x)
+{
+    return x->n || x->why;
+}
+
+/* --- saying ------------------------------------------------------------------------------------- */
+
+/* That kv/ cannot be listed is said where blocks are missed. */
+static void files_said(struct kvstore *s, const struct bad *rows, const struct bad *all)
+{
+    if (rows->why)
+        store_state(s, SAY_KEPT,
+                    "whether damaged files are kept in %.300s cannot be seen (%s): it is tried "
+                    "again, and what was lost stays said",
+                    rows->where, err_str(rows->why));
+    else if (all->n)
+        store_state(s, SAY_KEPT,
+                    "%u damaged file%s kept, %.1f MiB; when nothing is missed: find '%.300s' "
+                    "-name '*.bad-*' -type f -delete",
+                    all->n, all->n > 1 ? "s are" : " is", (double)all->bytes / (1 << 20),
+                    s->dir);
 }
 
 static int lost_forget(struct kvstore *s)
@@ -72,40 +124,36 @@ static int lost_forget(struct kvstore *s)
 int kept_look(struct kvstore *s, bool rebuilt)
 {
     char lost[LOST_BYTES] = "";
-    struct bad all = bad_rows(s);
-    uint32_t n = all.n;
+    struct bad rows = bad_rows(s), all = bad_all(s, &rows);
     int got = index_meta_get(s->idx, INDEX_COMMIT, "lost", lost, sizeof lost - 1);
 
-    bad_blocks(s, &all);
-    s->kept = all.n > 0;
-    if (all.n)
-        store_state(s, SAY_KEPT,
-                    "%u damaged file%s kept, %.1f MiB; when nothing is missed: find '%.300s' "
-                    "-name '*.bad-*' -type f -delete",
-                    all.n, all.n > 1 ? "s are" : " is", (double)all.bytes / (1 << 20), s->dir);
-    if (got > 0 && n)
+    s->kept = may_be(&all);
+    s->lost = got > 0 && may_be(&rows);
+    files_said(s, &rows, &all);
+    if (s->lost)
         store_state(s, SAY_LOST,
                     "%s. To have this said no more delete the damaged files (*.bad-* in %.200s "
                     "and its log/)",
                     lost, s->dir);
     else if (got > 0 && rebuilt)
         store_state(s, SAY_LOST, "%s. This is said until the next start", lost);
-    return got > 0 && !n && !rebuilt ? lost_forget(s) : 0;
+    return got > 0 && !s->lost && !rebuilt ? lost_forget(s) : 0;
 }
 
 void kept_turn(struct kvstore *s)
 {
-    struct bad all;
-
     if (!s->kept || now_ns() < s->kept_ns || s->fault)
         return;
     s->kept_ns = now_ns() + LOOK_NS;
-    all = bad_rows(s);
-    if (all.n == 0)
-        bad_blocks(s, &all);
-    if (all.n || lost_forget(s) < 0)
+    struct bad rows = bad_rows(s), all = bad_all(s, &rows);
+    files_said(s, &rows, &all);
+    if (s->lost && !may_be(&rows) && lost_forget(s) == 0) {
+        s->lost = false;
+        store_over(s, SAY_LOST,
+                   "the damaged files were deleted: what was lost is said no more");
+    }
+    if (s->lost || may_be(&all))
         return;
     s->kept = false;
-    store_over(s, SAY_KEPT, "the damaged files were deleted");
-    store_over(s, SAY_LOST, "the damaged files were deleted: what was lost is said no more");
+    store_over(s, SAY_KEPT, "no damaged file is kept any more");
 }

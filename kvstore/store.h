@@ -314,7 +314,8 @@ struct kvstore {
     bool scrub_due, slots_due;
     /* repair.c: the commit thread's, but for the lock and what is read beside it. */
     struct index_scrub scrub;
-    bool kept; /* commit: there are damaged files; not looked for before: */
+    bool kept, lost; /* commit: there are, or may be, damaged files; and what was lost with them
+                      * is on record; not looked for before: */
     uint64_t kept_ns;
     uint64_t heal_ns;     /* not before; 0: nothing to wait for */
     _Atomic int heal_why; /* what the index waits for to be made anew: -ENOSPC, -ENOMEM; or 0 */

@@ -2,11 +2,33 @@
  * they are there. */
 #include "tests/t.h"
 #include "tests/kvstore/hurt.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* Directories of this name cannot be opened, or be opened and not read. */
+static const char *no_open, *no_read;
+
+DIR *opendir(const char *name)
+{
+    if (no_open && strcmp(name, no_open) == 0) {
+        errno = EMFILE;
+        return NULL;
+    }
+    int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (d && no_read && strcmp(name, no_read) == 0) {
+        int other = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        CHECK(other >= 0 && dup2(other, fd) == fd);
+        close(other);
+    }
+    return d;
+}
 
 /* The command that is said takes the damaged files away, and nothing else. */
 static void what_is_set_aside_is_said_with_its_size_and_how_to_remove_it(void)
@@ -61,6 +83,83 @@ static void lose(struct rig *g, uint64_t session)
     CHECK(hurt_frame(g, session, 2 * HURT_TURN) > 0);
     rig_reopen(g);
     CHECK(g->rep.rebuilt && stands(g, "Lost: "));
+}
+
+static void rm(const struct rig *g, const char *what)
+{
+    char cmd[600];
+
+    snprintf(cmd, sizeof cmd, "cd '%s' && rm %s", g->dir, what);
+    CHECK_EQ(system(cmd), 0);
+}
+
+static void until(struct rig *g, const char *words, bool there)
+{
+    for (int i = 0; i < 6000 * T_SLOWER && stands(g, words) != there; i++)
+        usleep(5000);
+    if (stands(g, words) != there)
+        t_fail(__FILE__, __LINE__, "'%s' is %s", words, there ? "not said" : "still said");
+}
+
+/* A directory that cannot be listed is none that holds no damaged file: at an open, */
+static void what_was_lost_stays_on_record_where_nobody_can_look(void)
+{
+    struct rig g;
+
+    for (int read = 0; read < 2; read++) {
+        hurt_make(&g);
+        lose(&g, 5);
+        rm(&g, "log/*.bad-*");
+        *(read ? &no_read : &no_open) = g.dir;
+        rig_reopen(&g);
+        CHECK(stands(&g, "Lost: ") && stands(&g, "cannot be seen ("));
+        no_read = no_open = NULL;
+        rig_reopen(&g);
+        CHECK(stands(&g, "Lost: ") && stands(&g, "damaged file is kept"));
+        rig_fini(&g);
+    }
+}
+
+/* and while it is open. */
+static void what_was_lost_stays_said_while_nobody_can_look(void)
+{
+    char log[512];
+    struct rig g;
+
+    for (int read = 0; read < 2; read++) {
+        hurt_make(&g);
+        lose(&g, 5);
+        hurt_path(&g, "log", log);
+        *(read ? &no_read : &no_open) = log;
+        rm(&g, "*.bad-* log/*.bad-*");
+        until(&g, "cannot be seen (", true);
+        CHECK(stands(&g, "Lost: "));
+        no_read = no_open = NULL;
+        until(&g, "cannot be seen (", false);
+        CHECK(!stands(&g, "Lost: "));
+        rig_fini(&g);
+    }
+}
+
+/* A file of blocks has nothing of a session. */
+static void what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept(void)
+{
+    char path[512];
+    struct rig g;
+
+    hurt_make(&g);
+    lose(&g, 5);
+    CHECK_EQ(rig_put(&g, 1, 0), 0); /* there is a folder of them */
+    hurt_path(&g, "kv/test/seg-0009.bad-1", path);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    close(fd);
+    rm(&g, "*.bad-* log/*.bad-*");
+    until(&g, "Lost: ", false);
+    CHECK(stands(&g, "1 damaged file is kept"));
+    rm(&g, "kv/test/*.bad-*");
+    until(&g, "kept", false);
+    rig_fini(&g);
 }
 
 static int times(const struct rig *g, const char *words)
@@ -136,5 +235,8 @@ static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+       ROW(what_was_lost_stays_on_record_where_nobody_can_look),
+       ROW(what_was_lost_stays_said_while_nobody_can_look),
+       ROW(what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept),
        ROW(what_was_lost_is_said_over_the_next_damage),
        ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
