@@ -276,7 +276,7 @@ static void retire_turn(struct kvstore *s)
 
 bool room_busy(const struct kvstore *s)
 {
-    return s->io.retire.g != NULL;
+    return s->io.retire.g != NULL || s->io.gone_at != 0;
 }
 
 /* The segment whose youngest block is oldest, of those with nothing in transfer. */

@@ -145,7 +145,8 @@ struct io_side { /* the io thread's own */
     } retire;
     uint64_t retire_ns; /* not before: giving a segment back */
     uint64_t look_ns;   /* likewise: looking whether all are there */
-    uint32_t n_gone;    /* that are not */
+    uint32_t n_gone;    /* that are not; */
+    uint32_t gone_at;   /* how far their blocks are forgotten: a handle; 0: none are now */
 };
 
 /* What a full disk asks of the io thread, and its answer. */

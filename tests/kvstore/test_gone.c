@@ -1,0 +1,147 @@
+/* test_gone.c - files of blocks that others take away while the store is open: what the io thread
+ * does about them, turn by turn. */
+#include "base/clock.h"
+#include "kvstore/store.h"
+#include "tests/kvstore/rig.h"
+#include "tests/t.h"
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MANY = 100000 }; /* on the shelf: more than one turn walks */
+
+static struct rig g;
+
+static void start(void)
+{
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    g.o.no_fsync = true;
+    CHECK_EQ(rig_open(&g), 0);
+}
+
+static uint32_t on_shelf(uint32_t n)
+{
+    struct rig_block b;
+
+    rig_block_set(&g, &b, 1, n);
+    return shelf_find(&g.s->shelf, b.r.key.b, b.r.variant);
+}
+
+/* In a segment that nobody has: they are walked over, and no more. */
+static void shelve_many(void)
+{
+    struct shelf_blk like = {.segment = 9999, .layout = (uint8_t)g.layout};
+    struct kvs_key key = {{0}};
+
+    for (uint32_t i = 0; i < MANY; i++) {
+        key.b[0] = 1;
+        memcpy(key.b + 4, &i, sizeof i);
+        CHECK(room_shelve(g.s, &key, 7, &like) != 0);
+    }
+}
+
+static void take_away(void)
+{
+    char path[400];
+
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", g.dir);
+    CHECK_EQ(unlink(path), 0);
+}
+
+static bool noticed(void)
+{
+    return g.s->io.n_gone > 0;
+}
+static bool off_shelf(void)
+{
+    return !on_shelf(0);
+}
+static bool forgotten(void)
+{
+    return g.s->io.n_gone == 0 && !room_busy(g.s);
+}
+static bool written(void)
+{
+    pthread_mutex_lock(&g.s->to_commit.lock);
+    bool yes = g.s->to_commit.jobs.head != NULL;
+    pthread_mutex_unlock(&g.s->to_commit.lock);
+    return yes;
+}
+
+/* The io thread alone takes turns. */
+static void until(bool (*so)(void))
+{
+    uint64_t end = now_ns() + 60000000000u * T_SLOWER;
+
+    while (!so() && now_ns() < end)
+        kvs_io_turn(g.s, 1000000);
+    CHECK(so());
+}
+
+static void a_large_shelf_is_walked_some_at_a_time(void)
+{
+    start();
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    shelve_many();
+    CHECK_EQ(rig_put(&g, 1, 1), 0);
+    take_away();
+    until(noticed);
+    CHECK(!on_shelf(0) && on_shelf(1));
+    CHECK(room_busy(g.s)); /* nobody sleeps before it is through */
+    until(forgotten);
+    CHECK(!on_shelf(1));
+    CHECK_EQ(g.s->n.blocks, MANY);
+    CHECK(!layout_seg(g.s->layout[g.layout], 1));
+    rig_fini(&g);
+}
+
+/* Its slot was written and is in no row yet when the walk begins; it comes to the shelf where the
+ * walk has been already. */
+static void what_is_being_written_when_its_file_goes_is_forgotten_as_well(void)
+{
+    struct rig_block b;
+
+    start();
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    shelve_many();
+    rig_block_set(&g, &b, 1, 1);
+    rig_submit(&g, &b, true);
+    until(written);
+    take_away();
+    until(noticed);
+    uint32_t at = g.s->io.gone_at;
+    CHECK(at > 0);
+    kvs_commit_turn(g.s, 0);
+    kvs_io_turn(g.s, 0);
+    CHECK(on_shelf(1) && on_shelf(1) < at && g.s->io.gone_at > 0);
+    until(forgotten);
+    CHECK(!on_shelf(1));
+    CHECK(!layout_seg(g.s->layout[g.layout], 1));
+    rig_wait(&g);
+    CHECK_EQ(b.r.res, 0);
+    rig_fini(&g);
+}
+
+/* Memory has it still: as one that is on no file, or nobody would ever write it again. */
+static void a_block_in_memory_is_put_into_another_file(void)
+{
+    start();
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    take_away();
+    until(off_shelf);
+    CHECK_EQ(rig_get(&g, 1, 0, NULL), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    CHECK(on_shelf(0));
+    rig_reopen(&g);
+    CHECK_EQ(rig_get(&g, 1, 0, NULL), 0);
+    rig_fini(&g);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(a_large_shelf_is_walked_some_at_a_time),
+       ROW(what_is_being_written_when_its_file_goes_is_forgotten_as_well),
+       ROW(a_block_in_memory_is_put_into_another_file))
