@@ -39,6 +39,7 @@ struct turnlog {
     struct lbuf group;
     uint64_t group_at, group_seq;
     uint32_t group_crc;
+    uint64_t refused; /* bytes of the last group, when it could not be written */
     uint64_t grown, base_bytes;
     /* A checkpoint being written, beside the frames that go on coming. */
     int ckpt_fd;
@@ -448,6 +449,7 @@ int turnlog_write(struct turnlog *l, bool sync)
     l->group_at = l->at;
     if (r == 0 && sync)
         r = turnlog_sync(l);
+    l->refused = r < 0 ? l->group.used : 0;
     if (r < 0) {
         group_back(l);
         return r;
@@ -460,13 +462,15 @@ int turnlog_write(struct turnlog *l, bool sync)
 int turnlog_room(struct turnlog *l)
 {
     const uint8_t none[4096] = {0};
+    uint64_t want = l->refused > sizeof none ? l->refused : sizeof none;
+    uint64_t file = turnlog_need(l, want);
     char path[PATH_MAX];
 
-    if (l->fd >= 0 && l->at + sizeof none <= l->size)
+    if (file == 0)
         return sys_write(l->sys, l->fd, none, sizeof none, l->at); /* as it is there */
     /* The name is one that an open takes away. */
     seg_path(l, next_number(l), ".tmp", path);
-    int r = sys_make(l->sys, path, NULL, 0, l->seg_bytes);
+    int r = sys_make(l->sys, path, NULL, 0, file);
     int gone = sys_unlink(l->sys, path);
     return r < 0 ? r : gone;
 }

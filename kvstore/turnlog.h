@@ -67,7 +67,8 @@ uint64_t turnlog_bytes(const struct turnlog *l); /* taken on disk */
 uint64_t turnlog_ahead_bytes(const struct turnlog *l); /* of these: for frames to come */
 uint64_t turnlog_grown_bytes(const struct turnlog *l); /* frames since the last checkpoint */
 uint64_t turnlog_base_bytes(const struct turnlog *l);  /* of the last checkpoint */
-/* Whether a small group could be written now: it is tried, and leaves nothing. */
+/* Whether the group that could not be written last, or a small one, could be now: whether there is
+ * room for it is tried, and leaves nothing. */
 int turnlog_room(struct turnlog *l);
 /* What a group of bytes would take on disk beyond what is taken. */
 uint64_t turnlog_need(const struct turnlog *l, uint64_t bytes);

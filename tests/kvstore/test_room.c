@@ -1,6 +1,7 @@
 /* test_room.c - no room is not a broken disk, also where LMDB says the same of both, and passes by
  * itself. */
 #include "base/clock.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -35,20 +36,29 @@ static uint64_t index_end(void)
 }
 
 static bool log_full;
-static uint32_t probes; /* of the log, at its tail */
+static uint64_t file_most; /* bytes that a new file of the log may have; 0: any */
+static uint32_t probes;    /* of the log, at its tail; */
+static uint32_t too_long;  /* new files of it that were refused */
 
-static int see(void *user, const struct sys_event *e)
+static bool of_log(int fd)
 {
     char link[64], path[512];
 
-    (void)user;
-    if (e->op != SYS_WRITE || e->after)
-        return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
     path[n > 0 ? n : 0] = 0;
-    if (!strstr(path, "/log/"))
+    return strstr(path, "/log/");
+}
+
+static int see(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (e->after || (e->op != SYS_WRITE && e->op != SYS_ALLOC) || !of_log(e->fd))
         return 0;
+    if (e->op == SYS_ALLOC) {
+        too_long += file_most && e->bytes > file_most;
+        return file_most && e->bytes > file_most ? -ENOSPC : 0;
+    }
     probes += e->bytes == 4096;
     return log_full ? -ENOSPC : 0;
 }
@@ -139,9 +149,71 @@ static void a_store_that_was_full_finds_by_itself_that_there_is_room(void)
     }
 }
 
+static bool asked(void)
+{
+    return too_long > 0;
+}
+static bool well(void)
+{
+    return fault() == 0;
+}
+
+static void until(bool (*so)(void))
+{
+    uint64_t end = now_ns() + 60000000000u * T_SLOWER;
+
+    while (!so() && now_ns() < end) {
+        rig_turn(&g);
+        usleep(1000);
+    }
+    CHECK(so());
+}
+
+/* The tail has room for a little; a file with room for less than what was refused can be had, too. */
+static void room_is_for_what_was_refused(void)
+{
+    for (int some = 0; some < 2; some++) {
+        uint64_t small = 2000, large = 400000;
+        file_most = 0;
+        start();
+        CHECK_EQ(rig_talk(&g, 1, 0, small), 0);
+        file_most = some ? turnlog_need(g.s->log, 4096 + turnlog_ahead_bytes(g.s->log)) : 1;
+        CHECK_EQ(rig_talk(&g, 1, small, small + large), -ENOSPC);
+        CHECK(turnlog_need(g.s->log, 4096) == 0);
+        CHECK(turnlog_need(g.s->log, 4 * large) > file_most);
+        CHECK_EQ(fault(), -ENOSPC);
+        too_long = 0;
+        until(asked);
+        CHECK_EQ(fault(), -ENOSPC);
+        file_most = 0;
+        until(well);
+        CHECK_EQ(rig_talk(&g, 1, small, small + large), 0);
+        rig_reopen(&g);
+        CHECK(rig_tokens_ok(&g, 1, small + large));
+        rig_fini(&g);
+    }
+}
+
+/* What was refused is not asked for any more once something else could be written. */
+static void a_group_that_was_written_ends_what_was_refused(void)
+{
+    file_most = 0;
+    start();
+    CHECK_EQ(rig_talk(&g, 1, 0, 2000), 0);
+    file_most = 1;
+    CHECK_EQ(rig_talk(&g, 2, 0, 400000), -ENOSPC);
+    CHECK_EQ(turnlog_room(g.s->log), -ENOSPC);
+    CHECK_EQ(rig_talk(&g, 1, 2000, 2010), 0);
+    CHECK_EQ(fault(), 0);
+    CHECK_EQ(turnlog_room(g.s->log), 0);
+    file_most = 0;
+    rig_fini(&g);
+}
+
 #define ROW(name)                                                                              \
     {                                                                                          \
 #        name, name                                                                            \
     }
 T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again),
-       ROW(a_store_that_was_full_finds_by_itself_that_there_is_room))
+       ROW(a_store_that_was_full_finds_by_itself_that_there_is_room),
+       ROW(room_is_for_what_was_refused), ROW(a_group_that_was_written_ends_what_was_refused))
