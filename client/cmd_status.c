@@ -60,8 +60,11 @@ static void print_status(const cJSON *o)
     table_print(&t);
     m = j_get(j_get(o, "tiers"), "file");
     if (j_num(m, "allocated", 0) > j_num(m, "used", 0))
-        say_out("reserved %s more on disk, for blocks to come\n",
+        say_out("reserved %s more on disk, for blocks and turns to come\n",
                 words_bytes(b[0], j_num(m, "allocated", 0) - j_num(m, "used", 0)));
+    if (j_num(m, "kept", 0) > 0)
+        say_out("kept     %s of the disk's limit free, to compact the turn log\n",
+                words_bytes(b[0], j_num(m, "kept", 0)));
     cJSON_ArrayForEach(m, j_get(o, "warnings"))
     {
         say_out("warning: %s\n", cJSON_IsString(m) ? shown(m->valuestring) : "?");

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "kvstore/kvstore.h"
 #include <errno.h>
 #include <stdint.h>
 #include <sys/resource.h>
@@ -37,13 +38,26 @@ static const char *by_system(const struct daemon *d, char ret[NOROOM_WORDS])
     return ret;
 }
 
+/* What is taken and what is kept come to the limit. */
+static const char *by_limit(const struct daemon *d, char ret[NOROOM_WORDS])
+{
+    struct kvs_stats k;
+
+    kvs_stats(d->store, &k);
+    snprintf(
+        ret, NOROOM_WORDS,
+        "sessions fill the disk limit of %.1f MiB (--disk): %.1f MiB are taken and %.1f MiB "
+        "kept free, since compacting the turn log takes a second copy of it; remove some "
+        "(`hearth sessions rm NAME`), or raise --disk and restart",
+        (double)k.file_limit / (1 << 20), (double)k.file_allocated / (1 << 20),
+        (double)k.file_kept / (1 << 20));
+    return ret;
+}
+
 const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
 {
     if (res == -EDQUOT)
-        snprintf(ret, NOROOM_WORDS,
-                 "sessions fill the disk limit of %llu MiB (--disk): remove some (`hearth "
-                 "sessions rm NAME`), or raise --disk and restart",
-                 (unsigned long long)d->conf->disk_bytes >> 20);
+        return by_limit(d, ret);
     else if (res == -ENOSPC || res == -EFBIG)
         return by_system(d, ret);
     else if (res == -ENOMEM)

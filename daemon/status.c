@@ -233,6 +233,8 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
     tier(o, "file", k.file_used, k.file_limit);
     cJSON_AddNumberToObject(cJSON_GetObjectItemCaseSensitive(o, "file"), "allocated",
                             (double)k.file_allocated);
+    cJSON_AddNumberToObject(cJSON_GetObjectItemCaseSensitive(o, "file"), "kept",
+                            (double)k.file_kept);
     o = cJSON_AddObjectToObject(j, "written");
     cJSON_AddNumberToObject(o, "bytes", (double)k.bytes_written);
     cJSON_AddNumberToObject(o, "new_state_bytes", (double)k.new_state_bytes);

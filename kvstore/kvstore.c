@@ -745,6 +745,16 @@ int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t byte
     return 0;
 }
 
+/* All that is left, once turns may take no more. */
+static uint64_t kept_free(const struct kvstore *s, const struct kvs_stats *k)
+{
+    uint64_t left = k->file_limit > k->file_allocated ? k->file_limit - k->file_allocated : 0;
+    uint64_t want = s->log_want;
+    uint64_t kept = s->reserve_bytes + (want > k->log_bytes ? want - k->log_bytes : 0);
+
+    return s->turns_full || kept > left ? left : kept;
+}
+
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
 {
     uint64_t ahead;
@@ -759,6 +769,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ahead = s->ahead_bytes + s->file_bytes - s->slot_bytes;
     ret->file_used = ret->file_allocated > ahead ? ret->file_allocated - ahead : 0;
     ret->file_limit = s->o.disk_bytes;
+    ret->file_kept = kept_free(s, ret);
     ret->blocks = s->n.blocks;
     ret->blocks_dirty = s->n.dirty;
     ret->segs_unread = s->n_unread;

@@ -188,6 +188,8 @@ struct kvs_stats {
     /* On disk, turn log and index included: what is there; with the room reserved for what
      * is to come; the limit of the latter. */
     uint64_t file_used, file_allocated, file_limit;
+    uint64_t file_kept; /* of what is left of the limit: kept free, so that the turn log can be
+                         * compacted (a second copy of it) and what is under way can end */
     uint64_t log_bytes, index_bytes;
     uint64_t blocks, blocks_dirty;
     uint64_t blocks_memory; /* bytes of memory that knowing where blocks lie takes */

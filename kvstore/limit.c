@@ -149,10 +149,12 @@ void limit_look(struct kvstore *s)
     s->turns_full = full;
     s->turns_short = nearly;
     if (full)
-        store_state(s, SAY_TURNS,
-                    "sessions fill the disk limit (%llu MiB, in %.300s): nothing new is begun "
-                    "until some are removed or the limit is raised",
-                    (unsigned long long)(all >> 20), s->dir);
+        store_state(
+            s, SAY_TURNS,
+            "sessions fill the disk limit of %.1f MiB (in %.300s): what is free of it is "
+            "kept for a second copy of the turn log, which compacting it takes; nothing "
+            "new is begun until some are removed or the limit is raised",
+            (double)s->o.disk_bytes / (1 << 20), s->dir);
     else if (!nearly)
         store_over(s, SAY_TURNS, "sessions have room again");
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """test_limit.py - sessions fill the disk limit: nothing more is taken, the advice works, nothing is lost."""
 from hearthlib import *
-import json
+import json, re
 
 LIMIT = 6 << 20
 TALK = {"model": "m", "create": True, "input": "prompt", "prompt": "The sea is", "params": {"max_tokens": 3}}
@@ -45,9 +45,15 @@ def a_full_limit_refuses_and_sessions_rm_makes_room():
         check_eq(s["status"], "degraded", "status of a full store")
         check(any("sessions rm" in w for w in s["warnings"]), lambda: "no advice in %r" % s["warnings"])
         full = s["tiers"]["file"]
+        check_eq(full["allocated"] + full["kept"], LIMIT, "what is taken and what is kept free, of the limit")
+    p = d.cli("status")
+    check(p.returncode == 0 and "of the disk's limit free, to compact the turn log" in p.stdout, lambda: p.stdout)
     r = d.cli("ask", "-s", "first", "Hello")
     check(r.returncode != 0 and "--disk" in r.stderr and "hearth sessions rm" in r.stderr,
           lambda: "ask on a full store: %d %s" % (r.returncode, r.stderr))
+    said = [float(x) for x in re.findall(r"([0-9.]+) MiB", r.stderr)]
+    check(len(said) == 3 and said[0] == LIMIT / 2**20 and abs(said[0] - said[1] - said[2]) < 0.15 and said[2] > 0,
+          lambda: "the numbers do not add up: %s" % r.stderr)
     print("    %d sessions; %s" % (len(names), r.stderr.strip().splitlines()[0]), flush=True)
     d.restart()
     r = d.cli("ask", "-s", "first", "Hello")
