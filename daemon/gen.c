@@ -584,25 +584,31 @@ static bool expire_one(struct daemon *d, struct sess_user *u)
 /* A user has at most so many with all of his keys: the key that has most loses its oldest. */
 static void expire_most(struct daemon *d, const struct sess_group *g, uint32_t *left)
 {
-    uint32_t below = UINT32_MAX; /* who has so many, or more, has none to lose */
+    /* In vain: who has more than he, or as many and stands before him, has none to lose. */
+    const struct sess_user *vain = NULL;
+    uint32_t below = UINT32_MAX;
 
     while (*left && g->anonymous > ANONYMOUS_MAX) {
         struct sess_user *most = NULL;
         uint32_t n, had = 0;
+        bool behind = false;
 
         for (struct sess_user *u = d->sess->users; u; u = u->next) {
             n = u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n;
-            if (u->group == g && n > had && n < below) {
+            if (u->group == g && n > had && (n < below || (n == below && behind))) {
                 had = n;
                 most = u;
             }
+            behind |= u == vain;
         }
         if (!most)
             return;
-        if (expire_one(d, most))
+        if (expire_one(d, most)) {
             --*left;
-        else
+        } else {
             below = had;
+            vain = most;
+        }
     }
 }
 

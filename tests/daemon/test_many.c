@@ -14,10 +14,27 @@ static void batch_done(struct kvs_batch *b)
     batch_over = true;
 }
 
-/* Those from `from` on; the last ANONYMOUS have no name, and one in three of them is brief.  Every
+/* Sets owner, name, flags and settings of session `at`. */
+typedef void each_fn(struct kvs_session *s, uint32_t at);
+
+/* The last ANONYMOUS have no name, and one in three of them is brief.  Every
  * second of those is of one of three keys, which nobody uses here.  Without the brief ones, which
  * are too old to stay, he still has more than KEPT, and so have the keys. */
-static void put(struct kvstore *s, uint32_t from, uint32_t n, uint64_t wall)
+static void of_many(struct kvs_session *s, uint32_t at)
+{
+    bool named = at < SESSIONS - ANONYMOUS;
+
+    s->owner = !named && at % 2 ? IDENT_FIRST + 1 + at / 2 % 3 : getuid();
+    if (named)
+        snprintf(s->name, sizeof s->name, "session number %u", at);
+    else
+        s->flags = KVS_SESS_ANONYMOUS;
+    snprintf(s->settings, sizeof s->settings, "{\"date\":\"2026-11-27\"%s}",
+             !named && at % 3 == 0 ? ",\"keep\":\"no\"" : "");
+}
+
+/* Those from `from` on. */
+static void put(struct kvstore *s, each_fn *each, uint32_t from, uint32_t n, uint64_t wall)
 {
     struct kvs_session *ses = calloc(n, sizeof *ses);
     struct kvs_branch *br = calloc(n, sizeof *br);
@@ -30,19 +47,13 @@ static void put(struct kvstore *s, uint32_t from, uint32_t n, uint64_t wall)
         uint32_t at = from + i;
         kvs_id_new(&br[i].id);
         kvs_id_new(&ses[i].id);
-        br[i].owner = ses[i].owner =
-            at >= SESSIONS - ANONYMOUS && at % 2 ? IDENT_FIRST + 1 + at / 2 % 3 : getuid();
+        each(&ses[i], at);
+        br[i].owner = ses[i].owner;
         ses[i].branch = br[i].id;
         ses[i].head = TOKENS;
         /* Used within the last hour; older ones come first. */
         ses[i].created_ns = ses[i].used_ns = wall - 3600000000000u + at * 1000000u;
         snprintf(ses[i].model, sizeof ses[i].model, "m");
-        if (at < SESSIONS - ANONYMOUS)
-            snprintf(ses[i].name, sizeof ses[i].name, "session number %u", at);
-        else
-            ses[i].flags = KVS_SESS_ANONYMOUS;
-        snprintf(ses[i].settings, sizeof ses[i].settings, "{\"date\":\"2026-11-27\"%s}",
-                 at >= SESSIONS - ANONYMOUS && at % 3 == 0 ? ",\"keep\":\"no\"" : "");
         turn[i] = (struct kvs_turn){.branch = br[i].id,
                                     .n_tokens = TOKENS,
                                     .role = KVS_ROLE_USER,
@@ -67,7 +78,7 @@ static void put(struct kvstore *s, uint32_t from, uint32_t n, uint64_t wall)
     free(rec);
 }
 
-static void fill(struct rig *g)
+static void fill(struct rig *g, each_fn *each, uint32_t n)
 {
     char dir[200];
     struct kvs_opts o = {.dir = dir,
@@ -89,8 +100,8 @@ static void fill(struct rig *g)
         t_fail(__FILE__, __LINE__, "%s", eb.s);
         return;
     }
-    for (uint32_t at = 0; at < SESSIONS; at += PER_BATCH)
-        put(s, at, PER_BATCH, wall);
+    for (uint32_t at = 0; at < n; at += PER_BATCH)
+        put(s, each, at, PER_BATCH, wall);
     kvs_close(s);
 }
 
@@ -115,6 +126,20 @@ static double number(const struct wire_reply *r, const char *a, const char *b)
     const cJSON *v = b ? cJSON_GetObjectItem(o, b) : o;
 
     return cJSON_IsNumber(v) ? v->valuedouble : -1;
+}
+
+/* How many there are once there are no more than `want`. */
+static double anonymous(struct rig *g, double want)
+{
+    double n = -1;
+
+    for (int i = 0; i < 600 * T_SLOWER && (n < 0 || n > want); i++) {
+        struct wire_reply r = rig_call(g, HRT_STATUS, NULL, 0, "{}");
+        n = number(&r, "sessions", "anonymous");
+        wire_reply_fini(&r);
+        usleep(n > want ? 100000 : 0);
+    }
+    return n;
 }
 
 /* Pages until there are no more; how many sessions, each once and in order. */
@@ -162,7 +187,7 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
     rig_up(&g);
     uint64_t bare = resident(g.pid);
     rig_down(&g, SIGTERM);
-    fill(&g);
+    fill(&g, of_many, SESSIONS);
     for (int again = 0; again < 2; again++) {
         uint64_t t0 = now_ns();
         rig_up(&g);
@@ -179,15 +204,7 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
         wire_reply_fini(&r);
         /* Brief ones go by their age, then others above the bound, oldest first, some at a time:
          * his, and those of the keys together. */
-        for (int i = 0; i < 600 * T_SLOWER; i++) {
-            r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
-            count = number(&r, "sessions", "anonymous");
-            wire_reply_fini(&r);
-            if (count <= 2 * KEPT)
-                break;
-            usleep(100000);
-        }
-        CHECK_EQ(count, 2 * KEPT);
+        CHECK_EQ(anonymous(&g, 2 * KEPT), 2 * KEPT);
         /* By name, by id, in a list. */
         r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"session number 77777\"}");
         CHECK_EQ(r.f.status, 0);
@@ -367,7 +384,28 @@ static void nothing_of_a_session_removed_at_once_stays(void)
     free(a);
 }
 
-T_MAIN({"what_a_removed_session_has_alone_is_given_back",
+/* Three keys' of one user, as many of each: only the second's may go. */
+static void of_three(struct kvs_session *s, uint32_t at)
+{
+    s->owner = IDENT_FIRST + 1 + at % 3;
+    s->flags = KVS_SESS_ANONYMOUS | (at % 3 == 1 ? 0 : KVS_SESS_PINNED);
+    snprintf(s->settings, sizeof s->settings, "{\"date\":\"2026-11-27\"}");
+}
+
+static void of_keys_with_as_many_each_any_may_give_way(void)
+{
+    struct rig g;
+
+    rig_make(&g, "");
+    fill(&g, of_three, 1200);
+    rig_up(&g);
+    CHECK_EQ(anonymous(&g, KEPT), KEPT);
+    rig_down(&g, SIGTERM);
+}
+
+T_MAIN({"of_keys_with_as_many_each_any_may_give_way",
+        of_keys_with_as_many_each_any_may_give_way},
+       {"what_a_removed_session_has_alone_is_given_back",
         what_a_removed_session_has_alone_is_given_back},
        {"what_another_session_has_by_the_same_text_stays",
         what_another_session_has_by_the_same_text_stays},
