@@ -96,6 +96,21 @@ static void refused(struct rig *g, uint8_t type, const char *more)
     wire_reply_fini(&r);
 }
 
+/* A key's change of its own session. */
+static void other(struct rig *g)
+{
+    char id[33];
+
+    rig_id(id);
+    struct wire_reply r =
+        rig_call(g, HRT_SESSION_OPEN, NULL, 0,
+                 "{\"id\":\"%s\",\"model\":\"m\","
+                 "\"as\":\"00112233445566778899aabbccddeeff\",\"name\":\"%s\"}",
+                 id, id + 1);
+    CHECK_EQ(r.f.status, HRT_OK);
+    wire_reply_fini(&r);
+}
+
 static void what_waits_is_written_by_itself_and_survives(void)
 {
     struct rig g;
@@ -132,6 +147,28 @@ static void what_waits_is_written_by_itself_and_survives(void)
     answer_clear(&b);
     CHECK(rig_read(&g, id, &b, UINT32_MAX));
     CHECK(same(&a, &b));
+    rig_down(&g, SIGTERM);
+}
+
+/* Another's turn finds room while what was refused has not been tried again. */
+static void while_a_turn_waits_the_daemon_is_degraded(void)
+{
+    bool waits = false;
+    struct rig g;
+
+    up(&g);
+    for (int i = 0; i < 50 && !waits; i++) {
+        room(&g, false);
+        rig_run(&g, ids[1], 40, SAYS("x"), &a);
+        CHECK(!durable(&a));
+        room(&g, true);
+        other(&g);
+        struct wire_reply r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
+        waits = warns(r.json, "in memory only");
+        CHECK_STR(wire_str(&r, "status"), waits ? "degraded" : "ok");
+        wire_reply_fini(&r);
+    }
+    CHECK(waits);
     rig_down(&g, SIGTERM);
 }
 
@@ -182,5 +219,6 @@ static void a_stop_writes_what_waits(void)
     answer_clear(&b);
 }
 
-T_MAIN(CASE(what_waits_is_written_by_itself_and_survives),
+T_MAIN(CASE(while_a_turn_waits_the_daemon_is_degraded),
+       CASE(what_waits_is_written_by_itself_and_survives),
        CASE(the_next_turn_or_change_takes_it_along), CASE(a_stop_writes_what_waits))

@@ -1,4 +1,6 @@
 /* test_lost.c - sessions that damage took turns from: who goes on with one is told so. */
+#include "daemon/daemon.h"
+#include "daemon/sess.h"
 #include "kvstore/kvstore.h"
 #include "tests/daemon/genrig.h"
 
@@ -92,18 +94,24 @@ static void begin(void)
     rig_down(&g, SIGTERM);
 }
 
-static void lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork(void)
+static void fork_of(const char *name, const char *fork, const char *more)
 {
     char id[33];
 
+    rig_id(id);
+    struct wire_reply r =
+        rig_call(&g, HRT_SESSION_FORK, NULL, 0,
+                 "{\"id\":\"%s\",\"session\":\"%s\",\"name\":\"%s\"%s}", id, name, fork, more);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+}
+
+static void lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork(void)
+{
     begin();
     mark("a");
     rig_up(&g);
-    rig_id(id);
-    struct wire_reply r = rig_call(&g, HRT_SESSION_FORK, NULL, 0,
-                                   "{\"id\":\"%s\",\"session\":\"a\",\"name\":\"f\"}", id);
-    CHECK_EQ(r.f.status, 0);
-    wire_reply_fini(&r);
+    fork_of("a", "f", "");
     CHECK(shown_lost("a") && shown_lost("f") && !shown_lost("b"));
     CHECK(said_lost("f"));
     CHECK(!shown_lost("f") && shown_lost("a")); /* told by its own answer, not by another's */
@@ -118,8 +126,40 @@ static void lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork(void)
     answer_clear(&a);
 }
 
+static void before_what_was_lost_a_fork_lacks_nothing(void)
+{
+    begin();
+    mark("a");
+    rig_up(&g);
+    fork_of("a", "f", ",\"at\":50");
+    CHECK(shown_lost("a") && !shown_lost("f"));
+    CHECK(!said_lost("f"));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* Nobody may begin it anew by way of a fork, and not know that there was something. */
+static void a_fork_of_what_is_all_lost_is_all_lost(void)
+{
+    struct daemon d = {0};
+    struct sess *s, *f;
+    char words[512];
+    bool none = false;
+
+    CHECK_EQ(sess_table_new(&d.sess), 0);
+    CHECK_EQ(sess_make(&d, 7, "a", "m", &s), 0);
+    s->rec.flags |= KVS_SESS_LOST;
+    s->lost_to = 103;
+    CHECK_EQ(sess_fork(&d, s, 0, "f", &f), 0);
+    CHECK(sess_lost(f, words, sizeof words, &none) && none);
+    CHECK(strstr(words, "\"f\": all of its 103 tokens"));
+    sess_close(&d);
+}
+
 #define CASE(f)                                                                                \
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork))
+T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork),
+       CASE(before_what_was_lost_a_fork_lacks_nothing),
+       CASE(a_fork_of_what_is_all_lost_is_all_lost))

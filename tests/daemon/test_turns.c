@@ -73,6 +73,28 @@ static void who_comes_starts_with_the_least_of_those_at_work(void)
     CHECK(turns_others(&t.user, 1, 30, 100));
     CHECK(!turns_others(&t.user, 1, 1000, 100));
 }
+static void who_comes_back_with_more_keeps_that(void)
+{
+    static struct turns t;
+    uint32_t a, b;
+
+    turns_init(&t, 0);
+    turns_begin(&t);
+    (void)see(&t, 1, 10);
+    (void)see(&t, 2, 10);
+    turns_settle(&t);
+    turns_spend(&t, 1, 1, 500, 10);
+    turns_spend(&t, 2, 2, 9000, 10);
+    turns_begin(&t); /* the one that has had more is away */
+    (void)see(&t, 1, 20);
+    turns_settle(&t);
+    turns_begin(&t);
+    a = see(&t, 1, 30);
+    b = see(&t, 2, 30);
+    turns_settle(&t);
+    CHECK_EQ(t.user.who[a].spent_ns, 500);
+    CHECK_EQ(t.user.who[b].spent_ns, 9000);
+}
 static void keys_have_their_own_account_within_their_user(void)
 {
     enum { KEY = 1 << 20 };
@@ -131,5 +153,5 @@ static void more_users_than_there_is_room_for_replace_the_oldest(void)
 T_MAIN(C(costs_are_learnt_from_steps_of_any_size),
        C(steps_that_are_all_alike_keep_the_costs_sane),
        C(who_comes_starts_with_the_least_of_those_at_work),
-       C(keys_have_their_own_account_within_their_user),
+       C(who_comes_back_with_more_keeps_that), C(keys_have_their_own_account_within_their_user),
        C(more_users_than_there_is_room_for_replace_the_oldest))
