@@ -570,10 +570,9 @@ static void chat_refuses_what_ask_refuses(void)
     down();
 }
 
-static void chat_says_on_a_terminal_who_answers(void)
+/* A chat with the core of up() on a terminal of its own. */
+static pid_t chat_on_terminal(int *ret_fd)
 {
-    char got[8192];
-    size_t n = 0;
     int fd, st;
 
     if (openpty(&fd, &st, NULL, NULL, NULL) < 0)
@@ -582,7 +581,7 @@ static void chat_says_on_a_terminal_who_answers(void)
     close(st);
     up();
     fflush(NULL);
-    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+    pid_t pid = forkpty(ret_fd, NULL, NULL, NULL);
     CHECK(pid >= 0);
     if (pid == 0) {
         setenv("HOME", dir, 1);
@@ -590,6 +589,16 @@ static void chat_says_on_a_terminal_who_answers(void)
         execl(built("hearth"), "hearth", "--socket", url, "chat", (char *)NULL);
         _exit(127);
     }
+    return pid;
+}
+
+static void chat_says_on_a_terminal_who_answers(void)
+{
+    char got[8192];
+    size_t n = 0;
+    int fd, st;
+
+    pid_t pid = chat_on_terminal(&fd);
     while (n < sizeof got - 1) {
         ssize_t k = read(fd, got + n, sizeof got - 1 - n);
         if (k <= 0)
@@ -615,20 +624,7 @@ static void chat_stays_at_its_prompt_without_a_daemon(void)
     size_t n = 0, from = 0, step = 0;
     int fd, st;
 
-    if (openpty(&fd, &st, NULL, NULL, NULL) < 0)
-        t_skip("no terminal can be made here (is /dev/pts mounted?)");
-    close(fd);
-    close(st);
-    up();
-    fflush(NULL);
-    pid_t pid = forkpty(&fd, NULL, NULL, NULL);
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        setenv("HOME", dir, 1);
-        setenv("TERM", "dumb", 1);
-        execl(built("hearth"), "hearth", "--socket", url, "chat", (char *)NULL);
-        _exit(127);
-    }
+    pid_t pid = chat_on_terminal(&fd);
     while (n < sizeof got - 1) {
         ssize_t k = read(fd, got + n, sizeof got - 1 - n);
         if (k <= 0)

@@ -42,18 +42,23 @@ __attribute__((unused)) static void rig_model(struct rig *g, const struct mk *m)
     if (!f || fwrite(m->p, 1, m->n, f) != m->n || fclose(f) != 0)
         t_fail(__FILE__, __LINE__, "cannot write %s", g->model);
 }
+/* The model it begins with. */
+static struct mk_llama rig_tiny(uint32_t ctx)
+{
+    return (struct mk_llama){.layers = 2,
+                             .embd = 96,
+                             .ff = 96,
+                             .head = 4,
+                             .kv = 2,
+                             .dim = 16,
+                             .ctx = ctx,
+                             .type = K_Q4_1,
+                             .tied = true,
+                             .seed = 7};
+}
 static void rig_make_ctx(struct rig *g, const char *flags, uint32_t ctx)
 {
-    const struct mk_llama tiny = {.layers = 2,
-                                  .embd = 96,
-                                  .ff = 96,
-                                  .head = 4,
-                                  .kv = 2,
-                                  .dim = 16,
-                                  .ctx = ctx,
-                                  .type = K_Q4_1,
-                                  .tied = true,
-                                  .seed = 7};
+    const struct mk_llama tiny = rig_tiny(ctx);
     static int n;
     struct mk m = {0};
 

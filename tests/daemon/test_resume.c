@@ -72,6 +72,9 @@ int fdatasync(int fd)
 
 static int32_t ids[2048];
 static struct answer a, b;
+#define LONG                                                                                   \
+    ",\"session\":\"x\",\"params\":{\"max_tokens\":3000,\"temperature\":0,\"ignore_eos\":"     \
+    "true}"
 #define GREEDY ",\"params\":{\"max_tokens\":24,\"temperature\":0,\"ignore_eos\":true}"
 
 static void make_ctx(struct rig *g, uint32_t ctx)
@@ -519,18 +522,7 @@ static void other_print(cJSON *o, struct kvs_req *q)
 static void goes_on_not(edit_fn *how, bool tokens, const char *pre, uint64_t seed,
                         const char *words)
 {
-    struct mk_llama other = {.layers = 2,
-                             .embd = 96,
-                             .ff = 96,
-                             .head = 4,
-                             .kv = 2,
-                             .dim = 16,
-                             .ctx = 4096,
-                             .type = K_Q4_1,
-                             .tied = true,
-                             .seed = 7};
-    const char *more = ",\"session\":\"x\",\"params\":{\"max_tokens\":3000,\"temperature\":0,"
-                       "\"ignore_eos\":true}";
+    struct mk_llama other = rig_tiny(4096);
     struct rig g;
     char id[33];
 
@@ -542,7 +534,7 @@ static void goes_on_not(edit_fn *how, bool tokens, const char *pre, uint64_t see
         rig_up(&g);
         rig_id(id);
         answer_clear(&b);
-        CHECK(rig_start(&g, id, ids, 300, more));
+        CHECK(rig_start(&g, id, ids, 300, LONG));
         (void)rig_read(&g, id, &b, 600 + 300 * (uint32_t)tries);
         rig_down(&g, SIGKILL);
         if (edit_store(&g, how, tokens, KVS_REQ_RUNNING))
@@ -563,7 +555,7 @@ static void goes_on_not(edit_fn *how, bool tokens, const char *pre, uint64_t see
     rig_up(&g);
     struct wire_reply r =
         rig_call(&g, HRT_START, ids, 300 * 4u,
-                 "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\"%s}", id, more);
+                 "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\"%s}", id, LONG);
     answer_clear(&b);
     if (r.f.status == 0) {
         wire_reply_fini(&r);
@@ -586,8 +578,6 @@ static void goes_on_not(edit_fn *how, bool tokens, const char *pre, uint64_t see
 /* Faster than the two seconds after which tokens are made durable in any case. */
 static void a_finished_block_takes_its_tokens_down(void)
 {
-    const char *more = ",\"session\":\"x\",\"params\":{\"max_tokens\":3000,\"temperature\":0,"
-                       "\"ignore_eos\":true}";
     struct rig g;
     char id[33];
     uint32_t fast = 0, kept = 0;
@@ -600,7 +590,7 @@ static void a_finished_block_takes_its_tokens_down(void)
         rig_id(id);
         answer_clear(&b);
         uint64_t t0 = now_ns();
-        CHECK(rig_start(&g, id, ids, 300, more));
+        CHECK(rig_start(&g, id, ids, 300, LONG));
         (void)rig_read(&g, id, &b, 900 + 200 * (uint32_t)tries);
         rig_down(&g, SIGKILL);
         fast += now_ns() - t0 < 1500000000u;
@@ -614,23 +604,15 @@ static void a_finished_block_takes_its_tokens_down(void)
 /* A model of some milliseconds a token, which gets so little time that no block is finished. */
 static void a_slow_answer_is_made_durable_as_time_goes_by(void)
 {
-    const struct mk_llama slow = {.layers = 8,
-                                  .embd = 512,
-                                  .ff = 2048,
-                                  .head = 4,
-                                  .kv = 2,
-                                  .dim = 16,
-                                  .ctx = 4096,
-                                  .type = K_Q4_1,
-                                  .tied = true,
-                                  .seed = 7};
-    const char *more = ",\"session\":\"x\",\"params\":{\"max_tokens\":3000,\"temperature\":0,"
-                       "\"ignore_eos\":true}";
+    struct mk_llama slow = rig_tiny(4096);
     struct rig g;
     struct mk m = {0};
     char id[33];
     bool kept = false;
 
+    slow.layers = 8;
+    slow.embd = 512;
+    slow.ff = 2048;
     mk_llama(&m, &slow);
     for (unsigned tries = 0; tries < 7 && !kept; tries++) {
         make_ctx(&g, 4096);
@@ -639,7 +621,7 @@ static void a_slow_answer_is_made_durable_as_time_goes_by(void)
         rig_up(&g);
         rig_id(id);
         answer_clear(&b);
-        CHECK(rig_start(&g, id, ids, 20, more));
+        CHECK(rig_start(&g, id, ids, 20, LONG));
         (void)rig_read(&g, id, &b, 1);
         for (uint64_t until = now_ns() + (4 + tries) * 1000000000ull; now_ns() < until;) {
             kill(g.pid, SIGSTOP);
