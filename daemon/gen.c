@@ -564,8 +564,9 @@ static void expire_old(struct daemon *d, struct sess *s, double age, uint32_t *l
     }
 }
 
-/* One of u's is taken; one of this minute may be about to be gone on with. */
-static bool expire_one(struct daemon *d, struct sess_user *u)
+/* What u loses first: not what stays, nor one of this minute, which may be about to be gone on with.
+ * NULL: there is none. */
+static struct sess *to_lose(const struct daemon *d, const struct sess_user *u)
 {
     struct sess *a = u->list[SESS_BRIEF].oldest, *b = u->list[SESS_ANONYMOUS].oldest;
 
@@ -575,40 +576,30 @@ static bool expire_one(struct daemon *d, struct sess_user *u)
         *at = s->newer;
         if (age_s(d, s) < 60)
             *at = NULL; /* nor may younger ones */
-        else if (!stays(s) && expire(d, s))
-            return true;
+        else if (!stays(s))
+            return s;
     }
-    return false;
+    return NULL;
 }
 
-/* A user has at most so many with all of his keys: the key that has most loses its oldest. */
+/* A user has at most so many with all of his keys: of those that have any to lose, the key that has
+ * most loses its oldest. */
 static void expire_most(struct daemon *d, const struct sess_group *g, uint32_t *left)
 {
-    /* In vain: who has more than he, or as many and stands before him, has none to lose. */
-    const struct sess_user *vain = NULL;
-    uint32_t below = UINT32_MAX;
-
     while (*left && g->anonymous > ANONYMOUS_MAX) {
-        struct sess_user *most = NULL;
+        struct sess *oldest = NULL, *s;
         uint32_t n, had = 0;
-        bool behind = false;
 
-        for (struct sess_user *u = d->sess->users; u; u = u->next) {
+        for (const struct sess_user *u = d->sess->users; u; u = u->next) {
             n = u->list[SESS_BRIEF].n + u->list[SESS_ANONYMOUS].n;
-            if (u->group == g && n > had && (n < below || (n == below && behind))) {
+            if (u->group == g && n > had && (s = to_lose(d, u))) {
                 had = n;
-                most = u;
+                oldest = s;
             }
-            behind |= u == vain;
         }
-        if (!most)
+        if (!oldest || !expire(d, oldest))
             return;
-        if (expire_one(d, most)) {
-            --*left;
-        } else {
-            below = had;
-            vain = most;
-        }
+        --*left;
     }
 }
 

@@ -384,22 +384,24 @@ static void nothing_of_a_session_removed_at_once_stays(void)
     free(a);
 }
 
-/* Three keys' of one user, as many of each: only the second's may go. */
-static void of_three(struct kvs_session *s, uint32_t at)
+/* Sixty keys', as many of each: only those of one may go. */
+enum { KEYS = 60, OF_KEY = 20 };
+static void of_keys(struct kvs_session *s, uint32_t at)
 {
-    s->owner = IDENT_FIRST + 1 + at % 3;
-    s->flags = KVS_SESS_ANONYMOUS | (at % 3 == 1 ? 0 : KVS_SESS_PINNED);
+    s->owner = IDENT_FIRST + 1 + at % KEYS;
+    s->flags = KVS_SESS_ANONYMOUS | (at % KEYS == KEYS / 2 ? 0 : KVS_SESS_PINNED);
     snprintf(s->settings, sizeof s->settings, "{\"date\":\"2026-11-27\"}");
 }
 
 static void of_keys_with_as_many_each_any_may_give_way(void)
 {
+    enum { WANT = (KEYS - 1) * OF_KEY };
     struct rig g;
 
     rig_make(&g, "");
-    fill(&g, of_three, 1200);
+    fill(&g, of_keys, KEYS * OF_KEY);
     rig_up(&g);
-    CHECK_EQ(anonymous(&g, KEPT), KEPT);
+    CHECK_EQ(anonymous(&g, WANT), WANT);
     rig_down(&g, SIGTERM);
 }
 
