@@ -491,16 +491,11 @@ void admit_model_ready(struct req *r)
         res = sess_tokens(d, s, &p->path);
         if (res == 0)
             res = sess_turns(d, s);
-        if (noroom_is(res)) {
-            char why[NOROOM_WORDS];
-            req_fail(r, HRT_RESOURCE_EXHAUSTED, "disk_full",
-                     "%s; session \"%s\" cannot be read before",
-                     noroom_words(d, r->uid, res, why), s->rec.name);
-            return;
-        }
         if (res < 0) {
-            req_fail(r, HRT_DATA_LOSS, "data_loss", "session \"%s\" cannot be read: %s",
-                     s->rec.name, err_str(res));
+            struct unread no;
+
+            noroom_unread(d, r->uid, s, res, &no);
+            req_fail(r, no.status, no.slug, "%s", no.words);
             return;
         }
         p->head = s->head;

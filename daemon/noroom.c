@@ -1,9 +1,12 @@
 /* noroom.c - see noroom.h. */
 #include "daemon/noroom.h"
 #include "base/err.h"
+#include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "kvstore/kvstore.h"
+#include "daemon/sess.h"
+#include "proto.h"
 #include <errno.h>
 #include <stdint.h>
 #include <sys/resource.h>
@@ -70,6 +73,31 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
 bool noroom_is(int res)
 {
     return res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM;
+}
+
+void noroom_unread(struct daemon *d, uint32_t uid, const struct sess *s, int res,
+                   struct unread *ret)
+{
+    char why[NOROOM_WORDS], what[NAME_BYTES_MAX + 32] = "what is stored", own[33];
+    bool room = noroom_is(res);
+
+    if (s)
+        snprintf(what, sizeof what, "session \"%s\"", sess_label(s, own));
+    ret->status = room ? HRT_RESOURCE_EXHAUSTED : HRT_DATA_LOSS;
+    ret->slug = room ? "disk_full" : "data_loss";
+    if (room)
+        snprintf(ret->words, sizeof ret->words, "%s; %s cannot be read before",
+                 noroom_words(d, uid, res, why), what);
+    else
+        snprintf(ret->words, sizeof ret->words, "%s cannot be read: %s", what, err_str(res));
+}
+
+void noroom_fail(struct call *c, const struct sess *s, int res)
+{
+    struct unread no;
+
+    noroom_unread(c->d, c->uid, s, res, &no);
+    call_fail(c, no.status, no.slug, NULL, "%s", no.words);
 }
 
 const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])

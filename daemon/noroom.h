@@ -2,13 +2,27 @@
  * and what makes some.  Loop thread only. */
 #ifndef DAEMON_NOROOM_H
 #define DAEMON_NOROOM_H
+#include "base/bounds.h"
 #include "daemon/daemon.h"
+
+struct call;
+struct sess;
 
 enum { NOROOM_WORDS = DAEMON_WHY };
 /* res, as the store gave it to a batch: -EDQUOT its limit, -ENOSPC the file system or a limit of file
  * sizes; others as daemon_why has them. */
 const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
 bool noroom_is(int res); /* such a one */
+/* What uid hears who asked for what is stored of s, or NULL: of a request, and res came of that.
+ * Where the store lacks room to make its index anew it can be read later; else it is lost. */
+struct unread {
+    uint32_t status;
+    const char *slug;
+    char words[NOROOM_WORDS + NAME_BYTES_MAX + 64];
+};
+void noroom_unread(struct daemon *d, uint32_t uid, const struct sess *s, int res,
+                   struct unread *ret);
+void noroom_fail(struct call *c, const struct sess *s, int res); /* c hears that */
 /* The same of a block: E_LIMIT the limit, -EDQUOT the day's budget. */
 const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
 

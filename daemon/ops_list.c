@@ -12,6 +12,7 @@
 #include "daemon/call.h"
 #include "daemon/chores.h"
 #include "daemon/daemon.h"
+#include "daemon/noroom.h"
 #include "daemon/sess.h"
 #include "proto.h"
 #include <errno.h>
@@ -354,17 +355,18 @@ void op_session_show(struct call *c)
     struct toks *t = NULL;
     struct showing *x;
     bool ids = false;
+    int r;
 
     if (!s || want_bool(c, c->json, "ids", &ids) < 0)
         return;
-    if (ids && sess_tokens(c->d, s, &t) < 0) {
-        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
-                  "session \"%s\": its tokens cannot be read", s->rec.name);
+    r = sess_turns(c->d, s);
+    if (noroom_is(r) || (ids && (r = sess_tokens(c->d, s, &t)) < 0)) {
+        noroom_fail(c, s, r);
         return;
     }
     x = calloc(1, sizeof *x);
     if (x)
-        x->r.json = sess_json(c->d, s); /* reads the turns */
+        x->r.json = sess_json(c->d, s);
     if (!x || !x->r.json || sess_turns_copy(s, &x->turn, &x->n) < 0) {
         if (x)
             cJSON_Delete(x->r.json);

@@ -122,7 +122,9 @@ static bool begin(struct call *c, struct kvs_id *id)
     r = other ? 0 : kvs_req_get(c->d->store, c->uid, id, &q, &reply);
     if (r == -ENOENT)
         return true;
-    if (r < 0)
+    if (noroom_is(r))
+        noroom_fail(c, NULL, r);
+    else if (r < 0)
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the id cannot be looked up: %s",
                   err_str(r));
     else if (other || q.type != c->type)
@@ -476,10 +478,10 @@ static int64_t turn_end_at(struct call *c, struct sess *s, uint64_t n, const cha
 {
     const struct turn *t;
     cJSON *extra;
+    int r = sess_turns(c->d, s);
 
-    if (sess_turns(c->d, s) < 0) {
-        call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
-                  "session \"%s\": its turns cannot be read", s->rec.name);
+    if (r < 0) {
+        noroom_fail(c, s, r);
         return -1;
     }
     t = n && n <= s->n_turns ? &s->turns[n - 1] : NULL;

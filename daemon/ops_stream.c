@@ -445,7 +445,6 @@ static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *
     struct daemon *d = c->d;
     uint32_t uid = c->uid;
     struct req *r = req_find(d, uid, id);
-    char why[NOROOM_WORDS];
     int res = 0;
 
     *ret_none = false;
@@ -477,8 +476,7 @@ static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *
         call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
                   "the stored tokens are not those of this request: it cannot go on");
     else if (noroom_is(res))
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL,
-                  "%s; what is stored cannot be read before", noroom_words(d, uid, res, why));
+        noroom_fail(c, NULL, res);
     else
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the request cannot be read back: %s",
                   err_str(res));

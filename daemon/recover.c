@@ -10,6 +10,7 @@
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/model.h"
+#include "daemon/noroom.h"
 #include "daemon/probs.h"
 #include "daemon/req.h"
 #include "engine/engine.h"
@@ -286,6 +287,7 @@ static int same_numbers(struct req *r)
 void recover_ready(struct req *r)
 {
     bool ended = cJSON_HasObjectItem(r->back, "done");
+    struct unread no;
     int res;
 
     r->load_ns = now_ns() - r->arrived_ns;
@@ -297,17 +299,12 @@ void recover_ready(struct req *r)
     }
     if (!ended && same_numbers(r) < 0)
         return;
-    if (!ended && sess_turns(r->d, r->s) < 0) {
-        req_fail(r, HRT_DATA_LOSS, "data_loss", "the session's turns cannot be read");
-        return;
-    }
-    res = probs_each(r->d, r->uid, &r->id, r->back, make_record, r);
+    res = ended ? 0 : sess_turns(r->d, r->s);
+    if (res == 0)
+        res = probs_each(r->d, r->uid, &r->id, r->back, make_record, r);
     if (res < 0) {
-        if (res == -ENOMEM)
-            req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
-        else
-            req_fail(r, HRT_DATA_LOSS, "data_loss", "the answer cannot be read back: %s",
-                     err_str(res));
+        noroom_unread(r->d, r->uid, r->s, res, &no);
+        req_fail(r, no.status, no.slug, "%s", no.words);
         return;
     }
     if (ended) {

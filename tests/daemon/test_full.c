@@ -96,6 +96,21 @@ static void refused(struct rig *g, uint8_t type, const char *more)
     wire_reply_fini(&r);
 }
 
+static void unread(struct rig *g, uint8_t type, const char *more)
+{
+    char id[33];
+
+    rig_id(id);
+    struct wire_reply r =
+        rig_call(g, type, NULL, 0, "{\"id\":\"%s\",\"session\":\"x\"%s}", id, more);
+    if (r.f.status != HRT_RESOURCE_EXHAUSTED ||
+        strcmp(wire_str(&r, "slug"), "disk_full") != 0 ||
+        !strstr(wire_str(&r, "message"), "cannot be read before"))
+        t_fail(__FILE__, __LINE__, "%u%s: %u %s", type, more, r.f.status,
+               wire_str(&r, "message"));
+    wire_reply_fini(&r);
+}
+
 /* A key's change of its own session. */
 static void other(struct rig *g)
 {
@@ -172,6 +187,42 @@ static void while_a_turn_waits_the_daemon_is_degraded(void)
     rig_down(&g, SIGTERM);
 }
 
+/* The index as a damaged disk leaves it. */
+static void spoil_index(const struct rig *g)
+{
+    static const uint8_t zeros[4096];
+    char path[300];
+    off_t n;
+
+    snprintf(path, sizeof path, "%s/state/index.mdb", g->base);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    n = lseek(fd, 0, SEEK_END);
+    for (off_t at = 2 * sizeof zeros; at < n; at += (off_t)sizeof zeros)
+        CHECK_EQ(pwrite(fd, zeros, sizeof zeros, at), (ssize_t)sizeof zeros);
+    close(fd);
+}
+
+/* A damaged index is made anew when there is room: until then nothing of it can be read. */
+static void what_waits_for_room_to_be_read_is_not_called_lost(void)
+{
+    struct rig g;
+
+    up(&g);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    room(&g, false);
+    spoil_index(&g);
+    unread(&g, HRT_SESSION_SHOW, ",\"ids\":true");
+    unread(&g, HRT_SESSION_SHOW, "");
+    unread(&g, HRT_SESSION_FORK, ",\"turn\":1");
+    unread(&g, HRT_SESSION_REWIND, ",\"to_turn\":1");
+    room(&g, true);
+    wait_ok(&g);
+    CHECK_EQ(tokens(&g, "x", true), 60);
+    rig_down(&g, SIGTERM);
+}
+
 static void the_next_turn_or_change_takes_it_along(void)
 {
     struct rig g;
@@ -219,6 +270,7 @@ static void a_stop_writes_what_waits(void)
     answer_clear(&b);
 }
 
-T_MAIN(CASE(while_a_turn_waits_the_daemon_is_degraded),
+T_MAIN(CASE(what_waits_for_room_to_be_read_is_not_called_lost),
+       CASE(while_a_turn_waits_the_daemon_is_degraded),
        CASE(what_waits_is_written_by_itself_and_survives),
        CASE(the_next_turn_or_change_takes_it_along), CASE(a_stop_writes_what_waits))
