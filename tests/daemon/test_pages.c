@@ -94,16 +94,21 @@ static struct wire_reply peek(struct rig *g, const char *id)
                     id);
 }
 
-/* It has said so much that it waits for its reader. */
-static void wait_paused(struct rig *g, const char *id)
+/* They have said so much that they wait for their reader, who looks at them now and then. */
+static void wait_paused(struct rig *g, char id[][33], uint32_t n)
 {
-    for (bool runs = true, paused = false; runs && !paused;) {
-        struct wire_reply r = peek(g, id);
+    for (uint32_t paused = 0; paused < n;) {
+        paused = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            struct wire_reply r = peek(g, id[i]);
+            bool runs = r.f.status == 0 && strcmp(wire_str(&r, "state"), "done") != 0;
 
-        runs = r.f.status == 0 && strcmp(wire_str(&r, "state"), "done") != 0;
-        paused = r.f.tail_len > STREAM_UNREAD_MAX;
-        wire_reply_fini(&r);
-        CHECK(runs);
+            paused += r.f.tail_len > STREAM_UNREAD_MAX;
+            wire_reply_fini(&r);
+            CHECK(runs);
+            if (!runs)
+                return;
+        }
         usleep(20000);
     }
 }
@@ -173,8 +178,8 @@ static void a_user_who_holds_all_pages_gives_some_to_another(void)
         else
             start_named(&g, id[i], "b", i, 700 + (i - HOLD) * 20,
                         i < HOLD + SAME ? BRIEF : LONG(""));
-        for (uint32_t h = 0; i == HOLD - 1 && h < HOLD; h++)
-            wait_paused(&g, id[h]);
+        if (i == HOLD - 1)
+            wait_paused(&g, id, HOLD);
     }
     some_ids(ids, 900, 400);
     rig_id(mine);
