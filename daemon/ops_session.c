@@ -234,17 +234,22 @@ static void removed(struct change *w)
 
     if (!s)
         return;
-    outbox_gone(w->d, s);
     sess_blocks_forget(w->d, s);
     sess_forget(w->d, s);
+    outbox_gone(w->d, w->uid, &w->sess);
 }
 
 static void refuse(struct call *c, const struct change *w, int res, bool before)
 {
     char why[NOROOM_WORDS];
 
+    if (res == -ESTALE) {
+        call_fail(c, HRT_NOT_FOUND, "session_not_found", NULL,
+                  "the session was removed before this change of it was written");
+        return;
+    }
     (void)noroom_words(w->d, c->uid, res, why);
-    if (res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM)
+    if (noroom_is(res))
         call_fail(c, HRT_RESOURCE_EXHAUSTED, "disk_full", NULL, "%s%s; nothing was changed",
                   before ? "turns before this wait in memory for room to be written: " : "",
                   why);

@@ -545,7 +545,7 @@ static bool leads(const struct out *o)
 }
 
 /* Nothing of its session's is left in it: the branch, and what is on it, may be others' too. */
-static void strip(struct out *o, struct sess *s)
+static void strip(struct out *o)
 {
     uint32_t n = 0;
 
@@ -555,22 +555,23 @@ static void strip(struct out *o, struct sess *s)
             o->rec[n++] = o->rec[i];
     o->b.n_rec = n;
     o->place = NULL;
-    s->out--;
     memset(&o->session, 0, sizeof o->session);
 }
 
-void outbox_gone(struct daemon *d, struct sess *s)
+void outbox_gone(struct daemon *d, uint32_t owner, const struct kvs_id *session)
 {
-    struct box *x = box_of(d, s->rec.owner);
+    struct box *x = box_of(d, owner);
     struct out *prev;
 
-    /* From the newest on: one leads to those before it. */
+    /* From the newest on: one leads to those before it.  A change that was sent back, or found the
+     * store's queue full, may stand here behind the removal that passed it. */
     for (struct out *o = x ? x->tail : NULL; o; o = prev) {
         prev = o->prev;
-        if (o->in_flight || o->kind != OUT_KEPT || !same(&o->session, &s->rec.id))
+        if (o->in_flight || o->kind == OUT_FIRST || !same(&o->session, session))
             continue;
-        strip(o, s);
-        if (!leads(o))
+        if (o->kind == OUT_KEPT)
+            strip(o);
+        if (o->kind == OUT_ONCE || !leads(o))
             finish(x, o, -ESTALE);
     }
 }

@@ -57,8 +57,8 @@ bool outbox_has(const struct sess *s); /* anything of s, in flight included */
 bool outbox_waits(const struct daemon *d, uint32_t owner); /* does any of his wait for room? */
 /* s is what it was before a change that failed: so say those that come behind it. */
 void outbox_renew(struct daemon *d, const struct sess *s);
-/* s was removed from the store: nothing here may bring it back. */
-void outbox_gone(struct daemon *d, struct sess *s);
+/* The session was removed from the store, and is forgotten: nothing here may bring it back. */
+void outbox_gone(struct daemon *d, uint32_t owner, const struct kvs_id *session);
 /* kvs_hold for every branch that is named here. */
 void outbox_hold(struct daemon *d);
 /* Whether turns are in memory alone: words for uid, with the sessions that are his by name. */

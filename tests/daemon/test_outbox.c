@@ -290,6 +290,16 @@ static void another_owner_does_not_wait(void)
     down();
 }
 
+/* As the answer of a removal does. */
+static void gone(struct sess *s)
+{
+    const struct kvs_id id = s->rec.id;
+    uint32_t owner = s->rec.owner;
+
+    sess_forget(&d, s);
+    outbox_gone(&d, owner, &id);
+}
+
 static void a_removal_does_not_wait_and_nothing_comes_back(void)
 {
     struct talk t[6];
@@ -310,12 +320,9 @@ static void a_removal_does_not_wait_and_nothing_comes_back(void)
     change(&t[4], 'r', s, OUT_FIRST);
     change(&t[5], 'q', x, OUT_FIRST);
     threads(20);
-    struct kvs_id root = f->branch->rec.parent, gone = s->branch->rec.id;
-    /* As its answer does. */
-    outbox_gone(&d, s);
-    sess_forget(&d, s);
-    outbox_gone(&d, x);
-    sess_forget(&d, x);
+    struct kvs_id root = f->branch->rec.parent, left = s->branch->rec.id;
+    gone(s);
+    gone(x);
     settle(true);
     CHECK_STR(order, "rqac");
     CHECK_EQ(t[1].res, -ESTALE); /* nobody's any more */
@@ -326,7 +333,42 @@ static void a_removal_does_not_wait_and_nothing_comes_back(void)
     f = sess_by_name(&d, 7, "f");
     CHECK(f && f->head == 16);
     CHECK_EQ(kvs_branch_end(d.store, &root, &end), 0);
-    CHECK_EQ(kvs_branch_end(d.store, &gone, &end), -ENOENT);
+    CHECK_EQ(kvs_branch_end(d.store, &left, &end), -ENOENT);
+    down();
+}
+
+static struct sess *removed;
+
+static void removal_done(struct out *o)
+{
+    talk_done(o);
+    CHECK_EQ(o->b.res, 0);
+    gone(removed);
+}
+
+/* A change that another's want of room has sent back stands behind the removal then. */
+static void a_change_that_a_removal_has_passed_is_not_written(void)
+{
+    struct talk t[4];
+
+    up(true);
+    struct sess *s = make(7, "a"), *x = make(8, "x");
+    removed = s;
+    say(&t[0], 'a', s, NULL, false);
+    settle(false);
+    full = true;
+    say(&t[1], 'x', x, NULL, false);
+    threads(20); /* refused, and nobody has heard of it */
+    full = false;
+    change(&t[2], 'b', s, OUT_ONCE);
+    change(&t[3], 'r', s, OUT_FIRST);
+    t[3].o.done = removal_done;
+    settle(true);
+    CHECK_STR(order, "arx");
+    CHECK_EQ(t[2].res, -ESTALE);
+    down();
+    up(false);
+    CHECK_EQ(sess_count(&d, NULL), 1);
     down();
 }
 
@@ -379,7 +421,7 @@ static void branches_that_are_named_here_are_held(void)
     say(&t[0], 'a', s, NULL, false);
     say(&x[0], 'z', z, NULL, false);
     settle(false);
-    struct kvs_id held = s->branch->rec.id, gone = z->branch->rec.id;
+    struct kvs_id held = s->branch->rec.id, left = z->branch->rec.id;
     CHECK_EQ(sess_fork(&d, s, s->head, "f", &f), 0);
     full = true;
     say(&t[1], 'f', f, s->branch, true);
@@ -391,8 +433,7 @@ static void branches_that_are_named_here_are_held(void)
     full = true; /* what waits is tried once more behind it */
     settle(false);
     CHECK_EQ(t[2].res, 0);
-    outbox_gone(&d, s);
-    sess_forget(&d, s);
+    gone(s);
     threads(200);
     /* A round of which the store hears nothing but what is held. */
     full = false;
@@ -401,11 +442,11 @@ static void branches_that_are_named_here_are_held(void)
     CHECK_EQ(x[1].res, 0);
     CHECK_EQ(t[1].res, 1);
     sess_forget(&d, z);
-    while (is_there(&gone) && now_ns() < until) { /* what is nobody's is collected */
+    while (is_there(&left) && now_ns() < until) { /* what is nobody's is collected */
         threads(1);
         kvs_loop_turn(d.store);
     }
-    CHECK(!is_there(&gone));
+    CHECK(!is_there(&left));
     threads(200); /* the rest of that round */
     CHECK(is_there(&held));
     settle(true);
@@ -467,5 +508,6 @@ static void so_much_may_wait_and_no_more(void)
 T_MAIN(CASE(what_finds_no_room_is_written_later_in_its_order),
        CASE(the_next_one_takes_along_what_waits), CASE(another_owner_does_not_wait),
        CASE(a_removal_does_not_wait_and_nothing_comes_back),
+       CASE(a_change_that_a_removal_has_passed_is_not_written),
        CASE(what_a_failed_change_said_is_not_written_later),
        CASE(branches_that_are_named_here_are_held), CASE(so_much_may_wait_and_no_more))
