@@ -13,6 +13,7 @@
 #include "client/split.h"
 #include "client/words.h"
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -79,6 +80,19 @@ static double answered_since(const cJSON *session, uint64_t p)
             return j_num(t, "position", 0);
     }
     return -1;
+}
+
+/* Is what the session has below position `to` on the disk?  A turn is when all before it are. */
+static bool on_disk(const cJSON *session, double to)
+{
+    const cJSON *t;
+    bool durable = false;
+    cJSON_ArrayForEach(t, j_get(session, "turns"))
+    {
+        if (j_num(t, "position", 0) < to)
+            durable = j_bool(t, "durable");
+    }
+    return durable;
 }
 
 /* Is the document of a stopped ingest whole in the session, before the answer at `to`?  (A
@@ -242,10 +256,16 @@ static void doc_name(const struct args *a, int i, char *ret, size_t cap)
 
 static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_doc *d)
 {
-    char b[WORDS_BYTES];
-    cli_note(g->c, "%s is in session %s already (%s tokens)", shown(what), shown(g->name),
-             words_count(b, (double)(d->after - d->before)));
-    return CLI_OK;
+    char b[WORDS_BYTES], none[33];
+    cJSON *s = NULL;
+    uint64_t now;
+    int code = look(g, false, 0, 0, &now, none, &s);
+    if (code == CLI_OK)
+        cli_note(g->c, "%s is in session %s already (%s tokens)%s", shown(what), shown(g->name),
+                 words_count(b, (double)(d->after - d->before)),
+                 on_disk(s, (double)d->after) ? "" : "; NOT on disk");
+    cJSON_Delete(s);
+    return code;
 }
 
 static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
@@ -320,7 +340,7 @@ static int print_nothing_to_do(struct ingest *g)
     cJSON_AddStringToObject(a.last, "model", m);
     cJSON_AddStringToObject(a.last, "finish", "stop");
     cJSON_AddNumberToObject(a.last, "turn", cJSON_GetArraySize(j_get(s, "turns")));
-    cJSON_AddTrueToObject(a.last, "durable");
+    cJSON_AddBoolToObject(a.last, "durable", on_disk(s, HUGE_VAL));
     cJSON *u = cJSON_AddObjectToObject(a.last, "usage");
     cJSON_AddNumberToObject(u, "context", (double)n);
     cJSON_AddNumberToObject(u, "reused", (double)n);

@@ -465,6 +465,27 @@ static void documents_are_put_in_once(void)
     down();
 }
 
+static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
+{
+    static const char *const name[] = {"loose", "fake"};
+    static const char *const want[] = {"\"durable\":false", "\"durable\":true"};
+    up();
+    char doc[120];
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "words=0 a document");
+    fclose(f);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(RUN("ingest", "-s", name[i], doc), 0);
+        CHECK_EQ(RUN("ingest", "-s", name[i], doc), 0);
+        CHECK(strstr(err, "already") && (strstr(err, "NOT on disk") != NULL) == (i == 0));
+        CHECK_EQ(RUN("ingest", "-s", name[i], doc, "--json"), 0);
+        CHECK(strstr(out, want[i]));
+    }
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
+    down();
+}
+
 static void a_stopped_ingest_goes_on(void)
 {
     up();
@@ -835,6 +856,8 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"a_question_outlives_its_daemon", a_question_outlives_its_daemon},
        {"a_reader_that_goes_away_is_no_drama", a_reader_that_goes_away_is_no_drama},
        {"documents_are_put_in_once", documents_are_put_in_once},
+       {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
+        a_document_that_is_in_is_durable_when_the_daemon_says_so},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
        {"a_ledger_survives_and_tells_documents_apart",
         a_ledger_survives_and_tells_documents_apart},

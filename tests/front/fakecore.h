@@ -8,7 +8,7 @@
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "busy" (refused: queue_full),
- * "slow" (START is answered after 3 s). */
+ * "slow" (START is answered after 3 s).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
 #include "base/clock.h"
@@ -255,6 +255,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         "false,\"running\":false,\"created\":1,\"used\":2}";
     cJSON *o = cJSON_Parse(json);
     dprintf(c->log, "%u %s\n", f->type, json);
+    bool loose = strcmp(fc_str(o, "name"), "loose") == 0 ||
+                 strcmp(fc_str(o, "session"), "00000000000000000000000000000008") == 0;
     char out[2000];
     int32_t ids[3] = {5, 6, 7};
     switch (f->type) {
@@ -294,10 +296,15 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         break;
     case HRT_SESSION_OPEN:
     case HRT_SESSION_SHOW:
+        snprintf(
+            out, sizeof out,
+            "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":3,\"turns\":"
+            "[{\"n\":1,\"role\":\"user\",\"position\":0,\"tokens\":3,\"durable\":%s}]}",
+            loose ? 8 : 7, loose ? "false" : "true");
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
         else
-            fc_send(c, conn, f, HRT_OK, session, ids,
+            fc_send(c, conn, f, HRT_OK, out, ids,
                     cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? sizeof ids : 0);
         break;
     case HRT_SESSION_REMOVE:
