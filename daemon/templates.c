@@ -118,6 +118,19 @@ static int child_start(void)
     return 0;
 }
 
+/* Has it ended while it had nothing to do (the kernel was short of memory, say)?  It costs no
+ * request, then: another begins.  It says nothing unasked, so that whatever is there to be read is
+ * its end. */
+static void child_look(void)
+{
+    struct pollfd f = {.fd = side.fd, .events = POLLIN};
+
+    if (!side.pid || poll(&f, 1, 0) == 0)
+        return;
+    (void)child_end();
+    log_at(LOG_WARN_, "the process for chat templates had ended; another is begun");
+}
+
 /* All n bytes, one way, before a point in time. */
 static int transfer(short events, void *p, size_t n, uint64_t until)
 {
@@ -214,6 +227,7 @@ static int exchange(const struct chat_job *j, struct chat_text *out, struct errb
 
     if (!p)
         return r;
+    child_look();
     if (!side.pid)
         r = child_start();
     if (r < 0) {

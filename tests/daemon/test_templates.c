@@ -2,6 +2,9 @@
  * costs one request. */
 #include "tests/daemon/genrig.h"
 #include <dirent.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/pidfd.h>
 
 static const char tmpl[] = "{% for m in messages %}{% if m.content == 'no' %}{{ "
                            "raise_exception('not that') }}{% endif %}"
@@ -77,6 +80,37 @@ static int renderer(const struct rig *g)
     return found;
 }
 
+/* Has the daemon written something that nobody has read: a request to its stopped child? */
+static bool asked(const struct rig *g)
+{
+    char path[64];
+    int pidfd = pidfd_open(g->pid, 0);
+    bool found = false;
+
+    snprintf(path, sizeof path, "/proc/%d/fd", g->pid);
+    DIR *d = opendir(path);
+    CHECK(pidfd >= 0 && d != NULL);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        int fd = e->d_name[0] == '.' ? -1 : pidfd_getfd(pidfd, atoi(e->d_name), 0), n = 0;
+        found |= fd >= 0 && ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    if (d)
+        closedir(d);
+    close(pidfd);
+    return found;
+}
+
+static bool asked_soon(const struct rig *g)
+{
+    uint64_t until = now_ns() + WIRE_WAIT_MS * 1000000ull;
+
+    while (!asked(g) && now_ns() < until)
+        usleep(1000);
+    return asked(g);
+}
+
 static void answers(struct rig *g, const char *text)
 {
     struct answer a = {0};
@@ -112,9 +146,10 @@ static void a_fault_costs_the_request_that_met_it(void)
             id);
         CHECK_EQ(kill(before, SIGSTOP), 0); /* so that it ends with the request in its hands */
         CHECK(wire_send(fd, HRT_START, 1, json, NULL, 0));
-        usleep(400000);
+        CHECK(asked_soon(&g));
         CHECK_EQ(kill(before, ends[i]), 0);
-        (void)kill(before, SIGCONT); /* after SIGKILL it may be gone already */
+        /* The signal waits for that, but for SIGKILL, after which it may be gone already. */
+        CHECK(kill(before, SIGCONT) == 0 || (ends[i] == SIGKILL && errno == ESRCH));
         CHECK(wire_recv(fd, &r));
         CHECK_EQ(r.f.status, HRT_INTERNAL);
         CHECK_STR(wire_str(&r, "slug"), "internal");
@@ -123,6 +158,26 @@ static void a_fault_costs_the_request_that_met_it(void)
               (T_SLOWER > 1 && strstr(wire_str(&r, "message"), "ended in the middle")));
         wire_reply_fini(&r);
         close(fd);
+        answers(&g, "hello again");
+        CHECK(renderer(&g) > 0 && renderer(&g) != before);
+    }
+    rig_down(&g, SIGTERM);
+}
+
+/* Whoever ended it: the next request has another. */
+static void one_that_ended_while_idle_costs_nothing(void)
+{
+    struct rig g;
+
+    make(&g);
+    rig_up(&g);
+    answers(&g, "hello");
+    for (int i = 0; i < 3; i++) {
+        int before = renderer(&g), pidfd = pidfd_open(before, 0);
+        struct pollfd f = {.fd = pidfd, .events = POLLIN};
+        CHECK(before > 0 && kill(before, SIGKILL) == 0);
+        CHECK_EQ(poll(&f, 1, WIRE_WAIT_MS), 1); /* it has ended */
+        close(pidfd);
         answers(&g, "hello again");
         CHECK(renderer(&g) > 0 && renderer(&g) != before);
     }
@@ -187,5 +242,6 @@ static void it_can_open_and_reach_nothing_and_ends_with_the_daemon(void)
 #        f, f                                                                                  \
     }
 T_MAIN(CASE(a_fault_costs_the_request_that_met_it),
+       CASE(one_that_ended_while_idle_costs_nothing),
        CASE(what_a_template_raises_is_the_clients_to_hear),
        CASE(it_can_open_and_reach_nothing_and_ends_with_the_daemon))
