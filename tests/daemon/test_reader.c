@@ -24,6 +24,16 @@ static bool idle_within(double s)
         usleep(20000);
     return busy() == 0;
 }
+/* Does that request still run in session s? */
+static bool runs_in_s(const char *id)
+{
+    struct wire_reply r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+    bool runs = strcmp(wire_str(&r, "request"), id) == 0;
+
+    CHECK_EQ(r.f.status, HRT_OK);
+    wire_reply_fini(&r);
+    return runs;
+}
 /* A process that only is there. */
 static pid_t somebody(void)
 {
@@ -82,8 +92,8 @@ static void a_start_that_waits_ends_with_its_process(void)
     rig_id(id);
     rig_id(other);
     CHECK(rig_start(&g, id, ids, 100, LONG ",\"session\":\"s\""));
-    usleep(100000);
-    usleep(5200000);
+    usleep(5200000); /* nobody reads for longer than such an answer keeps its session */
+    CHECK(runs_in_s(id));
     int fd = wire_connect(g.core);
     snprintf(
         json, sizeof json,
@@ -91,7 +101,10 @@ static void a_start_that_waits_ends_with_its_process(void)
         "}",
         other, (int)pid);
     CHECK(wire_send(fd, HRT_START, 1, json, ids, 400));
-    usleep(700000);
+    uint64_t until = now_ns() + WIRE_WAIT_MS * 1000000ull;
+    while (runs_in_s(id) && now_ns() < until)
+        usleep(1000);
+    CHECK(!runs_in_s(id)); /* the other has come */
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     CHECK(idle_within(1.5));
