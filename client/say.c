@@ -21,10 +21,10 @@ const char *shown(const char *s)
         return s;
     char **p = &ring[at++ % RING];
     free(*p);
-    *p = malloc(n * (TEXT_SHOWN_MAX - 1) + 1);
+    *p = malloc(n * TEXT_GROWS + 1);
     if (!*p)
         return "?";
-    (void)text_show(*p, n * (TEXT_SHOWN_MAX - 1) + 1, s, n, false);
+    (void)text_show(*p, n * TEXT_GROWS + 1, s, n, false);
     return *p;
 }
 
@@ -69,7 +69,7 @@ void say_json(FILE *f, const char *json)
 {
     char one[TEXT_SHOWN_MAX];
     for (size_t n = strlen(json), took; n; n -= took, json += took) {
-        took = text_show_char(one, json, n, true);
+        took = text_show_char(one, json, n, false);
         if (one[0] == '\\' &&
             one[1] == 'x') /* JSON has no \x; a byte of no character is none */
             fprintf(f, text_char(json, n) ? "\\u00%s" : "\\ufffd", one + 2);

@@ -38,47 +38,77 @@ static inline size_t text_bad(const char *s, size_t n)
     return i;
 }
 
-/* The character of len bytes at s neither steers a terminal nor turns the reading order: it is no
- * control (C0, DEL, C1), no line or paragraph separator and no bidi control. */
-static inline bool text_plain(const char *s, size_t len)
+/* The code point of the character of len bytes at s, as text_char counted them. */
+static inline uint32_t text_code(const char *s, size_t len)
 {
     const uint8_t *p = (const uint8_t *)s;
+    uint32_t cp = len == 2   ? p[0] & 0x1fu
+                  : len == 3 ? p[0] & 0xfu
+                  : len == 4 ? p[0] & 7u
+                             : p[0];
 
-    if (len == 1)
-        return p[0] >= 0x20 && p[0] != 0x7f;
-    if (len == 2) /* U+0080 to 9F, U+061C */
-        return !(p[0] == 0xc2 && p[1] < 0xa0) && !(p[0] == 0xd8 && p[1] == 0x9c);
-    if (len != 3 || p[0] != 0xe2)
-        return len != 0;
-    if (p[1] == 0x80) /* U+200E, 200F, 2028 to 202E */
-        return !(p[2] == 0x8e || p[2] == 0x8f || (p[2] >= 0xa8 && p[2] <= 0xae));
-    return !(p[1] == 0x81 && p[2] >= 0xa6 && p[2] <= 0xa9); /* U+2066 to 2069 */
+    for (size_t i = 1; i < len; i++)
+        cp = cp << 6 | (p[i] & 0x3fu);
+    return cp;
 }
 
-enum { TEXT_SHOWN_MAX = 7 }; /* what one character may become, terminator included */
+/* Zero width (non-)joiners: what emoji and the words of some scripts are made with.  In an answer they
+ * are text; two names must not differ by what nobody sees. */
+static inline bool text_joiner(uint32_t cp)
+{
+    return cp == 0x200c || cp == 0x200d;
+}
+
+/* The character of len bytes at s neither steers a terminal, nor turns the reading order, nor is there
+ * without being seen: it is no control (C0, DEL, C1), no line or paragraph separator and no format
+ * character (Unicode's Cf, but for the few that are drawn). */
+static inline bool text_plain(const char *s, size_t len)
+{
+    static const struct {
+        uint32_t from, to;
+    } not [] = {{0x00, 0x1f},      {0x7f, 0x9f},     {0xad, 0xad},       {0x61c, 0x61c},
+                {0x180e, 0x180e},  {0x200b, 0x200f}, {0x2028, 0x202e},   {0x2060, 0x206f},
+                {0xfeff, 0xfeff},  {0xfff9, 0xfffb}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+                {0xe0000, 0xe007f}};
+    uint32_t cp = text_code(s, len);
+
+    if (len == 0 || (cp >= 0x20 && cp < 0x7f))
+        return len != 0;
+    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
+        if (cp >= not [i].from && cp <= not [i].to)
+            return false;
+    return true;
+}
+
+enum {
+    TEXT_SHOWN_MAX = 13, /* what one character may become, terminator included */
+    TEXT_GROWS = 4,      /* and how many bytes one byte may, of any text */
+};
 /* The first character of s, n bytes of which are there (> 0), as it may be shown: itself, or
- * \x1b, \u202e, or, where a byte belongs to no character, \xff.  Returns the bytes of s it took.
- * lines: newlines and tabs stay. */
+ * \x1b, \u202e, \udb40\udc41 (two halves, as JSON has it), or, where a byte belongs to no character,
+ * \xff.  Returns the bytes of s it took.  lines: newlines, tabs and joiners stay. */
 static inline size_t text_show_char(char ret[TEXT_SHOWN_MAX], const char *s, size_t n,
                                     bool lines)
 {
     static const char hex[] = "0123456789abcdef";
-    const uint8_t *p = (const uint8_t *)s;
     size_t len = text_char(s, n), at = 0;
-    uint32_t cp;
+    uint32_t cp = text_code(s, len), unit[2] = {cp, 0};
 
-    if (text_plain(s, len) || (lines && (s[0] == '\n' || s[0] == '\t'))) {
+    if (text_plain(s, len) || (lines && (cp == '\n' || cp == '\t' || text_joiner(cp)))) {
         memcpy(ret, s, len);
         ret[len] = 0;
         return len;
     }
-    cp = len == 2   ? (p[0] & 0x1fu) << 6 | (p[1] & 0x3fu)
-         : len == 3 ? (p[0] & 0xfu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu)
-                    : p[0];
-    ret[at++] = '\\';
-    ret[at++] = len > 1 ? 'u' : 'x';
-    for (int shift = len > 1 ? 12 : 4; shift >= 0; shift -= 4)
-        ret[at++] = hex[cp >> shift & 15];
+    if (cp > 0xffff) {
+        unit[0] = 0xd800 + ((cp - 0x10000) >> 10);
+        unit[1] = 0xdc00 + (cp & 0x3ff);
+    }
+    for (int i = 0; i < 1 + (unit[1] != 0); i++) {
+        ret[at++] = '\\';
+        ret[at++] = len > 1 ? 'u' : 'x';
+        for (int shift = len > 1 ? 12 : 4; shift >= 0; shift -= 4)
+            ret[at++] = hex[unit[i] >> shift & 15];
+    }
     ret[at] = 0;
     return len ? len : 1;
 }
