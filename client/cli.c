@@ -216,18 +216,17 @@ int cli_fail_as(struct cli *c, int code, enum hrt_status status, const char *slu
 
 int cli_name(struct cli *c, const char *what, const char *name)
 {
-    const char *wrong = NULL;
     size_t len = strlen(name);
-    for (size_t i = 0, n; i < len && !wrong; i += n) {
-        n = text_char(name + i, len - i);
-        bool control = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ||
-                       (n == 2 && name[i] == '\xc2' && (unsigned char)name[i + 1] < 0xa0);
-        wrong = !n ? "is not UTF-8" : control ? "has a control character" : NULL;
-    }
+    bool control = false;
+    for (size_t i = 0; i < len; i++)
+        control |= (unsigned char)name[i] < 0x20 || name[i] == 0x7f;
     if (len > NAME_BYTES_MAX)
         return cli_fail(c, CLI_USAGE, "%s: a name may have %d bytes, this one has %zu", what,
                         NAME_BYTES_MAX, len);
-    return wrong ? cli_fail(c, CLI_USAGE, "%s: the name \"%s\" %s", what, name, wrong) : CLI_OK;
+    if (!control && text_bad(name, len) == len)
+        return CLI_OK;
+    return cli_fail(c, CLI_USAGE, "%s: the name \"%s\" %s", what, name,
+                    control ? "has a control character" : "is not UTF-8");
 }
 
 int cli_not_yet(struct cli *c, const char *verb, const char *instead)

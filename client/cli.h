@@ -59,7 +59,8 @@ __attribute__((format(printf, 5, 6))) int cli_fail_as(struct cli *c, int code,
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb); /* hearth_call's < 0 */
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply);
 int cli_exit_of(uint32_t status, const char *slug);
-/* A name before it is sent or shown: UTF-8 without control bytes, not too long. what: "session".
+/* A name before it is sent: UTF-8 without control bytes, not too long.  What else a new one may not
+ * have the daemon says: it may know an older one by such a name. what: "session".
  * CLI_OK, or CLI_USAGE with the name escaped. */
 int cli_name(struct cli *c, const char *what, const char *name);
 /* A verb this version does not have, and what there is instead. */

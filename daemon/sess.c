@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "daemon/call.h"
 #include "daemon/daemon.h"
 #include "daemon/gen.h"
@@ -294,10 +295,13 @@ int sess_name_check(const char *name, struct errbuf *eb)
 
     if (n == 0 || n > NAME_BYTES_MAX)
         return err_set(eb, -EINVAL, "name: want 1 to %d bytes, got %zu", NAME_BYTES_MAX, n);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
-            return err_set(eb, -EINVAL, "name: byte %zu is a control character (0x%02x)", i,
-                           (unsigned char)name[i]);
+    for (size_t i = 0, len; i < n; i += len) {
+        len = text_char(name + i, n - i);
+        if (!text_plain(name + i, len))
+            return err_set(eb, -EINVAL,
+                           "name: at byte %zu there is a character that is not seen (U+%04X)",
+                           i, text_code(name + i, len));
+    }
     if (id_parse(name, &id))
         return err_set(eb, -EINVAL, "name: 32 hex digits are read as an id; choose another");
     return 0;

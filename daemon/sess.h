@@ -222,8 +222,8 @@ struct sess *sess_by_name(struct daemon *d, uint32_t uid, const char *name); /* 
 struct sess *sess_at(struct daemon *d, uint32_t i); /* NULL past the end; order may change */
 uint32_t sess_count(struct daemon *d, uint32_t *ret_anonymous);
 uint32_t sess_count_of(struct daemon *d, uint32_t uid, uint32_t *ret_anonymous);
-/* A name a session may have: 1..NAME_BYTES_MAX bytes of UTF-8 without control characters, not
- * shaped like an id.  -EINVAL with words. */
+/* A name a session may have: 1..NAME_BYTES_MAX bytes of UTF-8, all of it characters that are seen
+ * (text_plain()), not shaped like an id.  -EINVAL with words. */
 int sess_name_check(const char *name, struct errbuf *eb);
 
 /* A new, empty session in memory (a root branch of its own comes with its first token).

@@ -227,6 +227,10 @@ static void what_changes_or_removes_wants_eight_digits_of_an_id(void)
     CHECK_EQ(RUN("sessions", "rm", "00000000de"), 0);
     CHECK_EQ(fakecore_count(core, full), 1);
     CHECK(strstr(err, "removed n, id 00000000deadbeef0000000000000000"));
+    /* A name as older versions took it is the daemon's to know. */
+    CHECK_EQ(RUN("sessions", "rm", "a\302\233\342\200\213"), 0);
+    CHECK_EQ(fakecore_count(core, "27 {"), 3);
+    CHECK_EQ(RUN("sessions", "rm", "a\033"), 2);
     down();
 }
 

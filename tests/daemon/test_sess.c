@@ -185,7 +185,38 @@ static void names_are_checked(void)
     CHECK_EQ(sess_name_check(lng, &eb), -EINVAL);
     CHECK(strstr(eb.s, "255") && strstr(eb.s, "256"));
     CHECK_EQ(sess_name_check("a\nb", &eb), -EINVAL);
+    CHECK_EQ(sess_name_check("a\xc2\x9b", &eb), -EINVAL); /* U+009B steers, too */
+    CHECK_EQ(sess_name_check("a\xe2\x80\xae", &eb), -EINVAL);
+    CHECK_EQ(sess_name_check("a\xe2\x80\x8d"
+                             "b",
+                             &eb),
+             -EINVAL); /* is it "ab"? */
+    CHECK(strstr(eb.s, "byte 1") && strstr(eb.s, "U+200D"));
+    CHECK_EQ(sess_name_check("a\xff", &eb), -EINVAL);
     CHECK_EQ(sess_name_check("0123456789abcdef0123456789abcdef", &eb), -EINVAL);
+}
+
+/* It was taken once: it is found by that name, and can get another or go. */
+static void an_older_name_that_is_refused_now_still_works(void)
+{
+    static const char name[] = "a\xc2\x9b\xe2\x80\x8b";
+    struct errbuf eb;
+    struct sess *s;
+
+    up(true);
+    CHECK_EQ(sess_make(&d, 1, name, "m", &s), 0);
+    say(s, 10, 5);
+    down();
+    up(false);
+    CHECK_EQ(sess_name_check(name, &eb), -EINVAL);
+    s = sess_find(&d, 1, name);
+    CHECK(s != NULL && sess_count(&d, &(uint32_t){0}) == 1);
+    CHECK_EQ(sess_rename(&d, s, "seen"), 0);
+    save(s);
+    down();
+    up(false);
+    CHECK(sess_find(&d, 1, name) == NULL && sess_find(&d, 1, "seen") != NULL);
+    down();
 }
 
 static void tokens_and_turns_come_back_after_a_restart(void)
@@ -837,6 +868,7 @@ T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
        CASE(who_has_more_than_a_share_waits_where_little_is_left),
        CASE(what_each_user_has_on_disk_is_known_as_it_changes),
        CASE(names_belong_to_their_owner), CASE(names_are_checked),
+       CASE(an_older_name_that_is_refused_now_still_works),
        CASE(tokens_and_turns_come_back_after_a_restart),
        CASE(a_turn_that_begins_inside_another_takes_its_place),
        CASE(the_first_token_that_differs_starts_a_branch),
