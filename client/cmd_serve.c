@@ -129,34 +129,29 @@ static cJSON *status_with_http(struct hearth_conn *conn)
     }
 }
 
-/* Where it serves HTTP, and what it warns of; models are told_failed's. */
-static void tell_status(struct cli *c, const cJSON *o)
+/* What is to be said of a daemon that runs, in words and in JSON: its warnings, and the models of its
+ * directory that it could not load (of those named at start it warns itself; those still being loaded
+ * are not known yet).  The caller's. */
+static cJSON *warnings_of(const cJSON *st)
 {
-    const cJSON *w;
-    cJSON_ArrayForEach(w, j_get(o, "warnings"))
+    cJSON *all = cJSON_CreateArray();
+    const cJSON *w, *m;
+    cJSON_ArrayForEach(w, j_get(st, "warnings"))
     {
-        if (!c->json && cJSON_IsString(w) && strncmp(w->valuestring, "model ", 6) != 0)
-            say_err("hearth: warning: %s\n", shown(w->valuestring));
+        if (cJSON_IsString(w))
+            cJSON_AddItemToArray(all, cJSON_CreateString(w->valuestring));
     }
-}
-
-/* It runs; are there models it could not load?  Those still being loaded are not known yet. */
-static void tell_failed(struct cli *c, struct hearth_conn *conn)
-{
-    struct hearth_reply rep = {0};
-    struct errbuf eb;
-    const cJSON *m;
-    if (hearth_call(conn, HRT_MODEL_LIST, NULL, NULL, 0, 2000, &rep, &eb) < 0)
-        return;
-    cJSON *o = rep.status == HRT_OK ? cJSON_Parse(rep.json) : NULL;
-    cJSON_ArrayForEach(m, j_get(o, "models"))
+    cJSON_ArrayForEach(m, j_get(st, "models"))
     {
-        if (strcmp(j_str(m, "state", ""), "failed") == 0 && !c->json)
-            say_err("hearth: warning: model %s cannot be loaded: %s\n",
-                    shown(j_str(m, "name", "?")), shown(j_str(m, "error", "see the log")));
+        char words[1024];
+        bool said = strcmp(j_str(m, "state", ""), "failed") != 0;
+        snprintf(words, sizeof words, "model %s cannot be loaded: %s", j_str(m, "name", "?"),
+                 j_str(m, "error", "see the log"));
+        cJSON_ArrayForEach(w, all) said |= strcmp(w->valuestring, words) == 0;
+        if (!said)
+            cJSON_AddItemToArray(all, cJSON_CreateString(words));
     }
-    cJSON_Delete(o);
-    hearth_reply_fini(&rep);
+    return all;
 }
 
 /* HELLO's pid, or 0: nobody answers. */
@@ -200,11 +195,8 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log, off
             (void)poll(NULL, 0, LOOK_MS);
         }
     }
-    if (code == CLI_OK) {
-        tell_failed(c, conn);
+    if (code == CLI_OK)
         *ret = status_with_http(conn);
-        tell_status(c, *ret);
-    }
     hearth_close(conn);
     return code;
 }
@@ -270,13 +262,13 @@ int cmd_serve(struct cli *c, const struct args *a)
         else
             cJSON_AddNullToObject(o, "http");
         cJSON_AddStringToObject(o, "log", log);
-        cJSON_AddItemToObject(o, "warnings",
-                              j_get(st, "warnings")
-                                  ? cJSON_Duplicate(j_get(st, "warnings"), true)
-                                  : cJSON_CreateArray());
+        cJSON_AddItemToObject(o, "warnings", warnings_of(st));
         out_json(o);
         cJSON_Delete(o);
     } else if (code == CLI_OK) {
+        cJSON *all = warnings_of(st), *w;
+        cJSON_ArrayForEach(w, all) say_err("hearth: warning: %s\n", shown(w->valuestring));
+        cJSON_Delete(all);
         cli_note(c, "hearthd runs, pid %d%s%s; log: %s; stop it with: kill %d", (int)pid,
                  http ? ", HTTP at " : "", http ? shown(http) : "", shown(log), (int)pid);
     }

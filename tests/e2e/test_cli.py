@@ -191,6 +191,32 @@ def a_second_daemon_is_refused_by_name_and_the_next_begins():
     os.kill(json.loads(p.stdout)["pid"], signal.SIGTERM)
 
 
+def ended(pid):
+    try:
+        with open("/proc/%d/status" % pid) as f:
+            return "\nState:\tZ" in f.read()
+    except OSError:
+        return True
+
+
+def what_serve_warns_of_is_the_same_in_words_and_in_json():
+    d = Daemon("--http", "off", model_path=None)
+    os.makedirs(d.models, exist_ok=True)
+    os.symlink(os.path.join(d.dir, "not-here.gguf"), os.path.join(d.models, "away.gguf"))
+    said = []
+    for how in (["--json"], []):
+        p = d.cli("serve", "--detach", *how, *d.argv()[1:], "--no-fsync")
+        check(p.returncode == 0, lambda: p.stdout + p.stderr)
+        pid = json.loads(d.cli("status", "--json").stdout)["pid"]
+        os.kill(pid, signal.SIGTERM)
+        while not ended(pid):
+            time.sleep(0.01)
+        head = "hearth: warning: "
+        said.append(json.loads(p.stdout)["warnings"] if how else [x[len(head):] for x in p.stderr.splitlines() if x.startswith(head)])
+    check_eq(said[0], said[1], "warnings")
+    check(any("no-fsync" in w for w in said[0]) and any(w.startswith("model away cannot be loaded: ") for w in said[0]), lambda: repr(said))
+
+
 def what_runs_can_be_ended_as_rm_and_unload_advise():
     d = Daemon("--http", "off").start()
     d.load()
@@ -287,5 +313,6 @@ def sessions_without_a_name_are_removed_in_bulk():
 
 main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are_removed_in_bulk,
      text_in_another_encoding_is_converted_or_refused, a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
+     what_serve_warns_of_is_the_same_in_words_and_in_json,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      a_refused_ingest_leaves_no_session)
