@@ -380,6 +380,11 @@ double j_num(const cJSON *o, const char *name, double otherwise)
     return cJSON_IsNumber(v) ? v->valuedouble : otherwise;
 }
 bool j_bool(const cJSON *o, const char *name)
+const char *cli_session_name(const cJSON *s)
+{
+    const char *name = j_str(s, "name", "");
+    return name[0] ? name : j_str(s, "id", "?");
+}
 {
     return cJSON_IsTrue(j_get(o, name));
 }

@@ -75,7 +75,8 @@ const char *j_str(const cJSON *o, const char *name, const char *otherwise);
 double j_num(const cJSON *o, const char *name, double otherwise);
 bool j_bool(const cJSON *o, const char *name);
 const cJSON *j_get(const cJSON *o, const char *name);
-cJSON *j_req(void); /* {"id": new} */
+cJSON *j_req(void);                           /* {"id": new} */
+const char *cli_session_name(const cJSON *s); /* one without a name is called by its id */
 
 /* stdout. out_json prints o (not taken) on one line. */
 void out_json(const cJSON *o);

@@ -106,7 +106,7 @@ static int find_running(struct cli *c, char ret[33])
     }
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
     {
-        const char *name = j_str(s, "name", "")[0] ? j_str(s, "name", "") : j_str(s, "id", "");
+        const char *name = cli_session_name(s);
         if (n < 2 || !j_bool(s, "running"))
             continue;
         if (!c->json)

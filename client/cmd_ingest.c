@@ -16,7 +16,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -212,16 +211,11 @@ static void unmake(struct ingest *g)
  * the document put in a second time.  It is asked: no clock here says how old that is there. */
 static bool known_there(struct ingest *g, const struct ledger_doc *d)
 {
-    char json[128];
-    struct errbuf eb;
-    struct hearth_reply rep = {0};
-    snprintf(json, sizeof json, "{\"stream\":\"%s\",\"cursor\":0,\"max_wait_ms\":0}",
-             d->request);
-    bool known =
-        hearth_call(g->c->conn, HRT_NEXT, json, NULL, 0, CLI_WAIT_MS, &rep, &eb) == 0 &&
-        rep.status == HRT_OK;
-    hearth_reply_fini(&rep);
-    return known;
+    cJSON *req = cJSON_CreateObject();
+    cJSON_AddStringToObject(req, "stream", d->request);
+    cJSON_AddNumberToObject(req, "cursor", 0);
+    cJSON_AddNumberToObject(req, "max_wait_ms", 0);
+    return ask_quietly(g, HRT_NEXT, req, NULL) == HRT_OK;
 }
 
 static int send_doc(struct ingest *g, const struct ledger_doc *d, const char *what,
@@ -291,7 +285,6 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         d = (struct ledger_doc){.before = now};
         snprintf(d.hash, sizeof d.hash, "%s", hash);
         hearth_new_id(d.request);
-        d.time = (double)time(NULL);
         remember(g, &d);
     }
     bool probe = !fresh && known_there(g, &d);
@@ -301,7 +294,6 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         code = take_back(g, &d, tail, n);
         if (code != CLI_OK)
             return code;
-        d.time = (double)time(NULL);
         remember(g, &d);
         if (d.done)
             return say_it_is_in(g, what, &d);

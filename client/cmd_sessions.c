@@ -18,12 +18,6 @@ static const char *bytes_of(char ret[WORDS_BYTES], const cJSON *s, const char *t
     return ret;
 }
 
-static const char *name_of(const cJSON *s)
-{
-    const char *name = j_str(s, "name", "");
-    return name[0] ? name : j_str(s, "id", "?"); /* an anonymous one is called by its id */
-}
-
 static int turns_of(const cJSON *s)
 {
     const cJSON *t = j_get(s, "turns");
@@ -63,7 +57,7 @@ int cmd_sessions(struct cli *c, const struct args *a)
     {
         char b[5][WORDS_BYTES], turns[16], note[100];
         snprintf(turns, sizeof turns, "%d", turns_of(s));
-        table_add(&t, name_of(s), j_str(s, "model", ""),
+        table_add(&t, cli_session_name(s), j_str(s, "model", ""),
                   words_count(b[0], j_num(s, "tokens", 0)), turns, bytes_of(b[1], s, "host"),
                   bytes_of(b[2], s, "file"), words_idle(b[3], j_num(s, "idle_s", 0)),
                   j_get(s, "lost")       ? "lost turns"
@@ -99,7 +93,7 @@ static void print_session(const cJSON *s)
     static const char *const head[] = {">TURN", "ROLE", ">AT", ">TOKENS", "WHEN", ""};
     char b[8][WORDS_BYTES];
     const cJSON *t;
-    say_out("%s\n  id       %s\n  model    %s\n  tokens   %s\n", shown(name_of(s)),
+    say_out("%s\n  id       %s\n  model    %s\n  tokens   %s\n", shown(cli_session_name(s)),
             shown(j_str(s, "id", "")), shown(j_str(s, "model", "")),
             words_count(b[0], j_num(s, "tokens", 0)));
     say_out("  bytes    %s on the device, %s in memory, %s on disk%s\n",
@@ -216,7 +210,7 @@ static int change(struct cli *c, enum hrt_type type, cJSON *req, const char *did
     if (c->json)
         out_json(o);
     else
-        cli_note(c, "%s %s, %s tokens", did, shown(name_of(o)),
+        cli_note(c, "%s %s, %s tokens", did, shown(cli_session_name(o)),
                  words_count(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
     return CLI_OK;
@@ -260,8 +254,8 @@ int cmd_session_fork(struct cli *c, const struct args *a)
     if (c->json)
         out_json(o);
     else
-        say_out("%s\n",
-                shown(name_of(o))); /* an anonymous fork's id is what the caller needs next */
+        say_out("%s\n", shown(cli_session_name(
+                            o))); /* an anonymous fork's id is what the caller needs next */
     if (a->n < 2)
         cli_note(
             c,
@@ -455,9 +449,10 @@ int cmd_du(struct cli *c, const struct args *a)
         char b[6][WORDS_BYTES];
         const cJSON *tiers = j_get(st, "tiers");
         table_init(&t, head, 5);
-        cJSON_ArrayForEach(s, j_get(list, "sessions")) table_add(
-            &t, bytes_of(b[0], s, "file"), bytes_of(b[1], s, "host"),
-            bytes_of(b[2], s, "device"), words_count(b[3], j_num(s, "tokens", 0)), name_of(s));
+        cJSON_ArrayForEach(s, j_get(list, "sessions"))
+            table_add(&t, bytes_of(b[0], s, "file"), bytes_of(b[1], s, "host"),
+                      bytes_of(b[2], s, "device"), words_count(b[3], j_num(s, "tokens", 0)),
+                      cli_session_name(s));
         table_add(&t, words_bytes(b[0], j_num(j_get(tiers, "file"), "used", 0)),
                   words_bytes(b[1], j_num(j_get(tiers, "host"), "used", 0)),
                   words_bytes(b[2], j_num(j_get(tiers, "device"), "used", 0)), "",

@@ -95,7 +95,6 @@ bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *re
         *ret = (struct ledger_doc){
             .before = num(e, "before"),
             .after = num(e, "after"),
-            .time = (double)num(e, "time"),
             .done = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "done"))};
         snprintf(ret->hash, sizeof ret->hash, "%s", hash);
         snprintf(ret->request, sizeof ret->request, "%s", str(e, "request"));
@@ -141,7 +140,6 @@ int ledger_put(struct ledger *l, const struct ledger_doc *d)
     cJSON_AddNumberToObject(e, "before", (double)d->before);
     cJSON_AddNumberToObject(e, "after", (double)d->after);
     cJSON_AddStringToObject(e, "ids", d->ids);
-    cJSON_AddNumberToObject(e, "time", d->time);
     cJSON_AddBoolToObject(e, "done", d->done);
     cJSON_AddItemToArray(docs(l), e);
     return save(l);

@@ -20,7 +20,6 @@ struct ledger_doc {
     uint64_t before;  /* the session's tokens when it began */
     uint64_t after;   /* and when it was done */
     char ids[33];     /* hash of ids [before, after) */
-    double time;      /* Unix seconds when the START was first sent */
     bool done;
 };
 /* A ledger that cannot be read starts empty. */
