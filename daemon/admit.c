@@ -554,8 +554,7 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
     if (r->err_held && tokens >= r->err_held)
         r->err_turn = turn_with_room(r->s, tokens - r->err_held, context);
     if (r->err_turn > 0)
-        snprintf(way, sizeof way,
-                 "; after turn %lld there is room for it: fork or rewind there",
+        snprintf(way, sizeof way, "; after turn %lld there is room for it",
                  (long long)r->err_turn);
     req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
              /* Programs know this error by the first half, as OpenAI words it. */
