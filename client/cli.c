@@ -162,20 +162,17 @@ static void say_mistake(struct cli *c, const char *field, const char *words)
     cJSON_Delete(more);
 }
 
-/* "--temp: want ...": of which flag, command or argument it is. */
-static int say_usage(struct cli *c, const char *words)
-{
-    char field[64];
-    size_t n = strcspn(words, " :");
-    bool named = n && n < sizeof field && words[n] == ':' && words[n + 1] == ' ';
-    snprintf(field, sizeof field, "%.*s", named ? (int)n : 0, words);
-    say_mistake(c, named ? field : NULL, words);
-    return CLI_USAGE;
-}
-
+/* Of which flag, command or argument it is: "--temp: want ...", "--temp wants a value". */
 int cli_usage(struct cli *c, const char *words)
 {
-    return say_usage(c, words);
+    static const char none[] = "has no flag ";
+    char field[64];
+    const char *flag = strstr(words, none), *at = flag ? flag + sizeof none - 1 : words;
+    size_t n = strcspn(at, " :;=");
+    bool named = n && n < sizeof field && (at[0] == '-' || (at[n] == ':' && at[n + 1] == ' '));
+    snprintf(field, sizeof field, "%.*s", named ? (int)n : 0, at);
+    say_mistake(c, named ? field : NULL, words);
+    return CLI_USAGE;
 }
 
 int cli_mistake(struct cli *c, const char *field, const char *fmt, ...)
@@ -197,7 +194,7 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     vsnprintf(words, sizeof words, fmt, ap);
     va_end(ap);
     if (code == CLI_USAGE)
-        return say_usage(c, words);
+        return cli_usage(c, words);
     say(c, c->json ? "INTERNAL" : "", c->json ? "client" : "", words, NULL);
     return code;
 }
@@ -380,13 +377,13 @@ double j_num(const cJSON *o, const char *name, double otherwise)
     return cJSON_IsNumber(v) ? v->valuedouble : otherwise;
 }
 bool j_bool(const cJSON *o, const char *name)
+{
+    return cJSON_IsTrue(j_get(o, name));
+}
 const char *cli_session_name(const cJSON *s)
 {
     const char *name = j_str(s, "name", "");
     return name[0] ? name : j_str(s, "id", "?");
-}
-{
-    return cJSON_IsTrue(j_get(o, name));
 }
 cJSON *j_req(void)
 {
@@ -549,6 +546,8 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     struct cli c = {.out_tty = isatty(1), .err_tty = isatty(2), .color = !no_color};
     int r = args_parse(&a, argc, argv, &eb);
     c.json = args_has(&a, "json");
+    for (int i = 1; r < 0 && i < argc; i++) /* what is wrong may stand before it */
+        c.json |= strcmp(argv[i], "--json") == 0;
     c.quiet = args_has(&a, "quiet");
     if (args_has(&a, "no-color"))
         c.color = false;

@@ -498,7 +498,7 @@ int cmd_ingest(struct cli *c, const struct args *a)
     bool split = args_has(a, "split");
     char whole[NAME_BYTES_MAX + 1];
     if (!g.name || !g.name[0])
-        return cli_usage(c, "which session? hearth ingest -s NAME FILE...");
+        return cli_usage(c, "--session: which one? hearth ingest -s NAME FILE...");
     if (split && (args_has(a, "ids") || a->n > SPLIT_FILES_MAX))
         return cli_fail(c, CLI_USAGE,
                         "--split: cuts text, not --ids, of at most %d files at a time",

@@ -42,7 +42,7 @@ int cmd_ask(struct cli *c, const struct args *a)
 {
     const char *name = args_str(a, "session");
     if (!name || !name[0])
-        return cli_usage(c, "which session? hearth ask -s NAME QUESTION");
+        return cli_usage(c, "--session: which one? hearth ask -s NAME QUESTION");
     char whole[NAME_BYTES_MAX + 1];
     int code = named_session(c, name, args_has(a, "create") ? NAMED_LEAST_SURE : NAMED_LEAST,
                              false, whole);

@@ -57,6 +57,6 @@ int named_session(struct cli *c, const char *typed, size_t least, bool requests,
         snprintf(ret, NAME_BYTES_MAX + 1, "%s", f.id);
         return CLI_OK;
     }
-    return cli_mistake(c, "session", "%s is the beginning of %d ids: %s%s; type more of it",
+    return cli_mistake(c, "--session", "%s is the beginning of %d ids: %s%s; type more of it",
                        typed, f.count, f.list, f.count > SAID_MAX ? ", ..." : "");
 }

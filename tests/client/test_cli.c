@@ -125,6 +125,16 @@ static void a_users_mistake_names_its_field(void)
              {{"ingest", "-s", "fake", "/"}, "/", 1},
              {{"ingest", "-s", "fake", "/dev/null"}, "/dev/null", 1},
              {{"--socket", "nowhere", "status"}, "--socket", 2},
+             {{"run", "fake", "hi", "-n"}, "-n", 2},
+             {{"run", "fake", "hi", "--temp"}, "--temp", 2},
+             {{"run", "fake", "hi", "--raw=1"}, "--raw", 2},
+             {{"run", "fake", "hi", "--frob=1"}, "--frob", 2},
+             {{"run", "fake", "hi", "--greedy", "--temp", "1"}, "--greedy", 2},
+             {{"run", "fake", "hi", "--stop", "\377"}, "--stop", 2},
+             {{"ask", "hi"}, "--session", 2},
+             {{"ingest", "f"}, "--session", 2},
+             {{"sessions", "rm", "--older", "1d"}, "--older", 2},
+             {{"sessions", "show", "0000"}, "--session", 1},
              {{"completion", "tcsh"}, "--json", 2},
              {{"help"}, "--json", 2},
              {{"run", "--help"}, "--json", 2}};
@@ -144,7 +154,7 @@ static void a_users_mistake_names_its_field(void)
             !strstr(out, "\"slug\":\"bad_field\"") || strstr(out, "usage: "))
             t_fail(__FILE__, __LINE__, "case %zu says %s", i, out);
         argv[n] = NULL; /* in words there is no status */
-        if (i < 8) {
+        if (strcmp(t[i].field, "--json") != 0) {
             CHECK_EQ(run_in(NULL, argv), t[i].code);
             CHECK(!strstr(err, "INVALID") && !strstr(err, "bad_field"));
         }
