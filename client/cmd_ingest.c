@@ -352,7 +352,7 @@ static int read_doc(struct cli *c, const struct args *a, const char *path, bool 
     size_t n = 0;
     const char *what = strcmp(path, "-") == 0 ? "standard input" : path;
     int code = cli_read(c, path, DOC_BYTES_MAX, &text, &n);
-    if (code == CLI_OK && n && !args_has(a, "ids"))
+    if (code == CLI_OK && !args_has(a, "ids"))
         code = encoding_take(c, a, what, DOC_BYTES_MAX, hush, &text, &n);
     if (code != CLI_OK)
         return code;

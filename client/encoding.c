@@ -151,6 +151,7 @@ int encoding_take(struct cli *c, const struct args *a, const char *what, size_t 
 {
     const char *given = args_str(a, "encoding"), *from = given ? given : mark_of(*text, *n);
     size_t bad = text_bad(*text, *n);
+    hush |= *n == 0; /* nothing is converted then, but --encoding is looked at */
     if (!from && bad < *n)
         from = is_utf16(*text, *n, false)  ? "UTF-16LE"
                : is_utf16(*text, *n, true) ? "UTF-16BE"

@@ -154,7 +154,19 @@ static void noise_never_passes(void)
     }
 }
 
-T_MAIN({"what_is_certain_is_converted_and_said", what_is_certain_is_converted_and_said},
+static void of_nothing_nothing_is_said(void)
+{
+    char *got;
+    size_t n;
+    CHECK_EQ(take("latin1", "", 0, 100, &got, &n), 0);
+    CHECK(n == 0 && said[0] == 0);
+    free(got);
+    CHECK_EQ(take("no-such", "", 0, 100, &got, &n), CLI_USAGE);
+    CHECK(strstr(said, "no-such") != NULL);
+}
+
+T_MAIN({"of_nothing_nothing_is_said", of_nothing_nothing_is_said},
+       {"what_is_certain_is_converted_and_said", what_is_certain_is_converted_and_said},
        {"what_is_named_is_converted", what_is_named_is_converted},
        {"what_is_not_certain_is_refused_with_the_way_out",
         what_is_not_certain_is_refused_with_the_way_out},
