@@ -1,11 +1,14 @@
 /* ledger.c - see ledger.h. */
 #include "client/ledger.h"
 #include "client/place.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { LEDGER_BYTES_MAX = 4 << 20 };
@@ -44,9 +47,39 @@ void ledger_unlink(const char *session_id)
         (void)unlink(path);
 }
 
+/* The one written longest ago goes; whether there are still too many. */
+static bool one_goes(const char *dir)
+{
+    char oldest[NAME_MAX + 1] = "";
+    struct timespec then = {0};
+    struct dirent *e;
+    struct stat st;
+    int n = 0;
+    DIR *d = opendir(dir);
+    while (d && (e = readdir(d)) != NULL) {
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+            continue;
+        if (n++ == 0 || st.st_mtim.tv_sec < then.tv_sec ||
+            (st.st_mtim.tv_sec == then.tv_sec && st.st_mtim.tv_nsec < then.tv_nsec)) {
+            then = st.st_mtim;
+            snprintf(oldest, sizeof oldest, "%s", e->d_name);
+        }
+    }
+    bool went = n > LEDGERS_MAX && unlinkat(dirfd(d), oldest, 0) == 0;
+    if (d)
+        closedir(d);
+    return went && n - 1 > LEDGERS_MAX;
+}
+
 void ledger_open(struct ledger *l, const char *session_id)
 {
+    char dir[3800], all[4096];
     *l = (struct ledger){0};
+    if (place_state(dir, sizeof dir) == 0) {
+        snprintf(all, sizeof all, "%s/ingest", dir);
+        while (one_goes(all))
+            ;
+    }
     path_of(session_id, true, l->path, sizeof l->path);
     FILE *f = l->path[0] ? fopen(l->path, "re") : NULL;
     char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;

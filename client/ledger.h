@@ -22,7 +22,10 @@ struct ledger_doc {
     char ids[33];     /* hash of ids [before, after) */
     bool done;
 };
-/* A ledger that cannot be read starts empty. */
+enum { LEDGERS_MAX = 1024 };
+/* A ledger that cannot be read starts empty.  Where there are more than LEDGERS_MAX (their sessions
+ * may have gone without this user's command: by themselves, or by another program), those written
+ * longest ago go. */
 void ledger_open(struct ledger *l, const char *session_id);
 void ledger_close(struct ledger *l);
 /* Of a session that is gone: its file goes, too. */

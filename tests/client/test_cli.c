@@ -1,5 +1,4 @@
 /* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C, ingest. */
-#include "client/ledger.h"
 #include "tests/front/fakecore.h"
 #include "tests/t.h"
 #include <pty.h>
@@ -534,44 +533,6 @@ static void a_stopped_ingest_goes_on(void)
     down();
 }
 
-static void a_ledger_survives_and_tells_documents_apart(void)
-{
-    struct ledger l;
-    struct ledger_doc d = {.before = 5, .after = 9, .done = true}, got;
-    char home[64], h[33], k[33];
-    snprintf(home, sizeof home, "%s", fresh_dir());
-    setenv("XDG_STATE_HOME", home, 1);
-    ledger_hash("abc", 3, "text", h);
-    ledger_hash("abc", 3, "ids", k);
-    CHECK(strcmp(h, k) != 0 && strlen(h) == 32);
-    ledger_hash("abd", 3, "text", k);
-    CHECK(strcmp(h, k) != 0);
-    memcpy(d.hash, h, 33);
-    memcpy(d.request, k, 33);
-    memcpy(d.ids, k, 33);
-    ledger_open(&l, "00ff");
-    CHECK(!ledger_find(&l, h, &got));
-    CHECK_EQ(ledger_put(&l, &d), 0);
-    d.after = 10;
-    CHECK_EQ(ledger_put(&l, &d), 0);
-    ledger_close(&l);
-    ledger_open(&l, "00ff");
-    CHECK(ledger_find(&l, h, &got));
-    CHECK(got.before == 5 && got.after == 10 && got.done && strcmp(got.request, k) == 0);
-    CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(l.root, "docs")), 1);
-    ledger_close(&l);
-    FILE *f = fopen(l.path, "we"); /* a damaged one starts empty */
-    fputs("{\"docs\":5", f);
-    fclose(f);
-    ledger_open(&l, "00ff");
-    CHECK(!ledger_find(&l, h, &got));
-    CHECK_EQ(ledger_put(&l, &d), 0);
-    ledger_close(&l);
-    char cmd[100];
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", home);
-    CHECK(system(cmd) == 0);
-}
-
 static void chat_reads_lines_and_commands(void)
 {
     up();
@@ -872,8 +833,6 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
-       {"a_ledger_survives_and_tells_documents_apart",
-        a_ledger_survives_and_tells_documents_apart},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
        {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},
