@@ -266,8 +266,10 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply)
 {
     const char *slug = j_str(reply, "slug", "internal");
-    say(c, hrt_status_str(status), slug, j_str(reply, "message", "the daemon refused"), reply);
-    return cli_exit_of(status, slug);
+    const char *words = j_str(reply, "message", "the daemon refused");
+    bool flag = strcmp(slug, "bad_field") == 0 && strncmp(words, "params.", 7) == 0;
+    say(c, hrt_status_str(status), slug, words, reply);
+    return flag ? CLI_USAGE : cli_exit_of(status, slug); /* a flag's value, wrong in itself */
 }
 
 /* --- calls --------------------------------------------------------------------------------- */

