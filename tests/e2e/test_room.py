@@ -90,6 +90,9 @@ def a_long_document_is_refused_with_the_way_to_split_it():
     check(p.returncode == 0 and len(done) >= 3, lambda: "%d %s %s" % (p.returncode, p.stderr, p.stdout[-500:]))
     check_eq([x["session"] for x in done], ["book-%d" % (i + 1) for i in range(len(done))], "sessions of the parts")
     check_eq(d.cli("sessions", "show", "book").returncode, 4, "a session for the whole")
+    p = d.cli("ingest", "-s", "book", "-m", "m", doc, "--split", "--json")  # those that are in are listed, too
+    again = [json.loads(x) for x in p.stdout.splitlines() if '"type":"done"' in x]
+    check_eq([(x["session"], x["durable"], x["usage"]["prefilled"]) for x in again], [(x["session"], True, 0) for x in done], "parts that are in")
     whole = ""
     for x in done:
         check(x["usage"]["context"] <= CONTEXT * 3 // 4 + 40, lambda: "%s has %r" % (x["session"], x["usage"]))
