@@ -46,12 +46,30 @@ SLACK_S, FACTOR, CLEAN_S, FAR, WANT = 10, 5, 900, 3, 0.95
 RESULTS = os.path.join(PLACE, "results")
 
 
-def tree_hash():
+def judged_hash():
+    """Of all that a result depends on, so not of the lists of mutations and of what is only read."""
     h = hashlib.sha256()
     for n in files():
         if not n.startswith(("tests/mutate/", "docs/")) and not n.endswith(".md"):
             h.update(n.encode() + b"\0" + open(os.path.join(TOP, n), "rb").read())
     return h.hexdigest()
+
+
+def results():
+    """What was written whole: a run that was killed may have left a part of a line."""
+    try:
+        with open(RESULTS, "rb") as f:
+            text = f.read()
+    except OSError:
+        return
+    if text and not text.endswith(b"\n"):
+        with open(RESULTS, "ab") as f:  # the next one has a line of its own
+            f.write(b"\n")
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            print("mutate: a line of %s is torn, it is left out" % RESULTS, flush=True)
 
 
 class Clean:
@@ -178,11 +196,7 @@ class Run:
 
     def resume(self):
         """Takes the results that a run on this tree has left."""
-        try:
-            lines = [json.loads(x) for x in open(RESULTS, encoding="utf-8")]
-        except (OSError, ValueError):
-            return
-        had = {x["key"]: x for x in lines if x["word"] != "error"}
+        had = {x["key"]: x for x in results() if x["word"] != "error"}
         for e in list(self.todo):
             x = had.get(e.key(self.tree))
             if x:
@@ -261,7 +275,7 @@ def main():
         return 1
     t = time.time()
     clean = Clean(Tree("clean"))
-    run = Run(chosen(entries, a.only, a.start), clean, tree_hash())
+    run = Run(chosen(entries, a.only, a.start), clean, judged_hash())
     if a.resume:
         run.resume()
     elif os.path.exists(RESULTS):
