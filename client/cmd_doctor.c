@@ -1,5 +1,6 @@
 /* cmd_doctor.c - looks at what Hearth needs of this machine, and says what to do. */
 #include "base/access.h"
+#include "base/shell.h"
 #include "client/cli.h"
 #include "client/place.h"
 #include "client/say.h"
@@ -148,11 +149,12 @@ static void models(struct doctor *d)
 /* --- the machine --------------------------------------------------------------------------- */
 static void runtime_dir(struct doctor *d)
 {
-    char dir[4096], todo[4200];
+    char dir[4096], word[SHELL_WORD_BYTES(4096)], todo[sizeof word + 40];
     struct stat st;
     if (place_runtime(dir, sizeof dir) < 0)
         return;
-    snprintf(todo, sizeof todo, "chmod 700 '%s'", dir);
+    (void)shell_word(word, sizeof word, dir);
+    snprintf(todo, sizeof todo, "chmod 700 %s", word);
     if (stat(dir, &st) < 0) {
         found(d, errno == ENOENT ? GOOD : BAD, "runtime dir", "check its parent's permissions",
               "%s: %s", dir,
@@ -172,9 +174,9 @@ static void runtime_dir(struct doctor *d)
 
 /* --- the state directory -------------------------------------------------------------------- */
 static struct {
-    char path[4096], remedy[5000];
-    int count;
-} denied; /* nftw() hands its caller nothing on */
+    char path[4096], remedy[SHELL_WORD_BYTES(4096) + 40];
+    int count, others; /* of them those that are another user's */
+} denied;              /* nftw() hands its caller nothing on */
 
 static int state_file(const char *path, const struct stat *st, int type, struct FTW *at)
 {
@@ -183,6 +185,7 @@ static int state_file(const char *path, const struct stat *st, int type, struct 
     if (type == FTW_NS || (!dir && !S_ISREG(st->st_mode)) ||
         faccessat(AT_FDCWD, path, R_OK | W_OK | (dir ? X_OK : 0), AT_EACCESS) == 0)
         return 0;
+    denied.others += st->st_uid != geteuid();
     if (denied.count++ == 0) {
         snprintf(denied.path, sizeof denied.path, "%s", path);
         if (!access_remedy(path, denied.remedy, sizeof denied.remedy))
@@ -191,17 +194,32 @@ static int state_file(const char *path, const struct stat *st, int type, struct 
     return 0;
 }
 
+/* One command for one file; for several one that mends them all, whosever they are. */
+static void remedy_for(const char *dir, char *ret, size_t cap)
+{
+    char word[SHELL_WORD_BYTES(4096)];
+    (void)shell_word(word, sizeof word, dir);
+    if (denied.count < 2)
+        snprintf(ret, cap, "%s", denied.remedy);
+    else if (!denied.others)
+        snprintf(ret, cap, "chmod -R u+rwX %s", word);
+    else if (denied.others == denied.count)
+        snprintf(ret, cap, "sudo chown -R %u %s", geteuid(), word);
+    else
+        snprintf(ret, cap, "sudo chown -R %u %s && chmod -R u+rwX %s", geteuid(), word, word);
+}
+
 /* What is in it, for who runs the daemon: the system's is its own user's. */
 static void state_inside(struct doctor *d)
 {
-    char more[64] = "";
-    denied.count = 0;
+    char more[64] = "", todo[2 * SHELL_WORD_BYTES(4096) + 100];
+    denied.count = denied.others = 0;
     (void)nftw(d->state, state_file, 8, FTW_PHYS);
     if (denied.count > 1)
         snprintf(more, sizeof more, ", and %d more", denied.count - 1);
+    remedy_for(d->state, todo, sizeof todo);
     if (denied.count)
-        found(d, BAD, "state dir", denied.remedy, "%s cannot be read and written%s",
-              denied.path, more);
+        found(d, BAD, "state dir", todo, "%s cannot be read and written%s", denied.path, more);
     else
         found(d, GOOD, "state dir", NULL, "%s", d->state);
 }
@@ -209,10 +227,11 @@ static void state_inside(struct doctor *d)
 static void state_dir(struct doctor *d)
 {
     bool system = strncmp(d->c->url, "unix:///run/hearth/", 19) == 0;
-    char todo[5000] = "";
+    char word[SHELL_WORD_BYTES(4096)], todo[sizeof word + 100] = "";
     struct stat st;
     if (!d->state[0] && place_store(d->state, sizeof d->state, system) < 0)
         return;
+    (void)shell_word(word, sizeof word, d->state);
     if (stat(d->state, &st) < 0 && errno == ENOENT) {
         found(d, d->runs ? BAD : GOOD, "state dir", "see the warnings above", "%s: %s",
               d->state,
@@ -229,11 +248,11 @@ static void state_dir(struct doctor *d)
     } else if (!S_ISDIR(st.st_mode)) {
         found(d, BAD, "state dir", "move it away", "%s is no directory", d->state);
     } else if (!system && st.st_uid != geteuid()) {
-        snprintf(todo, sizeof todo, "sudo chown -R %u '%s'", geteuid(), d->state);
+        snprintf(todo, sizeof todo, "sudo chown -R %u %s", geteuid(), word);
         found(d, BAD, "state dir", todo, "%s belongs to uid %u, this is uid %u", d->state,
               st.st_uid, geteuid());
     } else if (st.st_mode & 022) {
-        snprintf(todo, sizeof todo, "chmod go-w '%s'", d->state);
+        snprintf(todo, sizeof todo, "chmod go-w %s", word);
         found(d, BAD, "state dir", todo, "%s may be written by others (mode %03o)", d->state,
               st.st_mode & 0777);
     } else {

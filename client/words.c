@@ -1,5 +1,6 @@
 /* words.c - see words.h. */
 #include "client/words.h"
+#include "base/shell.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,21 +111,12 @@ const char *words_shell(char ret[WORDS_SHELL_BYTES], const char *name)
 {
     static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
                                 "_-./:@%+,=";
-    size_t n = strlen(name), at = 0;
+    size_t n = strlen(name);
     if (n && strspn(name, plain) == n && n < WORDS_SHELL_BYTES) {
         memcpy(ret, name, n + 1);
         return ret;
     }
-    ret[at++] = '\'';
-    for (const char *p = name; *p && at + 6 < WORDS_SHELL_BYTES; p++) {
-        if (*p == '\'') {
-            memcpy(ret + at, "'\\''", 4);
-            at += 4;
-        } else {
-            ret[at++] = *p;
-        }
-    }
-    ret[at++] = '\'';
-    ret[at] = 0;
+    if (!shell_word(ret, WORDS_SHELL_BYTES, name))
+        snprintf(ret, WORDS_SHELL_BYTES, "NAME"); /* no name is so long */
     return ret;
 }

@@ -4,6 +4,7 @@
  * the instant of a look, a lock is taken or not. */
 #include "daemon/rundir.h"
 #include "base/access.h"
+#include "base/shell.h"
 #include "daemon/conf.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -139,28 +140,30 @@ int rundir_take(const struct conf *c, int *ret_lock_fd, struct errbuf *eb)
 int rundir_state(const struct conf *c, struct errbuf *eb)
 {
     struct stat st;
+    char word[SHELL_WORD_BYTES(PATH_MAX)];
     int dir = open_dir("state directory", c->state, eb), r = 0;
 
     if (dir == -ENOENT)
         return 0; /* the store makes it, for its owner alone */
     if (dir < 0)
         return dir;
+    (void)shell_word(word, sizeof word, c->state); /* it was opened, so it is no longer */
     if (fstat(dir, &st) < 0)
         r = err_set(eb, -errno, "state directory %s: %s", c->state, strerror(errno));
     else if (st.st_uid != geteuid())
         r = err_set(
             eb, -EPERM,
             "state directory %s: belongs to uid %u, this is uid %u, and its owner could "
-            "change what is kept; run hearthd as its owner, or `sudo chown -R %u '%s'`, or "
+            "change what is kept; run hearthd as its owner, or `sudo chown -R %u %s`, or "
             "choose "
             "another with --state",
-            c->state, st.st_uid, geteuid(), geteuid(), c->state);
+            c->state, st.st_uid, geteuid(), geteuid(), word);
     else if (st.st_mode & 0022)
         r = err_set(
             eb, -EPERM,
             "state directory %s: has mode %04o, others could change what is kept; `chmod go-w "
-            "'%s'`, or choose another with --state",
-            c->state, st.st_mode & 07777, c->state);
+            "%s`, or choose another with --state",
+            c->state, st.st_mode & 07777, word);
     else if (faccessat(AT_FDCWD, c->state, R_OK | W_OK | X_OK, AT_EACCESS) < 0)
         r = not_open("state directory", c->state, "state", errno, eb);
     close(dir);

@@ -1,6 +1,7 @@
 /* access.h - what to type so that a path this process may not use becomes one that it may. */
 #ifndef BASE_ACCESS_H
 #define BASE_ACCESS_H
+#include "base/shell.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,7 +16,7 @@
  * given so, or ret is too small. */
 static inline bool access_remedy(const char *path, char *ret, size_t cap)
 {
-    char at[PATH_MAX];
+    char at[PATH_MAX], word[SHELL_WORD_BYTES(PATH_MAX)];
     struct stat st;
     size_t n = strlen(path);
 
@@ -36,12 +37,13 @@ static inline bool access_remedy(const char *path, char *ret, size_t cap)
             return false;
         const char *own = !last ? "x" : S_ISDIR(st.st_mode) ? "rwx" : "rw";
         int m;
+        (void)shell_word(word, sizeof word, at); /* there is room for any */
         if (st.st_uid == geteuid())
-            m = snprintf(ret, cap, "chmod u+%s '%s'", own, at);
+            m = snprintf(ret, cap, "chmod u+%s %s", own, word);
         else if (last)
-            m = snprintf(ret, cap, "sudo chown -R %u '%s'", geteuid(), at);
+            m = snprintf(ret, cap, "sudo chown -R %u %s", geteuid(), word);
         else
-            m = snprintf(ret, cap, "sudo chmod o+x '%s' (it is uid %u's)", at, st.st_uid);
+            m = snprintf(ret, cap, "sudo chmod o+x %s (it is uid %u's)", word, st.st_uid);
         return m > 0 && (size_t)m < cap;
     }
     return false;

@@ -1,6 +1,7 @@
 /* test_doctor.c - what `hearth doctor` says of a state directory, and the command that mends it.
  *
  * The doctor runs in a child, as another user than root: who may do anything finds nothing. */
+#include "base/shell.h"
 #include "client/cli.h"
 #include "tests/t.h"
 #include <fcntl.h>
@@ -44,11 +45,11 @@ static int doctor(const char *more, char *ret, size_t cap)
     return WIFEXITED(st) ? WEXITSTATUS(st) : -1;
 }
 
-static void make(void)
+static void make_in(const char *name)
 {
     char log[500];
 
-    snprintf(base, sizeof base, "%.200s/x", t_tmpdir());
+    snprintf(base, sizeof base, "%.200s/%s", t_tmpdir(), name);
     snprintf(state, sizeof state, "%s/hearth", base);
     snprintf(log, sizeof log, "%s/log", state);
     snprintf(file, sizeof file, "%s/seg-0001", log);
@@ -68,6 +69,11 @@ static void make(void)
     const char *all[] = {base, state, log, file};
     for (int i = 0; geteuid() == 0 && i < 4; i++)
         CHECK_EQ(chown(all[i], USER, USER), 0);
+}
+
+static void make(void)
+{
+    make_in("x");
 }
 
 /* One check that fails, and the remedy that is said for it, word for word. */
@@ -91,7 +97,7 @@ static void says(const char *words, const char *remedy)
 
 static void a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it(void)
 {
-    char out[16384], remedy[700], line[600];
+    char out[16384], remedy[900], line[600];
 
     make();
     snprintf(line, sizeof line, "ok    state dir    %s", state);
@@ -113,6 +119,28 @@ static void a_state_directory_that_cannot_be_used_fails_with_the_command_that_me
     says(file, remedy);
     CHECK_EQ(chmod(file, 0600), 0);
 
+    /* Of several one command mends all. */
+    char other[520], log[500];
+    snprintf(log, sizeof log, "%s/log", state);
+    snprintf(other, sizeof other, "%s/seg-0002", log);
+    int fd = open(other, O_WRONLY | O_CREAT, 0600);
+    CHECK(fd >= 0 && (geteuid() != 0 || fchown(fd, USER, USER) == 0));
+    CHECK(fchmod(fd, 0) == 0 && chmod(file, 0) == 0);
+    snprintf(remedy, sizeof remedy, "chmod -R u+rwX '%s'", state);
+    says("and 1 more", remedy);
+    if (geteuid() == 0) {
+        CHECK(fchmod(fd, 0600) == 0 && fchown(fd, OTHER, OTHER) == 0);
+        snprintf(remedy, sizeof remedy, "sudo chown -R %d '%s' && chmod -R u+rwX '%s'", USER,
+                 state, state);
+        says("and 1 more", remedy);
+        CHECK(chmod(file, 0600) == 0 && chown(file, OTHER, OTHER) == 0);
+        snprintf(remedy, sizeof remedy, "sudo chown -R %d '%s'", USER, state);
+        says("and 1 more", remedy);
+        CHECK_EQ(chown(file, USER, USER), 0);
+    }
+    close(fd);
+    CHECK(unlink(other) == 0 && chmod(file, 0600) == 0);
+
     CHECK_EQ(chmod(state, 0722), 0);
     snprintf(remedy, sizeof remedy, "chmod go-w '%s'", state);
     says("may be written by others (mode 722)", remedy);
@@ -133,7 +161,23 @@ static void one_that_belongs_to_another_says_whose_it_is(void)
     says("may not read and write it", remedy);
 }
 
-T_MAIN({"a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it",
+static void what_is_to_be_typed_is_quoted(void)
+{
+    char remedy[900], word[SHELL_WORD_BYTES(sizeof state)];
+
+    make_in("it's");
+    CHECK(shell_word(word, sizeof word, state) && strstr(word, "/it'\\''s/hearth'"));
+    CHECK_EQ(chmod(state, 0722), 0);
+    snprintf(remedy, sizeof remedy, "chmod go-w %s", word);
+    says("may be written by others", remedy);
+    CHECK_EQ(chmod(state, 0), 0);
+    snprintf(remedy, sizeof remedy, "chmod u+rwx %s", word);
+    says("may not read and write it", remedy);
+    CHECK_EQ(chmod(state, 0700), 0);
+}
+
+T_MAIN({"what_is_to_be_typed_is_quoted", what_is_to_be_typed_is_quoted},
+       {"a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it",
         a_state_directory_that_cannot_be_used_fails_with_the_command_that_mends_it},
        {"one_that_belongs_to_another_says_whose_it_is",
         one_that_belongs_to_another_says_whose_it_is})
