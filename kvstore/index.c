@@ -245,11 +245,9 @@ void index_close(struct index *i)
     if (!i)
         return;
     i->magic = 0;
-    for (int w = 0; w < INDEX_WHO_; w++)
-        if (i->txn[w])
-            mdb_txn_abort(i->txn[w]);
-    if (i->env)
-        mdb_env_close(i->env);
+    index_abort(i);
+    index_unsnap(i);
+    index_shut(i);
     free(i);
 }
 
@@ -308,11 +306,11 @@ int index_begin(struct index *i)
 
 void index_abort(struct index *i)
 {
-    if (i->txn[INDEX_WRITE])
-        mdb_txn_abort(i->txn[INDEX_WRITE]);
-    if (i->txn[INDEX_WRITE])
-        index_writes(i, false);
+    if (!i->txn[INDEX_WRITE])
+        return;
+    mdb_txn_abort(i->txn[INDEX_WRITE]);
     i->txn[INDEX_WRITE] = NULL;
+    index_writes(i, false);
 }
 
 /* LMDB says EIO of a write that ended short, as of a disk that fails: one more at the end of the

@@ -34,10 +34,11 @@ struct index {
         uint32_t n_uuid, n_seq; /* 0: no such row, or a hurt one */
         uint8_t uuid[16], seq[8];
     } last;
-    uint64_t lock_ino, lock_bytes; /* of the lock file, which is mapped as well */
-    uint32_t alarms;   /* commits in a row, each with a walk behind it that found nothing: */
-    bool calm;         /* no walk since the last */
-    uint64_t alarm_ns; /* when there were too many: not looked at times until then */
+    int lock_fd;         /* O_PATH: of the lock file, which is mapped as well; */
+    uint64_t lock_bytes; /* its length; 0: there is no descriptor */
+    uint32_t alarms;     /* commits in a row, each with a walk behind it that found nothing: */
+    bool calm;           /* no walk since the last */
+    uint64_t alarm_ns;   /* when there were too many: not looked at times until then */
     uint32_t n_hurt;
     struct {
         enum index_db db;

@@ -107,11 +107,15 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
     (void)sys_sync_dir(y, dir);
 }
 
-/* Others ask for the file's state meanwhile: the env is theirs to see under hurt_lock only. */
+/* Others ask for the files' state meanwhile: env and lock file are theirs to see under hurt_lock
+ * only. */
 static void env_set(struct index *i, MDB_env *env)
 {
     pthread_mutex_lock(&i->hurt_lock);
     i->env = env;
+    if (i->lock_bytes) /* of another env */
+        close(i->lock_fd);
+    i->lock_bytes = 0;
     pthread_mutex_unlock(&i->hurt_lock);
 }
 
@@ -154,7 +158,6 @@ int index_open_env(struct index *i)
     i->taken_bytes = 0; /* taken anew with the next commit */
     pthread_mutex_lock(&i->hurt_lock);
     i->writing = true;
-    i->lock_bytes = 0; /* another file, maybe */
     i->trust = INDEX_FINE;
     pthread_mutex_unlock(&i->hurt_lock);
     env_set(i, env);

@@ -4,7 +4,7 @@
  * beside its pages, and a file that was cut is a SIGBUS.  Its own writes all fall between
  * index_begin and the end of that transaction, so at any other moment a length or a time of
  * change that it has not left belongs to somebody else, and nothing is touched until the file
- * was walked.  One fstat a transaction; bytes that change without a write (the disk's doing)
+ * was walked.  Two fstats a transaction; bytes that change without a write (the disk's doing)
  * are not seen by it, but what LMDB then meets is.
  *
  * A file may be sound and still not ours: an older copy of it, put back, or another store's.
@@ -16,6 +16,7 @@
 #include "kvstore/index_env.h"
 #include "kvstore/sys.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,15 +43,31 @@ static void lock_path(const struct index *i, char ret[PATH_MAX + 8])
     snprintf(ret, PATH_MAX + 8, "%s-lock", i->path);
 }
 
-/* One that was deleted goes on as it is. */
-static bool lock_cut(const struct index *i)
+/* By a descriptor that only names it: a path is looked up at each read, and closing any other
+ * would drop LMDB's locks. */
+static void lock_known(struct index *i)
 {
     char path[PATH_MAX + 8];
     struct stat st;
 
     lock_path(i, path);
-    return stat(path, &st) == 0 && st.st_ino == i->lock_ino &&
-           (uint64_t)st.st_size < i->lock_bytes;
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) < 0 || st.st_size == 0) {
+        close(fd);
+        return;
+    }
+    i->lock_fd = fd;
+    i->lock_bytes = (uint64_t)st.st_size;
+}
+
+/* One that was deleted or has another name goes on as it is: it is what is mapped. */
+static bool lock_cut(const struct index *i)
+{
+    struct stat st;
+
+    return i->lock_bytes && fstat(i->lock_fd, &st) == 0 && (uint64_t)st.st_size < i->lock_bytes;
 }
 
 /* Looks into both maps: neither file may have been cut. */
@@ -75,21 +92,14 @@ static bool differs(const struct index *i, const struct index_seen *now)
 void index_writes(struct index *i, bool begin)
 {
     struct index_seen now;
-    bool known = !begin && look(i, &now), lock;
-    char path[PATH_MAX + 8];
-    struct stat st;
-
-    lock_path(i, path);
-    lock = known && !i->lock_bytes && stat(path, &st) == 0;
+    bool known = !begin && look(i, &now);
 
     pthread_mutex_lock(&i->hurt_lock);
     i->writing = begin;
     if (known)
         i->seen = now;
-    if (lock) {
-        i->lock_ino = st.st_ino;
-        i->lock_bytes = (uint64_t)st.st_size;
-    }
+    if (known && !i->lock_bytes)
+        lock_known(i);
     pthread_mutex_unlock(&i->hurt_lock);
 }
 
@@ -203,11 +213,11 @@ int index_rc(struct index *i, int rc)
 
 int index_lock_mend(struct index *i)
 {
-    char path[PATH_MAX + 8];
+    char path[64];
 
     if (!lock_cut(i))
         return 0;
-    lock_path(i, path);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", i->lock_fd);
     if (truncate(path, (off_t)i->lock_bytes) < 0)
         return -errno;
     index_unsnap(i);
