@@ -18,13 +18,22 @@ static const uint64_t AGAIN_NS = 1000000000u, WANT_AGAIN_NS = 5000000000u;
 
 /* 0: it is sound, but for rows that are noted.  E_STALE: sound, and not what was committed
  * last.  E_CORRUPT; or why it could not be walked. */
-static int walked(struct kvstore *s, const char *path)
+static int walked(struct kvstore *s, const char *path, bool broken)
 {
     struct index_scrub x;
-    int r = index_scrub_now(&x, path);
+    int r = index_walk_begin(s->idx);
 
-    if (r == 0 && !index_is_last(s->idx))
-        r = E_STALE;
+    if (r == 1)
+        store_note(s, "%s-lock was cut short while in use: it is made again", path);
+    if (r < 0)
+        return r;
+    ckpt_stop(s);                /* what it has read may be short */
+    index_scrub_stop(&s->scrub); /* this walk is of all of it */
+    if (broken)
+        return E_CORRUPT;
+    r = index_scrub_now(&x, path);
+    if (r == 0)
+        r = index_is_last(s->idx);
     if (r == 0) {
         index_believe(s->idx, x.n == 0);
         for (uint32_t i = 0; i < x.n && s->fault == 0; i++)
@@ -109,7 +118,6 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     struct errbuf eb = {0};
     char why[PATH_MAX + 64];
 
-    index_scrub_stop(&s->scrub);
     if (s->heals == HEALS_MAX) {
         store_stop(s,
                    "%s is damaged again and again: nothing is written any more; check the "
@@ -159,16 +167,7 @@ void heal_turn(struct kvstore *s)
     if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx))
         return;
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
-    int lock = index_lock_mend(s->idx);
-    if (lock == 1)
-        store_note(s, "%s-lock was cut short while in use: it is made again", path);
-    if (lock < 0)
-        store_stop(s,
-                   "%s-lock was cut short while in use and cannot be made again (%s): nothing "
-                   "is written any more; restart",
-                   path, err_str(lock));
-    ckpt_stop(s); /* what it has read may be short */
-    int r = t == INDEX_BROKEN ? E_CORRUPT : walked(s, path);
+    int r = walked(s, path, t == INDEX_BROKEN);
     if (r == 0) {
         s->heal_why = 0;
         store_over(s, SAY_INDEX, "the index could be checked");

@@ -135,8 +135,10 @@ int index_snap(struct index *i)
 
 void index_unsnap(struct index *i)
 {
-    if (i->txn[INDEX_SNAP])
+    if (i->txn[INDEX_SNAP]) {
+        (void)index_lock_mend(i);
         mdb_txn_abort(i->txn[INDEX_SNAP]);
+    }
     i->txn[INDEX_SNAP] = NULL;
 }
 
@@ -279,7 +281,7 @@ void index_reader_check(struct index *i)
 {
     int dead;
 
-    if (i->env)
+    if (i->env && index_trust(i) == INDEX_FINE)
         (void)mdb_reader_check(i->env, &dead);
 }
 

@@ -62,16 +62,17 @@ void index_reader_check(struct index *i);    /* forget readers that died */
  * LMDB has met what cannot be.  Then reads and writes are E_CORRUPT until it was walked and is
  * believed again, or another has taken its name and is opened (commit thread, both). */
 enum index_trust { INDEX_FINE, INDEX_TOUCHED, INDEX_BROKEN };
-enum index_trust index_trust(struct index *i);   /* any thread: looks */
+enum index_trust index_trust(struct index *i); /* any thread: looks */
+/* Of one that is not FINE, in this order and with no transaction open: begin; a walk; is_last;
+ * believe.  What is written to it from begin on counts as others'.
+ * begin: 1, its lock file had been cut and is another now; 0, it had not; -errno.
+ * is_last: 0, it is what was committed last; E_STALE, an older copy or another store's index;
+ * -EIO, it could not be opened again. */
+int index_walk_begin(struct index *i);
+int index_is_last(struct index *i);
 void index_believe(struct index *i, bool alarm); /* alarm: it was nothing */
-/* Of one that was walked: whether it is what was committed last, and no older copy nor another
- * store's index. */
-bool index_is_last(struct index *i);
-/* The lock file was cut: it gets its length back, another its name, and the index is opened
- * again with that one.  0: it was not; 1: done.  As index_open_again. */
-int index_lock_mend(struct index *i);
 void index_doubt(struct index *i);     /* BROKEN, by what a walk beside it has found */
-int index_open_again(struct index *i); /* with no transaction open; -EIO: see above */
+int index_open_again(struct index *i); /* believed, whatever it is; as is_last */
 
 /* --- reads ----------------------------------------------------------------------------- */
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);

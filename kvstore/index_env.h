@@ -36,6 +36,7 @@ struct index {
     } last;
     int lock_fd;         /* O_PATH: of the lock file, which is mapped as well; */
     uint64_t lock_bytes; /* its length; 0: there is no descriptor */
+    bool lock_new;       /* another has its name by now, and waits for env to be opened again */
     uint32_t alarms;     /* commits in a row, each with a walk behind it that found nothing: */
     bool calm;           /* no walk since the last */
     uint64_t alarm_ns;   /* when there were too many: not looked at times until then */
@@ -56,9 +57,13 @@ void index_writes(struct index *i, bool begin); /* a transaction begins or has e
 void index_last_read(const struct index *i, MDB_txn *txn, struct index_last *ret);
 bool index_last_is(const struct index *i, MDB_txn *txn); /* the same again */
 void index_last_keep(struct index *i, const struct index_last *last);
-/* The file closed, and opened by its name; the caller holds swap.  -EIO: it cannot be had. */
+/* The file closed, and opened by its name; the caller holds swap.  same: it is to be the one that
+ * was closed, so what is known of that one stays, and it is believed no more than before; else it
+ * is believed.  -EIO: it cannot be had. */
 void index_shut(struct index *i);
-int index_open_env(struct index *i);
+int index_open_env(struct index *i, bool same);
+/* This is its env from now on; last: what it says, and it is believed.  NULL: as above. */
+void index_opened(struct index *i, MDB_env *env, const struct index_last *last);
 int index_path(char *ret, const char *dir, const char *name); /* ret: PATH_MAX */
 int index_env_open(MDB_env **ret, const char *path, unsigned flags);
 uint64_t index_used_bytes(MDB_txn *txn); /* of the pages that hold something */
@@ -70,6 +75,8 @@ int index_put(struct index *i, enum index_db db, const void *key, size_t n, cons
               size_t bytes);
 int index_del(struct index *i, enum index_db db, const void *key, size_t n);
 void index_trust_less(struct index *i, enum index_trust t);
+/* Before what needs the lock file as it was mapped: 1, it had been cut; 0; -errno. */
+int index_lock_mend(struct index *i);
 /* A view is held only between these two. */
 int index_view(struct index *i, enum index_who w);
 void index_unview(struct index *i, enum index_who w);

@@ -107,33 +107,29 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
     (void)sys_sync_dir(y, dir);
 }
 
-/* Others ask for the files' state meanwhile: env and lock file are theirs to see under hurt_lock
- * only. */
-static void env_set(struct index *i, MDB_env *env)
-{
-    pthread_mutex_lock(&i->hurt_lock);
-    i->env = env;
-    if (i->lock_bytes) /* of another env */
-        close(i->lock_fd);
-    i->lock_bytes = 0;
-    pthread_mutex_unlock(&i->hurt_lock);
-}
-
 void index_shut(struct index *i)
 {
     MDB_env *env = i->env;
 
+    must(!i->txn[INDEX_WRITE] && !i->txn[INDEX_SNAP]);
+    (void)index_lock_mend(i);
     for (int w = 0; w < INDEX_SNAP; w++) {
         if (i->txn[w])
             mdb_txn_abort(i->txn[w]);
         i->txn[w] = NULL;
     }
-    env_set(i, NULL);
+    /* Others ask for the files' state meanwhile: they see env and lock file under hurt_lock. */
+    pthread_mutex_lock(&i->hurt_lock);
+    i->env = NULL;
+    if (i->lock_bytes)
+        close(i->lock_fd);
+    i->lock_bytes = 0;
+    pthread_mutex_unlock(&i->hurt_lock);
     if (env)
         mdb_env_close(env);
 }
 
-int index_open_env(struct index *i)
+int index_open_env(struct index *i, bool same)
 {
     MDB_env *env = NULL;
     MDB_txn *txn = NULL;
@@ -156,13 +152,7 @@ int index_open_env(struct index *i)
         return -EIO;
     }
     i->taken_bytes = 0; /* taken anew with the next commit */
-    pthread_mutex_lock(&i->hurt_lock);
-    i->writing = true;
-    i->trust = INDEX_FINE;
-    pthread_mutex_unlock(&i->hurt_lock);
-    env_set(i, env);
-    index_last_keep(i, &last);
-    index_writes(i, false);
+    index_opened(i, env, same ? NULL : &last);
     return 0;
 }
 
@@ -171,7 +161,7 @@ int index_shrink_open(struct index *i)
     char tmp[PATH_MAX + 8], dir[PATH_MAX];
     int r;
 
-    must(i->env && !i->txn[INDEX_WRITE] && !i->txn[INDEX_SNAP]);
+    must(i->env);
     snprintf(tmp, sizeof tmp, "%s.tmp", i->path);
     snprintf(dir, sizeof dir, "%s", i->path);
     *strrchr(dir, '/') = 0;
@@ -183,18 +173,21 @@ int index_shrink_open(struct index *i)
     r = index_rc(i, mdb_env_copy2(i->env, tmp, MDB_CP_COMPACT));
     if (r == 0)
         r = sync_file(i->sys, tmp);
+    if (r == 0 && index_trust(i) != INDEX_FINE) /* and so may be what was copied */
+        r = E_CORRUPT;
     if (r < 0) {
         (void)unlink(tmp);
         return r == -EIO ? -EAGAIN : r;
     }
     pthread_mutex_lock(&i->swap);
     index_shut(i);
-    if (rename(tmp, i->path) < 0)
+    bool same = rename(tmp, i->path) < 0;
+    if (same)
         (void)unlink(tmp); /* it stays as it was */
     else
         (void)sys_sync_dir(i->sys, dir);
     index_lock_away(i->path);
-    r = index_open_env(i);
+    r = index_open_env(i, same);
     pthread_mutex_unlock(&i->swap);
     return r;
 }

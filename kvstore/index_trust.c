@@ -139,14 +139,33 @@ void index_last_read(const struct index *i, MDB_txn *txn, struct index_last *ret
     ret->n_seq = row_read(i, txn, "logseq", ret->seq, sizeof ret->seq);
 }
 
-void index_last_keep(struct index *i, const struct index_last *last)
+static void last_keep(struct index *i, const struct index_last *last)
 {
-    pthread_mutex_lock(&i->hurt_lock);
     if (i->calm)
         i->alarms = 0;
     i->calm = true;
     i->last = *last;
     i->last.txn = last_txn(i);
+}
+
+void index_last_keep(struct index *i, const struct index_last *last)
+{
+    pthread_mutex_lock(&i->hurt_lock);
+    last_keep(i, last);
+    pthread_mutex_unlock(&i->hurt_lock);
+}
+
+void index_opened(struct index *i, MDB_env *env, const struct index_last *last)
+{
+    pthread_mutex_lock(&i->hurt_lock);
+    i->env = env;
+    i->lock_new = false;
+    lock_known(i);
+    if (last) {
+        (void)look(i, &i->seen);
+        last_keep(i, last);
+        i->trust = INDEX_FINE;
+    }
     pthread_mutex_unlock(&i->hurt_lock);
 }
 
@@ -161,21 +180,40 @@ bool index_last_is(const struct index *i, MDB_txn *txn)
            (!now.n_seq || !was->n_seq || !memcmp(now.seq, was->seq, sizeof now.seq));
 }
 
-bool index_is_last(struct index *i)
+/* Closed, and opened by its name. */
+static int open_anew(struct index *i, bool same)
 {
+    pthread_mutex_lock(&i->swap);
+    index_shut(i);
+    int r = index_open_env(i, same);
+    pthread_mutex_unlock(&i->swap);
+    return r;
+}
+
+int index_open_again(struct index *i)
+{
+    return open_anew(i, false);
+}
+
+int index_is_last(struct index *i)
+{
+    int r = i->lock_new || !i->env ? open_anew(i, true) : 0;
     MDB_txn *txn;
 
-    if (last_txn(i) != i->last.txn || mdb_txn_begin(i->env, NULL, MDB_RDONLY, &txn))
-        return false;
+    if (r == 0 && last_txn(i) != i->last.txn)
+        return E_STALE;
+    if (r == 0)
+        r = index_err(mdb_txn_begin(i->env, NULL, MDB_RDONLY, &txn));
+    if (r < 0)
+        return r;
     bool is = index_last_is(i, txn);
     mdb_txn_abort(txn);
-    return is;
+    return is ? 0 : E_STALE;
 }
 
 void index_believe(struct index *i, bool alarm)
 {
     pthread_mutex_lock(&i->hurt_lock);
-    (void)look(i, &i->seen);
     if (alarm && i->calm && ++i->alarms == ALARMS_MAX) {
         i->alarms = 0;
         i->alarm_ns = now_ns() + ALARM_REST_NS;
@@ -211,28 +249,30 @@ int index_rc(struct index *i, int rc)
     return index_err(rc);
 }
 
+/* What is mapped of a lock file that was cut has its length again and can be let go of, and another
+ * takes its name, which LMDB fills: a walk needs that.  The index itself is opened again when it
+ * was walked (index_is_last), as it may be any file by now. */
 int index_lock_mend(struct index *i)
 {
     char path[64];
 
     if (!lock_cut(i))
         return 0;
+    index_trust_less(i, INDEX_TOUCHED);
     snprintf(path, sizeof path, "/proc/self/fd/%d", i->lock_fd);
     if (truncate(path, (off_t)i->lock_bytes) < 0)
-        return -errno;
-    index_unsnap(i);
+        return errno == ENOENT ? -EIO : -errno; /* -ENOENT is said of an index */
     index_lock_away(i->path);
-    int r = index_open_again(i);
-    return r < 0 ? r : 1;
+    i->lock_new = true;
+    return 1;
 }
 
-int index_open_again(struct index *i)
+int index_walk_begin(struct index *i)
 {
-    pthread_mutex_lock(&i->swap);
-    index_shut(i);
-    int r = index_open_env(i);
-    pthread_mutex_unlock(&i->swap);
-    return r;
+    pthread_mutex_lock(&i->hurt_lock);
+    (void)look(i, &i->seen);
+    pthread_mutex_unlock(&i->hurt_lock);
+    return index_lock_mend(i);
 }
 
 /* --- rows that are hurt ----------------------------------------------------------------------- */

@@ -407,6 +407,74 @@ static void a_lock_file_that_is_cut_costs_nothing(void)
     }
 }
 
+/* What ends a view of the index writes to the lock file. */
+static void a_view_outlives_its_lock_file(void)
+{
+    open_rig(false);
+    CHECK_EQ(ckpt_begin(g.s), 0);
+    lock_file_cut(0, false);
+    while (ckpt_busy(g.s))
+        ckpt_turn(g.s);
+    all_is_there();
+    CHECK(!index_hurt());
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
+/* With another lock file the index is opened again, whatever it is by then: what is put back or
+ * damaged beside the cut is not what was left. */
+static void a_lock_file_cut_beside_another_index_costs_nothing(void)
+{
+    size_t bytes;
+
+    for (int k = 0; k < 8; k++) {
+        open_rig(k % 2);
+        uint8_t *old = index_read(g.dir, &bytes);
+        CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 10), 0);
+        if (k / 4)
+            times_are_not_believed();
+        if (!g.threads)
+            CHECK_EQ(ckpt_begin(g.s), 0);
+        lock_file_cut(0, false);
+        if (k / 2 % 2)
+            pages_hurt(zeros, 2 * PAGE);
+        else
+            index_put_back(old, bytes);
+        free(old);
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK(!index_hurt());
+        CHECK(said_soon(k / 2 % 2 ? "damaged in its structure: made anew"
+                                  : "an older copy of it or another index: made anew"));
+        for (int again = 0; again < 2; again++) {
+            CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+            CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+            all_is_there();
+            if (!again)
+                rig_reopen(&g);
+        }
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        rig_fini(&g);
+    }
+}
+
+/* Whoever writes while it is walked has not been walked. */
+static void what_is_written_during_a_walk_is_walked_again(void)
+{
+    open_rig(false);
+    touched();
+    CHECK_EQ(index_trust(g.s->idx), INDEX_TOUCHED);
+    CHECK_EQ(index_walk_begin(g.s->idx), 0);
+    pages_hurt(heads, 2 * PAGE);
+    index_believe(g.s->idx, true);
+    CHECK_EQ(index_trust(g.s->idx), INDEX_TOUCHED);
+    all_is_there();
+    CHECK(said("damaged in its structure: made anew"));
+    rig_fini(&g);
+}
+
 /* A compaction reads all of the index: what it reads of a damaged one replaces no log. */
 static void a_compaction_under_way_keeps_the_log(void)
 {
@@ -576,6 +644,8 @@ static void what_cannot_be_made_anew_is_said(void)
     }
 T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
+       ROW(a_lock_file_cut_beside_another_index_costs_nothing),
+       ROW(a_view_outlives_its_lock_file), ROW(what_is_written_during_a_walk_is_walked_again),
        ROW(any_page_may_be_hit), ROW(a_write_that_changed_nothing_is_no_damage),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
