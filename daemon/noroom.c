@@ -65,6 +65,10 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
         return by_system(d, ret);
     else if (res == -ENOMEM)
         snprintf(ret, NOROOM_WORDS, "hearthd has no memory left for it");
+    else if (res == -EAGAIN)
+        snprintf(ret, NOROOM_WORDS,
+                 "what is stored waits to be checked (`hearth status` says why): it is tried "
+                 "again");
     else
         return daemon_why(d, uid, res, ret);
     return ret;
@@ -72,7 +76,8 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
 
 bool noroom_is(int res)
 {
-    return res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM;
+    return res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM ||
+           res == -EAGAIN;
 }
 
 void noroom_unread(struct daemon *d, uint32_t uid, const struct sess *s, int res,

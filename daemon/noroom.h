@@ -9,8 +9,8 @@ struct call;
 struct sess;
 
 enum { NOROOM_WORDS = DAEMON_WHY };
-/* res, as the store gave it to a batch: -EDQUOT its limit, -ENOSPC the file system or a limit of file
- * sizes; others as daemon_why has them. */
+/* res, as the store gave it to a batch or a read: -EDQUOT its limit, -ENOSPC the file system or a
+ * limit of file sizes, -EAGAIN the index is not to be had now; others as daemon_why has them. */
 const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
 bool noroom_is(int res); /* such a one */
 /* What uid hears who asked for what is stored of s, or NULL: of a request, and res came of that.

@@ -134,10 +134,6 @@ static void finish(struct box *x, struct out *o, int res)
 }
 
 /* --- submitting ---------------------------------------------------------------------------------- */
-static bool no_room(int res)
-{
-    return res == -ENOSPC || res == -EDQUOT || res == -EFBIG || res == -ENOMEM;
-}
 
 static void came_back(struct kvs_batch *b);
 
@@ -259,7 +255,7 @@ static void came_back(struct kvs_batch *b)
     o->in_flight = false;
     x->n_flight--;
     d->outbox->n_flight--;
-    if (no_room(res) && o->kind != OUT_FIRST) {
+    if (noroom_is(res) && o->kind != OUT_FIRST) {
         x->why = res;
         x->refused = true;
     } else if (res == -ECANCELED) {

@@ -118,7 +118,7 @@ static void fault_in(struct kvstore *s, int why, const char *doing, const char *
 /* The batch may be submitted again, and what came behind it has to wait for that. */
 static bool is_refusal(int r)
 {
-    return sys_full(r) || r == -ENOMEM;
+    return sys_full(r) || r == -ENOMEM || r == -EAGAIN;
 }
 
 /* Frames into the log's buffer; a batch that does not fit its state fails alone, one for which there
@@ -259,8 +259,8 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
     uint8_t v[8];
     int r = index_begin(s->idx);
 
-    if (r < 0) /* one that waits for room to be made anew takes nothing until then */
-        return r == E_CORRUPT && s->heal_why ? -ENOSPC : r;
+    if (r < 0)
+        return repair_why(s, r);
     r = txn_frames(s);
     for (uint32_t i = 0; i < g->n_job && r == 0; i++) {
         struct drop_job *d = (struct drop_job *)g->job[i];
@@ -329,14 +329,15 @@ static int group_write(struct kvstore *s, struct group *g)
         t = group_txn(s, g, false);
     }
     if (t < 0) {
+        int why = sys_full(t) ? -ENOSPC : is_refusal(t) ? t : -EROFS;
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->res == 0)
-                g->job[i]->res = sys_full(t) ? -ENOSPC : -EROFS;
+                g->job[i]->res = why;
         /* One made anew meanwhile has what the log would lose. */
-        if (!sys_full(t) || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
+        if (why == -EROFS || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
             fault_in(s, t, "committing to the index", "index.mdb");
         if (logged)
-            r = sys_full(t) ? -ENOSPC : -EROFS;
+            r = why;
     }
     return r;
 }

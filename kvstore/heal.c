@@ -95,15 +95,20 @@ static int others_aside(struct kvstore *s, const char *path, struct errbuf *eb)
     return r;
 }
 
-/* It lacked room: all is as it was, and it is tried again. */
+/* All is as it was, and it is tried again: until then who reads or writes hears why. */
+static void again_in(struct kvstore *s, int why, uint64_t ns)
+{
+    s->heal_why = why;
+    s->heal_ns = now_ns() + ns;
+}
+
 static bool waits_for_room(struct kvstore *s, const char *why, int r, uint64_t began)
 {
     bool memory = r == -ENOMEM;
 
-    if (!memory && r != -ENOSPC && r != -EDQUOT && r != -EFBIG)
+    if (!memory && !sys_full(r))
         return false;
-    s->heal_why = memory ? -ENOMEM : -ENOSPC;
-    s->heal_ns = now_ns() + WANT_AGAIN_NS + (now_ns() - began);
+    again_in(s, memory ? -ENOMEM : -ENOSPC, WANT_AGAIN_NS + (now_ns() - began));
     store_state(s, SAY_INDEX,
                 "%s and cannot be made anew for want of %s: nothing that is stored is read or "
                 "written until it can, and nothing is lost; free some, it goes on by itself",
@@ -180,9 +185,12 @@ void heal_turn(struct kvstore *s)
                                    : "is damaged in its structure");
         return;
     }
+    again_in(s, r == -ENOMEM ? -ENOMEM : -EAGAIN, AGAIN_NS);
     store_state(s, SAY_INDEX,
-                "%s was written to by another program and cannot be checked now (%s): "
-                "nothing is read or written until it can; free some memory",
-                path, err_str(r));
-    s->heal_ns = now_ns() + AGAIN_NS;
+                "%s was written to by another program and cannot be checked now (%s): nothing "
+                "that is stored is read or written until it can, and nothing is lost; %s, it "
+                "goes on by itself",
+                path, err_str(r),
+                r == -EMFILE || r == -ENFILE ? "allow more open files"
+                                             : "free some memory, or allow more processes");
 }

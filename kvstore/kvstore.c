@@ -472,9 +472,17 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
     return s->o.day_bytes;
 }
 
-/* A page of a listing left a damaged row out, or could not be read: made anew, the page is read
- * again. */
-#define AGAIN(at, n, page)                                                                     \
+/* What is damaged is made anew and read again; E_CORRUPT is what cannot be. */
+#define READ(r, read)                                                                          \
+    do {                                                                                       \
+        (r) = read;                                                                            \
+        if ((r) == E_CORRUPT && repair_wait(s))                                                \
+            (r) = read;                                                                        \
+        (r) = repair_why(s, (r));                                                              \
+    } while (0)
+
+/* The same where a page of a listing left a damaged row out. */
+#define READ_PAGE(at, n, page)                                                                 \
     do {                                                                                       \
         struct index_at was_ = (at);                                                           \
         uint64_t bad_ = bad;                                                                   \
@@ -484,6 +492,7 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
             bad = bad_;                                                                        \
             (n) = page;                                                                        \
         }                                                                                      \
+        (n) = repair_why(s, (n));                                                              \
     } while (0)
 
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
@@ -496,7 +505,7 @@ int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_sess
 
     must_be(s, STORE_MAGIC);
     for (int n = v ? 1 : 0; r == 0 && n > 0;) {
-        AGAIN(at, n, index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad));
+        READ_PAGE(at, n, index_sessions(s->idx, INDEX_LOOP, &at, v, PAGE, &bad));
         if (n < 0)
             r = n;
         for (int i = 0; i < n && r == 0; i++)
@@ -511,11 +520,10 @@ int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_sess
 static int branch_read(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret,
                        uint64_t *ret_end)
 {
-    int r = index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end);
+    int r;
 
-    if (r == E_CORRUPT && repair_wait(s))
-        r = index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end);
-    return repair_why(s, r);
+    READ(r, index_branch_get(s->idx, INDEX_LOOP, id, ret, ret_end));
+    return r;
 }
 
 int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret)
@@ -627,7 +635,7 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
         uint64_t stop = i + 1 < n ? v[i].to : to;
         index_at_turns(&at, &v[i].id);
         for (int got = 1; got > 0 && r == 0;) {
-            AGAIN(at, got, index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad));
+            READ_PAGE(at, got, index_turns(s->idx, INDEX_LOOP, &at, &v[i].id, t, PAGE, &bad));
             if (got < 0)
                 r = got;
             for (int k = 0; k < got && r == 0; k++) {
@@ -642,17 +650,17 @@ int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
     s->n.corrupt += bad;
     free(v);
     free(t);
-    return repair_why(s, r);
+    return r;
 }
 
 int kvs_req_get(struct kvstore *s, uint32_t owner, const struct kvs_id *id, struct kvs_req *ret,
                 char **ret_reply)
 {
+    int r;
+
     must_be(s, STORE_MAGIC);
-    int r = index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
-    if (r == E_CORRUPT && repair_wait(s))
-        r = index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply);
-    return repair_why(s, r);
+    READ(r, index_req_get(s->idx, INDEX_LOOP, owner, id, ret, ret_reply));
+    return r;
 }
 
 int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r), void *ctx)
@@ -665,7 +673,7 @@ int kvs_reqs(struct kvstore *s, int (*each)(void *ctx, const struct kvs_req *r),
     must_be(s, STORE_MAGIC);
     for (;;) {
         char *reply = NULL;
-        AGAIN(
+        READ_PAGE(
             at, n,
             (free(reply), reply = NULL, index_reqs(s->idx, INDEX_LOOP, &at, &q, &reply, &bad)));
         if (n < 0)
@@ -693,8 +701,9 @@ int kvs_parts(struct kvstore *s, uint32_t owner, const struct kvs_id *id,
     index_at_parts(&at, owner, id);
     for (n = 1; r == 0 && n == 1;) {
         uint8_t *data = NULL;
-        AGAIN(at, n,
-              (free(data), data = NULL, index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)));
+        READ_PAGE(
+            at, n,
+            (free(data), data = NULL, index_parts(s->idx, INDEX_LOOP, &at, &a, &data, &bad)));
         if (n == 1)
             r = each(ctx, &a);
         free(data);
@@ -715,9 +724,8 @@ int kvs_meta_get(struct kvstore *s, const char *name, void *ret, size_t cap)
     must_be(s, STORE_MAGIC);
     int r = meta_name(name, key);
     if (r == 0)
-        r = index_meta_get(s->idx, INDEX_LOOP, key, ret, cap);
-    return r == E_CORRUPT && repair_wait(s) ? index_meta_get(s->idx, INDEX_LOOP, key, ret, cap)
-                                            : r;
+        READ(r, index_meta_get(s->idx, INDEX_LOOP, key, ret, cap));
+    return r;
 }
 
 int kvs_meta_put(struct kvstore *s, const char *name, const void *v, size_t bytes)

@@ -129,7 +129,8 @@ struct kvs_batch {
 /* Batches become durable in the order submitted; several share one sync and one commit.
  *
  * res of one that found no room: -EDQUOT (o.disk_bytes has none for turns), -ENOSPC (the file
- * system has none, or a file may not grow), -ENOMEM.  What was submitted after it and before its
+ * system has none, or a file may not grow), -ENOMEM, -EAGAIN (the index waits to be checked or
+ * made anew).  What was submitted after it and before its
  * done() ran is -ECANCELED, nothing of it was looked at: so whoever submits the same batches again
  * in the same order finds nothing of a later one ahead of an earlier.  Other codes say that a
  * batch fits the store at no time (accept.h), or that nothing is written any more (-EROFS). */
@@ -150,7 +151,9 @@ bool kvs_turns_short(const struct kvstore *s);
  * a new day began. */
 uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_count);
 
-/* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned. */
+/* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned.
+ * E_CORRUPT: damaged, and nothing could mend it.  -ENOSPC, -ENOMEM, -EAGAIN: it is there, and
+ * cannot be read until the index was checked or made anew, which waits for that. */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
                  void *ctx);
 int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret);

@@ -16,7 +16,8 @@ void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t 
 void repair_turn(struct kvstore *s);
 /* Any other thread, after E_CORRUPT: true when a row, or all, was made anew: read again. */
 bool repair_wait(struct kvstore *s);
-/* r, but for E_CORRUPT of an index that waits for room to be made anew: -ENOSPC or -ENOMEM. */
+/* r, but for E_CORRUPT of an index that waits to be walked or made anew: what it waits for,
+ * -ENOSPC, -ENOMEM or -EAGAIN. */
 int repair_why(struct kvstore *s, int r);
 /* Open: the walk beside it begins.  close: it ends. */
 void repair_scrub(struct kvstore *s);

@@ -318,8 +318,9 @@ struct kvstore {
     bool kept, lost; /* commit: there are, or may be, damaged files; and what was lost with them
                       * is on record; not looked for before: */
     uint64_t kept_ns;
-    uint64_t heal_ns;     /* not before; 0: nothing to wait for */
-    _Atomic int heal_why; /* what the index waits for to be made anew: -ENOSPC, -ENOMEM; or 0 */
+    uint64_t heal_ns; /* not before; 0: nothing to wait for */
+    /* What the index waits for to be read again: -ENOSPC, -ENOMEM; -EAGAIN anything else; or 0. */
+    _Atomic int heal_why;
     uint32_t heals;
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
     pthread_t commit_thread;

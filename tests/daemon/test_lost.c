@@ -3,6 +3,7 @@
 #include "daemon/sess.h"
 #include "kvstore/kvstore.h"
 #include "tests/daemon/genrig.h"
+#include <sys/resource.h>
 
 #define SAYS ",\"params\":{\"max_tokens\":3,\"temperature\":0,\"ignore_eos\":true}"
 
@@ -138,6 +139,54 @@ static void before_what_was_lost_a_fork_lacks_nothing(void)
     answer_clear(&a);
 }
 
+/* Whether a call about session a is told to come again, in these words. */
+static bool unread(uint8_t type, const char *more, const char *words)
+{
+    char id[33];
+
+    rig_id(id);
+    struct wire_reply r =
+        rig_call(&g, type, NULL, 0, "{\"id\":\"%s\",\"session\":\"a\",%s}", id, more);
+    char *s = cJSON_PrintUnformatted(r.json);
+    bool is = r.f.status == HRT_RESOURCE_EXHAUSTED && s && strstr(s, "waits to be checked") &&
+              strstr(s, words);
+
+    if (!is && r.f.status)
+        printf("    %s\n", s ? s : "");
+    free(s);
+    wire_reply_fini(&r);
+    return is;
+}
+
+/* The index was written to and cannot be walked, as no more files may be opened: a while later it
+ * can, and nothing is missing. */
+static void what_cannot_be_read_now_is_not_called_lost(void)
+{
+    const struct timespec other[2] = {{1, 0}, {1, 0}};
+    struct rlimit was, none;
+    char path[300];
+
+    begin();
+    rig_up(&g);
+    rig_run(&g, ids + 100, 5, ",\"session\":\"b\"" SAYS, &a); /* the model is there */
+    snprintf(path, sizeof path, "%s/state/index.mdb", g.base);
+    CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, NULL, &was), 0);
+    none = (struct rlimit){3, was.rlim_max};
+    CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &none, NULL), 0);
+    CHECK_EQ(utimensat(AT_FDCWD, path, other, 0), 0);
+    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before"));
+    CHECK(unread(HRT_SESSION_REWIND, "\"to_turn\":1", "what is stored cannot be read before"));
+    CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &was, NULL), 0);
+    uint64_t until = now_ns() + 20000000000u * T_SLOWER;
+    while (unread(HRT_SESSION_SHOW, "\"ids\":true", "") && now_ns() < until)
+        usleep(1000);
+    CHECK(!shown_lost("a"));
+    rig_run(&g, ids + 100, 5, ",\"session\":\"a\"" SAYS, &a);
+    CHECK_EQ(a.n, 3);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 /* Nobody may begin it anew by way of a fork, and not know that there was something. */
 static void a_fork_of_what_is_all_lost_is_all_lost(void)
 {
@@ -162,4 +211,5 @@ static void a_fork_of_what_is_all_lost_is_all_lost(void)
     }
 T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork),
        CASE(before_what_was_lost_a_fork_lacks_nothing),
-       CASE(a_fork_of_what_is_all_lost_is_all_lost))
+       CASE(a_fork_of_what_is_all_lost_is_all_lost),
+       CASE(what_cannot_be_read_now_is_not_called_lost))

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { TOKENS = 1000, SESSIONS = 6, PAGE = 4096 };
@@ -616,6 +617,94 @@ static void one_that_lacks_room_is_tried_again(void)
     }
 }
 
+/* What the index's check begins with, and whether that can be had. */
+static int no_pipe;
+static uint32_t n_pipes;
+int pipe2(int p[2], int flags)
+{
+    n_pipes++;
+    if (no_pipe) {
+        errno = no_pipe;
+        return -1;
+    }
+    return (int)syscall(SYS_pipe2, p, flags);
+}
+
+static int none_req(void *ctx, const struct kvs_req *r)
+{
+    (void)ctx, (void)r;
+    return 0;
+}
+
+static int none_part(void *ctx, const struct kvs_part *p)
+{
+    (void)ctx, (void)p;
+    return 0;
+}
+
+/* Every read of the store; who hears of a loss believes it. */
+static void reads_are(int want)
+{
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_branch b;
+    struct kvs_req q;
+    uint64_t end;
+    int32_t ids[10];
+    char *reply, v[8];
+    int n = 0;
+
+    CHECK_EQ(kvs_branch_get(g.s, &id, &b), want);
+    CHECK_EQ(kvs_branch_end(g.s, &id, &end), want);
+    CHECK_EQ(kvs_tokens(g.s, &id, 0, 10, ids), want);
+    CHECK_EQ(kvs_turns(g.s, &id, 10, NULL, NULL), want);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), want);
+    CHECK_EQ(kvs_reqs(g.s, none_req, NULL), want);
+    CHECK_EQ(kvs_req_get(g.s, 1, &id, &q, &reply), want);
+    CHECK_EQ(kvs_parts(g.s, 1, &id, none_part, NULL), want);
+    CHECK_EQ(kvs_meta_get(g.s, "any", v, sizeof v), want);
+    CHECK_EQ(n, 0);
+}
+
+/* No process, no file, no memory for it: that says nothing of the index, and passes. */
+static void one_that_cannot_be_walked_waits(void)
+{
+    static const struct {
+        int why, is;
+    } v[] = {{EMFILE, -EAGAIN}, {EAGAIN, -EAGAIN}, {ENOMEM, -ENOMEM}};
+    struct kvs_stats st;
+
+    for (int k = 0; k < 6; k++) {
+        open_rig(false);
+        no_pipe = v[k / 2].why;
+        if (k % 2)
+            touched();
+        else
+            pages_hurt(zeros, 2 * PAGE);
+        rig_turn(&g);
+        reads_are(v[k / 2].is);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), v[k / 2].is);
+        CHECK_EQ(rig_put(&g, 7, 1), v[k / 2].is);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && st.index_hurt && st.n_warnings == 1);
+        CHECK(strstr(st.warning[0], "cannot be checked now"));
+        no_pipe = 0;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK_EQ(rig_put(&g, 7, 1), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && !st.index_hurt);
+        CHECK_EQ(st.n_warnings, k % 2 ? 0 : 1);
+        CHECK(k % 2 || strstr(st.warning[0], ".bad-")); /* is kept, and nothing else */
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
 static void what_cannot_be_made_anew_is_said(void)
 {
     struct kvs_stats st;
@@ -651,4 +740,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
-       ROW(one_that_lacks_room_is_tried_again), ROW(what_cannot_be_made_anew_is_said))
+       ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
+       ROW(what_cannot_be_made_anew_is_said))
