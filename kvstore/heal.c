@@ -102,6 +102,14 @@ static void again_in(struct kvstore *s, int why, uint64_t ns)
     s->heal_ns = now_ns() + ns;
 }
 
+/* It is believed again. */
+static void heal_over(struct kvstore *s, const char *words)
+{
+    s->heal_why = 0;
+    s->healed++;
+    store_over(s, SAY_INDEX, words);
+}
+
 static bool waits_for_room(struct kvstore *s, const char *why, int r, uint64_t began)
 {
     bool memory = r == -ENOMEM;
@@ -151,9 +159,8 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
         return;
     }
     s->index_bad = false;
-    s->heal_why = 0;
     s->n.repaired++;
-    store_over(s, SAY_INDEX, "the index could be made anew");
+    heal_over(s, "the index could be made anew");
     if (!m.lost)
         store_note(s,
                    "%s: made anew from the turn log, nothing is missing; check the disk, and "
@@ -174,8 +181,7 @@ void heal_turn(struct kvstore *s)
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
     int r = walked(s, path, t == INDEX_BROKEN);
     if (r == 0) {
-        s->heal_why = 0;
-        store_over(s, SAY_INDEX, "the index could be checked");
+        heal_over(s, "the index could be checked");
         return;
     }
     if (r == E_CORRUPT || r == E_STALE || r == -ENOENT) { /* the last: it is empty now */

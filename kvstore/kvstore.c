@@ -472,11 +472,12 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
     return s->o.day_bytes;
 }
 
-/* What is damaged is made anew and read again; E_CORRUPT is what cannot be. */
+/* What is damaged is made anew and read again; E_CORRUPT is what cannot be.  More than once: what
+ * was mended last may have been something else. */
 #define READ(r, read)                                                                          \
     do {                                                                                       \
         (r) = read;                                                                            \
-        if ((r) == E_CORRUPT && repair_wait(s))                                                \
+        for (int i_ = 0; i_ < 3 && (r) == E_CORRUPT && repair_wait(s); i_++)                   \
             (r) = read;                                                                        \
         (r) = repair_why(s, (r));                                                              \
     } while (0)
@@ -484,10 +485,11 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
 /* The same where a page of a listing left a damaged row out. */
 #define READ_PAGE(at, n, page)                                                                 \
     do {                                                                                       \
-        struct index_at was_ = (at);                                                           \
-        uint64_t bad_ = bad;                                                                   \
+        const struct index_at was_ = (at);                                                     \
+        const uint64_t bad_ = bad;                                                             \
         (n) = page;                                                                            \
-        if ((bad != bad_ || (n) == E_CORRUPT) && repair_wait(s)) {                             \
+        for (int i_ = 0; i_ < 3 && (bad != bad_ || (n) == E_CORRUPT) && repair_wait(s);        \
+             i_++) {                                                                           \
             (at) = was_;                                                                       \
             bad = bad_;                                                                        \
             (n) = page;                                                                        \

@@ -364,28 +364,48 @@ void repair_turn(struct kvstore *s)
         scrub_turn(s);
 }
 
-/* Whether something has been mended since. */
-static bool mended(struct kvstore *s, uint64_t had, bool broken)
+static uint64_t n_mended(const struct kvstore *s)
 {
-    return s->n.repaired > had || (broken && index_trust(s->idx) == INDEX_FINE);
+    return s->n.repaired + s->healed;
 }
 
-bool repair_wait(struct kvstore *s)
+static bool mended(struct kvstore *s, uint64_t had, bool broken)
 {
-    bool broken = index_trust(s->idx) != INDEX_FINE; /* all of it waits */
-    uint64_t had = s->n.repaired, until = now_ns() + (broken ? WHOLE_NS : WAIT_NS);
+    return n_mended(s) != had || (broken && index_trust(s->idx) == INDEX_FINE);
+}
 
-    if (!s->commit_runs || pthread_equal(s->commit_thread, pthread_self())) {
-        repair_turn(s);
-        return mended(s, had, broken);
+static bool commit_is_here(const struct kvstore *s)
+{
+    return !s->commit_runs || pthread_equal(s->commit_thread, pthread_self());
+}
+
+/* One deadline for all that wait for the same: the loop, which reads, has others to serve, and is
+ * taken for stuck when its reads wait one after another. */
+static uint64_t wait_until(struct kvstore *s, bool broken, uint64_t of)
+{
+    struct repair_wait *w = &s->wait;
+
+    if (!w->until_ns || w->broken != broken || w->of != of) {
+        w->until_ns = now_ns() + (broken ? WHOLE_NS : WAIT_NS);
+        w->broken = broken;
+        w->of = of;
     }
+    return w->until_ns;
+}
+
+static bool wait_loop(struct kvstore *s)
+{
+    struct repair_wait *w = &s->wait;
+    bool broken = index_trust(s->idx) != INDEX_FINE, done; /* all of it waits */
+
     pthread_mutex_lock(&s->repair_lock);
     /* A turn under way may have passed the list already: the one after it has not. */
-    uint64_t turn = s->repairs + 2;
+    uint64_t turn = s->repairs + 2, until = wait_until(s, broken, broken ? s->healed : turn);
     pthread_mutex_unlock(&s->repair_lock);
     for (bool waits = true; waits;) {
         commit_wake(s);
-        bool done = mended(s, had, broken);
+        /* Since the last look, and so also between the read and this one. */
+        done = mended(s, w->seen, broken);
         pthread_mutex_lock(&s->repair_lock);
         uint64_t soon = now_ns() + 20000000u;
         struct timespec step = {(time_t)(soon / 1000000000u), (long)(soon % 1000000000u)};
@@ -394,6 +414,20 @@ bool repair_wait(struct kvstore *s)
         waits = s->repairs < turn && !done && now_ns() < until;
         pthread_mutex_unlock(&s->repair_lock);
     }
+    done = mended(s, w->seen, broken);
+    w->seen = n_mended(s);
+    w->in_vain = broken && !done;
+    return done;
+}
+
+bool repair_wait(struct kvstore *s)
+{
+    uint64_t had = n_mended(s);
+
+    if (!commit_is_here(s))
+        return wait_loop(s);
+    bool broken = index_trust(s->idx) != INDEX_FINE;
+    repair_turn(s);
     return mended(s, had, broken);
 }
 
@@ -401,7 +435,12 @@ int repair_why(struct kvstore *s, int r)
 {
     int why = s->heal_why;
 
-    return r == E_CORRUPT && why ? why : r;
+    if (r != E_CORRUPT)
+        return r;
+    /* It is being made anew, and takes its time. */
+    if (!why && s->wait.in_vain && !commit_is_here(s))
+        why = -EAGAIN;
+    return why ? why : r;
 }
 
 void repair_scrub(struct kvstore *s)

@@ -14,10 +14,11 @@ struct kvstore;
 void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t n);
 /* Commit thread, or any when that one does not run: all rows noted so far. */
 void repair_turn(struct kvstore *s);
-/* Any other thread, after E_CORRUPT: true when a row, or all, was made anew: read again. */
+/* The loop, after E_CORRUPT: true when a row, or all, was made anew since it last asked: read
+ * again.  Some seconds at most for one healing, however many reads wait for it. */
 bool repair_wait(struct kvstore *s);
 /* r, but for E_CORRUPT of an index that waits to be walked or made anew: what it waits for,
- * -ENOSPC, -ENOMEM or -EAGAIN. */
+ * -ENOSPC, -ENOMEM or -EAGAIN; the last also while it is made anew.  The thread that waited. */
 int repair_why(struct kvstore *s, int r);
 /* Open: the walk beside it begins.  close: it ends. */
 void repair_scrub(struct kvstore *s);

@@ -217,6 +217,14 @@ struct seg_unread {
 };
 static const uint32_t SEG_ANY = UINT32_MAX; /* as a number: every one of the layout */
 
+struct repair_wait { /* the loop's own; see repair.c */
+    uint64_t until_ns;
+    uint64_t of;   /* which healing of the index, or turn of the commit thread, until then */
+    bool broken;   /* the first of these */
+    bool in_vain;  /* the last wait, which was for that */
+    uint64_t seen; /* how much was mended when it last looked */
+};
+
 struct kvstore {
     uint32_t magic;
     struct kvs_opts o;
@@ -326,7 +334,9 @@ struct kvstore {
     pthread_t commit_thread;
     pthread_mutex_t repair_lock;
     pthread_cond_t repair_cond;
-    uint64_t repairs; /* rounds, under the lock */
+    uint64_t repairs;        /* rounds, under the lock */
+    _Atomic uint64_t healed; /* how often the index was believed again */
+    struct repair_wait wait;
     uint32_t gave_up[16];
 
     struct {

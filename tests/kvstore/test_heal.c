@@ -1,6 +1,7 @@
 /* test_heal.c - an index that is written to, overwritten or cut while the store is open. */
 #include "base/clock.h"
 #include "kvstore/index_env.h"
+#include "kvstore/repair.h"
 #include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
@@ -705,6 +706,75 @@ static void one_that_cannot_be_walked_waits(void)
     }
 }
 
+/* A new index is not begun before this is let go of, or before who waits has asked often. */
+static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic bool holds;
+static _Atomic int asked;
+static int held_up(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (e->op != SYS_COMMIT || e->after || !strstr(e->path, ".new") ||
+        atomic_exchange(&holds, true))
+        return 0;
+    pthread_mutex_lock(&held);
+    pthread_mutex_unlock(&held);
+    for (uint64_t until = now_ns() + 20000000000u * T_SLOWER; asked > 0 && now_ns() < until;) {
+        pthread_mutex_lock(&g.s->to_commit.lock);
+        asked -= g.s->to_commit.woken;
+        g.s->to_commit.woken = false;
+        pthread_mutex_unlock(&g.s->to_commit.lock);
+        usleep(1000);
+    }
+    return 0;
+}
+
+static void hold_up(void)
+{
+    holds = false;
+    pages_hurt(zeros, 2 * PAGE);
+    commit_wake(g.s);
+    while (!holds)
+        usleep(1000);
+}
+
+/* Many reads wait no longer than one for the same; for the next time they wait again. */
+static void reads_share_one_wait(void)
+{
+    open_rig(true);
+    g.s->sys.hook = held_up;
+    pthread_mutex_lock(&held);
+    hold_up();
+    uint64_t until = now_ns();
+    g.s->wait = (struct repair_wait){.until_ns = until, .of = g.s->healed, .broken = true};
+    reads_are(-EAGAIN); /* somebody has waited for it already */
+    CHECK_EQ(g.s->wait.until_ns, until);
+    pthread_mutex_unlock(&held);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    all_is_there();
+    pthread_mutex_lock(&held);
+    hold_up();
+    asked = 5;
+    pthread_mutex_unlock(&held);
+    all_is_there();
+    CHECK_EQ(asked, 0);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    g.s->sys.hook = NULL;
+    rig_fini(&g);
+}
+
+/* The commit thread is quick: what it has mended between a read and the wait after it counts. */
+static void what_was_mended_before_the_wait_counts(void)
+{
+    open_rig(true);
+    g.s->n.repaired++;
+    CHECK(repair_wait(g.s));
+    CHECK(!repair_wait(g.s));
+    g.s->healed++;
+    CHECK(repair_wait(g.s));
+    CHECK(!repair_wait(g.s));
+    rig_fini(&g);
+}
+
 static void what_cannot_be_made_anew_is_said(void)
 {
     struct kvs_stats st;
@@ -741,4 +811,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
        ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
+       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
        ROW(what_cannot_be_made_anew_is_said))
