@@ -307,6 +307,8 @@ void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t 
                    what[db]);
         return;
     }
+    if (index_trust(s->idx) != INDEX_FINE) /* that is why: the walk to come finds it again */
+        return;
     s->gave_up[s->n.unrepaired++ % (sizeof s->gave_up / sizeof *s->gave_up)] = id;
     if (!s->index_bad)
         store_note(s,

@@ -462,6 +462,23 @@ static void a_lock_file_cut_beside_another_index_costs_nothing(void)
     }
 }
 
+/* Nor is a row given up that another's write kept from being made anew. */
+static void a_row_of_one_that_was_written_to_is_not_given_up(void)
+{
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_stats st;
+
+    open_rig(false);
+    touched();
+    repair_row(g.s, DB_BRANCH, id.b, 16);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.rows_unrepaired, 0);
+    CHECK(!g.s->index_bad);
+    all_is_there();
+    CHECK(!said("could not be made anew"));
+    rig_fini(&g);
+}
+
 /* Whoever writes while it is walked has not been walked. */
 static void what_is_written_during_a_walk_is_walked_again(void)
 {
@@ -805,7 +822,8 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
        ROW(a_lock_file_cut_beside_another_index_costs_nothing),
        ROW(a_view_outlives_its_lock_file), ROW(what_is_written_during_a_walk_is_walked_again),
-       ROW(any_page_may_be_hit), ROW(a_write_that_changed_nothing_is_no_damage),
+       ROW(a_row_of_one_that_was_written_to_is_not_given_up), ROW(any_page_may_be_hit),
+       ROW(a_write_that_changed_nothing_is_no_damage),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
