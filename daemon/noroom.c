@@ -4,8 +4,8 @@
 #include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
-#include "kvstore/kvstore.h"
 #include "daemon/sess.h"
+#include "kvstore/kvstore.h"
 #include "proto.h"
 #include <errno.h>
 #include <stdint.h>
@@ -80,21 +80,31 @@ bool noroom_is(int res)
            res == -EAGAIN;
 }
 
+bool noroom_later(int res)
+{
+    return noroom_is(res) || res == -EROFS;
+}
+
 void noroom_unread(struct daemon *d, uint32_t uid, const struct sess *s, int res,
                    struct unread *ret)
 {
     char why[NOROOM_WORDS], what[NAME_BYTES_MAX + 32] = "what is stored", own[33];
-    bool room = noroom_is(res);
 
     if (s)
         snprintf(what, sizeof what, "session \"%s\"", sess_label(s, own));
-    ret->status = room ? HRT_RESOURCE_EXHAUSTED : HRT_DATA_LOSS;
-    ret->slug = room ? "disk_full" : "data_loss";
-    if (room)
-        snprintf(ret->words, sizeof ret->words, "%s; %s cannot be read before",
-                 noroom_words(d, uid, res, why), what);
-    else
+    ret->status = HRT_RESOURCE_EXHAUSTED;
+    ret->slug = "disk_full";
+    if (res == -EROFS) {
+        ret->status = HRT_FAILED_PRECONDITION;
+        ret->slug = "store_read_only";
+    } else if (!noroom_later(res)) {
+        ret->status = HRT_DATA_LOSS;
+        ret->slug = "data_loss";
         snprintf(ret->words, sizeof ret->words, "%s cannot be read: %s", what, err_str(res));
+        return;
+    }
+    snprintf(ret->words, sizeof ret->words, "%s; %s cannot be read before",
+             noroom_words(d, uid, res, why), what);
 }
 
 void noroom_fail(struct call *c, const struct sess *s, int res)

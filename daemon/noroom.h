@@ -13,8 +13,11 @@ enum { NOROOM_WORDS = DAEMON_WHY };
  * limit of file sizes, -EAGAIN the index is not to be had now; others as daemon_why has them. */
 const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
 bool noroom_is(int res); /* such a one */
-/* What uid hears who asked for what is stored of s, or NULL: of a request, and res came of that.
- * Where the store lacks room to make its index anew it can be read later; else it is lost. */
+/* Of a read that failed: what was to be read is there all the same, and can be had when there is room
+ * or, where nothing is written any more, after a restart. */
+bool noroom_later(int res);
+/* What uid hears who asked for what is stored of s, or NULL: of a request, and res came of that:
+ * that it can be had later (noroom_later), and then what helps; else it is lost. */
 struct unread {
     uint32_t status;
     const char *slug;

@@ -360,7 +360,7 @@ void op_session_show(struct call *c)
     if (!s || want_bool(c, c->json, "ids", &ids) < 0)
         return;
     r = sess_turns(c->d, s);
-    if (noroom_is(r) || (ids && (r = sess_tokens(c->d, s, &t)) < 0)) {
+    if (noroom_later(r) || (ids && (r = sess_tokens(c->d, s, &t)) < 0)) {
         noroom_fail(c, s, r);
         return;
     }

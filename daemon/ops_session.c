@@ -122,7 +122,7 @@ static bool begin(struct call *c, struct kvs_id *id)
     r = other ? 0 : kvs_req_get(c->d->store, c->uid, id, &q, &reply);
     if (r == -ENOENT)
         return true;
-    if (noroom_is(r))
+    if (noroom_later(r))
         noroom_fail(c, NULL, r);
     else if (r < 0)
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the id cannot be looked up: %s",

@@ -475,7 +475,7 @@ static struct req *find(struct call *c, const struct kvs_id *id, const uint8_t *
     else if (res == E_CORRUPT)
         call_fail(c, HRT_DATA_LOSS, "data_loss", NULL,
                   "the stored tokens are not those of this request: it cannot go on");
-    else if (noroom_is(res))
+    else if (noroom_later(res))
         noroom_fail(c, NULL, res);
     else
         call_fail(c, HRT_INTERNAL, "internal", NULL, "the request cannot be read back: %s",

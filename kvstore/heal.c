@@ -145,9 +145,10 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
         r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
     if (r < 0 && waits_for_room(s, why, r, began))
         return;
-    s->heals++;
-    if (r == 0)
+    if (r == 0) {
+        s->heals++;
         r = index_open_again(s->idx);
+    }
     if (r == 0 && settle(s) < 0)
         s->clock_put_ns = 0; /* with the next commit */
     if (r < 0) {
@@ -175,8 +176,10 @@ void heal_turn(struct kvstore *s)
     char path[PATH_MAX];
     enum index_trust t = index_trust(s->idx);
 
-    /* A file of another name is walked for nothing; guard.c says what happened to ours. */
-    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx))
+    /* A file of another name is walked for nothing; guard.c says what happened to ours.  Nor is
+     * one that is not sound in a store that makes none anew. */
+    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx) ||
+        (t == INDEX_BROKEN && s->fault == -EROFS))
         return;
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
     int r = walked(s, path, t == INDEX_BROKEN);
@@ -189,6 +192,10 @@ void heal_turn(struct kvstore *s)
             make_anew(s, path,
                       r == E_STALE ? "was overwritten with an older copy of it or another index"
                                    : "is damaged in its structure");
+        if (s->fault == -EROFS && index_trust(s->idx) != INDEX_FINE) {
+            index_doubt(s->idx);
+            s->heal_why = -EROFS;
+        }
         return;
     }
     again_in(s, r == -ENOMEM ? -ENOMEM : -EAGAIN, AGAIN_NS);

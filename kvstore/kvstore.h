@@ -153,7 +153,8 @@ uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_cou
 
 /* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned.
  * E_CORRUPT: damaged, and nothing could mend it.  -ENOSPC, -ENOMEM, -EAGAIN: it is there, and
- * cannot be read until the index was checked or made anew, which waits for that. */
+ * cannot be read until the index was checked or made anew, which waits for that; -EROFS: until
+ * a restart (kvs_stopped says why). */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
                  void *ctx);
 int kvs_branch_get(struct kvstore *s, const struct kvs_id *id, struct kvs_branch *ret);

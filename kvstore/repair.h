@@ -18,7 +18,7 @@ void repair_turn(struct kvstore *s);
  * again.  Some seconds at most for one healing, however many reads wait for it. */
 bool repair_wait(struct kvstore *s);
 /* r, but for E_CORRUPT of an index that waits to be walked or made anew: what it waits for,
- * -ENOSPC, -ENOMEM or -EAGAIN; the last also while it is made anew.  The thread that waited. */
+ * -ENOSPC, -ENOMEM, -EAGAIN, also while it is made anew, or -EROFS: a restart.  The thread that waited. */
 int repair_why(struct kvstore *s, int r);
 /* Open: the walk beside it begins.  close: it ends. */
 void repair_scrub(struct kvstore *s);

@@ -327,7 +327,8 @@ struct kvstore {
                       * is on record; not looked for before: */
     uint64_t kept_ns;
     uint64_t heal_ns; /* not before; 0: nothing to wait for */
-    /* What the index waits for to be read again: -ENOSPC, -ENOMEM; -EAGAIN anything else; or 0. */
+    /* What the index waits for to be read again: -ENOSPC, -ENOMEM; -EROFS a restart; -EAGAIN
+     * anything else; or 0. */
     _Atomic int heal_why;
     uint32_t heals;
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */

@@ -140,7 +140,8 @@ static void before_what_was_lost_a_fork_lacks_nothing(void)
 }
 
 /* Whether a call about session a is told to come again, in these words. */
-static bool unread(uint8_t type, const char *more, const char *words)
+static bool unread(uint8_t type, const char *more, const char *words, uint32_t status,
+                   const char *why)
 {
     char id[33];
 
@@ -148,8 +149,7 @@ static bool unread(uint8_t type, const char *more, const char *words)
     struct wire_reply r =
         rig_call(&g, type, NULL, 0, "{\"id\":\"%s\",\"session\":\"a\",%s}", id, more);
     char *s = cJSON_PrintUnformatted(r.json);
-    bool is = r.f.status == HRT_RESOURCE_EXHAUSTED && s && strstr(s, "waits to be checked") &&
-              strstr(s, words);
+    bool is = r.f.status == status && s && strstr(s, why) && strstr(s, words);
 
     if (!is && r.f.status)
         printf("    %s\n", s ? s : "");
@@ -174,12 +174,46 @@ static void what_cannot_be_read_now_is_not_called_lost(void)
     none = (struct rlimit){3, was.rlim_max};
     CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &none, NULL), 0);
     CHECK_EQ(utimensat(AT_FDCWD, path, other, 0), 0);
-    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before"));
-    CHECK(unread(HRT_SESSION_REWIND, "\"to_turn\":1", "what is stored cannot be read before"));
+    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before",
+                 HRT_RESOURCE_EXHAUSTED, "waits to be checked"));
+    CHECK(unread(HRT_SESSION_REWIND, "\"to_turn\":1", "what is stored cannot be read before",
+                 HRT_RESOURCE_EXHAUSTED, "waits to be checked"));
     CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &was, NULL), 0);
     uint64_t until = now_ns() + 20000000000u * T_SLOWER;
-    while (unread(HRT_SESSION_SHOW, "\"ids\":true", "") && now_ns() < until)
+    while (unread(HRT_SESSION_SHOW, "\"ids\":true", "", HRT_RESOURCE_EXHAUSTED,
+                  "waits to be checked") &&
+           now_ns() < until)
         usleep(1000);
+    CHECK(!shown_lost("a"));
+    rig_run(&g, ids + 100, 5, ",\"session\":\"a\"" SAYS, &a);
+    CHECK_EQ(a.n, 3);
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* A new index cannot be made, whatever room there is: the store has to be started again. */
+static void what_waits_for_a_restart_is_not_called_lost(void)
+{
+    static const uint8_t zeros[65536];
+    char path[300];
+
+    begin();
+    rig_up(&g);
+    CHECK(!shown_lost("b"));
+    snprintf(path, sizeof path, "%s/state/index.mdb.new", g.base);
+    CHECK_EQ(mkdir(path, 0700), 0);
+    *strrchr(path, '.') = 0;
+    int fd = open(path, O_WRONLY);
+    CHECK_EQ(pwrite(fd, zeros, sizeof zeros, 8192), (ssize_t)sizeof zeros);
+    close(fd);
+    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before",
+                 HRT_FAILED_PRECONDITION, "cannot be made anew"));
+    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "store_read_only", HRT_FAILED_PRECONDITION,
+                 "then restart"));
+    rig_down(&g, SIGTERM);
+    strcat(path, ".new");
+    CHECK_EQ(rmdir(path), 0);
+    rig_up(&g);
     CHECK(!shown_lost("a"));
     rig_run(&g, ids + 100, 5, ",\"session\":\"a\"" SAYS, &a);
     CHECK_EQ(a.n, 3);
@@ -212,4 +246,5 @@ static void a_fork_of_what_is_all_lost_is_all_lost(void)
 T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork),
        CASE(before_what_was_lost_a_fork_lacks_nothing),
        CASE(a_fork_of_what_is_all_lost_is_all_lost),
-       CASE(what_cannot_be_read_now_is_not_called_lost))
+       CASE(what_cannot_be_read_now_is_not_called_lost),
+       CASE(what_waits_for_a_restart_is_not_called_lost))

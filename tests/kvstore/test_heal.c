@@ -805,13 +805,45 @@ static void what_cannot_be_made_anew_is_said(void)
     kvs_stats(g.s, &st);
     CHECK_EQ(st.fault, -EROFS);
     CHECK(st.index_hurt);
+    CHECK_EQ(g.s->heals, 0);
     CHECK(strstr(st.warning[0], "cannot be made anew"));
+    reads_are(-EROFS);
     CHECK(said("cannot be made anew"));
     rig_reopen(&g);
     CHECK(g.rep.rebuilt);
     all_is_there();
     CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
     rig_fini(&g);
+}
+
+/* A store that is read-only for another reason reads on; what is not sound it walks once. */
+static void one_that_stays_damaged_is_walked_once(void)
+{
+    size_t bytes;
+    uint32_t n;
+
+    for (int k = 0; k < 2; k++) {
+        open_rig(false);
+        uint8_t *old = index_read(g.dir, &bytes);
+        CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 10), 0);
+        store_stop(g.s, "for a test");
+        touched();
+        all_is_there();
+        n = n_pipes;
+        if (k)
+            pages_hurt(zeros, 2 * PAGE);
+        else
+            index_put_back(old, bytes);
+        free(old);
+        reads_are(-EROFS);
+        rig_turn(&g);
+        CHECK_EQ(n_pipes, n + 1);
+        CHECK_EQ(g.s->heals, 0);
+        rig_reopen(&g);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+        rig_fini(&g);
+    }
 }
 
 #define ROW(f)                                                                                 \
@@ -830,4 +862,4 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
        ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
        ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
-       ROW(what_cannot_be_made_anew_is_said))
+       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))
