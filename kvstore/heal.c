@@ -12,6 +12,8 @@
 #include "kvstore/repair.h"
 #include "kvstore/store.h"
 #include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
 
 enum { HEALS_MAX = 4 }; /* each keeps a copy of the damaged file */
 static const uint64_t AGAIN_NS = 1000000000u, WANT_AGAIN_NS = 5000000000u;
@@ -78,21 +80,27 @@ static int owner_look(void *ctx, bool ok, enum index_db db, const uint8_t *key, 
     return 0;
 }
 
-/* Another store's index has nothing of ours: it is kept, and none of its rows are taken. */
-static int others_aside(struct kvstore *s, const char *path, struct errbuf *eb)
+/* Another store's index has nothing of ours: it is kept as ret, and none of its rows are taken. */
+static int others_aside(struct kvstore *s, const char *path, char *ret, size_t cap,
+                        struct errbuf *eb)
 {
     struct owner x = {.uuid = s->uuid};
-    char aside[PATH_MAX + 64];
     bool current;
     int r = index_salvage(path, owner_look, &x, &current, eb);
 
+    ret[0] = 0;
     if (r < 0 || !x.other)
         return r == -ENOENT ? 0 : r;
-    r = sys_set_aside(&s->sys, path, aside, sizeof aside);
-    if (r == 0)
-        store_note(s, "%s was overwritten with another store's index, which is kept as %s",
-                   path, aside);
-    return r;
+    return sys_set_aside(&s->sys, path, ret, cap);
+}
+
+/* No new one could be made: what is open is to have its name, or it is taken for removed. */
+static void others_back(struct kvstore *s, const char *path, const char *aside)
+{
+    struct stat st;
+
+    if (aside[0] && lstat(path, &st) < 0 && errno == ENOENT && rename(aside, path) == 0)
+        (void)sys_sync_dir(&s->sys, s->dir);
 }
 
 /* All is as it was, and it is tried again: until then who reads or writes hears why. */
@@ -129,7 +137,7 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     uint64_t began = now_ns();
     struct merge_report m;
     struct errbuf eb = {0};
-    char why[PATH_MAX + 64];
+    char why[PATH_MAX + 64], aside[PATH_MAX + 64];
 
     if (s->heals == HEALS_MAX) {
         store_stop(s,
@@ -139,10 +147,12 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
         return;
     }
     snprintf(why, sizeof why, "%s %s", path, matter);
-    int r = others_aside(s, path, &eb);
+    int r = others_aside(s, path, aside, sizeof aside, &eb);
     /* A log that never had a frame lacks none. */
     if (r == 0)
         r = merge_index(s, why, turnlog_seq(s->log) == 0, &m, &eb);
+    if (r < 0)
+        others_back(s, path, aside);
     if (r < 0 && waits_for_room(s, why, r, began))
         return;
     if (r == 0) {
@@ -159,6 +169,9 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
             why, eb.s[0] ? eb.s : err_str(r));
         return;
     }
+    if (aside[0])
+        store_note(s, "%s was overwritten with another store's index, which is kept as %s",
+                   path, aside);
     s->index_bad = false;
     s->n.repaired++;
     heal_over(s, "the index could be made anew");

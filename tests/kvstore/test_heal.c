@@ -599,6 +599,79 @@ static int no_new_one(void *user, const struct sys_event *e)
     return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? *(int *)user : 0;
 }
 
+static int none_req(void *ctx, const struct kvs_req *r)
+{
+    (void)ctx, (void)r;
+    return 0;
+}
+
+static int none_part(void *ctx, const struct kvs_part *p)
+{
+    (void)ctx, (void)p;
+    return 0;
+}
+
+/* Every read of the store; who hears of a loss believes it. */
+static void reads_are(int want)
+{
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_branch b;
+    struct kvs_req q;
+    uint64_t end;
+    int32_t ids[10];
+    char *reply, v[8];
+    int n = 0;
+
+    CHECK_EQ(kvs_branch_get(g.s, &id, &b), want);
+    CHECK_EQ(kvs_branch_end(g.s, &id, &end), want);
+    CHECK_EQ(kvs_tokens(g.s, &id, 0, 10, ids), want);
+    CHECK_EQ(kvs_turns(g.s, &id, 10, NULL, NULL), want);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), want);
+    CHECK_EQ(kvs_reqs(g.s, none_req, NULL), want);
+    CHECK_EQ(kvs_req_get(g.s, 1, &id, &q, &reply), want);
+    CHECK_EQ(kvs_parts(g.s, 1, &id, none_part, NULL), want);
+    CHECK_EQ(kvs_meta_get(g.s, "any", v, sizeof v), want);
+    CHECK_EQ(n, 0);
+}
+
+/* What was put in its place keeps its name until there is another. */
+static void anothers_index_waits_for_room_too(void)
+{
+    struct kvs_stats st;
+    size_t bytes;
+    int why = -ENOSPC;
+
+    open_rig(false);
+    CHECK_EQ(rig_talk(&g, 9, 0, 10), 0);
+    uint8_t *theirs = index_read(g.dir, &bytes);
+    rig_fini(&g);
+    open_rig(false);
+    g.s->sys.hook = no_new_one;
+    g.s->sys.user = &why;
+    index_put_back(theirs, bytes);
+    free(theirs);
+    for (int i = 0; i < 3; i++) {
+        g.s->heal_ns = g.s->guard_ns = 0;
+        rig_turn(&g);
+        reads_are(-ENOSPC);
+    }
+    kvs_stats(g.s, &st);
+    CHECK(st.fault == 0 && st.index_hurt);
+    CHECK(!said("is kept as"));
+    why = 0;
+    g.s->heal_ns = 0;
+    rig_turn(&g);
+    all_is_there();
+    CHECK(!rig_tokens_ok(&g, 9, 10));
+    CHECK(said("another store's index, which is kept as"));
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    g.s->sys.hook = NULL;
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
 /* With no room for a new one: nothing is read or written, that is said, and it goes on by itself. */
 static void one_that_lacks_room_is_tried_again(void)
 {
@@ -646,41 +719,6 @@ int pipe2(int p[2], int flags)
         return -1;
     }
     return (int)syscall(SYS_pipe2, p, flags);
-}
-
-static int none_req(void *ctx, const struct kvs_req *r)
-{
-    (void)ctx, (void)r;
-    return 0;
-}
-
-static int none_part(void *ctx, const struct kvs_part *p)
-{
-    (void)ctx, (void)p;
-    return 0;
-}
-
-/* Every read of the store; who hears of a loss believes it. */
-static void reads_are(int want)
-{
-    struct kvs_id id = rig_id(1, 0);
-    struct kvs_branch b;
-    struct kvs_req q;
-    uint64_t end;
-    int32_t ids[10];
-    char *reply, v[8];
-    int n = 0;
-
-    CHECK_EQ(kvs_branch_get(g.s, &id, &b), want);
-    CHECK_EQ(kvs_branch_end(g.s, &id, &end), want);
-    CHECK_EQ(kvs_tokens(g.s, &id, 0, 10, ids), want);
-    CHECK_EQ(kvs_turns(g.s, &id, 10, NULL, NULL), want);
-    CHECK_EQ(kvs_sessions(g.s, count_session, &n), want);
-    CHECK_EQ(kvs_reqs(g.s, none_req, NULL), want);
-    CHECK_EQ(kvs_req_get(g.s, 1, &id, &q, &reply), want);
-    CHECK_EQ(kvs_parts(g.s, 1, &id, none_part, NULL), want);
-    CHECK_EQ(kvs_meta_get(g.s, "any", v, sizeof v), want);
-    CHECK_EQ(n, 0);
 }
 
 /* No process, no file, no memory for it: that says nothing of the index, and passes. */
@@ -861,5 +899,6 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
        ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
-       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
-       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))
+       ROW(anothers_index_waits_for_room_too), ROW(reads_share_one_wait),
+       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
+       ROW(one_that_stays_damaged_is_walked_once))
