@@ -14,8 +14,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <time.h>
 
-enum { HEALS_MAX = 4 }; /* each keeps a copy of the damaged file */
+/* So often within this time: each keeps a copy of the damaged file. */
+static const uint64_t HEALS_NS = 3600000000000u;
 static const uint64_t AGAIN_NS = 1000000000u, WANT_AGAIN_NS = 5000000000u;
 
 /* 0: it is sound, but for rows that are noted.  E_STALE: sound, and not what was committed
@@ -132,6 +134,27 @@ static bool waits_for_room(struct kvstore *s, const char *why, int r, uint64_t b
     return true;
 }
 
+/* What damages it again and again fills the disk with copies: then it is left for a while. */
+static bool rests(struct kvstore *s, const char *path)
+{
+    uint64_t now = now_ns(), first = s->heal_at[s->heals % HEALS_MAX]; /* of the last so many */
+    char when[32];
+
+    if (s->heals < HEALS_MAX || now >= first + HEALS_NS)
+        return false;
+    again_in(s, -EAGAIN, first + HEALS_NS - now);
+    time_t at = (time_t)((store_wall(s) + first + HEALS_NS - now) / 1000000000u);
+    struct tm tm;
+    (void)strftime(when, sizeof when, "%H:%M UTC", gmtime_r(&at, &tm));
+    store_state(s, SAY_INDEX,
+                "%s is damaged again, after %d times within an hour: nothing that is stored is "
+                "read or written, and nothing is lost, before it is made anew at %s, or by a "
+                "restart; check the disk and the memory of this machine first, and that no "
+                "other program writes there",
+                path, HEALS_MAX, when);
+    return true;
+}
+
 static void make_anew(struct kvstore *s, const char *path, const char *matter)
 {
     uint64_t began = now_ns();
@@ -139,13 +162,8 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     struct errbuf eb = {0};
     char why[PATH_MAX + 64], aside[PATH_MAX + 64];
 
-    if (s->heals == HEALS_MAX) {
-        store_stop(s,
-                   "%s is damaged again and again: nothing is written any more; check the "
-                   "disk and the memory of this machine, then restart",
-                   path);
+    if (rests(s, path))
         return;
-    }
     snprintf(why, sizeof why, "%s %s", path, matter);
     int r = others_aside(s, path, aside, sizeof aside, &eb);
     /* A log that never had a frame lacks none. */
@@ -156,7 +174,7 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     if (r < 0 && waits_for_room(s, why, r, began))
         return;
     if (r == 0) {
-        s->heals++;
+        s->heal_at[s->heals++ % HEALS_MAX] = now_ns();
         r = index_open_again(s->idx);
     }
     if (r == 0 && settle(s) < 0)

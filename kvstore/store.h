@@ -36,6 +36,7 @@ enum {
     GROUP_BATCHES_MAX = 64,
     NOTES_MAX = 24, /* said and not fetched */
     NOTE_BYTES = KVS_WORDS,
+    HEALS_MAX = 4,       /* indexes made anew within an hour */
     GATHER_NS = 5000000, /* blocks alone wait this long for company in a commit */
 };
 /* States that people should know of as long as they stand. */
@@ -330,7 +331,8 @@ struct kvstore {
     /* What the index waits for to be read again: -ENOSPC, -ENOMEM; -EROFS a restart; -EAGAIN
      * anything else; or 0. */
     _Atomic int heal_why;
-    uint32_t heals;
+    uint32_t heals;                      /* indexes made anew in this run: */
+    uint64_t heal_at[HEALS_MAX];         /* when, the last so many */
     _Atomic bool index_bad, commit_runs; /* not to be marked clean, nor compacted from */
     pthread_t commit_thread;
     pthread_mutex_t repair_lock;

@@ -605,6 +605,12 @@ static int none_req(void *ctx, const struct kvs_req *r)
     return 0;
 }
 
+static int none_turn(void *ctx, const struct kvs_turn *t)
+{
+    (void)ctx, (void)t;
+    return 0;
+}
+
 static int none_part(void *ctx, const struct kvs_part *p)
 {
     (void)ctx, (void)p;
@@ -625,7 +631,7 @@ static void reads_are(int want)
     CHECK_EQ(kvs_branch_get(g.s, &id, &b), want);
     CHECK_EQ(kvs_branch_end(g.s, &id, &end), want);
     CHECK_EQ(kvs_tokens(g.s, &id, 0, 10, ids), want);
-    CHECK_EQ(kvs_turns(g.s, &id, 10, NULL, NULL), want);
+    CHECK_EQ(kvs_turns(g.s, &id, 10, none_turn, NULL), want);
     CHECK_EQ(kvs_sessions(g.s, count_session, &n), want);
     CHECK_EQ(kvs_reqs(g.s, none_req, NULL), want);
     CHECK_EQ(kvs_req_get(g.s, 1, &id, &q, &reply), want);
@@ -854,6 +860,40 @@ static void what_cannot_be_made_anew_is_said(void)
     rig_fini(&g);
 }
 
+/* Damaged again and again it is left alone for a while, and goes on by itself. */
+static void one_that_is_damaged_often_rests(void)
+{
+    struct kvs_stats st;
+
+    open_rig(false);
+    for (int i = 0; i < HEALS_MAX; i++) {
+        pages_hurt(zeros, 2 * PAGE);
+        all_is_there();
+        CHECK(said("damaged in its structure: made anew"));
+    }
+    for (int i = 0; i < 2; i++) {
+        pages_hurt(zeros, 2 * PAGE);
+        rig_turn(&g);
+        reads_are(-EAGAIN);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EAGAIN);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && st.index_hurt);
+        CHECK(said("damaged again, after 4 times within an hour"));
+        CHECK(g.s->heal_ns > now_ns() + 3000000000000u);
+        /* As an hour after the oldest of them. */
+        g.s->heal_at[i] -= 3600000000000u;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK(said("damaged in its structure: made anew"));
+    }
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
 /* A store that is read-only for another reason reads on; what is not sound it walks once. */
 static void one_that_stays_damaged_is_walked_once(void)
 {
@@ -899,6 +939,6 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
        ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
-       ROW(anothers_index_waits_for_room_too), ROW(reads_share_one_wait),
-       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
-       ROW(one_that_stays_damaged_is_walked_once))
+       ROW(anothers_index_waits_for_room_too), ROW(one_that_is_damaged_often_rests),
+       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
+       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))
