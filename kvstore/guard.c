@@ -174,17 +174,39 @@ bool guard_holds(struct kvstore *s)
     return false;
 }
 
+/* A descriptor, or why there is none.  What is no plain file refuses every start: it is kept under
+ * another name, and nothing is waited for at its other end nor written through it. */
+static int lock_make(struct kvstore *s, const char *path)
+{
+    char aside[PATH_MAX + 64];
+    struct stat st;
+    int r = lstat(path, &st) == 0 && !S_ISREG(st.st_mode)
+                ? sys_set_aside(&s->sys, path, aside, sizeof aside)
+                : 0;
+
+    if (r < 0)
+        return r;
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        return fd;
+    close(fd);
+    return -ENXIO; /* another one already */
+}
+
 /* The lock's file is gone: it is made again, unless somebody has been quicker. */
 static void lock_again(struct kvstore *s)
 {
     char path[PATH_MAX];
 
     lock_path(s, path);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = lock_make(s, path);
     if (fd < 0) {
         if (!s->lock_said)
-            store_note(s, "%s was deleted while in use and cannot be made again (%s)", path,
-                       strerror(errno));
+            store_note(s,
+                       "%s was deleted or replaced while in use and cannot be made again (%s)",
+                       path, err_str(fd));
         s->lock_said = true;
         return;
     }

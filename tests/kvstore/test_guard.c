@@ -1,5 +1,6 @@
 /* test_guard.c - what happens to a store from outside: its directory, its lock, the clock. */
 #include "kvstore/lived.h"
+#include "tests/kvstore/hurt.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -178,6 +179,34 @@ static void a_store_is_locked_by_what_it_is_not_by_a_name(void)
     CHECK(rig_tokens_ok(&g, 1, 200));
     CHECK_EQ(unlink(link), 0);
     rig_fini(&g);
+}
+
+/* It would refuse the next start, and a pipe can be opened and locked as well. */
+static void what_is_no_file_does_not_stay_for_the_lock(void)
+{
+    for (int k = 0; k < 3; k++) {
+        struct rig g;
+        char lock[512];
+        struct stat st;
+        struct errbuf eb = {{0}};
+
+        start(&g);
+        snprintf(lock, sizeof lock, "%s/store.lock", g.dir);
+        CHECK_EQ(unlink(lock), 0);
+        CHECK_EQ(k == 0   ? mkfifo(lock, 0600)
+                 : k == 1 ? mkdir(lock, 0700)
+                          : symlink("elsewhere", lock),
+                 0);
+        CHECK(said_soon(&g, "store.lock", "made again"));
+        CHECK(lstat(lock, &st) == 0 && S_ISREG(st.st_mode));
+        CHECK_EQ(hurt_count(g.dir, "store.lock.bad-"), 1);
+        CHECK_EQ(hurt_count(g.dir, "elsewhere"), 0);
+        CHECK_EQ(rig_talk(&g, 1, 100, 200), 0);
+        CHECK_EQ(another(&g, g.dir, &eb), -EBUSY);
+        rig_reopen(&g);
+        CHECK(rig_tokens_ok(&g, 1, 200));
+        rig_fini(&g);
+    }
 }
 
 /* An older program knows only store.lock: it may have come in when that was deleted. */
@@ -409,6 +438,7 @@ T_MAIN(ROW(a_directory_that_is_gone_takes_no_acknowledgement_along),
        ROW(a_directory_that_is_gone_is_noticed_without_any_work),
        ROW(index_or_log_taken_away_lose_nothing_acknowledged),
        ROW(a_store_is_locked_by_what_it_is_not_by_a_name),
+       ROW(what_is_no_file_does_not_stay_for_the_lock),
        ROW(a_lock_that_another_has_meanwhile_stops_the_store),
        ROW(a_clock_that_was_wrong_makes_nothing_old),
        ROW(a_clock_set_while_it_runs_makes_nothing_old),
