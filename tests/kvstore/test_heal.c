@@ -640,6 +640,26 @@ static void reads_are(int want)
     CHECK_EQ(n, 0);
 }
 
+/* A store in which nothing was ever written: its log is empty, and lacks nothing. */
+static void an_empty_store_loses_nothing(void)
+{
+    struct kvs_stats st;
+    int n = 0;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    pages_hurt(zeros, 2 * PAGE);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+    CHECK_EQ(n, 0);
+    CHECK(said("nothing is missing"));
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        CHECK(!strstr(st.warning[i], "Lost:"));
+    CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+    rig_fini(&g);
+}
+
 /* What was put in its place keeps its name until there is another. */
 static void anothers_index_waits_for_room_too(void)
 {
@@ -939,6 +959,7 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
        ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
-       ROW(anothers_index_waits_for_room_too), ROW(one_that_is_damaged_often_rests),
-       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
-       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))
+       ROW(anothers_index_waits_for_room_too), ROW(an_empty_store_loses_nothing),
+       ROW(one_that_is_damaged_often_rests), ROW(reads_share_one_wait),
+       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
+       ROW(one_that_stays_damaged_is_walked_once))
