@@ -1,0 +1,365 @@
+/* test_healwait.c - an index that cannot be checked or made anew at once: what it waits for, and what
+ * is said and done meanwhile. */
+#include "kvstore/repair.h"
+#include "tests/kvstore/heal.h"
+#include <sys/syscall.h>
+
+static int no_new_one(void *user, const struct sys_event *e)
+{
+    return e->op == SYS_COMMIT && !e->after && strstr(e->path, ".new") ? *(int *)user : 0;
+}
+
+static int none_req(void *ctx, const struct kvs_req *r)
+{
+    (void)ctx, (void)r;
+    return 0;
+}
+
+static int none_turn(void *ctx, const struct kvs_turn *t)
+{
+    (void)ctx, (void)t;
+    return 0;
+}
+
+static int none_part(void *ctx, const struct kvs_part *p)
+{
+    (void)ctx, (void)p;
+    return 0;
+}
+
+/* Every read of the store; who hears of a loss believes it. */
+static void reads_are(int want)
+{
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_branch b;
+    struct kvs_req q;
+    uint64_t end;
+    int32_t ids[10];
+    char *reply, v[8];
+    int n = 0;
+
+    CHECK_EQ(kvs_branch_get(g.s, &id, &b), want);
+    CHECK_EQ(kvs_branch_end(g.s, &id, &end), want);
+    CHECK_EQ(kvs_tokens(g.s, &id, 0, 10, ids), want);
+    CHECK_EQ(kvs_turns(g.s, &id, 10, none_turn, NULL), want);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), want);
+    CHECK_EQ(kvs_reqs(g.s, none_req, NULL), want);
+    CHECK_EQ(kvs_req_get(g.s, 1, &id, &q, &reply), want);
+    CHECK_EQ(kvs_parts(g.s, 1, &id, none_part, NULL), want);
+    CHECK_EQ(kvs_meta_get(g.s, "any", v, sizeof v), want);
+    CHECK_EQ(n, 0);
+}
+
+/* A store in which nothing was ever written: its log is empty, and lacks nothing. */
+static void an_empty_store_loses_nothing(void)
+{
+    struct kvs_stats st;
+    int n = 0;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    pages_hurt(zeros, 2 * PAGE);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+    CHECK_EQ(n, 0);
+    CHECK(said("nothing is missing"));
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        CHECK(!strstr(st.warning[i], "Lost:"));
+    CHECK_EQ(rig_talk(&g, 1, 0, 10), 0);
+    rig_fini(&g);
+}
+
+/* What was put in its place keeps its name until there is another. */
+static void anothers_index_waits_for_room_too(void)
+{
+    struct kvs_stats st;
+    size_t bytes;
+    int why = -ENOSPC;
+
+    open_rig(false);
+    CHECK_EQ(rig_talk(&g, 9, 0, 10), 0);
+    uint8_t *theirs = index_read(g.dir, &bytes);
+    rig_fini(&g);
+    open_rig(false);
+    g.s->sys.hook = no_new_one;
+    g.s->sys.user = &why;
+    index_put_back(theirs, bytes);
+    free(theirs);
+    for (int i = 0; i < 3; i++) {
+        g.s->heal_ns = g.s->guard_ns = 0;
+        rig_turn(&g);
+        reads_are(-ENOSPC);
+    }
+    kvs_stats(g.s, &st);
+    CHECK(st.fault == 0 && st.index_hurt);
+    CHECK(!said("is kept as"));
+    why = 0;
+    g.s->heal_ns = 0;
+    rig_turn(&g);
+    all_is_there();
+    CHECK(!rig_tokens_ok(&g, 9, 10));
+    CHECK(said("another store's index, which is kept as"));
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    g.s->sys.hook = NULL;
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
+/* With no room for a new one: nothing is read or written, that is said, and it goes on by itself. */
+static void one_that_lacks_room_is_tried_again(void)
+{
+    static const int full[] = {-ENOSPC, -ENOMEM, -EFBIG, -EDQUOT};
+    struct kvs_stats st;
+    struct kvs_branch b;
+
+    for (int k = 0; k < 8; k++) {
+        int why = full[k / 2];
+        struct kvs_id id = rig_id(1, 0);
+        open_rig(false);
+        g.s->sys.hook = no_new_one;
+        g.s->sys.user = &why;
+        pages_hurt(k % 2 ? heads : zeros, 2 * PAGE);
+        CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) < 0);
+        (void)rig_put(&g, 7, 1);
+        CHECK_EQ(kvs_branch_get(g.s, &id, &b), why == -ENOMEM ? -ENOMEM : -ENOSPC);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault != -EROFS && st.index_hurt);
+        CHECK(said(why == -ENOMEM ? "for want of memory" : "for want of room"));
+        why = 0;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && !st.index_hurt);
+        g.s->sys.hook = NULL;
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
+/* What the index's check begins with, and whether that can be had. */
+static int no_pipe;
+static uint32_t n_pipes;
+int pipe2(int p[2], int flags)
+{
+    n_pipes++;
+    if (no_pipe) {
+        errno = no_pipe;
+        return -1;
+    }
+    return (int)syscall(SYS_pipe2, p, flags);
+}
+
+/* No process, no file, no memory for it: that says nothing of the index, and passes. */
+static void one_that_cannot_be_walked_waits(void)
+{
+    static const struct {
+        int why, is;
+    } v[] = {{EMFILE, -EAGAIN}, {EAGAIN, -EAGAIN}, {ENOMEM, -ENOMEM}};
+    struct kvs_stats st;
+
+    for (int k = 0; k < 6; k++) {
+        open_rig(false);
+        no_pipe = v[k / 2].why;
+        if (k % 2)
+            touched();
+        else
+            pages_hurt(zeros, 2 * PAGE);
+        rig_turn(&g);
+        reads_are(v[k / 2].is);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), v[k / 2].is);
+        CHECK_EQ(rig_put(&g, 7, 1), v[k / 2].is);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && st.index_hurt && st.n_warnings == 1);
+        CHECK(strstr(st.warning[0], "cannot be checked now"));
+        no_pipe = 0;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK_EQ(rig_put(&g, 7, 1), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && !st.index_hurt);
+        CHECK_EQ(st.n_warnings, k % 2 ? 0 : 1);
+        CHECK(k % 2 || strstr(st.warning[0], ".bad-")); /* is kept, and nothing else */
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
+/* A new index is not begun before this is let go of, or before who waits has asked often. */
+static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic bool holds;
+static _Atomic int asked;
+static int held_up(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (e->op != SYS_COMMIT || e->after || !strstr(e->path, ".new") ||
+        atomic_exchange(&holds, true))
+        return 0;
+    pthread_mutex_lock(&held);
+    pthread_mutex_unlock(&held);
+    for (uint64_t until = now_ns() + 20000000000u * T_SLOWER; asked > 0 && now_ns() < until;) {
+        pthread_mutex_lock(&g.s->to_commit.lock);
+        asked -= g.s->to_commit.woken;
+        g.s->to_commit.woken = false;
+        pthread_mutex_unlock(&g.s->to_commit.lock);
+        usleep(1000);
+    }
+    return 0;
+}
+
+static void hold_up(void)
+{
+    holds = false;
+    pages_hurt(zeros, 2 * PAGE);
+    commit_wake(g.s);
+    while (!holds)
+        usleep(1000);
+}
+
+/* Many reads wait no longer than one for the same; for the next time they wait again. */
+static void reads_share_one_wait(void)
+{
+    open_rig(true);
+    g.s->sys.hook = held_up;
+    pthread_mutex_lock(&held);
+    hold_up();
+    uint64_t until = now_ns();
+    g.s->wait = (struct repair_wait){.until_ns = until, .of = g.s->healed, .broken = true};
+    reads_are(-EAGAIN); /* somebody has waited for it already */
+    CHECK_EQ(g.s->wait.until_ns, until);
+    pthread_mutex_unlock(&held);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    all_is_there();
+    pthread_mutex_lock(&held);
+    hold_up();
+    asked = 5;
+    pthread_mutex_unlock(&held);
+    all_is_there();
+    CHECK_EQ(asked, 0);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    g.s->sys.hook = NULL;
+    rig_fini(&g);
+}
+
+/* The commit thread is quick: what it has mended between a read and the wait after it counts. */
+static void what_was_mended_before_the_wait_counts(void)
+{
+    open_rig(true);
+    g.s->n.repaired++;
+    CHECK(repair_wait(g.s));
+    CHECK(!repair_wait(g.s));
+    g.s->healed++;
+    CHECK(repair_wait(g.s));
+    CHECK(!repair_wait(g.s));
+    rig_fini(&g);
+}
+
+static void what_cannot_be_made_anew_is_said(void)
+{
+    struct kvs_stats st;
+    int why = -EIO;
+
+    open_rig(false);
+    g.s->sys.hook = no_new_one;
+    g.s->sys.user = &why;
+    pages_hurt(heads, 2 * PAGE);
+    CHECK(rig_talk(&g, 1, TOKENS, TOKENS + 10) < 0);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.fault, -EROFS);
+    CHECK(st.index_hurt);
+    CHECK_EQ(g.s->heals, 0);
+    CHECK(strstr(st.warning[0], "cannot be made anew"));
+    reads_are(-EROFS);
+    CHECK(said("cannot be made anew"));
+    rig_reopen(&g);
+    CHECK(g.rep.rebuilt);
+    all_is_there();
+    CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+    rig_fini(&g);
+}
+
+/* Damaged again and again it is left alone for a while, and goes on by itself. */
+static void one_that_is_damaged_often_rests(void)
+{
+    struct kvs_stats st;
+
+    open_rig(false);
+    for (int i = 0; i < HEALS_MAX; i++) {
+        pages_hurt(zeros, 2 * PAGE);
+        all_is_there();
+        CHECK(said("damaged in its structure: made anew"));
+    }
+    for (int i = 0; i < 2; i++) {
+        pages_hurt(zeros, 2 * PAGE);
+        rig_turn(&g);
+        reads_are(-EAGAIN);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EAGAIN);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && st.index_hurt);
+        CHECK(said("damaged again, after 4 times within an hour"));
+        CHECK(g.s->heal_ns > now_ns() + 3000000000000u);
+        /* As an hour after the oldest of them. */
+        g.s->heal_at[i] -= 3600000000000u;
+        g.s->heal_ns = 0;
+        rig_turn(&g);
+        all_is_there();
+        CHECK(said("damaged in its structure: made anew"));
+    }
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
+/* A store that is read-only for another reason reads on; what is not sound it walks once. */
+static void one_that_stays_damaged_is_walked_once(void)
+{
+    size_t bytes;
+    uint32_t n;
+
+    for (int k = 0; k < 2; k++) {
+        open_rig(false);
+        uint8_t *old = index_read(g.dir, &bytes);
+        CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 10), 0);
+        store_stop(g.s, "for a test");
+        touched();
+        all_is_there();
+        n = n_pipes;
+        if (k)
+            pages_hurt(zeros, 2 * PAGE);
+        else
+            index_put_back(old, bytes);
+        free(old);
+        reads_are(-EROFS);
+        rig_turn(&g);
+        CHECK_EQ(n_pipes, n + 1);
+        CHECK_EQ(g.s->heals, 0);
+        rig_reopen(&g);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
+       ROW(anothers_index_waits_for_room_too), ROW(an_empty_store_loses_nothing),
+       ROW(one_that_is_damaged_often_rests), ROW(reads_share_one_wait),
+       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
+       ROW(one_that_stays_damaged_is_walked_once))
