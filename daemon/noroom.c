@@ -49,11 +49,11 @@ static const char *by_limit(const struct daemon *d, char ret[NOROOM_WORDS])
     kvs_stats(d->store, &k);
     snprintf(
         ret, NOROOM_WORDS,
-        "sessions fill the disk limit of %.1f MiB (--disk): %.1f MiB are taken and %.1f MiB "
+        "sessions fill the disk limit of %.*f MiB (--disk): %.1f MiB are taken and %.1f MiB "
         "kept free, since compacting the turn log takes a second copy of it; remove some "
         "(`hearth sessions rm NAME`), or raise --disk and restart",
-        (double)k.file_limit / (1 << 20), (double)k.file_allocated / (1 << 20),
-        (double)k.file_kept / (1 << 20));
+        k.file_limit % (1 << 20) != 0, (double)k.file_limit / (1 << 20),
+        (double)k.file_allocated / (1 << 20), (double)k.file_kept / (1 << 20));
     return ret;
 }
 

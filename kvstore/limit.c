@@ -151,10 +151,10 @@ void limit_look(struct kvstore *s)
     if (full)
         store_state(
             s, SAY_TURNS,
-            "sessions fill the disk limit of %.1f MiB (in %.300s): what is free of it is "
+            "sessions fill the disk limit of %.*f MiB (in %.300s): what is free of it is "
             "kept for a second copy of the turn log, which compacting it takes; nothing "
             "new is begun until some are removed or the limit is raised",
-            (double)s->o.disk_bytes / (1 << 20), s->dir);
+            s->o.disk_bytes % (1 << 20) != 0, (double)s->o.disk_bytes / (1 << 20), s->dir);
     else if (!nearly)
         store_over(s, SAY_TURNS, "sessions have room again");
 }

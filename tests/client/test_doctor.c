@@ -163,7 +163,7 @@ static void one_that_belongs_to_another_says_whose_it_is(void)
 
 static void what_is_to_be_typed_is_quoted(void)
 {
-    char remedy[900], word[SHELL_WORD_BYTES(sizeof state)];
+    char word[SHELL_WORD_BYTES(sizeof state)], remedy[sizeof word + 40];
 
     make_in("it's");
     CHECK(shell_word(word, sizeof word, state) && strstr(word, "/it'\\''s/hearth'"));
