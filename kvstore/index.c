@@ -107,8 +107,8 @@ int index_view(struct index *i, enum index_who w)
     }
     if (w == INDEX_LOOP)
         pthread_mutex_lock(&i->swap);
-    int r = !i->env                        ? -EIO
-            : index_trust(i) != INDEX_FINE ? E_CORRUPT
+    int r = index_trust(i) != INDEX_FINE ? E_CORRUPT
+            : !i->env                    ? -EIO
             : !i->txn[w] ? index_rc(i, mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[w]))
                          : index_rc(i, mdb_txn_renew(i->txn[w]));
     if (r < 0 && w == INDEX_LOOP)
@@ -127,9 +127,9 @@ void index_unview(struct index *i, enum index_who w)
 int index_snap(struct index *i)
 {
     must(!i->txn[INDEX_SNAP]);
-    return !i->env ? -EIO
-           : index_trust(i) != INDEX_FINE
-               ? E_CORRUPT
+    return index_trust(i) != INDEX_FINE ? E_CORRUPT
+           : !i->env
+               ? -EIO
                : index_rc(i, mdb_txn_begin(i->env, NULL, MDB_RDONLY, &i->txn[INDEX_SNAP]));
 }
 
@@ -289,10 +289,10 @@ int index_begin(struct index *i)
 {
     must_be(i, INDEX_MAGIC);
     must(!i->txn[INDEX_WRITE]);
-    if (!i->env)
-        return -EIO;
     if (index_trust(i) != INDEX_FINE)
         return E_CORRUPT;
+    if (!i->env)
+        return -EIO;
     index_writes(i, true);
     int r = index_rc(i, mdb_txn_begin(i->env, NULL, 0, &i->txn[INDEX_WRITE]));
     if (r < 0) {

@@ -67,12 +67,12 @@ enum index_trust index_trust(struct index *i); /* any thread: looks */
  * believe.  What is written to it from begin on counts as others'.
  * begin: 1, its lock file had been cut and is another now; 0, it had not; -errno.
  * is_last: 0, it is what was committed last; E_STALE, an older copy or another store's index;
- * -EIO, it could not be opened again. */
+ * E_CORRUPT, -errno: it could not be opened again. */
 int index_walk_begin(struct index *i);
 int index_is_last(struct index *i);
 void index_believe(struct index *i, bool alarm); /* alarm: it was nothing */
 void index_doubt(struct index *i);     /* BROKEN, by what a walk beside it has found */
-int index_open_again(struct index *i); /* believed, whatever it is; as is_last */
+int index_open_again(struct index *i); /* believed, whatever it is; -EIO: see above */
 
 /* --- reads ----------------------------------------------------------------------------- */
 int index_meta_get(struct index *i, enum index_who w, const char *name, void *ret, size_t cap);

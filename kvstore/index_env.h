@@ -59,7 +59,7 @@ bool index_last_is(const struct index *i, MDB_txn *txn); /* the same again */
 void index_last_keep(struct index *i, const struct index_last *last);
 /* The file closed, and opened by its name; the caller holds swap.  same: it is to be the one that
  * was closed, so what is known of that one stays, and it is believed no more than before; else it
- * is believed.  -EIO: it cannot be had. */
+ * is believed.  -EIO, or why (same): it cannot be had. */
 void index_shut(struct index *i);
 int index_open_env(struct index *i, bool same);
 /* This is its env from now on; last: what it says, and it is believed.  NULL: as above. */

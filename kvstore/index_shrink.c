@@ -149,7 +149,7 @@ int index_open_env(struct index *i, bool same)
     if (r < 0) {
         if (env)
             mdb_env_close(env);
-        return -EIO;
+        return same ? r : -EIO;
     }
     i->taken_bytes = 0; /* taken anew with the next commit */
     index_opened(i, env, same ? NULL : &last);

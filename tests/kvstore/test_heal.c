@@ -291,6 +291,26 @@ static void a_lock_file_cut_beside_another_index_costs_nothing(void)
     }
 }
 
+/* Nor is one read that was damaged between the walk and that, or its end. */
+static void one_that_cannot_be_opened_again_is_made_anew(void)
+{
+    open_rig(false);
+    lock_file_cut(0, false);
+    CHECK_EQ(index_trust(g.s->idx), INDEX_TOUCHED);
+    CHECK_EQ(index_walk_begin(g.s->idx), 1);
+    pages_hurt(whole, 0);
+    CHECK_EQ(index_is_last(g.s->idx), E_CORRUPT);
+    CHECK_EQ(index_begin(g.s->idx), E_CORRUPT);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS));
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    all_is_there();
+    CHECK(said("damaged in its structure: made anew"));
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    rig_fini(&g);
+}
+
 /* Nor is a row given up that another's write kept from being made anew. */
 static void a_row_of_one_that_was_written_to_is_not_given_up(void)
 {
@@ -431,6 +451,7 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_index_that_is_cut_costs_nothing), ROW(a_lock_file_that_is_cut_costs_nothing),
        ROW(a_lock_file_cut_beside_another_index_costs_nothing),
        ROW(a_view_outlives_its_lock_file), ROW(what_is_written_during_a_walk_is_walked_again),
+       ROW(one_that_cannot_be_opened_again_is_made_anew),
        ROW(a_row_of_one_that_was_written_to_is_not_given_up), ROW(any_page_may_be_hit),
        ROW(a_write_that_changed_nothing_is_no_damage),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
