@@ -13,8 +13,13 @@ CATCHERS = os.path.join(HERE, "catchers.list")
 class Entry:
     def __init__(self, name, path, suites, where):
         self.name, self.path, self.suites, self.where = name, path, suites, where
-        self.why, self.old, self.new, self.reason = [], [], [], []
+        self.why, self.old, self.new, self.reason, self.cpu = [], [], [], [], []
         self.catcher = None  # SUITE:CASE that caught it last
+
+    def here(self):
+        """Does this machine run what is mutated?"""
+        flags = open("/proc/cpuinfo", encoding="utf-8").read().split() if self.cpu else []
+        return all(f in flags for f in " ".join(self.cpu).split())
 
     def pattern(self):
         words = " ".join(self.old).split()
@@ -38,8 +43,8 @@ def read_lists():
                 entries.append(e)
             elif group:
                 groups[group[1]] = group[2].split()
-            elif e and re.match(r"[?+=-]( |$)", line):
-                {"?": e.why, "-": e.old, "+": e.new, "=": e.reason}[line[:1]].append(line[2:])
+            elif e and re.match(r"[?+=@-]( |$)", line):
+                {"?": e.why, "-": e.old, "+": e.new, "=": e.reason, "@": e.cpu}[line[:1]].append(line[2:])
             elif line.strip() and not line.startswith("#"):
                 sys.exit("%s: not understood: %s" % (where, line))
 

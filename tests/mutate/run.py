@@ -8,6 +8,7 @@ Reads the *.txt beside it.  An entry is
     - old text, which occurs exactly once in the file (white space of any kind is alike)
     + new text (none: the old one goes)
     = only where no test can notice: the reason
+    @ CPU flags, as in /proc/cpuinfo, that the code wants: elsewhere it is not tried
 
 Several - or + lines are one text.  A suite is tests/FOLDER/test_X without tests/, with :CASE
 for some of its cases (test_x CASE), or a name that a line "NAME = suite suite" has given to several.
@@ -152,6 +153,8 @@ class Run:
         return self.ask(tree, suite, patience=4)
 
     def one(self, tree, e):
+        if not e.here():
+            return "not-here", "wants a CPU with " + " ".join(e.cpu), None
         src = os.path.join(tree.dir, e.path)
         new, wrong = mutated(e, open(src, encoding="utf-8").read())
         if wrong:
@@ -196,7 +199,7 @@ class Run:
 
     def resume(self):
         """Takes the results that a run on this tree has left."""
-        had = {x["key"]: x for x in results() if x["word"] != "error"}
+        had = {x["key"]: x for x in results() if x["word"] not in ("error", "not-here")}
         for e in list(self.todo):
             x = had.get(e.key(self.tree))
             if x:
@@ -220,18 +223,18 @@ class Run:
                 t.join()
 
     def table(self):
-        words = ("caught", "explained", "SURVIVED", "error")
+        words = ("caught", "explained", "SURVIVED", "error", "not-here")
         rows = {}
         for word, e, _ in self.done:
             for folder in (os.path.dirname(e.path), "all"):
                 rows.setdefault(folder, dict.fromkeys(words, 0))[word] += 1
-        print("\n%-22s %9s %9s %12s %9s %9s" % ("folder", "mutations", "caught", "survive with",
-                                               "without", "errors"))
+        print("\n%-22s %9s %9s %12s %9s %9s %9s" % ("folder", "mutations", "caught", "survive with",
+                                                    "without", "errors", "not here"))
         print("%-22s %9s %9s %12s %9s" % ("", "", "", "a reason", ""))
         for folder in sorted(rows, key=lambda f: (f == "all", f)):
             n = rows[folder]
-            print("%-22s %9d %8.1f%% %12d %9d %9d" % (folder, sum(n.values()), 100 * share(n),
-                                                      n["explained"], n["SURVIVED"], n["error"]))
+            print("%-22s %9d %8.1f%% %12d %9d %9d %9d" % (
+                folder, sum(n.values()), 100 * share(n), n["explained"], n["SURVIVED"], n["error"], n["not-here"]))
         return rows.get("all") or dict.fromkeys(words, 0)
 
 
@@ -294,9 +297,9 @@ def main():
     for word, e, what in run.done:
         if word in ("SURVIVED", "error"):
             print("%s: %s: [%s] %s: %s" % (word, e.where, e.name, " ".join(e.why), what))
-    print("mutate: %d mutations: %d caught (%.1f %%), %d survive with a reason, %d without, %d errors, in %.1f min"
-          % (len(run.done), n["caught"], 100 * share(n), n["explained"], n["SURVIVED"], n["error"],
-             (time.time() - t) / 60))
+    print("mutate: %d mutations: %d caught (%.1f %%), %d survive with a reason, %d without, %d errors, "
+          "%d not for this CPU, in %.1f min" % (len(run.done), n["caught"], 100 * share(n), n["explained"],
+                                                n["SURVIVED"], n["error"], n["not-here"], (time.time() - t) / 60))
     return 0 if share(n) >= WANT and not n["SURVIVED"] and not n["error"] and not run.todo else 1
 
 
