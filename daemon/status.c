@@ -111,7 +111,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
 
     http_elsewhere(d, w);
     /* Who may not see why it is off sees that it is; for others the reason says it. */
-    if (k->fault == -EROFS && !(daemon_trusts(d, uid) && k->warning[0][0]))
+    if (k->fault == -EROFS && !(daemon_trusts(d, uid) && k->warning_fault[0] == -EROFS))
         cJSON_AddItemToArray(
             w, cJSON_CreateString("persistence is off: answers go on, nothing new survives a "
                                   "restart; who runs the daemon sees why in its status"));
@@ -141,8 +141,8 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     if (!quota_puts(d, uid, words, sizeof words))
         cJSON_AddItemToArray(w, cJSON_CreateString(words));
     for (uint32_t i = 0; i < k->n_warnings && daemon_trusts(d, uid); i++)
-        if (k->fault != -ENOSPC || strncmp(k->warning[i], "disk full (", 11) != 0)
-            cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i])); /* else it is said */
+        if (k->fault != -ENOSPC || k->warning_fault[i] != -ENOSPC) /* else it is said */
+            cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i]));
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
     const struct model *m;

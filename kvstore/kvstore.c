@@ -126,6 +126,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
 {
     struct kvs_open_report none;
     char states[SAY_SEEN][KVS_WORDS];
+    int faults[SAY_SEEN];
     struct kvstore *s;
     int r = opts_check(o, eb);
 
@@ -162,7 +163,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
         return r;
     }
     reserve_make(s);
-    if (store_states(s, states))
+    if (store_states(s, states, faults))
         snprintf(rep->warning, sizeof rep->warning, "%.250s", states[0]);
     s->magic = STORE_MAGIC;
     *ret = s;
@@ -806,5 +807,5 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->uring = s->io.ring && s->io.ops == &ring_uring;
     pthread_mutex_unlock(&s->ring_lock);
     ret->direct = s->direct;
-    ret->n_warnings = store_states(s, ret->warning);
+    ret->n_warnings = store_states(s, ret->warning, ret->warning_fault);
 }

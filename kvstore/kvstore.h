@@ -209,6 +209,7 @@ struct kvs_stats {
     bool uring, direct;
     uint32_t n_warnings; /* states that stand */
     char warning[KVS_WARNINGS_MAX][KVS_WORDS];
+    int warning_fault[KVS_WARNINGS_MAX]; /* the code of `fault` that it is about, or 0 */
 };
 void kvs_stats(struct kvstore *s, struct kvs_stats *ret);
 /* The next thing that happened and that people should know (a file left alone, a row made anew),

@@ -92,14 +92,17 @@ void store_over(struct kvstore *s, enum say k, const char *words)
         note_add(s, KVS_NOTE_OVER, words);
 }
 
-uint32_t store_states(struct kvstore *s, char ret[SAY_SEEN][KVS_WORDS])
+uint32_t store_states(struct kvstore *s, char ret[SAY_SEEN][KVS_WORDS], int fault[SAY_SEEN])
 {
+    static const int of[SAY_SEEN] = {[SAY_FAULT] = -EROFS, [SAY_FULL] = -ENOSPC};
     uint32_t n = 0;
 
     pthread_mutex_lock(&s->to_loop.lock);
     for (int k = 0; k < SAY_SEEN; k++)
-        if (s->to_loop.state[k][0])
+        if (s->to_loop.state[k][0]) {
+            fault[n] = of[k];
             snprintf(ret[n++], KVS_WORDS, "%s", s->to_loop.state[k]);
+        }
     pthread_mutex_unlock(&s->to_loop.lock);
     return n;
 }

@@ -449,7 +449,8 @@ void store_note(struct kvstore *s, const char *fmt, ...) __attribute__((format(p
 void store_state(struct kvstore *s, enum say k, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void store_over(struct kvstore *s, enum say k, const char *words);
-uint32_t store_states(struct kvstore *s, char ret[SAY_SEEN][KVS_WORDS]); /* how many */
+/* How many; of each the fault that it is about. */
+uint32_t store_states(struct kvstore *s, char ret[SAY_SEEN][KVS_WORDS], int fault[SAY_SEEN]);
 void store_event(struct kvstore *s); /* the loop has something to do */
 /* Nothing is written any more, for good, and these are the words for it. */
 void store_stop(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -74,6 +74,18 @@ static int standing(const char *a)
     return n;
 }
 
+/* Which fault the warning with these words is about; 1: none has them. */
+static int fault_of(const char *words)
+{
+    struct kvs_stats st;
+
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        if (strstr(st.warning[i], words))
+            return st.warning_fault[i];
+    return 1;
+}
+
 static void a_write_that_fails_is_said_once_with_its_file_and_reason(void)
 {
     static const struct {
@@ -106,6 +118,7 @@ static void a_write_that_fails_is_said_once_with_its_file_and_reason(void)
             CHECK(rig_talk(&g, 1, 100, 200) < 0);
         CHECK_EQ(notes(KVS_NOTE_BEGINS, "", "", ""), 0); /* said already */
         CHECK_EQ(standing("nothing is written any more"), 1);
+        CHECK_EQ(fault_of("nothing is written any more"), -EROFS);
         rig_fini(&g);
     }
 }
@@ -118,6 +131,7 @@ static void a_full_disk_is_said_when_it_begins_and_when_it_is_over(void)
         for (int k = 0; k < 3; k++)
             CHECK_EQ(rig_talk(&g, 1, 100, 200), -ENOSPC);
         CHECK_EQ(standing("disk full (writing turns"), 1);
+        CHECK_EQ(fault_of("disk full (writing turns"), -ENOSPC);
         CHECK_EQ(notes(KVS_NOTE_BEGINS, "disk full (writing turns", g.dir, "free some space"),
                  1);
         code = 0;
@@ -137,6 +151,7 @@ static void a_state_that_stands_is_said_once(void)
         for (int k = 0; k < 3; k++)
             store_state(g.s, SAY_LOG, "the log, %d", k);
         CHECK_EQ(standing("the log, 2"), 1);
+        CHECK_EQ(fault_of("the log, 2"), 0);
         CHECK_EQ(notes(KVS_NOTE_BEGINS, "the log, ", "", ""), 1);
         store_over(g.s, SAY_LOG, "over");
         store_over(g.s, SAY_LOG, "over");
