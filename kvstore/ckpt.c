@@ -250,15 +250,17 @@ int ckpt_all(struct kvstore *s)
 
 void ckpt_look(struct kvstore *s)
 {
-    if (!s->log_hurt && turnlog_cut(s->log)) {
+    bool cut = !s->log_hurt && turnlog_cut(s->log);
+
+    if (cut || (!s->log_hurt && logwatch_hurt(s))) {
         s->log_hurt = true;
         ckpt_stop(s);
         s->ckpt.again_ns = 0;
         turnlog_keep_old(s->log);
         store_note(s,
-                   "the turn log in %s/log was cut short by another program: it is made anew "
-                   "from the index, the old files are kept as seg-*.bad-*",
-                   s->dir);
+                   "the turn log in %s/log was %s by another program: it is made anew from the "
+                   "index, the old files are kept as seg-*.bad-*",
+                   s->dir, cut ? "cut short" : "overwritten");
     }
     if (s->log_hurt && !ckpt_busy(s) && !s->ckpt.trim && now_ns() >= s->ckpt.again_ns)
         (void)ckpt_begin(s);

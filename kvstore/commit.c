@@ -567,6 +567,7 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     repair_turn(s);
     gather(s, &g, busy ? 0 : wait_ns);
     some = g.n_batch || g.n_job || g.meta;
+    logwatch_look(s);
     if (some)
         group_run(s, &g);
     segs_work(s, &g);
@@ -575,6 +576,7 @@ void kvs_commit_turn(struct kvstore *s, uint64_t wait_ns)
     if (!ckpt_busy(s) && !s->ckpt.trim && s->fault != -EROFS && limit_log_due(s, false))
         (void)ckpt_begin(s);
     ckpt_turn(s);
+    logwatch_keep(s);
     if (!busy && !ckpt_busy(s) && s->fault != -EROFS && limit_index_due(s, !some))
         index_smaller(s);
     if (s->limit_hold && (now_ns() - s->hold_ns > HOLD_NS ||

@@ -317,7 +317,10 @@ static void room_asked(struct kvstore *s)
     if (s->fault != -ENOSPC || now_ns() < s->room_ns)
         return;
     s->room_ns = now_ns() + ROOM_AGAIN_NS;
-    if (turnlog_room(s->log) == 0 && clock_commit(s, true) == 0)
+    logwatch_look(s);
+    int r = turnlog_room(s->log);
+    logwatch_keep(s); /* it writes there */
+    if (r == 0 && clock_commit(s, true) == 0)
         store_recovered(s);
 }
 

@@ -257,7 +257,9 @@ struct kvstore {
     struct accept accept; /* commit */
     struct forget forget;
     struct ckpt ckpt;
-    bool log_hurt; /* commit: a checkpoint is to take the place of all of it */
+    bool log_hurt;    /* commit: a checkpoint is to take the place of all of it */
+    bool log_touched; /* commit, with the next: others have written to it (logwatch.c) */
+    uint64_t log_stamp;
     struct collect collect;
     /* The loop's: what it has in mind and nothing on disk leads to, when it is asked. */
     void (*hold)(void *ctx);
@@ -402,6 +404,11 @@ bool ckpt_busy(const struct kvstore *s);
 void ckpt_turn(struct kvstore *s); /* a little of it */
 int ckpt_all(struct kvstore *s);   /* at open */
 void ckpt_look(struct kvstore *s); /* now and then: a log that others have cut is made anew */
+/* logwatch.c: the log's files are looked at before the commit thread writes to them, and kept in
+ * mind as it has left them; hurt: others have written to them since, and something is missing. */
+void logwatch_look(struct kvstore *s);
+void logwatch_keep(struct kvstore *s);
+bool logwatch_hurt(struct kvstore *s);
 /* collect.c: branches nobody leads to (commit thread) */
 int collect_open(struct kvstore *s, struct kvs_open_report *rep); /* counts the sessions */
 bool collect_busy(const struct kvstore *s);

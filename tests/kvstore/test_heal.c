@@ -1,6 +1,7 @@
 /* test_heal.c - an index that is written to, overwritten or cut while the store is open. */
 #include "kvstore/repair.h"
 #include "tests/kvstore/heal.h"
+#include "tests/kvstore/hurt.h"
 #include <glob.h>
 
 /* Read, written or left alone first; then everything, also after a restart. */
@@ -443,6 +444,102 @@ static void a_log_that_is_cut_is_made_anew(void)
     }
 }
 
+/* In place, so that its length says nothing: n times the byte x, 0: all that follows. */
+static void log_overwritten(off_t from, off_t n, int x)
+{
+    glob_t v;
+    char pattern[512];
+    uint8_t b[PAGE];
+    struct stat st;
+
+    memset(b, x, sizeof b);
+    snprintf(pattern, sizeof pattern, "%.400s/log/seg-*", g.dir);
+    CHECK_EQ(glob(pattern, 0, NULL, &v), 0);
+    for (size_t i = 0; i < v.gl_pathc; i++) {
+        int fd = open(v.gl_pathv[i], O_RDWR);
+        CHECK(fd >= 0);
+        past(fd);
+        CHECK_EQ(fstat(fd, &st), 0);
+        off_t to = n ? from + n : st.st_size;
+        for (off_t at = from, one; at < to; at += one) {
+            one = to - at < PAGE ? to - at : PAGE;
+            CHECK_EQ(pwrite(fd, b, (size_t)one, at), one);
+        }
+        close(fd);
+    }
+    globfree(&v);
+}
+
+static void looked_at(void)
+{
+    for (int i = 0; i < 3; i++) {
+        g.s->guard_ns = 0;
+        do
+            rig_turn(&g);
+        while (ckpt_busy(g.s) || g.s->ckpt.trim);
+    }
+}
+
+static void a_log_that_is_overwritten_is_made_anew(void)
+{
+    static const struct {
+        off_t from, n;
+        int x;
+    } hit[] = {
+        {3 * PAGE, 1, 0x5a}, {3 * PAGE, PAGE, 0x5a}, {PAGE, 0, 0}}; /* the last: no frame */
+
+    for (int k = 0; k < 6; k++) {
+        open_rig(false);
+        looked_at();
+        log_overwritten(hit[k / 2].from, hit[k / 2].n, hit[k / 2].x);
+        if (k % 2)
+            CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        looked_at();
+        CHECK(said("was overwritten by another program"));
+        CHECK(!g.s->log_hurt && !g.s->log_touched);
+        int fd = index_fd();
+        CHECK_EQ(ftruncate(fd, 0), 0);
+        close(fd);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, k % 2 ? TOKENS + 10 : TOKENS));
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        rig_fini(&g);
+    }
+}
+
+static void log_touched(void)
+{
+    static const struct timespec other[2] = {{1, 0}, {1, 0}};
+    glob_t v;
+    char pattern[512];
+
+    snprintf(pattern, sizeof pattern, "%.400s/log/seg-*", g.dir);
+    CHECK_EQ(glob(pattern, 0, NULL, &v), 0);
+    for (size_t j = 0; j < v.gl_pathc; j++)
+        CHECK_EQ(utimensat(AT_FDCWD, v.gl_pathv[j], other, 0), 0);
+    globfree(&v);
+}
+
+/* Nor is a log that lacks nothing: touched by others, or written to by the store itself. */
+static void a_log_that_was_touched_stays(void)
+{
+    open_rig(false);
+    looked_at();
+    log_touched();
+    looked_at();
+    CHECK(!said("by another program"));
+    CHECK(!g.s->log_touched);
+    for (uint64_t t = 0; t < 5; t++) {
+        CHECK_EQ(rig_talk(&g, 1, TOKENS + 10 * t, TOKENS + 10 * t + 10), 0);
+        looked_at();
+        CHECK(!g.s->log_touched);
+    }
+    CHECK_EQ(hurt_count(g.dir, ".bad-"), 0);
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -457,4 +554,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(what_comes_after_many_touches_is_seen), ROW(an_older_copy_put_back_costs_nothing),
        ROW(another_stores_index_is_not_believed), ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
-       ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew))
+       ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
+       ROW(a_log_that_is_overwritten_is_made_anew), ROW(a_log_that_was_touched_stays))
