@@ -4,6 +4,7 @@
  * In one source of a test, which gets these two for the whole of it. */
 #ifndef TESTS_KVSTORE_HURT_WRITE_H
 #define TESTS_KVSTORE_HURT_WRITE_H
+#include "tests/kvstore/rig.h"
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,12 +21,7 @@ static struct {
 
 static bool is_of(int fd, const char *word)
 {
-    char link[64], path[512];
-
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    return word && strstr(path, word);
+    return word && rig_leads(fd, word);
 }
 
 int fdatasync(int fd)

@@ -2,6 +2,7 @@
 #include "tests/kvstore/rig.h"
 #include "base/clock.h"
 #include "tests/t.h"
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <poll.h>
@@ -177,6 +178,36 @@ void rig_no_index(const struct rig *g)
 
     snprintf(path, sizeof path, "%s/index.mdb", g->dir);
     CHECK_EQ(unlink(path), 0);
+}
+
+bool rig_leads(int fd, const char *word)
+{
+    char link[64], path[512];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    return strstr(path, word) != NULL;
+}
+
+bool rig_is_ckpt(const struct sys_event *e)
+{
+    return e->op == SYS_WRITE && !e->after && e->off > 0 && rig_leads(e->fd, "/log/") &&
+           rig_leads(e->fd, ".tmp");
+}
+
+bool rig_compacting(const struct rig *g)
+{
+    char path[512];
+    bool found = false;
+
+    snprintf(path, sizeof path, "%s/log", g->dir);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        found |= strstr(e->d_name, ".tmp") != NULL;
+    if (d)
+        closedir(d);
+    return found;
 }
 
 /* --- blocks ---------------------------------------------------------------------------------- */

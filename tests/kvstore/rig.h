@@ -58,6 +58,14 @@ int rig_talk(struct rig *g, uint64_t seed, uint64_t from, uint64_t to);
 /* Whether tokens [0, to) of branch `seed` are what rig_talk wrote. */
 bool rig_tokens_ok(struct rig *g, uint64_t seed, uint64_t to);
 
+/* Whether the word is in the path that the descriptor leads to. */
+bool rig_leads(int fd, const char *word);
+/* A hook's event that is about to write to a checkpoint of the log, and not a new file of the log,
+ * which is written from its beginning on. */
+bool rig_is_ckpt(const struct sys_event *e);
+/* A checkpoint is under way. */
+bool rig_compacting(const struct rig *g);
+
 uint64_t rig_rand(uint64_t *state);
 int rig_rm(const char *dir);
 int rig_cp(const char *from, const char *to);

@@ -2,6 +2,7 @@
  * index hides until it is walked beside the open store. */
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "tests/kvstore/flip.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { TOKENS = 1000 };
@@ -27,42 +27,15 @@ static void open_rig(bool threads)
             CHECK_EQ(rig_talk(&g, s, at, at + 250), 0);
 }
 
-/* A bit at off behind each place of the index's file where these bytes are. */
-static int hurt(const void *bytes, size_t n_bytes, long off)
-{
-    char path[512];
-    struct stat st;
-    int done = 0;
-
-    snprintf(path, sizeof path, "%.400s/index.mdb", g.dir);
-    int fd = open(path, O_RDWR);
-    CHECK(fd >= 0 && fstat(fd, &st) == 0);
-    uint8_t *b = malloc((size_t)st.st_size);
-    CHECK(pread(fd, b, (size_t)st.st_size, 0) == st.st_size);
-    for (off_t at = 8192; at + (off_t)n_bytes <= st.st_size; at++)
-        if (memcmp(b + at, bytes, n_bytes) == 0) {
-            uint8_t x = b[at + off] ^ 0x20;
-            CHECK(pwrite(fd, &x, 1, at + off) == 1);
-            done++;
-        }
-    free(b);
-    close(fd);
-    return done;
-}
-
 static int hurt_tokens(uint64_t s, uint64_t at)
 {
-    int32_t ids[4];
-
-    for (uint64_t i = 0; i < 4; i++)
-        ids[i] = rig_token(s, at + i);
-    return hurt(ids, sizeof ids, 2);
+    return flip_tokens(g.dir, "index.mdb", s, at);
 }
 
 /* A row's key, and the value behind it. */
 static int hurt_row(const void *key, size_t n, long off)
 {
-    return hurt(key, n, (long)n + off);
+    return flip_bytes(g.dir, "index.mdb", key, n, (long)n + off);
 }
 
 static uint64_t repaired(void)
@@ -275,16 +248,8 @@ static uint32_t tries;
 /* The disk fails where a checkpoint of the log is written. */
 static int fail_ckpt(void *user, const struct sys_event *e)
 {
-    char link[64], path[512];
-
     (void)user;
-    if (e->op != SYS_WRITE || e->after)
-        return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    /* Not a new file of the log, which is written from its beginning on. */
-    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->off == 0)
+    if (!rig_is_ckpt(e))
         return 0;
     tries++;
     return -EIO;

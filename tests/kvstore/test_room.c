@@ -40,20 +40,10 @@ static uint64_t file_most; /* bytes that a new file of the log may have; 0: any 
 static uint32_t probes;    /* of the log, at its tail; */
 static uint32_t too_long;  /* new files of it that were refused */
 
-static bool of_log(int fd)
-{
-    char link[64], path[512];
-
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    return strstr(path, "/log/");
-}
-
 static int see(void *user, const struct sys_event *e)
 {
     (void)user;
-    if (e->after || (e->op != SYS_WRITE && e->op != SYS_ALLOC) || !of_log(e->fd))
+    if (e->after || (e->op != SYS_WRITE && e->op != SYS_ALLOC) || !rig_leads(e->fd, "/log/"))
         return 0;
     if (e->op == SYS_ALLOC) {
         too_long += file_most && e->bytes > file_most;

@@ -17,21 +17,12 @@ static const char *where;
 /* Writes to a file whose path has this in it fail. */
 static int fail(void *user, const struct sys_event *e)
 {
-    char link[64], path[512] = "";
-
     (void)user;
     if (!code || e->after)
         return 0;
-    if (e->fd >= 0) {
-        snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
-        ssize_t n = readlink(link, path, sizeof path - 1);
-        path[n > 0 ? n : 0] = 0;
-    } else if (e->path) {
-        snprintf(path, sizeof path, "%.500s", e->path);
-    }
-    return (e->op == SYS_WRITE || e->op == SYS_SYNC || e->op == SYS_COMMIT ||
-            e->op == SYS_ALLOC || e->op == SYS_MAKE) &&
-                   strstr(path, where)
+    bool here = e->fd >= 0 ? rig_leads(e->fd, where) : e->path && strstr(e->path, where);
+    return here && (e->op == SYS_WRITE || e->op == SYS_SYNC || e->op == SYS_COMMIT ||
+                    e->op == SYS_ALLOC || e->op == SYS_MAKE)
                ? code
                : 0;
 }

@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
-#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -36,20 +35,6 @@ static void start(uint64_t disk)
     g.o.no_fsync = true;
     g.threads = false;
     CHECK_EQ(rig_open(&g), 0);
-}
-
-static bool compacting(void)
-{
-    char path[512];
-    bool found = false;
-
-    snprintf(path, sizeof path, "%s/log", g.dir);
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));)
-        found |= strstr(e->d_name, ".tmp") != NULL;
-    if (d)
-        closedir(d);
-    return found;
 }
 
 static uint64_t wrote(void)
@@ -106,15 +91,15 @@ static void the_log_is_compacted_a_little_at_a_time(void)
     for (uint64_t t = 1; t <= TALKS; t++)
         CHECK_EQ(rig_talk(&g, t, 0, EACH), 0);
     /* 8 MB of rewritten sessions make it due. */
-    for (int i = 0; i < 40000 && !compacting(); i++) {
+    for (int i = 0; i < 40000 && !rig_compacting(&g); i++) {
         uint64_t was = wrote();
         CHECK_EQ(rig_talk(&g, 100, (uint64_t)i, (uint64_t)i + 1), 0);
         most = wrote() - was > most ? wrote() - was : most;
         late++;
     }
-    CHECK(compacting());
+    CHECK(rig_compacting(&g));
     /* Commits go on beside it, each in its own turn. */
-    while (compacting() && seen < 100000) {
+    while (rig_compacting(&g) && seen < 100000) {
         uint64_t was = wrote();
         CHECK_EQ(rig_talk(&g, 100, late + seen, late + seen + 1), 0);
         most = wrote() - was > most ? wrote() - was : most;
@@ -149,12 +134,12 @@ static void a_compaction_may_be_killed_at_any_turn(void)
     snprintf(copy, sizeof copy, "%s-copy", g.dir);
     for (uint64_t t = 1; t <= 3; t++)
         CHECK_EQ(rig_talk(&g, t, 0, 200000), 0);
-    while (!compacting() && at < 20000) {
+    while (!rig_compacting(&g) && at < 20000) {
         CHECK_EQ(rig_talk(&g, 100, at, at + 1), 0);
         at++;
     }
     for (bool on = true; on || n % 8; n++) {
-        on = compacting();
+        on = rig_compacting(&g);
         CHECK_EQ(rig_talk(&g, 100, at, at + 1), 0);
         at++;
         CHECK_EQ(rig_cp(g.dir, copy), 0);
@@ -279,13 +264,9 @@ static void hold_one(void *ctx)
     kvs_hold(g.s, &id);
 }
 
-static void what_the_loop_holds_is_kept_until_a_batch_names_it(void)
+/* The loop holds the first of them. */
+static void remove_two(void)
 {
-    struct kvs_branch child = {.id = rig_id(1, 7), .parent = rig_id(1, 0), .parent_pos = 900};
-    struct kvs_session ses;
-    struct kvs_rec rec[2] = {{.kind = KVS_REC_BRANCH, .branch = &child},
-                             {.kind = KVS_REC_SESSION, .session = &ses}};
-
     start(64 << 20);
     kvs_on_collect(g.s, hold_one, NULL);
     for (uint64_t t = 1; t <= 2; t++)
@@ -293,6 +274,16 @@ static void what_the_loop_holds_is_kept_until_a_batch_names_it(void)
     CHECK_EQ(rm(1), 0);
     CHECK_EQ(rm(2), 0);
     CHECK(settle(gone_2, 5000));
+}
+
+static void what_the_loop_holds_is_kept_until_a_batch_names_it(void)
+{
+    struct kvs_branch child = {.id = rig_id(1, 7), .parent = rig_id(1, 0), .parent_pos = 900};
+    struct kvs_session ses;
+    struct kvs_rec rec[2] = {{.kind = KVS_REC_BRANCH, .branch = &child},
+                             {.kind = KVS_REC_SESSION, .session = &ses}};
+
+    remove_two();
     CHECK(held > 0);
     CHECK_EQ(end_of(1, 0), 1000);
     rig_session(&ses, 1, 7, "child");
@@ -316,13 +307,7 @@ static bool gone_1(void)
 
 static void what_the_loop_held_goes_when_it_lets_go(void)
 {
-    start(64 << 20);
-    kvs_on_collect(g.s, hold_one, NULL);
-    for (uint64_t t = 1; t <= 2; t++)
-        CHECK_EQ(rig_talk(&g, t, 0, 1000), 0);
-    CHECK_EQ(rm(1), 0);
-    CHECK_EQ(rm(2), 0);
-    CHECK(settle(gone_2, 5000));
+    remove_two();
     CHECK_EQ(end_of(1, 0), 1000);
     kvs_on_collect(g.s, NULL, NULL); /* and no batch comes any more */
     CHECK(settle(gone_1, 20000));

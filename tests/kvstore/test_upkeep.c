@@ -5,7 +5,6 @@
 #include "tests/kvstore/flip.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,16 +20,10 @@ static char copy_log[400]; /* where the log goes when the first is under way; ""
 
 static int see_ckpt(void *user, const struct sys_event *e)
 {
-    char link[64], path[512], from[400];
+    char from[400];
 
     (void)user;
-    if (e->op != SYS_WRITE || e->after)
-        return 0;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", e->fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    /* Not a new file of the log, which is written from its beginning on. */
-    if (!strstr(path, "/log/") || !strstr(path, ".tmp") || e->off == 0)
+    if (!rig_is_ckpt(e))
         return 0;
     if (writes++ == 0 && copy_log[0]) {
         snprintf(from, sizeof from, "%s/log", g.dir);
@@ -84,20 +77,6 @@ static void a_log_beside_an_index_that_lacks_something_is_not_compacted(void)
     }
 }
 
-static bool compacting(void)
-{
-    char path[400];
-    bool found = false;
-
-    snprintf(path, sizeof path, "%s/log", g.dir);
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));)
-        found |= strstr(e->d_name, ".tmp") != NULL;
-    if (d)
-        closedir(d);
-    return found;
-}
-
 static void a_compaction_that_failed_leaves_nothing_behind(void)
 {
     uint64_t at = 0;
@@ -107,7 +86,7 @@ static void a_compaction_that_failed_leaves_nothing_behind(void)
     for (; writes == 0 && at < 3000000; at += 3000)
         CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
     CHECK(writes > 0);
-    CHECK(!compacting());
+    CHECK(!rig_compacting(&g));
     CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
     rig_reopen(&g);
     CHECK(g.rep.clean);
@@ -146,9 +125,9 @@ static void of_two_checkpoints_one_that_is_hurt_is_not_begun_with(void)
     snprintf(copy_log, sizeof copy_log, "%s/kept-log", g.dir);
     for (uint64_t s = 1; s < 4; s++)
         CHECK_EQ(rig_talk(&g, s, 0, 20000), 0);
-    for (; (writes == 0 || compacting()) && at < 3000000; at += 3000)
+    for (; (writes == 0 || rig_compacting(&g)) && at < 3000000; at += 3000)
         CHECK_EQ(rig_talk(&g, 50, at, at + 3000), 0);
-    CHECK(writes > 0 && !compacting());
+    CHECK(writes > 0 && !rig_compacting(&g));
     copy_log[0] = 0;
     rig_close(&g);
     uint32_t base = newest_base();
