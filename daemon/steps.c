@@ -98,7 +98,7 @@ static struct req *next_queued(struct gmodel *gm)
 
     holders_of(gm, &h);
     for (struct req *r = gm->gen->reqs; r; r = r->next) {
-        if (r->m != gm->m || r->state != REQ_QUEUED || r->load_only)
+        if (r->m != gm->m || r->state != REQ_QUEUED || r->load_only || r->paused)
             continue;
         p = pages_of(&h, r);
         if (best && !queued_before(gm, r, p, best, q))
@@ -120,9 +120,18 @@ static bool holds_more(const struct req *x, struct pages p, const struct req *b,
     return (x->user == b->user) && x->arrived_ns > b->arrived_ns;
 }
 
+/* An answer of r's own key that nobody reads: it can wait without pages as well. */
+static struct req *unread_of(const struct holders *h, const struct req *r)
+{
+    for (uint32_t i = 0; i < h->n; i++)
+        if (h->r[i]->uid == r->uid && h->r[i]->paused && !h->r[i]->in_step)
+            return h->r[i];
+    return NULL;
+}
+
 /* There is no room for r.  A user who holds more than he would if all had the same gives up what
  * the one of his keys that holds most began last, if r's would not hold more than that with it.
- * Where no other does, so it is between r's key and the others of its user. */
+ * Where no other does, so it is between r's key and the others of its user; then r's key gives. */
 static struct req *over_share(struct gmodel *gm, const struct req *r, uint32_t need)
 {
     struct req *other = NULL, *same = NULL;
@@ -147,7 +156,9 @@ static struct req *over_share(struct gmodel *gm, const struct req *r, uint32_t n
     }
     if (other && most.user > mine.user + need)
         return other;
-    return same && near.owner > mine.owner + need ? same : NULL;
+    if (same && near.owner > mine.owner + need)
+        return same;
+    return unread_of(&h, r);
 }
 
 static void send_back(struct req *r)

@@ -206,5 +206,41 @@ static void a_user_who_holds_all_pages_gives_some_to_another(void)
     answer_clear(&b);
 }
 
+/* Answers that nobody reads hold all pages; what their own user asks next has some of these, and
+ * they wait without, until somebody reads. */
+static void what_nobody_reads_gives_pages_to_the_next_of_its_user(void)
+{
+    enum { HOLD = 2 };
+    struct wire_reply r = {0};
+    struct rig g;
+    char id[HOLD][33], mine[33];
+
+    rig_make_ctx(&g, "--page-memory 8MiB", 16384);
+    rig_up(&g);
+    for (uint32_t i = 0; i < HOLD; i++) {
+        some_ids(ids, 1000, 300 + i);
+        start_named(&g, id[i], "b", i, 300, LONG(",\"logit_bias\":{\"97\":100}"));
+    }
+    wait_paused(&g, id, HOLD);
+    for (uint32_t k = 0; k < 2; k++) {
+        some_ids(ids, 2000, 400 + k);
+        start_named(&g, mine, "c", k, 1900,
+                    "\"params\":{\"max_tokens\":5,\"ignore_eos\":true}");
+        answer_clear(&b);
+        CHECK(rig_read(&g, mine, &b, UINT32_MAX));
+        CHECK_EQ(b.n, 5);
+    }
+    for (uint32_t i = 0; i < HOLD; i++) {
+        r = peek(&g, id[i]);
+        CHECK_EQ(r.f.status, 0);
+        CHECK(strcmp(wire_str(&r, "state"), "done") != 0);
+        wire_reply_fini(&r);
+        cancel(&g, id[i]);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&b);
+}
+
 T_MAIN(CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
-       CASE(a_user_who_holds_all_pages_gives_some_to_another))
+       CASE(a_user_who_holds_all_pages_gives_some_to_another),
+       CASE(what_nobody_reads_gives_pages_to_the_next_of_its_user))
