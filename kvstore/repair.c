@@ -228,7 +228,9 @@ static int meta_make(struct kvstore *s, struct seek *x)
                : 1;
 }
 
-/* Into the open transaction.  1: the row is dropped, nothing needs it. */
+enum { WHOLE = 2 };
+
+/* Into the open transaction.  1: the row is dropped, nothing needs it; WHOLE: nothing was hurt. */
 static int row_make(struct kvstore *s, struct seek *x)
 {
     const uint8_t *v;
@@ -238,7 +240,7 @@ static int row_make(struct kvstore *s, struct seek *x)
     int r = index_row_get(s->idx, x->db, x->key, x->n, &v, &bytes);
 
     if (r != E_CORRUPT)
-        return r == -ENOENT ? 0 : r; /* mended or gone meanwhile */
+        return r == 0 || r == -ENOENT ? WHOLE : r; /* mended or gone meanwhile */
     if (x->db == DB_META)
         return meta_make(s, x);
     if (x->db == DB_BLOCK)
@@ -279,7 +281,7 @@ static int row_again(struct kvstore *s, enum index_db db, const uint8_t *key, si
         r = index_row_del(s->idx, db, key, n);
     free(x->v);
     free(x);
-    if (r < 0) {
+    if (r) {
         index_abort(s->idx);
         return r;
     }
@@ -299,6 +301,8 @@ void repair_row(struct kvstore *s, enum index_db db, const uint8_t *key, size_t 
         if (s->gave_up[i] == id && id)
             return; /* tried before, and the log has not got it since */
     r = row_again(s, db, key, n);
+    if (r == WHOLE) /* a walk and a reader have found the same */
+        return;
     if (r == 0) {
         s->n.repaired++;
         store_note(s,
