@@ -415,10 +415,11 @@ static void group_run(struct kvstore *s, struct group *g)
     if (full)
         store_full(s, "committing blocks");
     if (r == 0) {
-        if (s->fault == -ENOSPC && !full)
-            store_recovered(s);
-        if (g->n_batch)
+        if (g->n_batch) {
             s->space = SPACE_FINE;
+            if (s->fault == -ENOSPC && !full)
+                store_recovered(s); /* else room is asked for by itself */
+        }
     } else if (sys_full(r)) {
         if (group_holds(s, g, r)) {
             group_done(s, g, 0);

@@ -200,10 +200,28 @@ static void a_group_that_was_written_ends_what_was_refused(void)
     rig_fini(&g);
 }
 
+/* Nor do blocks that find room say that turns do. */
+static void a_group_of_blocks_does_not_end_it(void)
+{
+    file_most = 0;
+    start();
+    CHECK_EQ(rig_talk(&g, 1, 0, 2000), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    file_most = 1;
+    CHECK_EQ(rig_talk(&g, 2, 0, 400000), -ENOSPC);
+    CHECK_EQ(fault(), -ENOSPC);
+    CHECK_EQ(rig_put(&g, 1, 1), 0);
+    CHECK_EQ(fault(), -ENOSPC);
+    file_most = 0;
+    until(well);
+    rig_fini(&g);
+}
+
 #define ROW(name)                                                                              \
     {                                                                                          \
 #        name, name                                                                            \
     }
 T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again),
        ROW(a_store_that_was_full_finds_by_itself_that_there_is_room),
-       ROW(room_is_for_what_was_refused), ROW(a_group_that_was_written_ends_what_was_refused))
+       ROW(room_is_for_what_was_refused), ROW(a_group_that_was_written_ends_what_was_refused),
+       ROW(a_group_of_blocks_does_not_end_it))
