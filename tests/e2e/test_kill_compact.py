@@ -191,21 +191,31 @@ def under_way(d):
 
 
 class Aim:
-    """Kills while a .tmp file is there; how long they wait follows from how often they were late."""
+    """Kills while a .tmp file is there; how long they wait follows from how often they were late.  A process of its own
+    looks, and kills: what asks meanwhile would hold it up for longer than a compaction takes."""
 
     def __init__(self, there):
-        self.there, self.span = there, 0.008
+        self.there, self.span = there, 0.0008
 
-    def wait(self, d, r, alive):
-        end = time.monotonic() + 4
-        while time.monotonic() < end and alive() and not self.there(d):
-            time.sleep(0.0003)
-        until = time.monotonic() + r.random() * self.span
-        while time.monotonic() < until:
-            time.sleep(0.0002)
+    def kill(self, d, r, alive):
+        wait, pid = r.random() * self.span, os.fork()
+        if pid == 0:
+            end = time.monotonic() + 4
+            while time.monotonic() < end and os.getppid() > 1:
+                if self.there(d):
+                    until = time.monotonic() + wait
+                    while time.monotonic() < until:
+                        pass
+                    os.kill(d.proc.pid, signal.SIGKILL)
+                    os._exit(0)
+            os._exit(1)
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if not alive():
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
 
     def learn(self, hit):
-        self.span = min(max(self.span * (1.2 if hit else 0.6), 0.001), 0.5)
+        self.span = min(max(self.span * (1.2 if hit else 0.5), 0.00005), 0.5)
 
 
 def checkpoint_there(d):
@@ -245,8 +255,8 @@ def compactions_killed_on(io):
         if aim:
             for c in clients:
                 c.empties = aim == "index copy"
-            aims[aim].wait(d, r, lambda: d.alive() and not err)
-        check(err or d.alive(), lambda: "hearthd ended by itself before kill %d:\n%s" % (killed, d.log_tail()))
+            aims[aim].kill(d, r, lambda: not err)
+        check(err or d.proc.poll() in (None, -signal.SIGKILL), lambda: "hearthd ended by itself before kill %d:\n%s" % (killed, d.log_tail()))
         d.kill9()
         stop.set()
         for t in ts:
