@@ -210,6 +210,10 @@ static void what_waits_for_a_restart_is_not_called_lost(void)
                  HRT_FAILED_PRECONDITION, "cannot be made anew"));
     CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "store_read_only", HRT_FAILED_PRECONDITION,
                  "then restart"));
+    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":false", "store_read_only", HRT_FAILED_PRECONDITION,
+                 "then restart"));
+    CHECK(unread(HRT_SESSION_REWIND, "\"to_turn\":1", "store_read_only",
+                 HRT_FAILED_PRECONDITION, "what is stored cannot be read before"));
     rig_down(&g, SIGTERM);
     strcat(path, ".new");
     CHECK_EQ(rmdir(path), 0);
