@@ -248,7 +248,7 @@ static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
 {
     uint64_t ns = n * row_of(s);
 
-    if (comes(h, s) && ns > h->each_ns)
+    if (comes(h, s))
         h->burst_ns = 0;
     h->used_ns[who_of(h, s)->n] += ns;
     h->key_used_ns[s->key.n] += ns;

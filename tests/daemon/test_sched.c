@@ -409,6 +409,19 @@ static void who_comes_begins_at_once(void)
     CHECK_EQ(tokens_of(&p, 0), 4 * alone / ROW_NS);
     CHECK(tokens_of(&p, 1) > 0 && tokens_of(&p, 1) < 15);
     CHECK(cost_ns(s, &p) <= 7 * alone);
+    /* Nor do twenty short questions at once make a long step. */
+    for (uint32_t i = 0; i < 20; i++) {
+        s[i] = of(prefill_at(i, 0, 3, 0), i, 0);
+        s[i].user.idle_ns = long_ago;
+    }
+    v.cap_ns = 2 * alone;
+    p = plan_of(s, 20, v);
+    CHECK(p.runs > 1);
+    CHECK(cost_ns(s, &p) <= v.cap_ns + 3 * ROW_NS);
+    v.cap_ns = 4 * alone;
+    s[0] = of(prefill_at(0, 0, 4000, 0), 7, 0);
+    s[0].user.idle_ns = long_ago;
+    s[2] = of(decode_at(2, 0, 5), 8, 0);
     /* A prefill makes room for who comes as for a decode. */
     s[1] = of(prefill_at(1, 0, 4000, 9), 8, 0);
     p = plan_of(s, 2, v);
