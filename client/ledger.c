@@ -47,8 +47,8 @@ void ledger_unlink(const char *session_id)
         (void)unlink(path);
 }
 
-/* The one written longest ago goes; whether there are still too many. */
-static bool one_goes(const char *dir)
+/* The one written longest ago goes, but for keep's; whether there are still too many. */
+static bool one_goes(const char *dir, const char *keep)
 {
     char oldest[NAME_MAX + 1] = "";
     struct timespec then = {0};
@@ -59,13 +59,16 @@ static bool one_goes(const char *dir)
     while (d && (e = readdir(d)) != NULL) {
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
             continue;
-        if (n++ == 0 || st.st_mtim.tv_sec < then.tv_sec ||
+        n++;
+        if (strcmp(e->d_name, keep) == 0)
+            continue;
+        if (!oldest[0] || st.st_mtim.tv_sec < then.tv_sec ||
             (st.st_mtim.tv_sec == then.tv_sec && st.st_mtim.tv_nsec < then.tv_nsec)) {
             then = st.st_mtim;
             snprintf(oldest, sizeof oldest, "%s", e->d_name);
         }
     }
-    bool went = n > LEDGERS_MAX && unlinkat(dirfd(d), oldest, 0) == 0;
+    bool went = n > LEDGERS_MAX && oldest[0] && unlinkat(dirfd(d), oldest, 0) == 0;
     if (d)
         closedir(d);
     return went && n - 1 > LEDGERS_MAX;
@@ -75,12 +78,12 @@ void ledger_open(struct ledger *l, const char *session_id)
 {
     char dir[3800], all[4096];
     *l = (struct ledger){0};
+    path_of(session_id, true, l->path, sizeof l->path);
     if (place_state(dir, sizeof dir) == 0) {
         snprintf(all, sizeof all, "%s/ingest", dir);
-        while (one_goes(all))
+        while (one_goes(all, l->path[0] ? strrchr(l->path, '/') + 1 : ""))
             ;
     }
-    path_of(session_id, true, l->path, sizeof l->path);
     FILE *f = l->path[0] ? fopen(l->path, "re") : NULL;
     char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;
     if (text)

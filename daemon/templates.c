@@ -125,7 +125,7 @@ static void child_look(void)
 {
     struct pollfd f = {.fd = side.fd, .events = POLLIN};
 
-    if (!side.pid || poll(&f, 1, 0) == 0)
+    if (!side.pid || poll(&f, 1, 0) <= 0)
         return;
     (void)child_end();
     log_at(LOG_WARN_, "the process for chat templates had ended; another is begun");

@@ -83,6 +83,18 @@ static void ledgers_of_sessions_that_went_do_not_pile_up(void)
     struct ledger_doc got;
     CHECK(ledger_find(&l, d.hash, &got) && got.done);
     ledger_close(&l);
+    /* The one that is opened stays, however long ago it was written. */
+    struct timespec ago[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    snprintf(path, sizeof path, "%s/00aa.json", dir);
+    CHECK_EQ(utimensat(AT_FDCWD, path, ago, 0), 0);
+    snprintf(path, sizeof path, "%s/00bb.json", dir);
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    CHECK(fd >= 0);
+    close(fd);
+    ledger_open(&l, "00aa");
+    CHECK(ledger_find(&l, d.hash, &got) && got.done);
+    CHECK_EQ(files(dir), LEDGERS_MAX);
+    ledger_close(&l);
 }
 
 T_MAIN({"a_ledger_survives_and_tells_documents_apart",
