@@ -409,13 +409,15 @@ static void group_run(struct kvstore *s, struct group *g)
             if (g->job[i]->res == 0)
                 g->job[i]->res = -EROFS;
     }
-    bool full = false;
+    bool full = false, wrote = false;
     for (uint32_t i = 0; i < g->n_job; i++)
         full |= g->job[i]->res == -ENOSPC;
+    for (uint32_t i = 0; i < g->n_batch; i++)
+        wrote |= g->res[i] == 0;
     if (full)
         store_full(s, "committing blocks");
     if (r == 0) {
-        if (g->n_batch) {
+        if (wrote) {
             s->space = SPACE_FINE;
             if (s->fault == -ENOSPC && !full)
                 store_recovered(s); /* else room is asked for by itself */

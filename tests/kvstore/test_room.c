@@ -200,8 +200,8 @@ static void a_group_that_was_written_ends_what_was_refused(void)
     rig_fini(&g);
 }
 
-/* Nor do blocks that find room say that turns do. */
-static void a_group_of_blocks_does_not_end_it(void)
+/* Nor do blocks that find room say that turns do, nor a turn that is refused for another reason. */
+static void a_group_without_a_turn_does_not_end_it(void)
 {
     file_most = 0;
     start();
@@ -211,6 +211,8 @@ static void a_group_of_blocks_does_not_end_it(void)
     CHECK_EQ(rig_talk(&g, 2, 0, 400000), -ENOSPC);
     CHECK_EQ(fault(), -ENOSPC);
     CHECK_EQ(rig_put(&g, 1, 1), 0);
+    CHECK_EQ(fault(), -ENOSPC);
+    CHECK_EQ(rig_talk(&g, 1, 3000, 3010), -EINVAL);
     CHECK_EQ(fault(), -ENOSPC);
     file_most = 0;
     until(well);
@@ -224,4 +226,4 @@ static void a_group_of_blocks_does_not_end_it(void)
 T_MAIN(ROW(a_write_of_the_index_that_ends_short_is_no_room_and_tried_again),
        ROW(a_store_that_was_full_finds_by_itself_that_there_is_room),
        ROW(room_is_for_what_was_refused), ROW(a_group_that_was_written_ends_what_was_refused),
-       ROW(a_group_of_blocks_does_not_end_it))
+       ROW(a_group_without_a_turn_does_not_end_it))
