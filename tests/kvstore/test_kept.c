@@ -11,18 +11,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Directories of this name cannot be opened, or be opened and not read. */
-static const char *no_open, *no_read;
+/* Directories of this name cannot be opened, or be opened and not read; the store's threads look. */
+static _Atomic(const char *) no_open, no_read;
 
 DIR *opendir(const char *name)
 {
-    if (no_open && strcmp(name, no_open) == 0) {
+    const char *shut = no_open, *blank = no_read;
+
+    if (shut && strcmp(name, shut) == 0) {
         errno = EMFILE;
         return NULL;
     }
     int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    if (d && no_read && strcmp(name, no_read) == 0) {
+    if (d && blank && strcmp(name, blank) == 0) {
         int other = open("/dev/null", O_RDONLY | O_CLOEXEC);
         CHECK(other >= 0 && dup2(other, fd) == fd);
         close(other);
