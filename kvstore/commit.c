@@ -260,7 +260,7 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
     int r = index_begin(s->idx);
 
     if (r < 0)
-        return repair_why(s, r);
+        return r;
     r = txn_frames(s);
     for (uint32_t i = 0; i < g->n_job && r == 0; i++) {
         struct drop_job *d = (struct drop_job *)g->job[i];
@@ -289,6 +289,19 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
     return index_commit(s->idx);
 }
 
+/* Once more where it met damage; others may write to the index in just that time, which ends
+ * nothing: then it is -EAGAIN. */
+static int group_index(struct kvstore *s, struct group *g, bool blocks)
+{
+    int r = group_txn(s, g, blocks);
+
+    if (r == E_CORRUPT) {
+        repair_turn(s);
+        r = group_txn(s, g, blocks);
+    }
+    return repair_why(s, r);
+}
+
 /* Log, segments, index, in this order.  A code for the batches; jobs carry their own. */
 static int group_write(struct kvstore *s, struct group *g)
 {
@@ -314,19 +327,15 @@ static int group_write(struct kvstore *s, struct group *g)
     if (rows == -EROFS && !logged)
         return r < 0 ? r : -EROFS;
     uint32_t heals = s->heals;
-    int t = group_txn(s, g, true);
-    if (t == E_CORRUPT) {
-        repair_turn(s);
-        t = group_txn(s, g, true);
-    }
+    int t = group_index(s, g, true);
     if (sys_full(t) && reserve_release(s))
-        t = group_txn(s, g, true);
+        t = group_index(s, g, true);
     if (sys_full(t) && blocks) {
         /* Turns are the truth: they go before blocks. */
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->kind == JOB_BLOCK && g->job[i]->res == 0)
                 g->job[i]->res = -ENOSPC;
-        t = group_txn(s, g, false);
+        t = group_index(s, g, false);
     }
     if (t < 0) {
         int why = sys_full(t) ? -ENOSPC : is_refusal(t) ? t : -EROFS;

@@ -202,18 +202,10 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     commit_sizes(s);
 }
 
-void heal_turn(struct kvstore *s)
+static void heal(struct kvstore *s, const char *path, bool broken)
 {
-    char path[PATH_MAX];
-    enum index_trust t = index_trust(s->idx);
+    int r = walked(s, path, broken);
 
-    /* A file of another name is walked for nothing; guard.c says what happened to ours.  Nor is
-     * one that is not sound in a store that makes none anew. */
-    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx) ||
-        (t == INDEX_BROKEN && s->fault == -EROFS))
-        return;
-    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
-    int r = walked(s, path, t == INDEX_BROKEN);
     if (r == 0) {
         heal_over(s, "the index could be checked");
         return;
@@ -237,4 +229,20 @@ void heal_turn(struct kvstore *s)
                 path, err_str(r),
                 r == -EMFILE || r == -ENFILE ? "allow more open files"
                                              : "free some memory, or allow more processes");
+}
+
+void heal_turn(struct kvstore *s)
+{
+    char path[PATH_MAX];
+    enum index_trust t = index_trust(s->idx);
+
+    /* A file of another name is walked for nothing; guard.c says what happened to ours.  Nor is
+     * one that is not sound in a store that makes none anew. */
+    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx) ||
+        (t == INDEX_BROKEN && s->fault == -EROFS))
+        return;
+    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
+    s->healing = true;
+    heal(s, path, t == INDEX_BROKEN);
+    s->healing = false;
 }

@@ -14,6 +14,7 @@
 
 enum { PATHS_MAX = 1 << 16, PAGE = 32 };
 static const uint64_t DISK_MIN = 4ull << 20;
+static const uint64_t TOKENS_NS = 4000000000u; /* one read waits for damaged runs at most */
 
 /* --- open and close ------------------------------------------------------------------------ */
 
@@ -596,9 +597,28 @@ static int path_of(struct kvstore *s, const struct kvs_id *branch, uint64_t to,
     return 0;
 }
 
+/* Each damaged run is made anew in its turn, and there may be many; but the loop has others to serve,
+ * and an index that others write to all the while is left to the next call. */
+static int tokens_read(struct kvstore *s, const struct kvs_id *id, uint64_t from, uint64_t to,
+                       int32_t *ret, uint64_t until)
+{
+    int r, whole = 0;
+
+    for (;;) {
+        r = index_tokens(s->idx, INDEX_LOOP, id, from, to, ret);
+        bool late = r == E_CORRUPT && now_ns() >= until;
+        if (r != E_CORRUPT || late || (index_trust(s->idx) != INDEX_FINE && whole++ == 3) ||
+            !repair_wait(s)) {
+            r = repair_why(s, r);
+            return late && r == E_CORRUPT ? -EAGAIN : r;
+        }
+    }
+}
+
 int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, uint64_t to,
                int32_t *ret)
 {
+    uint64_t until = now_ns() + TOKENS_NS;
     struct piece *v;
     uint32_t n;
 
@@ -610,14 +630,11 @@ int kvs_tokens(struct kvstore *s, const struct kvs_id *branch, uint64_t from, ui
         r = -ENOENT; /* more than the branch holds */
     for (uint32_t i = 0; i < n && r == 0; i++) {
         uint64_t a = v[i].from > from ? v[i].from : from, z = v[i].to < to ? v[i].to : to;
-        /* Each damaged run is made anew in its turn. */
         if (a < z)
-            do
-                r = index_tokens(s->idx, INDEX_LOOP, &v[i].id, a, z, ret + (a - from));
-            while (r == E_CORRUPT && repair_wait(s));
+            r = tokens_read(s, &v[i].id, a, z, ret + (a - from), until);
     }
     free(v);
-    return repair_why(s, r);
+    return r;
 }
 
 int kvs_turns(struct kvstore *s, const struct kvs_id *branch, uint64_t to,

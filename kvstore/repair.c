@@ -422,7 +422,6 @@ static bool wait_loop(struct kvstore *s)
     }
     done = mended(s, w->seen, broken);
     w->seen = n_mended(s);
-    w->in_vain = broken && !done;
     return done;
 }
 
@@ -437,14 +436,22 @@ bool repair_wait(struct kvstore *s)
     return mended(s, had, broken);
 }
 
+/* In this order: it is believed before that is counted. */
+static bool heals_now(struct kvstore *s)
+{
+    return index_trust(s->idx) != INDEX_FINE || s->healing ||
+           (!commit_is_here(s) && n_mended(s) != s->wait.seen);
+}
+
 int repair_why(struct kvstore *s, int r)
 {
     int why = s->heal_why;
 
     if (r != E_CORRUPT)
         return r;
-    /* It is being made anew, and takes its time. */
-    if (!why && s->wait.in_vain && !commit_is_here(s))
+    /* Others write to it time and again, or it is being made anew, or just was: that takes its
+     * time, and says nothing of what is stored. */
+    if (!why && heals_now(s))
         why = -EAGAIN;
     return why ? why : r;
 }

@@ -222,7 +222,6 @@ struct repair_wait { /* the loop's own; see repair.c */
     uint64_t until_ns;
     uint64_t of;   /* which healing of the index, or turn of the commit thread, until then */
     bool broken;   /* the first of these */
-    bool in_vain;  /* the last wait, which was for that */
     uint64_t seen; /* how much was mended when it last looked */
 };
 
@@ -341,6 +340,7 @@ struct kvstore {
     pthread_cond_t repair_cond;
     uint64_t repairs;        /* rounds, under the lock */
     _Atomic uint64_t healed; /* how often the index was believed again */
+    _Atomic bool healing;    /* from before it is believed until that is counted */
     struct repair_wait wait;
     uint32_t gave_up[16];
 

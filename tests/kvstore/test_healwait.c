@@ -1,6 +1,7 @@
 /* test_healwait.c - an index that cannot be checked or made anew at once: what it waits for, and what
  * is said and done meanwhile. */
 #include "kvstore/repair.h"
+#include "tests/kvstore/flip.h"
 #include "tests/kvstore/heal.h"
 #include <sys/syscall.h>
 
@@ -147,9 +148,12 @@ static void one_that_lacks_room_is_tried_again(void)
 /* What the index's check begins with, and whether that can be had. */
 static int no_pipe;
 static uint32_t n_pipes;
+static _Atomic bool touches; /* others write to the index as its walk begins */
 int pipe2(int p[2], int flags)
 {
     n_pipes++;
+    if (touches)
+        touched();
     if (no_pipe) {
         errno = no_pipe;
         return -1;
@@ -195,6 +199,118 @@ static void one_that_cannot_be_walked_waits(void)
         CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
         rig_fini(&g);
     }
+}
+
+/* A sound index that others write to whenever it is walked: it is asked for again, and neither lost
+ * nor the end of the writing. */
+static void one_that_is_written_to_at_each_walk_waits(void)
+{
+    struct kvs_stats st;
+
+    for (int k = 0; k < 2; k++) {
+        open_rig(k);
+        touches = true;
+        touched();
+        reads_are(-EAGAIN);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EAGAIN);
+        CHECK_EQ(rig_put(&g, 7, 1), -EAGAIN);
+        touches = false;
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+        CHECK_EQ(rig_put(&g, 7, 1), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.fault == 0 && st.rows_unrepaired == 0);
+        CHECK_EQ(g.s->heals, 0);
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        all_is_there();
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        rig_fini(&g);
+    }
+}
+
+/* From a row's mending on, so that the first reads find it sound. */
+static int touched_at_commit(void *user, const struct sys_event *e)
+{
+    bool *due = user;
+
+    if (*due && e->op == SYS_COMMIT && e->after) {
+        *due = false;
+        g.s->idx->alarm_ns = 0;
+        index_trust_less(g.s->idx, INDEX_TOUCHED);
+        touches = true;
+    }
+    return 0;
+}
+
+static void a_read_of_tokens_does_not_wait_for_the_end_of_that(void)
+{
+    struct kvs_id id = rig_id(1, 0);
+    int32_t ids[TOKENS];
+    bool due = true;
+
+    open_rig(false);
+    g.s->idx->alarm_ns = UINT64_MAX;
+    CHECK(flip_tokens(g.dir, "index.mdb", 1, 300) > 0);
+    g.s->sys.hook = touched_at_commit;
+    g.s->sys.user = &due;
+    uint32_t n = n_pipes;
+    CHECK_EQ(kvs_tokens(g.s, &id, 0, TOKENS, ids), -EAGAIN);
+    CHECK(!due);
+    CHECK_EQ(n_pipes, n + 3);
+    touches = false;
+    all_is_there();
+    g.s->sys.hook = NULL;
+    rig_fini(&g);
+}
+
+/* The same when the log has the batch already: it is taken back. */
+static int touched_at_sync(void *user, const struct sys_event *e)
+{
+    bool *due = user;
+
+    if (*due && e->op == SYS_SYNC && e->after) {
+        *due = false;
+        touches = true;
+        touched();
+    }
+    return 0;
+}
+
+static void one_that_is_written_to_at_each_commit_waits(void)
+{
+    struct kvs_stats st;
+    bool due = true;
+
+    open_rig(false);
+    g.s->sys.hook = touched_at_sync;
+    g.s->sys.user = &due;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EAGAIN);
+    CHECK(!due);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.fault, 0);
+    touches = false;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 20), 0);
+    g.s->sys.hook = NULL;
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 20));
+    rig_fini(&g);
+}
+
+/* Nor is what a reader met before that was healed, or while it is. */
+static void what_was_mended_since_the_read_is_no_loss(void)
+{
+    open_rig(true);
+    CHECK(!repair_wait(g.s));
+    CHECK_EQ(repair_why(g.s, E_CORRUPT), E_CORRUPT);
+    g.s->healing = true;
+    CHECK_EQ(repair_why(g.s, E_CORRUPT), -EAGAIN);
+    g.s->healing = false;
+    g.s->healed++;
+    CHECK_EQ(repair_why(g.s, E_CORRUPT), -EAGAIN);
+    rig_fini(&g);
 }
 
 /* A new index is not begun before this is let go of, or before who waits has asked often. */
@@ -359,7 +475,10 @@ static void one_that_stays_damaged_is_walked_once(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_waits),
-       ROW(anothers_index_waits_for_room_too), ROW(an_empty_store_loses_nothing),
-       ROW(one_that_is_damaged_often_rests), ROW(reads_share_one_wait),
-       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
-       ROW(one_that_stays_damaged_is_walked_once))
+       ROW(one_that_is_written_to_at_each_walk_waits),
+       ROW(a_read_of_tokens_does_not_wait_for_the_end_of_that),
+       ROW(one_that_is_written_to_at_each_commit_waits),
+       ROW(what_was_mended_since_the_read_is_no_loss), ROW(anothers_index_waits_for_room_too),
+       ROW(an_empty_store_loses_nothing), ROW(one_that_is_damaged_often_rests),
+       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
+       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))

@@ -2,6 +2,8 @@
  * index hides until it is walked beside the open store. */
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "kvstore/index_env.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/flip.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
@@ -120,6 +122,33 @@ static void a_hurt_row_is_made_anew_at_once(void)
             CHECK(rig_tokens_ok(&g, s, TOKENS));
         rig_fini(&g);
     }
+}
+
+static int slow_commit(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (e->op == SYS_COMMIT && !e->after)
+        usleep(2100000);
+    return 0;
+}
+
+/* One read does not wait for ever for rows that are mended one after another: the next goes on. */
+static void many_hurt_rows_are_not_all_waited_for(void)
+{
+    struct kvs_id id = rig_id(1, 0);
+    int32_t ids[TOKENS];
+
+    open_rig(false);
+    g.s->idx->alarm_ns = UINT64_MAX; /* by its time it would be walked, and all found at once */
+    for (uint64_t at = 100; at < TOKENS; at += BLOCK_TOKENS)
+        CHECK(hurt_tokens(1, at) > 0);
+    g.s->sys.hook = slow_commit;
+    CHECK_EQ(kvs_tokens(g.s, &id, 0, TOKENS, ids), -EAGAIN);
+    CHECK_EQ(repaired(), 2);
+    g.s->sys.hook = NULL;
+    CHECK(rig_tokens_ok(&g, 1, TOKENS));
+    CHECK_EQ(repaired(), 4);
+    rig_fini(&g);
 }
 
 static void requests_and_blocks_are_made_anew_as_well(void)
@@ -274,7 +303,8 @@ static void a_compaction_that_fails_is_not_tried_at_every_commit(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(requests_and_blocks_are_made_anew_as_well),
+T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(many_hurt_rows_are_not_all_waited_for),
+       ROW(requests_and_blocks_are_made_anew_as_well),
        ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
        ROW(a_compaction_that_fails_is_not_tried_at_every_commit),
        ROW(a_believed_index_is_walked_beside_the_open_store))
