@@ -272,7 +272,12 @@ int index_walk_begin(struct index *i)
     pthread_mutex_lock(&i->hurt_lock);
     (void)look(i, &i->seen);
     pthread_mutex_unlock(&i->hurt_lock);
-    return index_lock_mend(i);
+    int r = index_lock_mend(i), dead;
+    /* A walk ends with its process, which keeps its place among LMDB's readers; there are 126,
+     * and nobody else looks while the index is not believed. */
+    if (r == 0 && i->env)
+        (void)mdb_reader_check(i->env, &dead);
+    return r;
 }
 
 /* --- rows that are hurt ----------------------------------------------------------------------- */
