@@ -236,10 +236,16 @@ void heal_turn(struct kvstore *s)
     char path[PATH_MAX];
     enum index_trust t = index_trust(s->idx);
 
+    if (t == INDEX_FINE)
+        return;
     /* A file of another name is walked for nothing; guard.c says what happened to ours.  Nor is
-     * one that is not sound in a store that makes none anew. */
-    if (t == INDEX_FINE || now_ns() < s->heal_ns || !index_in_place(s->idx) ||
-        (t == INDEX_BROKEN && s->fault == -EROFS))
+     * one that is not sound in a store that makes none anew: whatever it waited for before. */
+    bool ours = index_in_place(s->idx);
+    if (s->fault == -EROFS && (t == INDEX_BROKEN || !ours)) {
+        s->heal_why = -EROFS;
+        return;
+    }
+    if (!ours || now_ns() < s->heal_ns)
         return;
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
     s->healing = true;

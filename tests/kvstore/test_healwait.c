@@ -470,6 +470,43 @@ static void one_that_stays_damaged_is_walked_once(void)
     }
 }
 
+/* What LMDB itself has met, also where that waits for room, or what has lost its name: a store that
+ * stopped for another reason waits for a restart. */
+static void one_that_stopped_before_waits_for_a_restart(void)
+{
+    char path[512], aside[512];
+    int why = -ENOSPC;
+
+    for (int k = 0; k < 3; k++) {
+        open_rig(false);
+        if (k == 1) {
+            g.s->sys.hook = no_new_one;
+            g.s->sys.user = &why;
+            pages_hurt(zeros, 2 * PAGE);
+            reads_are(-ENOSPC);
+        }
+        store_stop(g.s, "for a test");
+        if (k < 2)
+            index_doubt(g.s->idx);
+        snprintf(path, sizeof path, "%.400s/index.mdb", g.dir);
+        snprintf(aside, sizeof aside, "%.400s/index.was", g.dir);
+        if (k == 2) {
+            touched();
+            CHECK_EQ(rename(path, aside), 0);
+        }
+        reads_are(-EROFS);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EROFS);
+        if (k == 2) { /* put back, it is read on */
+            CHECK_EQ(rename(aside, path), 0);
+            all_is_there();
+        }
+        g.s->sys.hook = NULL;
+        rig_reopen(&g);
+        all_is_there();
+        rig_fini(&g);
+    }
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -481,4 +518,5 @@ T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_wa
        ROW(what_was_mended_since_the_read_is_no_loss), ROW(anothers_index_waits_for_room_too),
        ROW(an_empty_store_loses_nothing), ROW(one_that_is_damaged_often_rests),
        ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
-       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once))
+       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once),
+       ROW(one_that_stopped_before_waits_for_a_restart))
