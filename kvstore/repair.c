@@ -413,11 +413,12 @@ static bool wait_loop(struct kvstore *s)
         /* Since the last look, and so also between the read and this one. */
         done = mended(s, w->seen, broken);
         pthread_mutex_lock(&s->repair_lock);
-        uint64_t soon = now_ns() + 20000000u;
+        uint64_t now = now_ns(), soon = now + 20000000u;
         struct timespec step = {(time_t)(soon / 1000000000u), (long)(soon % 1000000000u)};
-        if (s->repairs < turn && !done)
+        /* What it waits for by then takes longer than the loop does. */
+        waits = s->repairs < turn && !done && !s->heal_why && now < until;
+        if (waits)
             (void)pthread_cond_timedwait(&s->repair_cond, &s->repair_lock, &step);
-        waits = s->repairs < turn && !done && now_ns() < until;
         pthread_mutex_unlock(&s->repair_lock);
     }
     done = mended(s, w->seen, broken);

@@ -369,6 +369,41 @@ static void reads_share_one_wait(void)
     rig_fini(&g);
 }
 
+/* Who has waited long enough, or knows why in vain, is answered at once: how long nine reads take. */
+static uint64_t reads_take(int want)
+{
+    uint64_t began = now_ns();
+
+    reads_are(want);
+    return now_ns() - began;
+}
+
+static void reads_in_vain_take_no_time(void)
+{
+    uint64_t best = UINT64_MAX;
+
+    open_rig(true);
+    g.s->sys.hook = held_up;
+    pthread_mutex_lock(&held);
+    hold_up();
+    uint64_t until = now_ns();
+    g.s->wait = (struct repair_wait){.until_ns = until, .of = g.s->healed, .broken = true};
+    for (int i = 0; i < 20 && best >= 100000000u; i++) {
+        uint64_t ns = reads_take(-EAGAIN);
+        best = ns < best ? ns : best;
+    }
+    CHECK(best < 100000000u); /* a moment each would be 180 ms */
+    g.s->heal_why = -ENOSPC;
+    g.s->wait.until_ns = now_ns() + 60000000000u;
+    CHECK(reads_take(-ENOSPC) < 30000000000u);
+    g.s->heal_why = 0;
+    pthread_mutex_unlock(&held);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    all_is_there();
+    g.s->sys.hook = NULL;
+    rig_fini(&g);
+}
+
 /* The commit thread is quick: what it has mended between a read and the wait after it counts. */
 static void what_was_mended_before_the_wait_counts(void)
 {
@@ -517,6 +552,7 @@ T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_wa
        ROW(one_that_is_written_to_at_each_commit_waits),
        ROW(what_was_mended_since_the_read_is_no_loss), ROW(anothers_index_waits_for_room_too),
        ROW(an_empty_store_loses_nothing), ROW(one_that_is_damaged_often_rests),
-       ROW(reads_share_one_wait), ROW(what_was_mended_before_the_wait_counts),
-       ROW(what_cannot_be_made_anew_is_said), ROW(one_that_stays_damaged_is_walked_once),
+       ROW(reads_share_one_wait), ROW(reads_in_vain_take_no_time),
+       ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
+       ROW(one_that_stays_damaged_is_walked_once),
        ROW(one_that_stopped_before_waits_for_a_restart))
