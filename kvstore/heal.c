@@ -202,8 +202,19 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
     commit_sizes(s);
 }
 
+static const char *walk_remedy(int r)
+{
+    switch (r) {
+    case -EMFILE:
+    case -ENFILE: return "allow more open files";
+    case -ETIMEDOUT: return "check the disk, and what else keeps it busy";
+    default: return "free some memory, or allow more processes";
+    }
+}
+
 static void heal(struct kvstore *s, const char *path, bool broken)
 {
+    uint64_t began = now_ns();
     int r = walked(s, path, broken);
 
     if (r == 0) {
@@ -221,14 +232,13 @@ static void heal(struct kvstore *s, const char *path, bool broken)
         }
         return;
     }
-    again_in(s, r == -ENOMEM ? -ENOMEM : -EAGAIN, AGAIN_NS);
+    /* Nothing else is done while it is walked: as long for the rest. */
+    again_in(s, r == -ENOMEM ? -ENOMEM : -EAGAIN, AGAIN_NS + (now_ns() - began));
     store_state(s, SAY_INDEX,
                 "%s was written to by another program and cannot be checked now (%s): nothing "
                 "that is stored is read or written until it can, and nothing is lost; %s, it "
                 "goes on by itself",
-                path, err_str(r),
-                r == -EMFILE || r == -ENFILE ? "allow more open files"
-                                             : "free some memory, or allow more processes");
+                path, err_str(r), walk_remedy(r));
 }
 
 void heal_turn(struct kvstore *s)
