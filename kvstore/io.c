@@ -530,8 +530,10 @@ static void put_end(struct kvstore *s, struct io_task *t, int res)
 /* Why nothing may go down now, or 0. */
 static int put_refused(struct kvstore *s, uint64_t bytes)
 {
-    if (s->fault == -EROFS)
-        return -EROFS;
+    int shut = room_shut(s);
+
+    if (shut)
+        return shut;
     return s->o.day_bytes && store_today(s) + bytes > s->o.day_bytes ? -EDQUOT : 0;
 }
 
@@ -644,7 +646,7 @@ static void slots_assign(struct kvstore *s)
     LIST_INIT(&s->io.slot_wait);
     while (t) {
         struct io_task *next = t->next;
-        int r = s->fault == -EROFS ? -EROFS : slot_take(t->l, &t->seg, &t->slot);
+        int shut = room_shut(s), r = shut ? shut : slot_take(t->l, &t->seg, &t->slot);
         if (r == 0) {
             t->seg->tasks++;
             s->sys.bytes_written += t->slot_bytes; /* before: the day's budget is kept */
@@ -653,7 +655,7 @@ static void slots_assign(struct kvstore *s)
             else
                 LIST_PUSH(&s->io.writes, t);
         } else {
-            if (r == -EAGAIN)
+            if (r == -EAGAIN && !shut)
                 r = room_make(s, t->l, t->b);
             if (r == 0)
                 LIST_PUSH(&s->io.slot_wait, t);
@@ -841,7 +843,7 @@ static void intake(struct kvstore *s)
         switch (j->kind) {
         case JOB_BLOCK: block_committed(s, (struct io_task *)j); break;
         case JOB_CHECKED: read_end(s, (struct io_task *)j); break;
-        case JOB_DROP: room_drop_done((struct drop_job *)j); break;
+        case JOB_DROP: room_drop_done(s, (struct drop_job *)j); break;
         case JOB_GROW: room_grow_done(s, (struct seg_job *)j); break;
         case JOB_FORGET: room_forget(s, (struct forget_job *)j); break;
         case JOB_UNLINK: room_unlink_done(s, (struct seg_job *)j); break;

@@ -5,7 +5,9 @@
  * this never evicts a block before the blocks that need it.  A new block evicts only what is
  * worth less than itself: a session larger than the disk keeps its beginning.
  *
- * A slot is given back only when the transaction that forgot it is committed. */
+ * A slot is given back only when the transaction that forgot it is committed.  While the index
+ * waits to be healed there is none: no room is made, and what is dropped for another reason is told
+ * to the index later. */
 #include "base/check.h"
 #include "base/clock.h"
 #include "kvstore/store.h"
@@ -23,6 +25,11 @@ uint64_t seg_limit(const struct kvstore *s)
     uint64_t rest = s->reserve_bytes + log + idx;
 
     return s->o.disk_bytes > rest ? s->o.disk_bytes - rest : 0;
+}
+
+int room_shut(const struct kvstore *s)
+{
+    return s->fault == -EROFS ? -EROFS : s->heal_why;
 }
 
 /* --- on the shelf ---------------------------------------------------------------------------- */
@@ -122,10 +129,29 @@ static struct drop_job *drop_new(struct layout *l)
     return d;
 }
 
+static void drop_pass(struct kvstore *s, struct drop_job *d)
+{
+    if (!s->heal_why) {
+        commit_job(s, &d->job);
+        return;
+    }
+    d->job.next = s->io.drops_wait;
+    s->io.drops_wait = &d->job;
+}
+
 static void drop_send(struct kvstore *s, struct drop_job *d)
 {
-    d->l->dropping++;
-    commit_job(s, &d->job);
+    d->l->dropping++; /* also while it waits: nothing more is evicted, no segment closed */
+    drop_pass(s, d);
+}
+
+static void drops_go(struct kvstore *s)
+{
+    while (s->io.drops_wait) {
+        struct job *j = s->io.drops_wait;
+        s->io.drops_wait = j->next;
+        commit_job(s, j);
+    }
 }
 
 void room_drop(struct kvstore *s, struct blk *b)
@@ -190,12 +216,19 @@ void room_forget(struct kvstore *s, struct forget_job *f)
     free(f);
 }
 
-void room_drop_done(struct drop_job *d)
+void room_drop_done(struct kvstore *s, struct drop_job *d)
 {
+    int res = d->job.res;
+
+    /* It was on its way when the index began to wait; that may be over by now. */
+    if (res == -EAGAIN || (res < 0 && res == s->heal_why)) {
+        drop_pass(s, d);
+        return;
+    }
     /* When the index could not be changed the slots stay taken: it still names them, and the
      * blocks are back after the next open. */
     for (uint32_t i = 0; i < d->n; i++) {
-        if (d->job.res == 0) {
+        if (res == 0) {
             slot_give(d->l, d->v[i].seg, d->v[i].place.slot);
         } else {
             d->v[i].seg->stuck = true;
@@ -276,7 +309,7 @@ static void retire_turn(struct kvstore *s)
 
 bool room_busy(const struct kvstore *s)
 {
-    return s->io.retire.g != NULL || s->io.gone_at != 0;
+    return (s->io.retire.g != NULL && !s->heal_why) || s->io.gone_at != 0;
 }
 
 /* The segment whose youngest block is oldest, of those with nothing in transfer. */
@@ -458,6 +491,14 @@ void room_turn(struct kvstore *s)
     bool wanted = s->space == SPACE_WANTED;
 
     room_count(s);
+    if (s->heal_why) { /* nothing can go: who waits for room hears so */
+        if (wanted) {
+            s->space = SPACE_NONE;
+            commit_wake(s);
+        }
+        return;
+    }
+    drops_go(s);
     if (s->io.retire.g)
         retire_turn(s);
     if (s->io.n_dying && s->io.ring)
@@ -476,6 +517,18 @@ void room_turn(struct kvstore *s)
     }
 }
 
+/* Those on their way, and those that wait and can go. */
+static uint32_t drops_due(const struct kvstore *s)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < s->n_layouts; i++)
+        n += s->layout[i]->dropping;
+    for (const struct job *j = s->io.drops_wait; j && s->heal_why; j = j->next)
+        n--;
+    return n;
+}
+
 /* Nobody waits for what is being forgotten, but what the index has not heard of by the end would
  * be back at the next open. */
 void room_settle(struct kvstore *s)
@@ -484,12 +537,15 @@ void room_settle(struct kvstore *s)
     bool due;
 
     do {
-        due = s->to_io.back.head != NULL;
-        for (uint32_t i = 0; i < s->n_layouts; i++)
-            due |= s->layout[i]->dropping != 0;
+        due = s->to_io.back.head || drops_due(s);
         if (due) {
             kvs_io_turn(s, 0);
             kvs_commit_turn(s, 0);
         }
     } while (due && now_ns() < until);
+    while (s->io.drops_wait) {
+        struct job *j = s->io.drops_wait;
+        s->io.drops_wait = j->next;
+        free(j);
+    }
 }

@@ -144,10 +144,11 @@ struct io_side { /* the io thread's own */
         uint32_t at;
         bool again;
     } retire;
-    uint64_t retire_ns; /* not before: giving a segment back */
-    uint64_t look_ns;   /* likewise: looking whether all are there */
-    uint32_t n_gone;    /* that are not; */
-    uint32_t gone_at;   /* how far their blocks are forgotten: a handle; 0: none are now */
+    struct job *drops_wait; /* DROPs, for the index to be healed */
+    uint64_t retire_ns;     /* not before: giving a segment back */
+    uint64_t look_ns;       /* likewise: looking whether all are there */
+    uint32_t n_gone;        /* that are not; */
+    uint32_t gone_at;       /* how far their blocks are forgotten: a handle; 0: none are now */
 };
 
 /* What a full disk asks of the io thread, and its answer. */
@@ -372,7 +373,8 @@ uint32_t room_shelve(struct kvstore *s, const struct kvs_key *key, uint64_t vari
                      const struct shelf_blk *like);
 void room_unshelve(struct kvstore *s, uint32_t h);
 bool room_busy(const struct kvstore *s); /* in the middle of something: do not sleep */
-void room_drop_done(struct drop_job *d);
+void room_drop_done(struct kvstore *s, struct drop_job *d);
+int room_shut(const struct kvstore *s); /* why nothing new goes down or is forgotten, or 0 */
 void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);
 void room_turn(struct kvstore *s);

@@ -566,6 +566,131 @@ static void one_that_stopped_before_waits_for_a_restart(void)
     }
 }
 
+static uint32_t n_stuck(void)
+{
+    const struct layout *l = g.s->layout[g.layout];
+    uint32_t n = 0;
+
+    for (uint32_t k = 0; k < l->n_seg; k++)
+        n += l->seg[k]->stuck;
+    return n;
+}
+
+/* No slot is free, and beginnings are worth more than what has them. */
+static uint32_t fill(void)
+{
+    uint32_t n = 1;
+
+    open_rig(false);
+    while (n < 2000 && rig_put(&g, 7, n) == 0)
+        n++;
+    CHECK(n < 2000);
+    return n;
+}
+
+static void waits_for(int why)
+{
+    no_pipe = why;
+    touched();
+}
+
+static void goes_on(void)
+{
+    no_pipe = 0;
+    g.s->heal_ns = 0;
+    for (int i = 0; i < 5; i++)
+        rig_turn(&g);
+    CHECK_EQ(g.s->heal_why, 0);
+}
+
+static uint32_t n_there(uint32_t n)
+{
+    struct kvs_block_req q;
+    uint32_t there = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        there += rig_get(&g, 7, i, &q) == 0;
+    return there;
+}
+
+/* Room that the index cannot hear of is not made: each try would cost blocks and give none. */
+static void a_full_tier_keeps_its_blocks_meanwhile(void)
+{
+    static const int why[] = {EMFILE, ENOMEM}, is[] = {-EAGAIN, -ENOMEM};
+
+    for (int k = 0; k < 2; k++) {
+        struct kvs_stats was, st;
+        uint32_t n = fill();
+        waits_for(why[k]);
+        rig_turn(&g);
+        CHECK_EQ(g.s->heal_why, is[k]);
+        kvs_stats(g.s, &was);
+        for (uint64_t s = 100; s < 120; s++)
+            CHECK_EQ(rig_put(&g, s, 0), is[k]);
+        g.s->space = SPACE_WANTED; /* nor for turns, which hear so */
+        rig_turn(&g);
+        CHECK_EQ(g.s->space, SPACE_NONE);
+        g.s->space = SPACE_FINE;
+        g.s->io.retire.l = g.s->layout[g.layout]; /* nor one more slice of a segment */
+        g.s->io.retire.g = g.s->layout[g.layout]->seg[0];
+        g.s->io.retire.at = 1;
+        CHECK(!room_busy(g.s));
+        rig_turn(&g);
+        CHECK(g.s->io.retire.g != NULL);
+        g.s->io.retire.g = NULL;
+        kvs_stats(g.s, &st);
+        CHECK_EQ(st.blocks, was.blocks);
+        CHECK_EQ(st.evicted, was.evicted);
+        CHECK_EQ(st.today_bytes, was.today_bytes);
+        CHECK_EQ(n_stuck(), 0);
+        CHECK_EQ(n_there(n), n);
+        goes_on();
+        for (uint64_t s = 100; s < 120; s++)
+            CHECK_EQ(rig_put(&g, s, 0), 0);
+        CHECK_EQ(n_stuck(), 0);
+        rig_fini(&g);
+    }
+}
+
+/* What was on its way to the index then is heard of later, or is back at the next open. */
+static void a_drop_under_way_goes_on_afterwards(void)
+{
+    for (int k = 0; k < 4; k++) {
+        struct kvs_stats st;
+        uint32_t n = fill();
+        struct rig_block b;
+        rig_block_set(&g, &b, 100, 0);
+        rig_submit(&g, &b, true);
+        kvs_io_turn(g.s, 0);
+        CHECK_EQ(g.s->layout[g.layout]->dropping, 1);
+        waits_for(k % 2 ? ENOMEM : EMFILE);
+        rig_turn(&g);
+        rig_turn(&g);
+        CHECK(b.done);
+        CHECK_EQ(b.r.res, k % 2 ? -ENOMEM : -EAGAIN);
+        CHECK(g.s->io.drops_wait);
+        CHECK_EQ(n_stuck(), 0);
+        kvs_stats(g.s, &st);
+        CHECK(st.blocks < n);
+        if (k < 2) {
+            goes_on();
+            CHECK_EQ(g.s->layout[g.layout]->dropping, 0);
+            CHECK_EQ(n_stuck(), 0);
+            CHECK_EQ(rig_put(&g, 100, 0), 0);
+            CHECK(n_there(n) < n);
+        } else {
+            uint64_t began = now_ns();
+            rig_close(&g);
+            CHECK(now_ns() - began < 1900000000u); /* nothing is waited for */
+            no_pipe = 0;
+            CHECK_EQ(rig_open(&g), 0);
+            kvs_stats(g.s, &st);
+            CHECK_EQ(st.blocks, n);
+        }
+        rig_fini(&g);
+    }
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -580,4 +705,5 @@ T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_wa
        ROW(reads_share_one_wait), ROW(reads_in_vain_take_no_time),
        ROW(what_was_mended_before_the_wait_counts), ROW(what_cannot_be_made_anew_is_said),
        ROW(one_that_stays_damaged_is_walked_once),
-       ROW(one_that_stopped_before_waits_for_a_restart))
+       ROW(one_that_stopped_before_waits_for_a_restart),
+       ROW(a_full_tier_keeps_its_blocks_meanwhile), ROW(a_drop_under_way_goes_on_afterwards))
