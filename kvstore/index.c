@@ -271,7 +271,7 @@ uint64_t index_spare_bytes(struct index *i)
 
 bool index_near_full(const struct index *i)
 {
-    MDB_envinfo info;
+    MDB_envinfo info = {0}; /* env may be shut */
 
     mdb_env_info(i->env, &info);
     return (uint64_t)info.me_last_pgno * 4096 > INDEX_MAP_BYTES / 10 * 7;

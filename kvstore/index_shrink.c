@@ -161,7 +161,6 @@ int index_shrink_open(struct index *i)
     char tmp[PATH_MAX + 8], dir[PATH_MAX];
     int r;
 
-    must(i->env);
     snprintf(tmp, sizeof tmp, "%s.tmp", i->path);
     snprintf(dir, sizeof dir, "%s", i->path);
     *strrchr(dir, '/') = 0;
@@ -169,6 +168,7 @@ int index_shrink_open(struct index *i)
         return -errno;
     if (index_trust(i) != INDEX_FINE)
         return E_CORRUPT;
+    must(i->env); /* else it is not believed */
     /* The loop reads on meanwhile; who writes is the caller. */
     r = index_rc(i, mdb_env_copy2(i->env, tmp, MDB_CP_COMPACT));
     if (r == 0)
@@ -188,6 +188,9 @@ int index_shrink_open(struct index *i)
         (void)sys_sync_dir(i->sys, dir);
     index_lock_away(i->path);
     r = index_open_env(i, same);
+    /* What is the matter passes (no descriptor, no memory): it is walked and opened later. */
+    if (r < 0 && same)
+        index_trust_less(i, INDEX_TOUCHED);
     pthread_mutex_unlock(&i->swap);
     return r;
 }

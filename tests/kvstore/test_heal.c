@@ -3,6 +3,8 @@
 #include "tests/kvstore/heal.h"
 #include "tests/kvstore/hurt.h"
 #include <glob.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 
 /* Read, written or left alone first; then everything, also after a restart. */
 static void goes_on(int first)
@@ -327,6 +329,57 @@ static void one_that_cannot_be_opened_again_is_made_anew(void)
     rig_fini(&g);
 }
 
+/* A rename that fails, and from then on no descriptor is to be had. */
+static bool no_rename;
+static void files_may(bool some)
+{
+    struct rlimit lim;
+
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &lim), 0);
+    lim.rlim_cur = some ? lim.rlim_max : 0;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &lim), 0);
+}
+
+int rename(const char *from, const char *to)
+{
+    if (!no_rename)
+        return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+    files_may(false);
+    errno = EIO;
+    return -1;
+}
+
+/* One that could not be copied smaller, nor be opened again as it was, has nothing wrong. */
+static void one_that_was_not_shrunk_is_opened_later(void)
+{
+    struct kvs_id id = rig_id(1, 0);
+    struct kvs_branch b;
+    struct kvs_stats st;
+
+    open_rig(false);
+    no_rename = true;
+    CHECK_EQ(index_shrink_open(g.s->idx), -EMFILE);
+    no_rename = false;
+    CHECK_EQ(kvs_branch_get(g.s, &id, &b), -EAGAIN);
+    rig_turn(&g);
+    files_may(true);
+    CHECK_EQ(index_shrink_open(g.s->idx), E_CORRUPT);
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), -EAGAIN);
+    kvs_stats(g.s, &st);
+    CHECK(st.fault == 0 && st.index_hurt);
+    g.s->heal_ns = 0;
+    rig_turn(&g);
+    all_is_there();
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    kvs_stats(g.s, &st);
+    CHECK(st.fault == 0 && !st.index_hurt);
+    CHECK_EQ(g.s->heals, 0);
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    rig_fini(&g);
+}
+
 /* Nor is a row given up that another's write kept from being made anew. */
 static void a_row_of_one_that_was_written_to_is_not_given_up(void)
 {
@@ -568,6 +621,7 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_lock_file_cut_beside_another_index_costs_nothing),
        ROW(a_view_outlives_its_lock_file), ROW(what_is_written_during_a_walk_is_walked_again),
        ROW(one_that_cannot_be_opened_again_is_made_anew),
+       ROW(one_that_was_not_shrunk_is_opened_later),
        ROW(a_row_of_one_that_was_written_to_is_not_given_up), ROW(any_page_may_be_hit),
        ROW(a_write_that_changed_nothing_is_no_damage),
        ROW(it_is_walked_as_often_as_it_is_touched), ROW(what_comes_after_many_touches_is_seen),
