@@ -112,6 +112,10 @@ static void files_said(struct kvstore *s, const struct bad *rows, const struct b
                     "-name '*.bad-*' -type f -delete",
                     all->n, all->n > 1 ? "s are" : " is", (double)all->bytes / (1 << 20),
                     s->dir);
+    else
+        store_over(s, SAY_KEPT,
+                   all->why ? "no damaged file can be seen any more"
+                            : "no damaged file is kept any more");
 }
 
 static int lost_forget(struct kvstore *s)
@@ -157,8 +161,5 @@ void kept_turn(struct kvstore *s)
         store_over(s, SAY_LOST,
                    "the damaged files were deleted: what was lost is said no more");
     }
-    if (s->lost || may_be(&all))
-        return;
-    s->kept = false;
-    store_over(s, SAY_KEPT, "no damaged file is kept any more");
+    s->kept = s->lost || may_be(&all);
 }

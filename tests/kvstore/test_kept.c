@@ -164,6 +164,31 @@ static void what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept(void)
     rig_fini(&g);
 }
 
+/* Nor is it said to be kept when it is gone and kv/ cannot be listed. */
+static void what_is_not_seen_any_more_is_not_said_to_be_kept(void)
+{
+    char path[512], kv[512];
+    struct rig g;
+
+    hurt_make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    hurt_path(&g, "kv", kv);
+    hurt_path(&g, "kv/test/seg-0009.bad-1", path);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    close(fd);
+    rig_reopen(&g);
+    CHECK(stands(&g, "1 damaged file is kept"));
+    no_open = kv;
+    until(&g, "kept", false);
+    no_open = NULL;
+    until(&g, "kept", true); /* it is looked at again */
+    rm(&g, "kv/test/*.bad-*");
+    until(&g, "kept", false);
+    rig_fini(&g);
+}
+
 static int times(const struct rig *g, const char *words)
 {
     struct kvs_stats st;
@@ -241,4 +266,5 @@ T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
        ROW(what_was_lost_stays_said_while_nobody_can_look),
        ROW(what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept),
        ROW(what_was_lost_is_said_over_the_next_damage),
+       ROW(what_is_not_seen_any_more_is_not_said_to_be_kept),
        ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
