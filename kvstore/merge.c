@@ -527,10 +527,11 @@ static void lost_words(const struct merge_report *x, const char *why, char words
 }
 
 /* Nothing but sessions that an earlier merge has named as well: who has not gone on with one lacks
- * the same again. */
+ * the same again.  Those that the list has no room for may be others. */
 static bool said_before(const struct merge_report *x, const char *lost)
 {
-    return x->named[0] && !x->requests && !x->unsure && !x->blind && strstr(lost, x->named);
+    return x->named[0] && !x->more && !x->requests && !x->unsure && !x->blind &&
+           strstr(lost, x->named);
 }
 
 /* What was lost stays said as long as the damaged files are there, and what was lost in an earlier

@@ -227,6 +227,33 @@ static void what_was_lost_is_said_over_the_next_damage(void)
         }
 }
 
+/* More than can be named: that all of the names were said before says nothing of the others. */
+static void a_loss_behind_the_list_is_said(void)
+{
+    struct rig g;
+    uint64_t last = 1; /* by id: it is named last */
+
+    for (uint64_t i = 2; i <= HURT_SESSIONS; i++) {
+        struct kvs_id a = rig_id(i, 1000), b = rig_id(last, 1000);
+        if (memcmp(a.b, b.b, sizeof a.b) > 0)
+            last = i;
+    }
+    hurt_make(&g);
+    for (int all = 0; all < 2; all++) {
+        for (uint64_t i = 1; i <= HURT_SESSIONS; i++) {
+            if ((i == last) != all)
+                continue;
+            CHECK(hurt_tokens(&g, i, 2 * HURT_TURN) > 0);
+            CHECK(hurt_frame(&g, i, 2 * HURT_TURN) > 0);
+        }
+        rig_reopen(&g);
+        CHECK(g.rep.rebuilt && stands(&g, " and others"));
+        CHECK(stands(&g, all ? "tokens of 8 sessions" : "tokens of 7 sessions"));
+        rig_close(&g);
+    }
+    rig_fini(&g);
+}
+
 /* Deleting the damaged files is how it is said no more, without a restart. */
 static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
 {
@@ -265,6 +292,6 @@ T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
        ROW(what_was_lost_stays_on_record_where_nobody_can_look),
        ROW(what_was_lost_stays_said_while_nobody_can_look),
        ROW(what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept),
-       ROW(what_was_lost_is_said_over_the_next_damage),
+       ROW(what_was_lost_is_said_over_the_next_damage), ROW(a_loss_behind_the_list_is_said),
        ROW(what_is_not_seen_any_more_is_not_said_to_be_kept),
        ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
