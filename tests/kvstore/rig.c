@@ -140,17 +140,22 @@ void rig_wait(struct rig *g)
         step(g);
 }
 
-void rig_close(struct rig *g)
+void rig_rest(struct rig *g)
 {
-    if (!g->s)
-        return;
     rig_wait(g);
-    if (g->threads) {
+    if (g->threads && !g->stop) {
         g->stop = true;
         kvs_wake(g->s);
         pthread_join(g->io, NULL);
         pthread_join(g->commit, NULL);
     }
+}
+
+void rig_close(struct rig *g)
+{
+    if (!g->s)
+        return;
+    rig_rest(g);
     kvs_close(g->s);
     g->s = NULL;
 }

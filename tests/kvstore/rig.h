@@ -28,6 +28,7 @@ void rig_init(struct rig *g, enum kvs_io io, bool fast);
 void rig_fini(struct rig *g); /* closes when open, removes the directory */
 int rig_open(struct rig *g);  /* kvs_open_env's answer; makes layout "test" known */
 void rig_close(struct rig *g);
+void rig_rest(struct rig *g); /* waits, and ends the threads: it stays open, for looks at it */
 void rig_reopen(struct rig *g);
 void rig_no_index(const struct rig *g); /* it is closed: only the log is left */
 /* Until everything accepted is done. */

@@ -224,6 +224,7 @@ static const char *live(struct life *l, const struct calls_opts *o, const struct
     for (int k = 0; comes && !l->g.threads && k < 80; k++)
         rig_turn(&l->g);
     blocks_seen(l);
+    rig_rest(&l->g); /* or some may be evicted after the look */
     kvs_stats(l->g.s, &st);
     l->evicted = (uint32_t)st.evicted;
     rig_close(&l->g);
