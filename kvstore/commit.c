@@ -342,11 +342,12 @@ static int group_write(struct kvstore *s, struct group *g)
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->res == 0)
                 g->job[i]->res = why;
-        /* One made anew meanwhile has what the log would lose. */
-        if (why == -EROFS || s->heals != heals || (logged && turnlog_undo(s->log) < 0))
+        /* One made anew meanwhile has the frames from the log, which keeps them. */
+        bool has = logged && s->heals != heals;
+        if (why == -EROFS || (logged && !has && turnlog_undo(s->log) < 0))
             fault_in(s, t, "committing to the index", "index.mdb");
         if (logged)
-            r = why;
+            r = has && why != -EROFS ? 0 : why;
     }
     return r;
 }

@@ -323,6 +323,45 @@ static void one_that_is_written_to_at_each_commit_waits(void)
     rig_fini(&g);
 }
 
+/* An index made anew has the batch by way of the log: what others do to it then takes neither back. */
+static int hurt_then_touched(void *user, const struct sys_event *e)
+{
+    int *step = user;
+
+    if (*step == 0 && e->op == SYS_SYNC && e->after) {
+        *step = 1;
+        pages_hurt(zeros, 2 * PAGE);
+    } else if (*step == 1 && e->op == SYS_COMMIT && e->after && g.s->heals) {
+        *step = 2;
+        index_trust_less(g.s->idx, INDEX_TOUCHED);
+        touches = true;
+    }
+    return 0;
+}
+
+static void one_made_anew_keeps_the_batch(void)
+{
+    struct kvs_stats st;
+    int step = 0;
+
+    open_rig(false);
+    g.s->sys.hook = hurt_then_touched;
+    g.s->sys.user = &step;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    CHECK_EQ(step, 2);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.fault, 0);
+    CHECK_EQ(g.s->heals, 1);
+    touches = false;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS + 10, TOKENS + 20), 0);
+    g.s->sys.hook = NULL;
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 20));
+    rig_fini(&g);
+}
+
 /* Nor is what a reader met before that was healed, or while it is. */
 static void what_was_mended_since_the_read_is_no_loss(void)
 {
@@ -699,7 +738,7 @@ T_MAIN(ROW(one_that_lacks_room_is_tried_again), ROW(one_that_cannot_be_walked_wa
        ROW(one_that_takes_long_to_walk_rests_as_long),
        ROW(one_that_is_written_to_at_each_walk_waits),
        ROW(a_read_of_tokens_does_not_wait_for_the_end_of_that),
-       ROW(one_that_is_written_to_at_each_commit_waits),
+       ROW(one_that_is_written_to_at_each_commit_waits), ROW(one_made_anew_keeps_the_batch),
        ROW(what_was_mended_since_the_read_is_no_loss), ROW(anothers_index_waits_for_room_too),
        ROW(an_empty_store_loses_nothing), ROW(one_that_is_damaged_often_rests),
        ROW(reads_share_one_wait), ROW(reads_in_vain_take_no_time),
