@@ -162,7 +162,7 @@ static bool unread(uint8_t type, const char *more, const char *words, uint32_t s
  * can, and nothing is missing. */
 static void what_cannot_be_read_now_is_not_called_lost(void)
 {
-    const struct timespec other[2] = {{1, 0}, {1, 0}};
+    bool refused = false;
     struct rlimit was, none;
     char path[300];
 
@@ -173,9 +173,16 @@ static void what_cannot_be_read_now_is_not_called_lost(void)
     CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, NULL, &was), 0);
     none = (struct rlimit){3, was.rlim_max};
     CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &none, NULL), 0);
-    CHECK_EQ(utimensat(AT_FDCWD, path, other, 0), 0);
-    CHECK(unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before",
-                 HRT_RESOURCE_EXHAUSTED, "waits to be checked"));
+    /* A touch that falls into a write of the daemon's own is not to be told from it. */
+    for (int i = 1; i < 300 && !refused; i++) {
+        const struct timespec other[2] = {{i, 0}, {i, 0}};
+        CHECK_EQ(utimensat(AT_FDCWD, path, other, 0), 0);
+        refused =
+            unread(HRT_SESSION_SHOW, "\"ids\":true", "session \\\"a\\\" cannot be read before",
+                   HRT_RESOURCE_EXHAUSTED, "waits to be checked");
+        usleep(refused ? 0 : 10000);
+    }
+    CHECK(refused);
     CHECK(unread(HRT_SESSION_REWIND, "\"to_turn\":1", "what is stored cannot be read before",
                  HRT_RESOURCE_EXHAUSTED, "waits to be checked"));
     CHECK_EQ(prlimit(g.pid, RLIMIT_NOFILE, &was, NULL), 0);
