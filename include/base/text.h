@@ -66,16 +66,16 @@ static inline bool text_plain(const char *s, size_t len)
 {
     static const struct {
         uint32_t from, to;
-    } not [] = {{0x00, 0x1f},      {0x7f, 0x9f},     {0xad, 0xad},       {0x61c, 0x61c},
-                {0x180e, 0x180e},  {0x200b, 0x200f}, {0x2028, 0x202e},   {0x2060, 0x206f},
-                {0xfeff, 0xfeff},  {0xfff9, 0xfffb}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
-                {0xe0000, 0xe007f}};
+    } unseen[] = {{0x00, 0x1f},      {0x7f, 0x9f},     {0xad, 0xad},       {0x61c, 0x61c},
+                  {0x180e, 0x180e},  {0x200b, 0x200f}, {0x2028, 0x202e},   {0x2060, 0x206f},
+                  {0xfeff, 0xfeff},  {0xfff9, 0xfffb}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+                  {0xe0000, 0xe007f}};
     uint32_t cp = text_code(s, len);
 
     if (len == 0 || (cp >= 0x20 && cp < 0x7f))
         return len != 0;
-    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
-        if (cp >= not [i].from && cp <= not [i].to)
+    for (size_t i = 0; i < sizeof unseen / sizeof *unseen; i++)
+        if (cp >= unseen[i].from && cp <= unseen[i].to)
             return false;
     return true;
 }
