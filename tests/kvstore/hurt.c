@@ -167,29 +167,37 @@ uint64_t hurt_sum(const char *dir)
 
 /* --- damage ------------------------------------------------------------------------------------- */
 
-int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
+int hurt_log(struct rig *g, const void *bytes, size_t n_bytes, size_t off, bool first)
 {
-    int32_t want[4];
     int n = 0;
 
-    for (uint64_t i = 0; i < 4; i++)
-        want[i] = rig_token(s, first + i);
     for (int i = 1; i < 10; i++) {
         char path[512], sub[32];
-        size_t bytes;
+        size_t size;
         snprintf(sub, sizeof sub, "log/seg-%04d", i);
         hurt_path(g, sub, path);
         if (access(path, F_OK))
             continue;
-        uint8_t *b = hurt_load(path, &bytes);
-        for (size_t at = 4096; at + 16 <= bytes; at += 4)
-            if (memcmp(b + at, want, sizeof want) == 0) {
-                hurt_xor(path, at, 0x10);
+        uint8_t *b = hurt_load(path, &size);
+        for (size_t at = 4096; at + n_bytes <= size; at++)
+            if (memcmp(b + at, bytes, n_bytes) == 0) {
+                hurt_xor(path, at + off, 0x10);
                 n++;
+                if (first)
+                    break;
             }
         free(b);
     }
     return n;
+}
+
+int hurt_frame(struct rig *g, uint64_t s, uint64_t first)
+{
+    int32_t want[4];
+
+    for (uint64_t i = 0; i < 4; i++)
+        want[i] = rig_token(s, first + i);
+    return hurt_log(g, want, sizeof want, 0, false);
 }
 
 int hurt_row(struct rig *g, const void *bytes, size_t n_bytes, size_t off)

@@ -29,6 +29,8 @@ int hurt_count(const char *dir, const char *part);    /* names in dir with this 
 
 uint8_t *hurt_load(const char *path, size_t *ret_n); /* malloc'd */
 void hurt_xor(const char *path, uint64_t at, uint8_t x);
+/* One byte of the log, off behind each place of these in its files, or the first in each: how many. */
+int hurt_log(struct rig *g, const void *bytes, size_t n_bytes, size_t off, bool first);
 /* One byte of the frame that brings session s's tokens from `first` on, in whatever file: how many. */
 int hurt_frame(struct rig *g, uint64_t s, uint64_t first);
 /* One byte, off behind its beginning, in every copy of a row of the index: the live one is among

@@ -153,6 +153,7 @@ static void until(bool (*so)(void))
     uint64_t end = now_ns() + 60000000000u * T_SLOWER;
 
     while (!so() && now_ns() < end) {
+        g.s->guard_ns = g.s->room_ns = 0; /* it is asked for each few seconds */
         rig_turn(&g);
         usleep(1000);
     }
