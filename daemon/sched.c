@@ -5,8 +5,9 @@
 
 /* Before anything was measured: small enough to be harmless on a slow machine. */
 enum { CHUNK_UNKNOWN = 64, CHUNK_MIN = 16 };
-/* A user who comes may begin with so many steps' time; not oftener than one step in so many. */
-enum { BURST_STEPS = 4, BURST_REST = 20 };
+/* A user who comes may begin with so many steps' time; not more than one part in so many of the
+ * time he has rested. */
+enum { BURST_STEPS = 8, BURST_REST = 10 };
 
 uint32_t sched_chunk(uint32_t most, uint32_t alone_us, uint32_t ns_per_tok)
 {
@@ -83,15 +84,19 @@ static uint64_t prefill_budget(const struct sched_view *v, uint32_t decoders)
     return n < v->chunk_max ? n : v->chunk_max;
 }
 
-/* How many prefill tokens fit into a step that takes used_ns without them. */
+/* How many prefill tokens fit into a step that takes used_ns without them; where even the weights take
+ * longer than it should, as many as are worth reading them. */
 static uint64_t cap_tokens(const struct sched_view *v, uint64_t used_ns)
 {
-    uint64_t left = v->cap_ns > used_ns ? v->cap_ns - used_ns : 0, n;
+    uint64_t left = v->cap_ns > used_ns ? v->cap_ns - used_ns : 0;
 
     if (!v->cap_ns)
         return UINT64_MAX;
-    n = v->prefill_ns_per_tok ? left / v->prefill_ns_per_tok : CHUNK_UNKNOWN;
-    return n > CHUNK_MIN ? n : CHUNK_MIN;
+    if (!v->prefill_ns_per_tok)
+        return CHUNK_UNKNOWN;
+    if (left < v->base_ns / 2)
+        left = v->base_ns / 2;
+    return left / v->prefill_ns_per_tok ? left / v->prefill_ns_per_tok : 1;
 }
 
 static uint64_t row_of(const struct sched_seq *s)
@@ -116,6 +121,7 @@ struct shares {
     struct seen key_served;
     uint32_t users;
     bool of_keys; /* there is one user, and his keys are the users */
+    bool in_cap;  /* and another user may come, who shall not wait for what one begins with */
     bool decoding;
 };
 
@@ -149,13 +155,19 @@ static void count_users(const struct sched_view *v, struct shares *ret)
         ret->users = keys;
 }
 
-/* Has s's user rested so long that what he begins with may take its time? */
-static bool comes(const struct shares *h, const struct sched_seq *s)
+/* What s's user may begin with because he has rested: more than his share, or 0. */
+static uint64_t burst(const struct shares *h, const struct sched_seq *s)
 {
     const struct sched_who *u = who_of(h, s);
+    uint64_t rest = u->idle_ns / BURST_REST, ns = rest < h->burst_ns ? rest : h->burst_ns;
 
-    return !s->decoding && !h->used_ns[u->n] && h->burst_ns &&
-           u->idle_ns / BURST_REST >= h->burst_ns;
+    return !s->decoding && !h->used_ns[u->n] && ns > h->each_ns ? ns : 0;
+}
+
+/* May it take that beside what the step may take?  A key may not when another user may come. */
+static bool on_top(const struct shares *h, const struct sched_seq *s)
+{
+    return burst(h, s) && !h->in_cap;
 }
 
 /* What a user may take: of a decode's time alone three quarters, since between steps more is done
@@ -179,10 +191,15 @@ static void shares_of(const struct sched_view *v, struct shares *ret)
         ret->decoding |= s->decoding;
     }
     ret->burst_ns = BURST_STEPS * (v->base_ns + row);
+    ret->in_cap = ret->of_keys && v->users_come;
+    if (ret->in_cap && ret->burst_ns + v->base_ns > v->cap_ns)
+        ret->burst_ns = v->cap_ns > v->base_ns ? v->cap_ns - v->base_ns : 0;
+    ret->each_ns = (v->base_ns + row) / 4 * 3;
     for (uint32_t i = 0; i < v->seqs;
          i++) /* prefills make room for who comes, as for a decode */
-        ret->decoding |= v->seq[i].ready && v->seq[i].todo && comes(ret, &v->seq[i]);
-    ret->each_ns = ret->decoding ? (v->base_ns + row) / 4 * 3 : v->chunk_max * row / ret->users;
+        ret->decoding |= v->seq[i].ready && v->seq[i].todo && burst(ret, &v->seq[i]);
+    if (!ret->decoding)
+        ret->each_ns = v->chunk_max * row / ret->users;
     if (v->cap_ns && !ret->decoding && ret->each_ns > v->cap_ns / ret->users)
         ret->each_ns = v->cap_ns / ret->users;
     if (ret->each_ns == 0)
@@ -235,8 +252,8 @@ static uint64_t share_rows(const struct shares *h, const struct sched_seq *s, bo
 
     if (n > 1 && keys > 1)
         n = n / keys ? n / keys : 1;
-    if (comes(h, s) && n < h->burst_ns / row)
-        n = h->burst_ns / row;
+    if (n < burst(h, s) / row)
+        n = burst(h, s) / row;
     if (n == 0 && used == 0 && u->idle_ns + h->each_ns >= row)
         n = 1;
     if (n == 0 && alone)
@@ -248,7 +265,7 @@ static void share_use(struct shares *h, const struct sched_seq *s, uint64_t n)
 {
     uint64_t ns = n * row_of(s);
 
-    if (comes(h, s))
+    if (burst(h, s))
         h->burst_ns = 0;
     h->used_ns[who_of(h, s)->n] += ns;
     h->key_used_ns[s->key.n] += ns;
@@ -262,7 +279,7 @@ static uint64_t cap_rows(const struct sched_view *v, const struct shares *h,
 {
     uint64_t left = v->cap_ns > used_ns ? v->cap_ns - used_ns : 0;
 
-    return v->cap_ns && !comes(h, s) && n > left / row_of(s) ? left / row_of(s) : n;
+    return v->cap_ns && !on_top(h, s) && n > left / row_of(s) ? left / row_of(s) : n;
 }
 
 static void plan_shared(const struct sched_view *v, struct shares *h, struct sched_plan *ret)
@@ -295,7 +312,7 @@ static void plan_shared(const struct sched_view *v, struct shares *h, struct sch
         n = to_edge(s, n);
         pages -= pages_for(s->pos, n);
         budget -= s->decoding ? 0 : n;
-        used += comes(h, s) ? 0 : n * row_of(s); /* what comes is on top of it */
+        used += on_top(h, s) ? 0 : n * row_of(s);
         share_use(h, s, n);
         ret->run[ret->runs].seq = (uint32_t)i;
         ret->run[ret->runs++].n = (uint32_t)n;
@@ -307,7 +324,7 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
     uint32_t pages = v->pages_free;
     struct shares shares;
     struct seen seen;
-    uint64_t budget, used = v->base_ns;
+    uint64_t budget, used = v->base_ns, cap = v->cap_ns;
     int i;
 
     must(v->seqs <= REQ_MAX);
@@ -318,10 +335,12 @@ void sched_plan(const struct sched_view *v, struct sched_plan *ret)
         plan_shared(v, &shares, ret);
         return;
     }
+    if (cap > used && next_of(v, &seen, false) >= 0)
+        cap -= (cap - used) / 2; /* the other half is for prefill */
     while (ret->runs < STEP_SEQS_MAX && (i = next_of(v, &seen, true)) >= 0) {
         uint32_t need = pages_for(v->seq[i].pos, 1);
 
-        if (v->cap_ns && ret->runs && used + row_of(&v->seq[i]) > v->cap_ns)
+        if (v->cap_ns && ret->runs && used + row_of(&v->seq[i]) > cap)
             break; /* they wait longest in the next step */
         see(&seen, i);
         if (need > pages) {

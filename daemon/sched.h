@@ -16,9 +16,10 @@
  * somebody decodes as much as the cheapest decode takes alone, so that beside one other user a
  * token takes twice as long at most, however many requests he has; else an equal part of
  * chunk_max.  Who comes waits for the step that runs: while another was here lately, no step takes
- * longer than cap_ns, whoever it is for.  And who has rested for twenty times as long begins with up to
- * four steps' time of prefill, one such user in a step: a short question is not spread over many
- * steps, and of the others' tokens one in twenty waits for it.  When one row of who waited longest costs more than that, its user lets the
+ * longer than cap_ns, whoever it is for.  And who has rested begins with a tenth of that time,
+ * eight steps' at most, of prefill beside it, one such user in a step: a short question is not
+ * spread over many steps.  Between keys of one user that is part of cap_ns while another user was
+ * here lately.  When one row of who waited longest costs more than his part, his user lets the
  * others work until he has waited for the difference.  Who has had least of the model's time
  * goes first.  A user's part goes to his keys in the same order, and no prefill of one takes
  * what the others of his would have in this step.  When only one user has something to run, his
@@ -52,7 +53,8 @@ struct sched_view {
     uint32_t step_us;            /* measured: a step's cost with no prefill */
     uint32_t prefill_ns_per_tok; /* measured; 0: not known yet */
     uint64_t base_ns;            /* measured: what a step costs before its first row */
-    uint64_t cap_ns;             /* longest step while another user may come; 0: none may */
+    uint64_t cap_ns;             /* longest step while another may come; 0: none may */
+    bool users_come;             /* another user, not only another of his keys */
 };
 struct sched_plan {
     struct {
