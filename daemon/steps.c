@@ -304,17 +304,11 @@ static void view_add(struct gmodel *gm, struct views *v, struct req *r, uint64_t
     uint64_t want = rows_wanted(r), from, to;
     struct sched_seq *s = &v->seq[v->n];
 
-    if (kvf_gap(&r->q, want, &from, &to)) {
-        /* The token that is sampled from waits until seed and parameters are durable. */
-        if (!r->ingest && to == want && !r->begun)
-            to--;
-        if (to == from)
-            return;
-    } else if (r->begun) {
+    if (!kvf_gap(&r->q, want, &from, &to)) {
+        if (!r->begun)
+            return; /* see item_done */
         from = want - 1;
         to = want;
-    } else {
-        return;
     }
     memset(s, 0, sizeof *s);
     s->id = v->n;
@@ -435,6 +429,7 @@ void steps_run(struct gmodel *gm)
     view.pages_free = kvf_pages_free(gm->m);
     view.chunk_max = d->conf->step_tokens ? d->conf->step_tokens : CHUNK_DEFAULT;
     view.cap_ns = cap_ns(gm, &v);
+    view.users_come = turns_others(&gm->turns.user, v.req[0]->user, now_ns(), OTHERS_NS);
     view.base_ns = gm->turns.base_ns;
     view.goal_us = d->conf->step_goal_ms * 1000;
     view.step_us = gm->step_us;
@@ -562,6 +557,12 @@ static void item_done(struct gmodel *gm, const struct run_item *it, const struct
         uint64_t end = it->pos + it->n < r->n_prompt ? it->pos + it->n : r->n_prompt;
 
         r->prefilled += end - it->pos;
+    }
+    /* Nobody hears a token before seed and parameters are durable, which they mostly are by now;
+     * else the same one is picked again when they are. */
+    if (it->picks && !r->begun) {
+        waits_wake(r, false);
+        return;
     }
     if (it->picks && k->res < 0) {
         log_at(LOG_WARN_, "model %s: no token after %llu of a sequence: %s", r->m->name,
