@@ -276,15 +276,9 @@ static void page_forget(struct kvstore *s, struct blk *b)
         table_del(&s->table, b);
 }
 
-static uint32_t used_now(struct kvstore *s)
-{
-    return (uint32_t)(kvs_lived_ns(s, store_wall(s)) / USED_UNIT_NS);
-}
-
 static void touch(struct kvstore *s, struct blk *b)
 {
-    b->used = used_now(s);
-    room_touch(s, b->on_file ? b->key.b : b->parent.b, b->variant, b->used);
+    room_use(s, b);
     if (b->page)
         host_touch(s->host, b->page);
 }
@@ -573,7 +567,7 @@ static bool put_start(struct kvstore *s, struct kvs_block_req *r)
         if (b)
             touch(s, b);
         else
-            room_touch(s, r->key.b, r->variant, used_now(s));
+            (void)room_touch(s, r->key.b, r->variant, room_now(s));
         r->in_host = b != NULL;
         store_req_done(s, r, 0);
         return true;

@@ -406,7 +406,52 @@ static void age_up(struct kvstore *s, uint32_t h, uint32_t used)
 {
     const struct shelf_blk *b = shelf_at(&s->shelf, h);
 
-    room_touch(s, b->parent, shelf_variant(&s->shelf, b), used);
+    if (used && b->depth)
+        (void)room_touch(s, b->parent, shelf_variant(&s->shelf, b), used);
+}
+
+enum { ROOT_UNKNOWN, ROOTED, ROOTLESS };
+
+static uint32_t parent_of(const struct kvstore *s, uint32_t h)
+{
+    const struct shelf_blk *b = shelf_at(&s->shelf, h);
+
+    return shelf_by_tag(&s->shelf, b->parent, shelf_variant(&s->shelf, b));
+}
+
+/* Is all there that h follows?  What was found is noted for all of them. */
+static uint8_t root_of(const struct kvstore *s, uint8_t *known, uint32_t h)
+{
+    uint8_t is = ROOT_UNKNOWN;
+    uint32_t at = h;
+
+    for (uint32_t n = 0; is == ROOT_UNKNOWN; n++) {
+        if (known[at] || shelf_at(&s->shelf, at)->depth == 0)
+            is = known[at] ? known[at] : ROOTED;
+        else if (n == CTX_TOKENS_MAX || !(at = parent_of(s, at)))
+            is = ROOTLESS;
+    }
+    for (at = h; at && !known[at]; at = parent_of(s, at)) {
+        known[at] = is;
+        if (shelf_at(&s->shelf, at)->depth == 0)
+            break;
+    }
+    return is;
+}
+
+/* What serves nobody, since something it follows is gone, goes first. */
+static int orphans_down(struct kvstore *s)
+{
+    uint32_t end = shelf_end(&s->shelf);
+    uint8_t *known = calloc(end + 1ull, 1);
+
+    if (!known)
+        return -ENOMEM;
+    for (uint32_t h = 1; h < end; h++)
+        if (shelf_at(&s->shelf, h)->at != SHELF_IDLE && root_of(s, known, h) == ROOTLESS)
+            shelf_age(&s->shelf, h, 0);
+    free(known);
+    return 0;
 }
 
 /* Youngest first: each carries its age up to its ancestors, and after a crash the newest
@@ -421,6 +466,8 @@ int recover_blocks_settle(struct kvstore *s, struct kvs_open_report *rep)
 
     if (!v || posix_memalign((void **)&buf, IO_ALIGN, SLOT_HEAD_BYTES))
         r = -ENOMEM;
+    if (r == 0)
+        r = orphans_down(s);
     for (uint32_t h = 1; r == 0 && h < shelf_end(&s->shelf); h++) {
         const struct shelf_blk *b = shelf_at(&s->shelf, h);
         if (b->at != SHELF_IDLE)

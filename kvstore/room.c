@@ -3,7 +3,8 @@
  * Order of value: used longer ago goes first, and of those used at the same time the one
  * deepest in its sequence.  An ancestor is never older than its descendants (room_touch), so
  * this never evicts a block before the blocks that need it.  A new block evicts only what is
- * worth less than itself: a session larger than the disk keeps its beginning.
+ * worth less than itself: a session larger than the disk keeps its beginning.  One whose ancestors
+ * are not all there serves nobody until they are: it goes first, and evicts nothing.
  *
  * A slot is given back only when the transaction that forgot it is committed.  While the index
  * waits to be healed there is none: no room is made, and what is dropped for another reason is told
@@ -65,23 +66,76 @@ void room_unshelve(struct kvstore *s, uint32_t h)
     s->n.blocks--;
 }
 
-void room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used)
+/* One that is followed, on file or in memory; what it follows itself, if anything. */
+struct follows {
+    uint32_t h; /* on file, or */
+    struct blk *live;
+    uint32_t used;
+    const uint8_t *parent; /* NULL: a beginning */
+};
+
+static bool follow(struct kvstore *s, const uint8_t tag[8], uint64_t variant,
+                   struct follows *ret)
 {
-    /* Stops at the first one already this young: those above it are as well. */
-    for (uint32_t depth = 0; depth < CTX_TOKENS_MAX; depth++) {
-        uint32_t h = shelf_by_tag(&s->shelf, tag, variant);
-        struct blk *live = h ? NULL : table_find_part(&s->table, tag, 8, variant);
-        if (h && shelf_at(&s->shelf, h)->used < used) {
-            shelf_use(&s->shelf, h, used);
-            seg_seen(s, shelf_at(&s->shelf, h));
-            tag = shelf_at(&s->shelf, h)->parent;
-        } else if (live && live->used < used) { /* not on file, but what it follows may be */
-            live->used = used;
-            tag = live->parent.b;
-        } else {
-            return;
-        }
+    uint32_t h = shelf_by_tag(&s->shelf, tag, variant);
+    struct blk *live = h ? NULL : table_find_part(&s->table, tag, 8, variant);
+
+    if (h) {
+        const struct shelf_blk *b = shelf_at(&s->shelf, h);
+        *ret = (struct follows){.h = h, .used = b->used, .parent = b->depth ? b->parent : NULL};
+    } else if (live) {
+        *ret = (struct follows){.live = live,
+                                .used = live->used,
+                                .parent = live->first_pos ? live->parent.b : NULL};
     }
+    return h || live;
+}
+
+/* Up to the first one already this young those above are all there, and as young. */
+static bool rooted(struct kvstore *s, const uint8_t *tag, uint64_t variant, uint32_t used)
+{
+    struct follows x;
+
+    for (uint32_t n = 0; n < CTX_TOKENS_MAX; n++) {
+        if (!follow(s, tag, variant, &x))
+            return false;
+        if (x.used >= used || !x.parent)
+            return true;
+        tag = x.parent;
+    }
+    return false;
+}
+
+bool room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used)
+{
+    struct follows x;
+
+    if (!rooted(s, tag, variant, used))
+        return false;
+    while (tag && follow(s, tag, variant, &x) && x.used < used) {
+        if (x.h) {
+            shelf_use(&s->shelf, x.h, used);
+            seg_seen(s, shelf_at(&s->shelf, x.h));
+        } else {
+            x.live->used = used; /* not on file, but what it follows may be */
+        }
+        tag = x.parent;
+    }
+    return true;
+}
+
+uint32_t room_now(struct kvstore *s)
+{
+    return (uint32_t)(kvs_lived_ns(s, store_wall(s)) / USED_UNIT_NS);
+}
+
+void room_use(struct kvstore *s, struct blk *b)
+{
+    uint32_t now = room_now(s);
+    bool beginning = b->first_pos == 0 && !b->on_file;
+
+    if (beginning || room_touch(s, b->on_file ? b->key.b : b->parent.b, b->variant, now))
+        b->used = now;
 }
 
 static struct blk *in_host(const struct kvstore *s, uint32_t h)

@@ -148,14 +148,16 @@ void shelf_lay(struct shelf *x, uint32_t h)
     sift(x, h);
 }
 
+void shelf_age(struct shelf *x, uint32_t h, uint32_t used)
+{
+    shelf_at(x, h)->used = used;
+    sift(x, h);
+}
+
 void shelf_use(struct shelf *x, uint32_t h, uint32_t used)
 {
-    struct shelf_blk *b = shelf_at(x, h);
-
-    if (b->used >= used)
-        return;
-    b->used = used;
-    sift(x, h);
+    if (shelf_at(x, h)->used < used)
+        shelf_age(x, h, used);
 }
 
 uint32_t shelf_worst(const struct shelf *x, uint32_t layout)

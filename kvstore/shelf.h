@@ -51,6 +51,7 @@ uint32_t shelf_add(struct shelf *x, const struct kvs_key *key, uint64_t variant,
                    const struct shelf_blk *like);
 void shelf_del(struct shelf *x, uint32_t h);
 void shelf_use(struct shelf *x, uint32_t h, uint32_t used);   /* never back */
+void shelf_age(struct shelf *x, uint32_t h, uint32_t used);   /* also back */
 uint32_t shelf_worst(const struct shelf *x, uint32_t layout); /* or 0 */
 /* Out of its heap for a moment, and in again. */
 void shelf_lift(struct shelf *x, uint32_t h);

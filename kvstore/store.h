@@ -366,8 +366,11 @@ void room_lose(struct kvstore *s, struct blk *b);          /* in this run; its r
 void room_forget(struct kvstore *s, struct forget_job *f); /* frees f */
 void room_settle(struct kvstore *s); /* at the end, both threads stopped: drops go through */
 /* Used now, and so are those it follows: an ancestor is never older than what hangs on it, so
- * evicting the oldest, deepest first, never orphans a block that is kept. */
-void room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used);
+ * evicting the oldest, deepest first, never orphans a block that is kept.  false: one of them is
+ * not there, and nothing was touched. */
+bool room_touch(struct kvstore *s, const uint8_t tag[8], uint64_t variant, uint32_t used);
+void room_use(struct kvstore *s, struct blk *b); /* now; it stays as old as it is likewise */
+uint32_t room_now(struct kvstore *s);            /* as `used` is counted */
 /* On file, where like says: its handle, or 0. */
 uint32_t room_shelve(struct kvstore *s, const struct kvs_key *key, uint64_t variant,
                      const struct shelf_blk *like);

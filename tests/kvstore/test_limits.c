@@ -153,6 +153,49 @@ static uint32_t match(struct rig *g, uint64_t seed, uint32_t n)
     return m;
 }
 
+/* Also when it is written slowly: what comes behind a block that is not there any more is worth less than
+ * its beginning, in this life and after a restart. */
+static void a_session_written_slowly_keeps_its_beginning(void)
+{
+    enum { GAP = 20 };
+    struct timespec pause = {1, 200000000};
+    uint32_t first = 0, n = 0, left = 0;
+    struct kvs_key key[GAP];
+    struct kvs_stats st;
+    struct rig_block b;
+    struct rig g;
+
+    start(&g, 8 << 20);
+    while (rig_put(&g, 1, n) == 0)
+        n++;
+    first = n;
+    CHECK(first > 100);
+    kvs_stats(g.s, &st);
+    n += (uint32_t)(st.host_limit / 4096) + 40; /* enough to drive it out of memory */
+    for (uint32_t i = first; i < n; i++)
+        CHECK_EQ(rig_put(&g, 1, i), E_LIMIT);
+    nanosleep(&pause, NULL);
+    for (uint32_t i = n; i < n + 60; i++)
+        CHECK_EQ(rig_put(&g, 1, i), E_LIMIT);
+    CHECK_EQ(match(&g, 1, first), first);
+    /* Slots that are free are taken by blocks that nobody can reach: they are the first to go. */
+    for (uint32_t i = 0; i < GAP; i++) {
+        rig_block_set(&g, &b, 1, first - GAP + i);
+        key[i] = b.r.key;
+    }
+    kvs_forget(g.s, key, GAP, b.r.variant);
+    for (uint32_t i = 0; i < GAP; i++)
+        CHECK_EQ(rig_put(&g, 1, n + 100 + i), 0);
+    rig_reopen(&g);
+    CHECK_EQ(rig_put(&g, 2, 0), 0);
+    CHECK_EQ(match(&g, 1, first), first - GAP);
+    CHECK_EQ(match(&g, 2, 1), 1);
+    for (uint32_t i = 0; i < GAP; i++)
+        left += rig_get(&g, 1, n + 100 + i, NULL) == 0;
+    CHECK(left < GAP);
+    rig_fini(&g);
+}
+
 static void the_older_session_gives_way_from_its_end(void)
 {
     enum { OLD = 400, NEW = 60 };
@@ -439,6 +482,7 @@ static void a_full_disk_is_survived_and_left_without_a_restart(void)
 T_MAIN(ROW(two_processes_cannot_have_one_store),
        ROW(a_directory_that_cannot_be_is_refused_in_words), ROW(layouts_say_what_does_not_fit),
        ROW(the_limit_is_never_passed_and_a_long_session_keeps_its_beginning),
+       ROW(a_session_written_slowly_keeps_its_beginning),
        ROW(the_older_session_gives_way_from_its_end),
        ROW(another_layout_gets_a_segment_from_the_oldest),
        ROW(past_the_day_budget_blocks_stay_in_memory), ROW(two_pages_of_memory_are_enough),
