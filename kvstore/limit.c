@@ -9,7 +9,8 @@
 
 /* What an index transaction may touch beside the records themselves. */
 enum { INDEX_TOUCH_BYTES = 96 << 10, FREEING_MAX = 8 };
-enum { SHRINK_MIN = 1 << 20, SHRINK_USED_MAX = 16 << 20 };
+enum { SHRINK_MIN = 1 << 20, SHRINK_USED_MAX = 16 << 20, SHRINK_SPARE_MIN = 4 << 20 };
+static const uint64_t SHRINK_REST_NS = 60000000000u; /* while nobody wants the room */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -113,15 +114,19 @@ bool limit_log_due(const struct kvstore *s, bool pressed)
 }
 
 /* Is over half of the index free, and little enough in use to be copied between two groups?  Any
- * time when turns want the room, else when nobody waits. */
+ * time when turns want the room; else when nobody waits, seldom, and not the megabytes that each
+ * commit takes and gives back: they would be there again at once. */
 bool limit_index_due(const struct kvstore *s, bool idle)
 {
     uint64_t taken = index_bytes(s->idx), spare, all = all_bytes(s), now;
+    bool wanted = s->turns_short || s->limit_hold;
 
-    if (taken < SHRINK_MIN || (!idle && !s->turns_short && !s->limit_hold) ||
-        now_ns() < s->shrink_ns)
+    if (taken < SHRINK_MIN || (!idle && !wanted) ||
+        now_ns() < s->shrink_ns + (wanted ? 0 : SHRINK_REST_NS))
         return false;
     spare = index_spare_bytes(s->idx);
+    if (!wanted && spare < SHRINK_SPARE_MIN)
+        return false;
     now = turnlog_bytes(s->log) + taken + s->file_bytes;
     return spare > taken / 2 && taken - spare <= SHRINK_USED_MAX &&
            (now > all || now + (taken - spare) <= all);

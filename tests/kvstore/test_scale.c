@@ -1,6 +1,7 @@
 /* test_scale.c - stores that grow: the log compacted in slices, branches collected, limits kept
  * for turns, many sessions. */
 #include "base/clock.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -559,6 +560,36 @@ static void the_index_gets_smaller_under_its_readers(void)
     }
 }
 
+/* What commits take and give back is not copied away every few seconds, as long as nobody wants it. */
+static void free_pages_that_come_and_go_stay(void)
+{
+    enum { TALK = 3000, N = 60 };
+    uint64_t was;
+
+    start(256 << 20);
+    for (uint64_t i = 0; i < N; i++)
+        CHECK_EQ(rig_talk(&g, 1000 + i, 0, TALK), 0);
+    was = index_size();
+    for (uint64_t i = 10; i < N; i++)
+        CHECK_EQ(rm(1000 + i), 0);
+    for (int i = 0; i < 2000; i++)
+        rig_turn(&g);
+    CHECK(was > 2 << 20 && was < 4 << 20);
+    CHECK(index_spare_bytes(g.s->idx) > was / 2);
+    for (int i = 0; i < 10; i++) {
+        g.s->shrink_ns = 0;
+        rig_turn(&g);
+    }
+    CHECK_EQ(index_size(), was);
+    g.s->turns_short = true;
+    g.s->shrink_ns = 0;
+    kvs_commit_turn(g.s, 0);
+    CHECK(index_size() < was / 2);
+    for (uint64_t i = 0; i < 10; i++)
+        CHECK(rig_tokens_ok(&g, 1000 + i, TALK));
+    rig_fini(&g);
+}
+
 static void turns_stay_inside_the_smallest_limit(void)
 {
     turns_stay_inside_a_small_limit(4 << 20, false);
@@ -585,4 +616,5 @@ T_MAIN(ROW(the_log_is_compacted_a_little_at_a_time),
        ROW(rounds_beside_batches_drop_nothing_that_is_named),
        ROW(as_much_as_the_log_holds_is_kept_free), ROW(turns_stay_inside_the_smallest_limit),
        ROW(turns_stay_inside_16_mib), ROW(the_index_gets_smaller_under_its_readers),
-       ROW(turns_take_the_room_of_blocks), ROW(a_lowered_limit_is_come_back_to))
+       ROW(free_pages_that_come_and_go_stay), ROW(turns_take_the_room_of_blocks),
+       ROW(a_lowered_limit_is_come_back_to))
