@@ -22,6 +22,7 @@ import mmap
 import select
 
 A, B, SESSIONS, ANSWERS, TOKENS, LIMIT = 60001, 60002, 3200, 80, 20, 2.0
+asked = 1000 # so that each prompt is its own, and as long as the others
 PAR = {"max_tokens": TOKENS, "temperature": 0.8, "seed": 3, "ignore_eos": True}
 
 
@@ -32,11 +33,12 @@ def p95(v):
 
 def measure(a, ping, answers=ANSWERS):
     """p95 in ms: first token, gap between tokens, PING; each answer begins anew (its prompt is short and its own)."""
+    global asked
     first, gaps, pings = [], [], []
-    for n in range(answers):
+    for asked in range(asked + 1, asked + 1 + answers):
         time.sleep(0.3) # he reads and writes
         t0 = time.monotonic()
-        x = generate(a, {"input": "prompt", "prompt": "%d. Tell a story of the sea." % n, "keep": False, "model": "m", "params": PAR})
+        x = generate(a, {"input": "prompt", "prompt": "%d. Tell a story of the sea." % asked, "keep": False, "model": "m", "params": PAR})
         first.append((x.times[0] - t0) * 1000)
         gaps += [(q - p) * 1000 for p, q in zip(x.times, x.times[1:])]
         for _ in range(5):
