@@ -571,21 +571,28 @@ static bool probe_next(const struct tokenizer *t, const char *text, size_t left,
     return false;
 }
 
+/* Looking at a text takes time too: a turn where the last one is TURN_BYTES ago. */
+static int look_turn(const struct encode *e, size_t at, size_t *looked)
+{
+    if (at - *looked < TURN_BYTES)
+        return 0;
+    *looked = at;
+    return turn(e->pause);
+}
+
 /* Which special tokens are anywhere in the text (seen, one byte each), and whether any two
  * places overlap. */
 static int find_specials(const struct encode *e, const char *text, size_t bytes,
                          const uint8_t *special, uint8_t *seen, bool *ret_clash)
 {
     const struct tokenizer *t = e->t;
-    size_t end = 0;
+    size_t end = 0, looked = 0;
     for (size_t i = 0; i < bytes; i++) {
         struct probe p;
         uint32_t k;
-        if (i % TURN_BYTES == TURN_BYTES - 1) {
-            int r = turn(e->pause);
-            if (r < 0)
-                return r;
-        }
+        int r = look_turn(e, i, &looked);
+        if (r < 0)
+            return r;
         probe_begin(t, (uint8_t)text[i], &p);
         while (probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, &k)) {
             seen[k] = 1;
@@ -598,16 +605,20 @@ static int find_specials(const struct encode *e, const char *text, size_t bytes,
 
 enum { FREE, BEGINS, GOES_ON }; /* what a byte of the text is to a special token */
 
-static void settle_one(const struct tokenizer *t, int32_t id, const char *text, size_t bytes,
-                       const uint8_t *special, uint8_t *taken)
+static int settle_one(const struct encode *e, int32_t id, const char *text, size_t bytes,
+                      const uint8_t *special, uint8_t *taken)
 {
-    size_t n = t->at[id + 1] - t->at[id], i = 0;
+    const struct tokenizer *t = e->t;
+    size_t n = t->at[id + 1] - t->at[id], i = 0, looked = 0;
     const char *piece = t->text + t->at[id];
     while (i + n <= bytes) {
         const char *at = memchr(text + i, piece[0], bytes - n + 1 - i);
         if (at == NULL)
-            return;
+            return 0;
         i = (size_t)(at - text);
+        int r = look_turn(e, i, &looked);
+        if (r < 0)
+            return r;
         /* What has been taken is as long at least: it covers one end of what it overlaps. */
         if (taken[i] || taken[i + n - 1] || memcmp(at, piece, n) != 0 ||
             !allowed(t, id, special ? special + i : NULL, n)) {
@@ -618,6 +629,7 @@ static void settle_one(const struct tokenizer *t, int32_t id, const char *text, 
         taken[i] = BEGINS;
         i += n;
     }
+    return 0;
 }
 
 static int longest_first(const void *a, const void *b)
@@ -645,8 +657,9 @@ static int settle(const struct encode *e, const char *text, size_t bytes,
             o[n++] = (struct order){NULL, (uint32_t)special_bytes(t, k), t->special[k]};
     qsort(o, n, sizeof *o, longest_first);
     for (uint32_t i = 0; r == 0 && i < n; i++) {
-        settle_one(t, o[i].id, text, bytes, special, taken);
-        r = turn(e->pause);
+        r = settle_one(e, o[i].id, text, bytes, special, taken);
+        if (r == 0)
+            r = turn(e->pause);
     }
     free(o);
     return r;
@@ -677,10 +690,13 @@ static int encode_text(struct encode *e, const char *text, size_t bytes, const u
                        const uint8_t *taken)
 {
     const struct tokenizer *t = e->t;
-    size_t done = 0;
+    size_t done = 0, looked = 0;
     int r = 0;
     for (size_t i = 0; r == 0 && i < bytes;) {
         uint32_t k;
+        r = look_turn(e, i, &looked);
+        if (r < 0)
+            break;
         if (!special_here(t, text, bytes, special, taken, i, &k)) {
             i++;
             continue;
