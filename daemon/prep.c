@@ -32,6 +32,7 @@ struct prep {
     struct prep_job *now;             /* has the turn; NULL: nobody wants it */
     struct prep_job *fresh;           /* it, and no thread has taken it yet */
     uint64_t slice_ns;                /* when it got it */
+    _Atomic uint32_t beside;          /* whose requests are in steps */
 };
 
 /* --- whose turn it is; all with the lock held --------------------------------------------------- */
@@ -227,21 +228,53 @@ static void *prep_main(void *arg)
     return NULL;
 }
 
+void prep_beside(struct prep *p, uint32_t uid)
+{
+    atomic_store_explicit(&p->beside, uid, memory_order_relaxed);
+}
+
+/* For how long j should rest, so that another user's step has the core. */
+static uint64_t rest_of(const struct prep *p, const struct prep_job *j)
+{
+    uint32_t uid = atomic_load_explicit(&p->beside, memory_order_relaxed);
+    uint64_t ns = now_ns() - j->turn_ns;
+
+    if (uid == PREP_OF_NOBODY || uid == j->uid || j->uid == PREP_OF_NOBODY)
+        return 0;
+    return PREP_REST * (ns < PREP_STUCK_NS ? ns : PREP_STUCK_NS);
+}
+
+/* Others may have the turn meanwhile. */
+static void job_rest(struct prep *p, struct prep_job *j, uint64_t ns)
+{
+    uint64_t until = now_ns() + ns;
+    struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+
+    if (!p->now)
+        turn_give(p);
+    while (!p->stop && now_ns() < until)
+        (void)pthread_cond_timedwait(&j->thread->go, &p->lock, &ts);
+}
+
 int prep_turn(struct prep_job *j)
 {
     struct prep *p = j->prep;
+    uint64_t rest;
     bool stop;
 
     if (atomic_load_explicit(&j->cancelled, memory_order_relaxed))
         return -ECANCELED;
     if (now_ns() - j->turn_ns < PREP_SLICE_NS)
         return 0;
+    rest = rest_of(p, j);
     pthread_mutex_lock(&p->lock);
-    if (!p->stop && (j->loose || p->round.n)) {
+    if (!p->stop && (rest || j->loose || p->round.n)) {
         j->loose = false;
-        round_push(p, j);
         if (p->now == j)
             p->now = NULL;
+        if (rest)
+            job_rest(p, j, rest);
+        round_push(p, j);
         if (!p->now)
             turn_give(p);
         /* On a busy machine it may lose the turn before it wakes up to it: then it runs so. */
@@ -271,6 +304,7 @@ int prep_open(struct prep **ret, struct loop *l)
     pthread_cond_init(&p->idle, &mono);
     pthread_condattr_destroy(&mono);
     p->post.watch.fd = -1;
+    prep_beside(p, PREP_OF_NOBODY);
     r = post_init(&p->post, l);
     pthread_mutex_lock(&p->lock);
     if (r == 0 && !thread_make(p))

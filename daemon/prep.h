@@ -8,7 +8,8 @@
  * prep_turn() now and then gives the others theirs every PREP_SLICE_NS; one owner's jobs run
  * one after another and come back in order.  A job that has begun and waits keeps a thread; it
  * is only the turn that goes round.  A job that does not call prep_turn for PREP_STUCK_NS loses
- * its turn without stopping: the others run beside it.  At most PREP_THREADS_MAX jobs have begun
+ * its turn without stopping: the others run beside it.  While another user's requests are in steps
+ * a job that has had a slice rests PREP_REST times as long: a worker takes a core from the step.  At most PREP_THREADS_MAX jobs have begun
  * at a time, of one user with keys his share (share.h), so that of more users some wait for a
  * job's end. */
 #ifndef DAEMON_PREP_H
@@ -20,7 +21,13 @@
 #include <stdint.h>
 
 #define PREP_OF_NOBODY UINT32_MAX
-enum { PREP_THREADS_MAX = 16, PREP_SLICE_NS = 5000000, PREP_STUCK_NS = 50000000 };
+#define PREP_OF_MANY   (UINT32_MAX - 1)
+enum {
+    PREP_THREADS_MAX = 16,
+    PREP_SLICE_NS = 5000000,
+    PREP_STUCK_NS = 50000000,
+    PREP_REST = 4
+};
 
 struct prep;
 struct prep_thread;
@@ -52,6 +59,8 @@ void prep_submit(struct prep *p, struct prep_job *j); /* loop thread */
 /* Nobody wants its result: it ends at its next turn, or is not begun; done() follows all the
  * same.  Loop thread. */
 void prep_cancel(struct prep_job *j);
+/* Whose requests are in steps: a user's by the kernel, PREP_OF_MANY or PREP_OF_NOBODY.  Loop thread. */
+void prep_beside(struct prep *p, uint32_t uid);
 /* From run(), at least every few hundred microseconds: lets others work.  -ECANCELED: give up. */
 int prep_turn(struct prep_job *j);
 /* For how long a job has been at work without asking whose turn it is: the longest of all, 0

@@ -12,6 +12,7 @@
 #include "daemon/daemon.h"
 #include "daemon/engd.h"
 #include "daemon/model.h"
+#include "daemon/prep.h"
 #include "daemon/req.h"
 #include "daemon/sched.h"
 #include "daemon/turns.h"
@@ -362,6 +363,17 @@ static void collect(struct gmodel *gm, struct views *v)
     }
 }
 
+/* Work beside the steps rests for those whose they are. */
+static void work_beside(struct daemon *d, const struct views *v)
+{
+    uint32_t uid = v->n ? v->req[0]->user : PREP_OF_NOBODY;
+
+    for (uint32_t i = 1; i < v->n; i++)
+        if (v->req[i]->user != uid)
+            uid = PREP_OF_MANY;
+    prep_beside(d->prep, uid);
+}
+
 static void step_done(struct engd_step *s);
 
 /* One planned run into the step; false: no page for it. */
@@ -418,10 +430,13 @@ void steps_run(struct gmodel *gm)
     struct sched_plan plan;
     static struct views v; /* the loop thread's own; too large for its stack */
 
+    if (!gm->m->engd)
+        prep_beside(d->prep, PREP_OF_NOBODY);
     if (!gm->m->engd || engd_busy(gm->m->engd))
         return;
     give_pages(gm);
     collect(gm, &v);
+    work_beside(d, &v);
     if (v.n == 0)
         return;
     view.seq = v.seq;

@@ -363,6 +363,76 @@ static void closing_ends_all_that_have_begun(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
+/* Long work beside another user's step leaves him the core, and others of the workers their turn. */
+static atomic_int rested;
+static uint64_t long_ns, brief_ns;
+static void work_run(struct prep_job *j)
+{
+    for (int k = 0; k < 20; k++) {
+        for (uint64_t until = now_ns() + 3000000; now_ns() < until;)
+            ;
+        (void)prep_turn(j);
+    }
+    atomic_store(&rested, 1);
+}
+static void work_done(struct prep_job *j)
+{
+    (void)j;
+    long_ns = now_ns();
+    loop_stop(loop);
+}
+static void brief_run(struct prep_job *j)
+{
+    (void)j;
+    CHECK(!atomic_load(&rested));
+}
+static void brief_done(struct prep_job *j)
+{
+    (void)j;
+    brief_ns = now_ns();
+}
+static uint64_t work_beside(uint32_t uid)
+{
+    struct prep_job work = {.run = work_run, .done = work_done, .uid = 1, .owner = 1};
+    struct prep_job brief = {.run = brief_run, .done = brief_done, .uid = 2, .owner = 2};
+    uint64_t from = now_ns();
+
+    atomic_store(&rested, 0);
+    brief_ns = 0;
+    CHECK_EQ(loop_open(&loop), 0);
+    CHECK_EQ(prep_open(&prep, loop), 0);
+    prep_beside(prep, uid);
+    prep_submit(prep, &work);
+    prep_submit(prep, &brief);
+    CHECK(loop_run(loop) >= 0);
+    CHECK(brief_ns && brief_ns < long_ns);
+    prep_close(prep);
+    loop_close(loop);
+    return long_ns - from;
+}
+static void long_work_rests_beside_another_users_steps(void)
+{
+    uint64_t first = UINT64_MAX;
+
+    /* Two pieces are a slice; then the other has his turn, not when the rest of 24 ms is over. */
+    for (int k = 0; k < 20 && first > 20000000u; k++) {
+        uint64_t from = now_ns();
+        CHECK(work_beside(2) > 60000000u * PREP_REST);
+        first = brief_ns - from < first ? brief_ns - from : first;
+    }
+    CHECK(first < 25000000u);
+    CHECK(work_beside(PREP_OF_MANY) > 60000000u * PREP_REST);
+    /* Beside his own, and beside nobody's, it does not: the best of some, on a busy machine. */
+    for (int i = 0; i < 2; i++) {
+        uint64_t best = UINT64_MAX;
+        for (int k = 0; k < 10 && best > 60000000u * 2; k++) {
+            uint64_t ns = work_beside(i ? 1 : PREP_OF_NOBODY);
+            best = ns < best ? ns : best;
+        }
+        CHECK(best < 60000000u * 3);
+    }
+}
+
 T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(closing_drops_what_is_queued_and_waits_for_the_job_in_hand),
        C(closing_drops_what_has_run_and_is_not_back), C(a_long_job_gives_another_user_his_turn),
@@ -370,4 +440,5 @@ T_MAIN(C(jobs_run_off_the_loop_and_come_back_in_order),
        C(many_keys_of_one_user_have_one_turn_beside_another_user),
        C(a_job_that_never_gives_way_holds_nobody), C(a_job_that_hangs_is_seen),
        C(cancelled_work_ends_and_what_has_not_begun_does_not_run),
-       C(turns_go_on_when_threads_run_late), C(closing_ends_all_that_have_begun))
+       C(turns_go_on_when_threads_run_late), C(long_work_rests_beside_another_users_steps),
+       C(closing_ends_all_that_have_begun))
