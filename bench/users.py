@@ -140,7 +140,7 @@ def tokenizing(d):
 FLOODS = {
     "requests": lambda d: [(lambda: asking(d, 10, False, False))] * 3,
     "keys": lambda d: [(lambda: asking(d, 34, True, False))] * 3,
-    "ingest": lambda d: [(lambda: asking(d, 10, False, True))],
+    "ingest": lambda d: [(lambda: asking(d, 3, False, True))],
     "tokenize": lambda d: [(lambda: tokenizing(d))] * 3,
     "list": lambda d: [(lambda: frames(d, SESSION_LIST, {"all": True}, 40))],
     "frames": lambda d: [(lambda: frames(d, STATUS, {}, 20, 500))],
