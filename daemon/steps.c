@@ -25,6 +25,7 @@
 /* So many times as long as one decode alone may a step take while another user may come. */
 enum { CHUNK_DEFAULT = 512, CAP_STEPS = 2 };
 #define OTHERS_NS        (10 * 1000000000ull) /* somebody else was here: he may come again */
+#define CAP_MIN_NS       4000000ull /* what nobody notices: shorter steps cost more than they do */
 #define RECENT_MAX       4096
 #define PREFILL_GUESS_NS 1000000 /* a token, before anything was measured */
 #define ALONE_US         400000  /* a client that leaves ends its request within a second */
@@ -419,6 +420,7 @@ static uint64_t cap_ns(const struct gmodel *gm, const struct views *v)
 
     if (!turns_others(&gm->turns.owner, v->req[0]->uid, now_ns(), OTHERS_NS))
         return 0;
+    few = few > CAP_MIN_NS ? few : CAP_MIN_NS;
     return few < goal ? few : goal;
 }
 
