@@ -138,7 +138,7 @@ static void what_was_lost_stays_said_while_nobody_can_look(void)
         CHECK(stands(&g, "Lost: "));
         no_read = no_open = NULL;
         until(&g, "cannot be seen (", false);
-        CHECK(!stands(&g, "Lost: "));
+        until(&g, "Lost: ", false); /* perhaps with the next look */
         rig_fini(&g);
     }
 }
