@@ -571,12 +571,13 @@ static bool probe_next(const struct tokenizer *t, const char *text, size_t left,
     return false;
 }
 
-/* Looking at a text takes time too: a turn where the last one is TURN_BYTES ago. */
+/* Looking at a text takes time too: a turn in the middle of each TURN_BYTES. */
 static int look_turn(const struct encode *e, size_t at, size_t *looked)
 {
-    if (at - *looked < TURN_BYTES)
+    size_t piece = (at + TURN_BYTES / 2) / TURN_BYTES;
+    if (piece == *looked)
         return 0;
-    *looked = at;
+    *looked = piece;
     return turn(e->pause);
 }
 
