@@ -9,9 +9,9 @@
  * one after another and come back in order.  A job that has begun and waits keeps a thread; it
  * is only the turn that goes round.  A job that does not call prep_turn for PREP_STUCK_NS loses
  * its turn without stopping: the others run beside it.  While another user's requests are in steps
- * a job that has had a slice rests PREP_REST times as long: a worker takes a core from the step.  At most PREP_THREADS_MAX jobs have begun
- * at a time, of one user with keys his share (share.h), so that of more users some wait for a
- * job's end. */
+ * a job that has had a slice rests PREP_REST times as long: a worker takes a core from the step.
+ * At most PREP_THREADS_MAX jobs have begun at a time, of one user with keys his share (share.h),
+ * so that of more users some wait for a job's end. */
 #ifndef DAEMON_PREP_H
 #define DAEMON_PREP_H
 #include "daemon/post.h"

@@ -130,7 +130,6 @@ static void *start_body(void *arg)
     return NULL;
 }
 
-/* START answers when its beginning is durable; whoever asks for its stream meanwhile gets nothing. */
 /* What a process has had of the cores, in clock ticks. */
 static unsigned long cpu_of(pid_t pid)
 {
@@ -148,6 +147,7 @@ static unsigned long cpu_of(pid_t pid)
     return user + sys;
 }
 
+/* START answers when its beginning is durable; whoever asks for its stream meanwhile gets nothing. */
 static void no_token_comes_before_its_beginning_is_durable(void)
 {
     struct rig g, other;
