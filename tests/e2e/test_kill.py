@@ -158,9 +158,9 @@ def live(d, w, stop, err):
 
 
 def wait_to_kill(w, aim, t):
-    """Until a random instant: of the next four seconds, or of the phase aimed at."""
+    """Until a random instant: of the next three seconds, or of the phase aimed at."""
     if not aim:
-        return time.sleep(rng.random() ** 2 * 4.0)
+        return time.sleep(rng.random() ** 2 * 3.0)
     with w.cond:
         w.cond.wait_for(lambda: w.phase == aim or not t.is_alive(), 15)
         took = sorted(w.took[aim])
@@ -217,7 +217,7 @@ def kills_on(io):
                                                        len(w.ids), sorted(ready)[len(ready) // 2], slow), flush=True)
     # The same turns without any kill, first those that were broken most often.
     ref = Daemon("--io", io).start()
-    names = sorted((n for n in w.steps if w.steps[n]), key=lambda n: -w.resumed.get(n, 0))[:3 if KILLS <= 50 else None]
+    names = sorted((n for n in w.steps if w.steps[n]), key=lambda n: -w.resumed.get(n, 0))[:2 if KILLS <= 50 else None]
     same = 0
     with ref.link() as l:
         for name in names:
