@@ -414,65 +414,80 @@ static void unfill(const char *dir)
     (void)unlink(path);
 }
 
+struct full { /* a store on a disk of its own that is really full but for leave bytes */
+    struct rig g;
+    char mnt[300];
+    uint64_t talked;
+};
+
+static void full_fill(struct full *f, enum kvs_io io, uint64_t leave)
+{
+    int went = 0, refused = 0;
+
+    rig_init(&f->g, io, false);
+    snprintf(f->mnt, sizeof f->mnt, "%s", f->g.dir);
+    if (mount("none", f->mnt, "tmpfs", 0, "size=12m,mode=0700") < 0) {
+        rig_rm(f->mnt);
+        t_skip("mounting a tmpfs is not allowed here");
+    }
+    snprintf(f->g.dir, sizeof f->g.dir, "%.240s/store", f->mnt);
+    f->g.o.disk_bytes = 64 << 20; /* more than there is */
+    CHECK_EQ(rig_open(&f->g), 0);
+    for (uint32_t n = 0; n < 20; n++)
+        CHECK_EQ(rig_put(&f->g, 1, n), 0);
+    CHECK_EQ(rig_talk(&f->g, 1, 0, 500), 0);
+    f->talked = 500;
+    fill(f->g.dir, leave);
+    for (uint32_t n = 20; n < 700; n++) {
+        int r = rig_put(&f->g, 1, n);
+        CHECK(r == 0 || r == -ENOSPC || r == E_LIMIT); /* of a new file, or of all of them */
+        refused += r < 0;
+        if (n % 4 == 0) {
+            r = rig_talk(&f->g, 1, f->talked, f->talked + 2000);
+            CHECK(r == 0 || r == -ENOSPC);
+            if (r == 0) {
+                f->talked += 2000;
+                went++;
+            }
+        }
+    }
+    CHECK(refused > 0);
+    CHECK(rig_tokens_ok(&f->g, 1, f->talked));
+    unfill(f->g.dir);
+    printf("    %llu bytes left: %d of 170 turns went, %d blocks refused\n",
+           (unsigned long long)leave, went, refused);
+}
+
+static void full_heals(struct full *f)
+{
+    struct kvs_stats st;
+
+    CHECK_EQ(rig_talk(&f->g, 1, f->talked, f->talked + 100), 0);
+    f->talked += 100;
+    CHECK_EQ(rig_put(&f->g, 2, 0), 0);
+    kvs_stats(f->g.s, &st);
+    CHECK_EQ(st.fault, 0);
+    rig_reopen(&f->g);
+    CHECK(!f->g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&f->g, 1, f->talked));
+    CHECK_EQ(rig_get(&f->g, 2, 0, NULL), 0);
+    rig_close(&f->g);
+    umount2(f->mnt, MNT_DETACH);
+    rig_rm(f->mnt);
+}
+
 static void a_full_disk_is_survived_and_left_without_a_restart(void)
 {
     static const uint64_t leave[] = {0, 4096, 65536, 300000, 700000, 1500000};
-    struct rig g;
+    enum { N = 2 * sizeof leave / sizeof *leave };
+    static struct full f[N];
+    struct timespec pause = {2, 100000000}; /* how long a refused segment is not asked for */
 
-    for (unsigned i = 0; i < 2 * sizeof leave / sizeof *leave; i++) {
-        char mnt[300];
-        uint64_t talked = 0;
-        int went = 0, refused = 0;
-        rig_init(&g, i % 2 ? KVS_IO_THREADS : KVS_IO_AUTO, false);
-        snprintf(mnt, sizeof mnt, "%s", g.dir);
-        if (mount("none", mnt, "tmpfs", 0, "size=12m,mode=0700") < 0) {
-            rig_rm(mnt);
-            t_skip("mounting a tmpfs is not allowed here");
-        }
-        snprintf(g.dir, sizeof g.dir, "%.240s/store", mnt);
-        g.o.disk_bytes = 64 << 20; /* more than there is */
-        CHECK_EQ(rig_open(&g), 0);
-        for (uint32_t n = 0; n < 20; n++)
-            CHECK_EQ(rig_put(&g, 1, n), 0);
-        CHECK_EQ(rig_talk(&g, 1, 0, 500), 0);
-        talked = 500;
-        fill(g.dir, leave[i / 2]);
-        for (uint32_t n = 20; n < 700; n++) {
-            int r = rig_put(&g, 1, n);
-            CHECK(r == 0 || r == -ENOSPC ||
-                  r == E_LIMIT); /* of a new file, or of all of them */
-            refused += r < 0;
-            if (n % 4 == 0) {
-                r = rig_talk(&g, 1, talked, talked + 2000);
-                CHECK(r == 0 || r == -ENOSPC);
-                if (r == 0) {
-                    talked += 2000;
-                    went++;
-                }
-            }
-        }
-        CHECK(refused > 0);
-        CHECK(rig_tokens_ok(&g, 1, talked));
-        unfill(g.dir);
-        struct timespec pause = {2,
-                                 100000000}; /* how long a refused segment is not asked for */
-        nanosleep(&pause, NULL);
-        CHECK_EQ(rig_talk(&g, 1, talked, talked + 100), 0);
-        talked += 100;
-        CHECK_EQ(rig_put(&g, 2, 0), 0);
-        struct kvs_stats st;
-        kvs_stats(g.s, &st);
-        CHECK_EQ(st.fault, 0);
-        rig_reopen(&g);
-        CHECK(!g.rep.rebuilt);
-        CHECK(rig_tokens_ok(&g, 1, talked));
-        CHECK_EQ(rig_get(&g, 2, 0, NULL), 0);
-        printf("    %llu bytes left: %d of 170 turns went, %d blocks refused\n",
-               (unsigned long long)leave[i / 2], went, refused);
-        rig_close(&g);
-        umount2(mnt, MNT_DETACH);
-        rig_rm(mnt);
-    }
+    for (unsigned i = 0; i < N; i++)
+        full_fill(&f[i], i % 2 ? KVS_IO_THREADS : KVS_IO_AUTO, leave[i / 2]);
+    nanosleep(&pause, NULL); /* once for all of them */
+    for (unsigned i = 0; i < N; i++)
+        full_heals(&f[i]);
 }
 
 #define ROW(name)                                                                              \
