@@ -5,7 +5,8 @@ One daemon for two users (root is needed to be both).  A asks for an answer ever
 first token (TTFT) and the gaps between its tokens as they arrive, and the time of a PING.  Beside it B floods the daemon:
 requests (30 connections with prompts and answers), keys (the same over a hundred `as` keys), ingest (long texts),
 tokenize (16 MiB texts), list (SESSION_LIST of 3,200 sessions on 40 connections), frames (STATUS, thousands at once, on 20
-connections), links (connections made and dropped).  B's processes run with nice 19: what counts is what the daemon does.
+connections), links (connections made and dropped), and, no flood, questions (a short one after a short rest, again and
+again).  B's processes run with nice 19: what counts is what the daemon does.
 Before each flood the idle daemon is measured anew.  Per flood one JSON object: p95 of each, idle and beside, their ratio,
 what B got meanwhile, and whether gaps and TTFT are within twice the idle ones.
 """
@@ -137,6 +138,18 @@ def tokenizing(d):
         yield
 
 
+def resting(d):
+    """Rests for some fifteen of A's tokens before each question, and so may begin at once with what he rested."""
+    l = link_as(d, B)
+    n = 0
+    while True:
+        n += 1
+        generate(l, {"input": "prompt", "prompt": "%d. And what of the hills?" % n, "keep": False, "model": "m",
+                     "params": {"max_tokens": 4, "ignore_eos": True}})
+        yield
+        time.sleep(0.15)
+
+
 FLOODS = {
     "requests": lambda d: [(lambda: asking(d, 10, False, False))] * 3,
     "keys": lambda d: [(lambda: asking(d, 34, True, False))] * 3,
@@ -145,6 +158,7 @@ FLOODS = {
     "list": lambda d: [(lambda: frames(d, SESSION_LIST, {"all": True}, 40))],
     "frames": lambda d: [(lambda: frames(d, STATUS, {}, 20, 500))],
     "links": lambda d: [(lambda: connecting(d))],
+    "questions": lambda d: [(lambda: resting(d))],
 }
 
 
