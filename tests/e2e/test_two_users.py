@@ -165,6 +165,25 @@ def answers_of_a_hundred_keys_do_not_come_before_anothers():
     d.stop()
 
 
+def a_user_who_holds_all_pages_gives_some_to_another():
+    d = shared("--page-memory", "24MiB", "--context", "1024")  # four pages
+    par = {"max_tokens": 600, "ignore_eos": True}
+    with link_as(d, A) as a, link_as(d, B) as b:
+        streams = []
+        for i in range(4):
+            ids = [300 + i] + [rng.randint(300, 40000) for _ in range(300)]
+            streams.append(b.call(START, {"id": new_id(), "input": "tokens", "model": "m", "keep": False, "params": par}, ids_tail(ids))["stream"])
+        for s in streams[:2]:
+            while b.call(NEXT, {"stream": s, "cursor": 0, "max_wait_ms": 1000})["state"] != "decode":
+                pass
+        w = generate(a, {"input": "tokens", "model": "m", "keep": False, "params": {"max_tokens": 5, "ignore_eos": True}},
+                     ids_tail([rng.randint(300, 40000) for _ in range(200)]))
+        check_eq(len(w.tokens), 5, "tokens of the other user")
+        states = [b.call(NEXT, {"stream": s, "cursor": 0, "max_wait_ms": 0})["state"] for s in streams]
+        check("done" not in states, lambda: "he waited until an answer of who held the pages ended: %r" % states)
+    d.stop()
+
+
 def one_user_does_not_learn_of_another():
     d = shared()
     with link_as(d, A) as a, link_as(d, B) as b, d.link() as root:
@@ -390,6 +409,7 @@ def a_user_cannot_take_the_place_of_a_key():
 
 main(requests_of_one_user_leave_room_for_another, an_answer_beside_a_flood_takes_twice_as_long_at_most,
      answers_of_a_hundred_keys_do_not_come_before_anothers,
+     a_user_who_holds_all_pages_gives_some_to_another,
      a_flood_of_text_to_tokenise_does_not_hold_another_user, one_user_does_not_learn_of_another,
      what_one_user_lost_is_not_told_to_another,
      each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key,
