@@ -236,6 +236,16 @@ static int busy(struct call *c, struct sess *s, const char *name)
     return -EBUSY;
 }
 
+/* Where it goes on from is known when the rewind is on the disk, or refused. */
+static int rewinding(struct call *c, const char *name)
+{
+    if (gen_park(c->d->gen, c) < 0)
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", NULL,
+                  "session \"%s\" is being rewound; try again when that has been answered",
+                  name);
+    return -EBUSY;
+}
+
 /* Finds or makes the session.  0 with *ret (NULL: none was named), or the call has failed, or
  * waits (busy). */
 static int pick_session(struct call *c, bool create, bool fork, struct model **m,
@@ -291,6 +301,8 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
         }
     } else if (s->running) {
         return busy(c, s, name);
+    } else if (s->rewinds) {
+        return rewinding(c, name);
     }
     if (r < 0)
         return no_memory(c);

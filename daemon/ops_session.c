@@ -45,10 +45,12 @@ struct change {
     struct toks *old_toks; /* of a rewind: what it cuts off */
     struct turn *old_turns;
     uint32_t n_old_turns;
+    uint64_t no; /* in the order they were made */
     struct change *next;
 };
 /* Changes under way; the loop thread's own. */
 static struct change *changes;
+static uint64_t last_no;
 
 void ops_session_hold(struct daemon *d)
 {
@@ -172,6 +174,47 @@ static bool idle(struct call *c, const struct sess *s)
 }
 
 /* --- ends ------------------------------------------------------------------------------------------ */
+static bool is_rm(const struct change *w)
+{
+    return w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM;
+}
+
+/* The change of the same thing that was made next, if that is under way as well. */
+static struct change *next_change(const struct change *w)
+{
+    struct change *next = NULL;
+
+    for (struct change *v = changes; v; v = v->next)
+        if (v->uid == w->uid && v->req.type == w->req.type && v->no > w->no &&
+            (!next || v->no < next->no) && memcmp(&v->sess, &w->sess, sizeof v->sess) == 0)
+            next = v;
+    return next;
+}
+
+/* v was made on top of w, which is not to be: what was before w is what was before v. */
+static void hand_down(struct change *w, struct change *v)
+{
+    const uint32_t flags = KVS_SESS_PINNED | KVS_SESS_ANONYMOUS;
+    struct change had = *v;
+
+    memcpy(v->old.name, w->old.name, sizeof v->old.name);
+    v->old.flags = (v->old.flags & ~flags) | (w->old.flags & flags);
+    if (w->req.type != HRT_SESSION_REWIND)
+        return;
+    v->old.used_ns = w->old.used_ns;
+    v->old.head = w->old.head;
+    v->old_branch = w->old_branch;
+    v->old_head = w->old_head;
+    v->old_open = w->old_open;
+    v->old_open_req = w->old_open_req;
+    v->old_toks = w->old_toks;
+    v->old_turns = w->old_turns;
+    v->n_old_turns = w->n_old_turns;
+    w->old_branch = had.old_branch;
+    w->old_toks = had.old_toks;
+    w->old_turns = had.old_turns;
+}
+
 static void take_back_rewind(struct change *w, struct sess *s)
 {
     s->rec.used_ns = w->old.used_ns;
@@ -200,18 +243,24 @@ static void take_back(struct change *w)
     const uint32_t pin = KVS_SESS_PINNED, anonymous = KVS_SESS_ANONYMOUS;
 
     struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
+    struct change *later;
 
     if (!s)
         return;
-    s->removing = false;
-    if (s->running && (w->made || w->req.type == HRT_SESSION_REWIND))
-        return;
-    if (w->made) {
-        sess_forget(w->d, s);
+    if (is_rm(w)) {
+        s->removing = false;
         return;
     }
-    if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
+    if (w->made) {
+        if (!s->running) /* else it is that request's by now */
+            sess_forget(w->d, s);
         return;
+    }
+    later = next_change(w);
+    if (later) {
+        hand_down(w, later);
+        return;
+    }
     if (w->req.type == HRT_SESSION_RENAME) {
         if (sess_name_set(s, w->old.name) < 0)
             log_at(LOG_WARN_, "no memory: session \"%s\" has its old name at the next start",
@@ -258,6 +307,17 @@ static void refuse(struct call *c, const struct change *w, int res, bool before)
                   "nothing was changed, the store cannot write: %s", why);
 }
 
+/* Or not: what came to start on the session meanwhile sees which. */
+static void rewound(const struct change *w)
+{
+    struct sess *s = sess_by_id(w->d, w->uid, &w->sess);
+
+    if (!s || --s->rewinds || !w->d->gen)
+        return;
+    w->d->gen->freed = true;
+    gen_kick(w->d);
+}
+
 static void change_done(struct out *o)
 {
     struct change *w = (struct change *)o;
@@ -271,8 +331,10 @@ static void change_done(struct out *o)
         }
     if (res < 0)
         take_back(w);
-    else if (w->rec[w->n_rec - 2].kind == KVS_REC_SESSION_RM)
+    else if (is_rm(w))
         removed(w);
+    if (w->req.type == HRT_SESSION_REWIND)
+        rewound(w);
     for (uint32_t i = 0; i < w->n_call; i++) {
         struct call *c = w->call[i];
 
@@ -346,6 +408,8 @@ static void change_submit(struct change *w, struct call *c, struct sess *s, uint
     w->o.owner = w->uid;
     w->o.session = s->rec.id;
     w->o.done = change_done;
+    w->no = ++last_no;
+    s->rewinds += w->req.type == HRT_SESSION_REWIND;
     w->next = changes;
     changes = w;
     (void)join(w, c);

@@ -164,6 +164,7 @@ struct sess {
     bool turns_known;
     bool unborn;       /* made by a request that is not admitted yet: nobody else sees it */
     bool removing;     /* its removal is on the way to the disk: nothing may start on it */
+    uint32_t rewinds;  /* so many of it are on the way: what starts on it waits for them */
     uint64_t lost_to;  /* KVS_SESS_LOST: it had so many tokens before damage took some */
     bool changed;      /* in memory it is ahead of the disk for good */
     uint32_t out;      /* outbox.c: batches of it that are not durable yet */

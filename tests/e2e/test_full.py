@@ -203,5 +203,73 @@ def a_full_limit_is_named_and_sessions_rm_heals():
     d.stop()
 
 
+
+def together(l, *reqs):
+    """In one go, so that none has its answer before the last is sent: (status, JSON) of each, in this order."""
+    l.s.sendall(b"".join(pack(typ, json.dumps(dict(req, id=new_id())).encode(), b"", 1000 + i) for i, (typ, req) in enumerate(reqs)))
+    got = {}
+    while len(got) < len(reqs):
+        fid, _, status, js, _ = l.reply()
+        got[fid] = (status, js)
+    return [got[1000 + i] for i in range(len(reqs))]
+
+
+def changes_that_are_refused_together_leave_no_trace():
+    d = Daemon("--threads", "1").start()
+    d.load()
+    with d.link() as l:
+        for i in range(3):
+            turn(l, "a", "Question %d" % i)
+        before = state(l, "a")
+        rewind, rename, pin = ((SESSION_REWIND, {"session": "a", "to_turn": 4}), (SESSION_RENAME, {"session": "a", "name": "b"}),
+                               (SESSION_PIN, {"session": "a", "pinned": True}))
+        for reqs in ([rewind, (SESSION_REWIND, {"session": "a", "to_turn": 2})], [rename, (SESSION_RENAME, {"session": "b", "name": "c"})],
+                     [pin, pin], [pin, rename, (SESSION_REWIND, {"session": "b", "to_turn": 2}), (SESSION_RENAME, {"session": "b", "name": "c"})],
+                     [rewind, (SESSION_REWIND, {"session": "a", "to_turn": 3}), pin, (SESSION_REWIND, {"session": "a", "to_turn": 0})]):
+            may_write(d, False)
+            for status, js in together(l, *reqs):
+                check(status and "nothing was changed" in js["message"], lambda: "not refused: %r" % js)
+            may_write(d, True)
+            check_eq(state(l, "a"), before, "the session after %r were refused" % [r for _, r in reqs])
+        until_ok(l)
+        turn(l, "a", "Go on.")
+        after = state(l, "a")
+        check(after[0].startswith(before[0]) and after[1][:len(before[1])] == before[1], "the next turn is not behind the others")
+        turns = len(before[1]) + 2
+        check_eq(len(after[1]), turns, "turns with the next one")
+    d.restart(clean=False)
+    with d.link() as l:
+        check_eq(state(l, "a"), after, "the session after a kill")
+    d.stop()
+
+
+def what_starts_behind_a_rewind_waits_for_it():
+    d = Daemon("--threads", "1").start()
+    d.load()
+    start = (START, {"session": "a", "model": "m", "input": "prompt", "prompt": "Next.",
+                     "params": {"max_tokens": 3, "ignore_eos": True, "seed": 7}})
+    with d.link() as l:
+        for i in range(3):
+            turn(l, "a", "Question %d" % i)
+        before = state(l, "a")
+        for full, to, turns in ((True, 2, 8), (False, 4, 6)):
+            may_write(d, not full)
+            (status, js), (ok, r) = together(l, (SESSION_REWIND, {"session": "a", "to_turn": to}), start)
+            check_eq(status != 0, full, "whether the rewind was refused")
+            check_eq(ok, 0, "status of what was started behind it")
+            may_write(d, True)
+            follow(l, r["stream"])
+            until_ok(l)
+            s = state(l, "a")
+            check_eq(len(s[1]), turns, "turns")
+            kept = turns - 2
+            check(s[1][:kept] == before[1][:kept], "the turns it went on from are others")
+    d.restart(clean=False)
+    with d.link() as l:
+        check_eq(state(l, "a"), s, "the session after a kill")
+    d.stop()
+
+
 main(kept_turns_are_written_by_themselves, the_next_turn_takes_along_what_waits, a_stop_writes_what_waits_and_loses_nothing_else,
-     a_full_limit_is_named_and_sessions_rm_heals)
+     changes_that_are_refused_together_leave_no_trace,
+     what_starts_behind_a_rewind_waits_for_it, a_full_limit_is_named_and_sessions_rm_heals)
