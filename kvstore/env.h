@@ -15,7 +15,8 @@ struct kvs_env {
     uint64_t quick_bytes;
     uint64_t lived_ns;                  /* a new store's clock begins here (lived.h) */
     const _Atomic int64_t *wall_off_ns; /* the wall clock is wrong by this; NULL: right */
-    uint64_t forget_ns; /* between looks for requests to forget; 0: ten minutes.  Else what a
+    uint64_t
+        forget_ns; /* between looks for requests to forget; 0: ten minutes, or seconds when sessions find no room.  Else what a
                          * removed session leaves is collected at once, too */
 };
 int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kvs_env *env,

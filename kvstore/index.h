@@ -54,9 +54,10 @@ int index_shrink_open(struct index *i);
 uint64_t index_bytes(const struct index *i); /* taken on disk */
 /* Of what is taken: pages that hold nothing, before the file's end and behind it. */
 uint64_t index_spare_bytes(struct index *i);
-bool index_near_full(const struct index *i); /* past 70 % of the map */
-bool index_in_place(const struct index *i);  /* its name still leads to its file */
-void index_reader_check(struct index *i);    /* forget readers that died */
+uint64_t index_table_bytes(struct index *i, enum index_db db); /* of the pages it has */
+bool index_near_full(const struct index *i);                   /* past 70 % of the map */
+bool index_in_place(const struct index *i); /* its name still leads to its file */
+void index_reader_check(struct index *i);   /* forget readers that died */
 
 /* What the file is believed to be.  TOUCHED: somebody else has written to it or cut it; BROKEN:
  * LMDB has met what cannot be.  Then reads and writes are E_CORRUPT until it was walked and is

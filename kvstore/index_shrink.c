@@ -35,6 +35,19 @@ uint64_t index_used_bytes(MDB_txn *txn)
     return used * 4096;
 }
 
+uint64_t index_table_bytes(struct index *i, enum index_db db)
+{
+    uint64_t n = 0;
+    MDB_stat st;
+
+    if (index_view(i, INDEX_COMMIT) == 0) {
+        if (mdb_stat(i->txn[INDEX_COMMIT], i->db[db], &st) == 0)
+            n = (st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages) * 4096;
+        index_unview(i, INDEX_COMMIT);
+    }
+    return n;
+}
+
 static uint64_t taken_under(const char *dir, int depth)
 {
     DIR *d = depth < DEPTH_MAX ? opendir(dir) : NULL;

@@ -188,7 +188,7 @@ struct collect {
     struct idset keep; /* what something on disk leads to */
     struct idset held; /* what the loop and the batches since name; the rest goes */
     uint64_t bad, began_ns, due_ns, rest_ns; /* a round is due; and not before */
-    uint64_t freed_bytes; /* of tokens and sessions, since the log was compacted */
+    uint64_t freed_bytes; /* of tokens, sessions and requests, since the log was compacted */
     uint32_t n_gone, n_done, n_parts, n_parts_done;
     struct {
         struct kvs_id id;
@@ -200,9 +200,14 @@ struct collect {
     } parts[COLLECT_MAX]; /* requests likewise, that lose their parts */
 };
 
-struct forget {         /* the commit thread's own; see forget.c */
-    uint64_t next_ns;   /* when the next round begins */
-    struct index_at at; /* how far this one has come; nothing: none is under way */
+enum { FORGET_AGES = 40 };
+struct forget {                /* the commit thread's own; see forget.c */
+    uint64_t next_ns;          /* when the next round begins */
+    uint64_t look_ns;          /* and not before, when turns find no room */
+    uint64_t keep_ns;          /* what is younger stays in this round */
+    struct index_at at;        /* how far this one has come; nothing: none is under way */
+    bool counts;               /* this round drops nothing, it counts them by their age */
+    uint64_t age[FORGET_AGES]; /* bytes of each */
     uint32_t n, done;
     struct {
         uint32_t owner;
