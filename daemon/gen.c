@@ -235,7 +235,7 @@ void req_finish(struct req *r, enum finish fin)
         req_warn(r,
                  "finished blocks do not reach the disk, and what is not kept in memory is "
                  "computed again: %s",
-                 noroom_block(r->d, r->uid, kvflow_fault(r->m), why));
+                 noroom_block(r->d, r->uid, r->m, kvflow_fault(r->m), why));
     if (!quota_puts(r->d, r->uid, words, sizeof words))
         req_warn(r, "%s", words);
     kvf_close(&r->q);

@@ -97,7 +97,7 @@ static void put_done(struct kvs_block_req *r)
             LOG_WARN_,
             "model %s: blocks do not go to disk, they stay in memory while there is room and "
             "are computed again when it is not: %s",
-            f->m->name, noroom_block(f->d, f->d->uid, r->res, why));
+            f->m->name, noroom_block(f->d, f->d->uid, f->m, r->res, why));
     f->put_fault = p->put == PUT_FAILED ? r->res : 0;
     if (r->res != 0)
         quota_back(f->d, p->uid, kvflow_block_bytes(f->m));

@@ -4,6 +4,7 @@
 #include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
+#include "daemon/kvflow.h"
 #include "daemon/sess.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
@@ -115,9 +116,27 @@ void noroom_fail(struct call *c, const struct sess *s, int res)
     call_fail(c, no.status, no.slug, NULL, "%s", no.words);
 }
 
-const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS])
+/* The least limit that has room for one block of m beside the log and the index of a small store. */
+static uint64_t disk_least(const struct model *m)
 {
-    if (res == E_LIMIT)
+    uint64_t slot = kvflow_block_bytes(m) + 3 * 4096; /* with its head, and those of the file */
+
+    return round_up(slot + slot / 9 + (2 << 20), 1 << 20);
+}
+
+const char *noroom_block(struct daemon *d, uint32_t uid, const struct model *m, int res,
+                         char ret[NOROOM_WORDS])
+{
+    uint64_t least = res == E_LIMIT ? disk_least(m) : 0;
+
+    if (least > d->conf->disk_bytes)
+        snprintf(
+            ret, NOROOM_WORDS,
+            "one of them takes %.1f MiB, for which the disk limit of %llu MiB (--disk) has "
+            "no room beside the turns: raise it to %llu MiB or more, and restart",
+            (double)kvflow_block_bytes(m) / (1 << 20),
+            (unsigned long long)d->conf->disk_bytes >> 20, (unsigned long long)least >> 20);
+    else if (res == E_LIMIT)
         snprintf(ret, NOROOM_WORDS,
                  "they find no room in the disk limit of %llu MiB (--disk): remove sessions "
                  "(`hearth "

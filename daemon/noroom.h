@@ -6,6 +6,7 @@
 #include "daemon/daemon.h"
 
 struct call;
+struct model;
 struct sess;
 
 enum { NOROOM_WORDS = DAEMON_WHY };
@@ -26,7 +27,8 @@ struct unread {
 void noroom_unread(struct daemon *d, uint32_t uid, const struct sess *s, int res,
                    struct unread *ret);
 void noroom_fail(struct call *c, const struct sess *s, int res); /* c hears that */
-/* The same of a block: E_LIMIT the limit, -EDQUOT the day's budget. */
-const char *noroom_block(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
+/* The same of m's blocks: E_LIMIT the limit, -EDQUOT the day's budget. */
+const char *noroom_block(struct daemon *d, uint32_t uid, const struct model *m, int res,
+                         char ret[NOROOM_WORDS]);
 
 #endif

@@ -99,7 +99,7 @@ static void blocks_stay(struct daemon *d, uint32_t uid, cJSON *w)
         snprintf(said, sizeof said,
                  "model %s: finished blocks do not reach the disk, and what is not kept in "
                  "memory is computed again: %s",
-                 m->name, noroom_block(d, uid, r, why));
+                 m->name, noroom_block(d, uid, m, r, why));
         cJSON_AddItemToArray(w, cJSON_CreateString(said));
     }
 }

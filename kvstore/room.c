@@ -421,6 +421,7 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
     uint64_t limit = seg_limit(s), used = s->file_bytes;
     uint64_t left = limit > used ? limit - used : 0;
     uint32_t n = seg_slots(l->slot_bytes, s->o.disk_bytes);
+    uint32_t least = l->n_seg ? SEG_SLOTS_MIN : 1; /* a small limit has room for some as well */
 
     if (l->growing || l->dropping)
         return 0;
@@ -428,8 +429,8 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
         return evict_own(s, l, b) ? 0 : l->barred;
     if (left > 2 * SEG_HEAD_BYTES && (left - 2 * SEG_HEAD_BYTES) / l->slot_bytes < n)
         n = (uint32_t)((left - 2 * SEG_HEAD_BYTES) / l->slot_bytes);
-    if (n >= SEG_SLOTS_MIN && seg_bytes(n, l->slot_bytes) <= left &&
-        now_ns() >= l->full_until_ns && l->n_seg < SEGS_PER_LAYOUT_MAX) {
+    if (n >= least && seg_bytes(n, l->slot_bytes) <= left && now_ns() >= l->full_until_ns &&
+        l->n_seg < SEGS_PER_LAYOUT_MAX) {
         grow(s, l, n);
         return l->growing ? 0 : -ENOMEM;
     }

@@ -270,6 +270,27 @@ def what_starts_behind_a_rewind_waits_for_it():
     d.stop()
 
 
+
+def a_small_limit_has_room_for_some_blocks_or_says_what_has():
+    for disk, blocks in ((6, 0), (12, 1), (40, 5)):  # of 5.6 MiB each
+        d = Daemon("--disk", "%dMiB" % disk, "--host-memory", "64MiB").start()
+        d.load()
+        with d.link() as l:
+            ids = [rng.randint(300, 40000) for _ in range(256 * 5 + 20)]
+            a = generate(l, {"session": "s", "create": True, "model": "m", "input": "tokens", "params": {"max_tokens": 1}}, ids_tail(ids))
+            s, t0 = l.call(STATUS), time.monotonic()
+            while s["blocks"]["file"] < blocks and time.monotonic() - t0 < 20 * SLOWER:
+                s = l.call(STATUS)  # the last of them is on its way
+            check_eq(s["blocks"]["file"], blocks, "blocks on a disk limit of %d MiB" % disk)
+            for said in (a.last.get("warnings") or [], s["warnings"]):
+                said = [w for w in said if "--disk" in w]
+                check_eq(len(said), int(blocks < 5), "warnings of the limit")
+                check(not said or ("sessions rm" in said[0]) == (blocks > 0), lambda: "advice that does not help: %r" % said)
+                check(blocks or "raise it to 9 MiB" in said[0], lambda: "not what has room: %r" % said)
+        d.stop()
+
+
 main(kept_turns_are_written_by_themselves, the_next_turn_takes_along_what_waits, a_stop_writes_what_waits_and_loses_nothing_else,
      changes_that_are_refused_together_leave_no_trace,
-     what_starts_behind_a_rewind_waits_for_it, a_full_limit_is_named_and_sessions_rm_heals)
+     what_starts_behind_a_rewind_waits_for_it, a_small_limit_has_room_for_some_blocks_or_says_what_has,
+     a_full_limit_is_named_and_sessions_rm_heals)
