@@ -82,8 +82,8 @@ void reserve_make(struct kvstore *s)
     if (s->reserve_held || s->reserve_bytes == 0)
         return;
     /* Only where it leaves room: else it would be given up again at once. */
-    if (sys_taken_bytes(path) < s->reserve_bytes &&
-        (sys_free_bytes(s->dir) < 2 * s->reserve_bytes ||
+    if ((sys_plain(path) < 0 || sys_taken_bytes(path) < s->reserve_bytes) &&
+        (sys_free_bytes(s->dir) < 2 * s->reserve_bytes || sys_clear(path, NULL) < 0 ||
          sys_make(&s->sys, path, NULL, 0, s->reserve_bytes) < 0))
         return;
     s->reserve_held = true;

@@ -37,7 +37,7 @@ static int in_use(const struct kvstore *s, struct errbuf *eb)
     char path[PATH_MAX];
 
     lock_path(s, path);
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe would wait */
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC); /* a pipe would wait */
     long pid = holder(fd);
     if (fd >= 0)
         close(fd);
@@ -85,24 +85,21 @@ int guard_take(struct kvstore *s, struct errbuf *eb)
 
     lock_path(s, path);
     s->dir_fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (s->dir_fd >= 0) {
-        r = lock_wait(s, s->dir_fd, until, eb); /* some file systems lock files only: then */
-        if (r == -EBUSY)                        /* the other one has to do */
-            return r;
-        r = sys_lock_ok(path, eb);
-        if (r < 0)
-            return r;
-        s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    }
-    if (s->lock_fd < 0)
-        return err_set(eb, -errno,
-                       "cannot write in %s: %s; choose another directory or change "
-                       "its owner or mode",
-                       s->dir, strerror(errno));
+    if (s->dir_fd < 0)
+        return sys_unread(eb, -errno, s->dir);
+    r = lock_wait(s, s->dir_fd, until, eb); /* some file systems lock files only: then */
+    if (r == -EBUSY)                        /* the other one has to do */
+        return r;
+    r = sys_lock_ok(path, eb);
+    if (r < 0)
+        return r;
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0) /* it was not there: the directory takes no file */
+        return sys_refuse(eb, -errno, "write in", s->dir);
     r = lock_wait(s, s->lock_fd, until, eb);
     if (r == 0)
         pid_write(s);
-    return r == 0 || r == -EBUSY ? r : err_set(eb, r, "cannot lock %s: %s", path, err_str(r));
+    return r == 0 || r == -EBUSY ? r : sys_refuse(eb, r, "lock", path);
 }
 
 void guard_drop(struct kvstore *s)
@@ -342,7 +339,7 @@ void guard_turn(struct kvstore *s)
         return;
     ckpt_look(s);
     lock_path(s, path);
-    if (!sys_same(path, s->lock_fd))
+    if (sys_plain(path) < 0 || !sys_same(path, s->lock_fd)) /* a link to it refuses a start */
         lock_again(s);
     /* An idle store keeps its clock too, now and then. */
     if (now_ns() > s->clock_idle_ns && s->fault == 0)

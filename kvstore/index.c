@@ -174,24 +174,6 @@ static size_t key_log(uint8_t *k, const struct kvs_id *branch, uint8_t kind, uin
 
 /* --- open and close --------------------------------------------------------------------------- */
 
-int index_env_open(MDB_env **ret, const char *path, unsigned flags)
-{
-    MDB_env *env = NULL;
-    int rc = mdb_env_create(&env);
-
-    if (rc == 0 && (rc = mdb_env_set_mapsize(env, INDEX_MAP_BYTES)) == 0 &&
-        (rc = mdb_env_set_maxdbs(env, DB_ + 4)) == 0 &&
-        (rc = mdb_env_set_maxreaders(env, 64)) == 0)
-        rc = mdb_env_open(env, path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOSUBDIR | flags, 0600);
-    if (rc) {
-        if (env)
-            mdb_env_close(env);
-        return index_err(rc);
-    }
-    *ret = env;
-    return 0;
-}
-
 int index_path(char *ret, const char *dir, const char *name)
 {
     return snprintf(ret, PATH_MAX, "%s/%s", dir, name) < PATH_MAX ? 0 : -ENAMETOOLONG;
@@ -216,7 +198,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         snprintf(lock, sizeof lock, "%s-lock", i->path);
         r = sys_lock_ok(lock, eb);
         if (r == 0 && (r = sys_take(lock, 8192)) < 0) /* 64 readers and the file's head */
-            (void)err_set(eb, r, "cannot make %s: %s", lock, err_str(r));
+            (void)sys_refuse(eb, r, "make", lock);
     }
     if (r == 0) {
         r = index_env_open(&i->env, i->path, o->no_fsync ? MDB_NOSYNC : 0);

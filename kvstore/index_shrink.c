@@ -68,7 +68,7 @@ static uint64_t taken_under(const char *dir, int depth)
 
 static int sync_file(struct sys *y, const char *path)
 {
-    int fd = open(path, O_RDWR | O_CLOEXEC), r = 0;
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC), r = 0;
 
     if (fd < 0)
         return -errno;
@@ -140,6 +140,30 @@ void index_shut(struct index *i)
     pthread_mutex_unlock(&i->hurt_lock);
     if (env)
         mdb_env_close(env);
+}
+
+int index_env_open(MDB_env **ret, const char *path, unsigned flags)
+{
+    MDB_env *env = NULL;
+    char lock[PATH_MAX + 8];
+
+    /* LMDB follows a link there, and writes. */
+    snprintf(lock, sizeof lock, "%s-lock", path);
+    int r = flags & MDB_NOLOCK ? 0 : sys_plain(lock);
+    if (r < 0)
+        return r;
+    int rc = mdb_env_create(&env);
+    if (rc == 0 && (rc = mdb_env_set_mapsize(env, INDEX_MAP_BYTES)) == 0 &&
+        (rc = mdb_env_set_maxdbs(env, DB_ + 4)) == 0 &&
+        (rc = mdb_env_set_maxreaders(env, 64)) == 0)
+        rc = mdb_env_open(env, path, MDB_NOTLS | MDB_NORDAHEAD | MDB_NOSUBDIR | flags, 0600);
+    if (rc) {
+        if (env)
+            mdb_env_close(env);
+        return index_err(rc);
+    }
+    *ret = env;
+    return 0;
 }
 
 int index_open_env(struct index *i, bool same)

@@ -51,10 +51,10 @@ static void lock_known(struct index *i)
     struct stat st;
 
     lock_path(i, path);
-    int fd = open(path, O_PATH | O_CLOEXEC);
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return;
-    if (fstat(fd, &st) < 0 || st.st_size == 0) {
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0) {
         close(fd);
         return;
     }

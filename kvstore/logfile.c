@@ -110,7 +110,7 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
     struct log_file *v = NULL;
     uint32_t n = 0, cap = 0;
     DIR *d = opendir(dir);
-    int r = 0;
+    int r = 0, said = 0;
 
     if (!d)
         return sys_unread(eb, -errno, dir);
@@ -121,7 +121,7 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
         /* A file that never became one. */
         if (len > 4 && !strncmp(e->d_name, "seg-", 4) && !strcmp(e->d_name + len - 4, ".tmp")) {
             if (tidy && snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
-                (void)unlink(path);
+                r = said = sys_clear(path, eb);
             continue;
         }
         if (sscanf(e->d_name, "seg-%9u%c", &number, &end) != 1)
@@ -142,7 +142,7 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
     closedir(d);
     if (r < 0) {
         free(v);
-        return sys_unread(eb, r, dir);
+        return said < 0 ? r : sys_unread(eb, r, dir);
     }
     if (n)
         qsort(v, n, sizeof *v, by_number);

@@ -678,6 +678,10 @@ int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_rep
         r = m->hurt ? 0 : -ENOMEM;
     }
     if (r == 0)
+        r = sys_clear(lock, eb);
+    if (r == 0)
+        r = sys_clear(tmp, eb);
+    if (r == 0)
         r = sys_unlink(&s->sys, tmp);
     if (r == 0)
         r = index_new(s, &m->idx, eb);
@@ -714,7 +718,7 @@ int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_rep
     return r;
 }
 
-int merge_leftover(struct kvstore *s)
+int merge_leftover(struct kvstore *s, struct errbuf *eb)
 {
     char tmp[PATH_MAX], lock[PATH_MAX], path[PATH_MAX];
     struct stat st;
@@ -722,16 +726,21 @@ int merge_leftover(struct kvstore *s)
     struct index *idx = NULL;
 
     paths(s, tmp, lock, path);
-    if (lstat(tmp, &st) < 0)
-        return errno == ENOENT ? 0 : -errno;
+    int r = sys_clear(lock, eb);
+    if (r < 0 || lstat(tmp, &st) < 0)
+        return r;
+    if (!S_ISREG(st.st_mode)) /* a link is never what is read, filled or put in place */
+        return sys_clear(tmp, eb);
     bool gone = stat(path, &st) < 0 && errno == ENOENT;
     gone = gone && index_check(tmp, 0, NULL) == 0; /* it may be half of one */
-    int r = gone ? index_new(s, &idx, NULL) : 0;
+    r = gone ? index_new(s, &idx, NULL) : 0;
     if (r == 0 && gone && index_meta_get(idx, INDEX_LOOP, "whole", v, 8) != 8)
         v[0] = 0;
     index_close(idx);
     (void)unlink(lock);
     if (r == 0 && v[0] != 0)
-        return rename(tmp, path) < 0 ? -errno : sys_sync_dir(&s->sys, s->dir);
-    return sys_unlink(&s->sys, tmp);
+        r = rename(tmp, path) < 0 ? -errno : sys_sync_dir(&s->sys, s->dir);
+    else
+        r = sys_unlink(&s->sys, tmp);
+    return r < 0 ? sys_refuse(eb, r, "clear", tmp) : 0;
 }

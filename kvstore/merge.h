@@ -34,7 +34,7 @@ struct merge_report {
 int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_report *rep,
                 struct errbuf *eb);
 /* A new index that a killed start left: put in place when the old one is gone already and it
- * is whole, else thrown away. */
-int merge_leftover(struct kvstore *s);
+ * is whole, else thrown away.  What is no file under its names refuses. */
+int merge_leftover(struct kvstore *s, struct errbuf *eb);
 
 #endif

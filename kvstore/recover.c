@@ -154,8 +154,10 @@ static int dir_used(const char *path, struct errbuf *eb)
     DIR *d = opendir(path);
     int used = 0;
 
-    if (!d)
-        return errno == ENOENT ? 0 : sys_unread(eb, -errno, path);
+    if (!d) {
+        int r = -errno;
+        return r == -ENOENT && sys_leads(path) == 0 ? 0 : sys_unread(eb, r, path);
+    }
     for (struct dirent *e; !used && (e = readdir(d));)
         used = e->d_name[0] != '.';
     closedir(d);
@@ -258,6 +260,23 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
                  : 0;
 }
 
+/* What a killed start, or somebody else, left under names that are for a time only: before anything
+ * is changed, as it may refuse. */
+static int leftovers(struct kvstore *s, struct errbuf *eb)
+{
+    char path[PATH_MAX];
+    struct log_file *v = NULL;
+    uint32_t n;
+
+    snprintf(path, sizeof path, "%s/index.mdb.tmp", s->dir);
+    int r = sys_clear(path, eb);
+    snprintf(path, sizeof path, "%s/log", s->dir);
+    if (r == 0)
+        r = log_files(path, true, &v, &n, eb);
+    free(v);
+    return r < 0 ? r : merge_leftover(s, eb);
+}
+
 /* Index and log agree after this, or the open fails with everything as it was.  *hurt: the log
  * is to be made anew. */
 static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *hurt,
@@ -268,7 +287,7 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
 
     for (int i = 0; i < 2 && used == 0; i++) {
         snprintf(sub, sizeof sub, "%s/%s", s->dir, i ? "kv" : "log");
-        used = dir_used(sub, eb);
+        used = dir_used(sub, i ? NULL : eb);
         if (used < 0 && i) /* costs its blocks, not the start */
             used = 1;
     }
@@ -279,9 +298,12 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     if (r < 0)
         return r;
     snprintf(path, sizeof path, "%s/index.mdb", s->dir);
-    r = merge_leftover(s);
+    r = sys_leads(path); /* on a disk that is not there it is not missing */
     if (r < 0)
-        return err_set(eb, r, "cannot clear %s.new: %s", path, err_str(r));
+        return sys_unread(eb, r, path);
+    r = leftovers(s, eb);
+    if (r < 0)
+        return r;
     r = index_check(path, s->env.quick_bytes ? s->env.quick_bytes : QUICK_BYTES, eb);
     if (r < 0 && r != -ENOENT && r != E_CORRUPT)
         return r;
@@ -349,7 +371,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         r = sys_mkdir(&s->sys, path);
     }
     if (r < 0)
-        return err_set(eb, r, "cannot make %s: %s", path, err_str(r));
+        return sys_refuse(eb, r, "make", path);
     r = index_and_log(s, rep, &hurt, eb);
     if (r < 0)
         return r;

@@ -171,6 +171,46 @@ int sys_mkdir(struct sys *y, const char *path)
     return r;
 }
 
+int sys_plain(const char *path)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+    return S_ISREG(st.st_mode)   ? 0
+           : S_ISLNK(st.st_mode) ? -ELOOP
+           : S_ISDIR(st.st_mode) ? -EISDIR
+                                 : -ENXIO;
+}
+
+int sys_leads(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) == 0)
+        return 0;
+    int e = errno;
+    return e == ENOENT && lstat(path, &st) < 0 && errno == ENOENT ? 0 : -e;
+}
+
+int sys_clear(const char *path, struct errbuf *eb)
+{
+    int r = sys_plain(path);
+
+    if (r == 0 || r == -ELOOP)
+        r = unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR ? -errno : 0;
+    return r < 0 ? sys_refuse(eb, r, "clear", path) : 0;
+}
+
+int sys_fresh(const char *path)
+{
+    int r = sys_clear(path, NULL), fd = -1;
+
+    if (r == 0 && (fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
+        r = -errno;
+    return r < 0 ? r : fd;
+}
+
 static int make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
                 uint64_t alloc_bytes, bool twice)
 {
@@ -181,9 +221,9 @@ static int make(struct sys *y, const char *path, const void *head, uint64_t head
         return r;
     if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp", path) >= sizeof tmp)
         return -ENAMETOOLONG;
-    fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    fd = sys_fresh(tmp);
     if (fd < 0)
-        return -errno;
+        return fd;
     if (alloc_bytes)
         r = sys_alloc(y, fd, alloc_bytes);
     if (r == 0 && head_bytes)
@@ -234,7 +274,24 @@ int sys_open_plain(const char *path)
     return r;
 }
 
-int sys_unread(struct errbuf *eb, int code, const char *path)
+/* A link by its own name and where it leads: what is wrong is there. */
+static bool link_remedy(const char *path, char *ret, size_t cap)
+{
+    char to[200];
+    ssize_t n = readlink(path, to, sizeof to - 1);
+
+    if (n <= 0)
+        return false;
+    to[n] = 0;
+    snprintf(
+        ret, cap,
+        "it is a symbolic link to %s: put back what that should be (is its disk mounted?), "
+        "or the right one in place of the link",
+        to);
+    return true;
+}
+
+int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path)
 {
     const char *todo;
     char typed[400];
@@ -252,28 +309,46 @@ int sys_unread(struct errbuf *eb, int code, const char *path)
     case -ENFILE: todo = "allow more open files (ulimit -n, LimitNOFILE=)"; break;
     case -ENOMEM:
     case -EAGAIN: todo = "free some memory, or raise the limit of processes"; break;
+    case -ENOSPC:
+    case -EDQUOT: todo = "free some space"; break;
+    case -ENOENT:
+    case -ELOOP:
+    case -ENOTDIR:
+        todo = link_remedy(path, typed, sizeof typed) ? typed
+               : code == -ENOTDIR ? "what stands in its place is no directory: move it away"
+                                  : "put it back";
+        break;
     case -EISDIR: todo = "a directory stands in its place: move it away"; break;
     case -ENXIO: todo = "what stands in its place is no file: move it away"; break;
     case -ETIMEDOUT: todo = "start again when the disk has less to do"; break;
     default: todo = "remove the cause"; break;
     }
-    return err_set(eb, code, "cannot read %s: %s; nothing was changed; %s, then start again",
-                   path, err_str(code), todo);
+    return err_set(eb, code, "cannot %s %s: %s; nothing was changed; %s, then start again",
+                   verb, path, err_str(code), todo);
+}
+
+int sys_unread(struct errbuf *eb, int code, const char *path)
+{
+    return sys_refuse(eb, code, "read", path);
 }
 
 int sys_lock_ok(const char *path, struct errbuf *eb)
 {
-    struct stat st;
-    int fd;
+    int r = sys_plain(path), fd;
 
-    if (stat(path, &st) < 0)
-        return errno == ENOENT || errno == ENOTDIR ? 0 : sys_unread(eb, -errno, path);
-    if (!S_ISREG(st.st_mode))
-        return err_set(eb, S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO,
+    if (r == -ELOOP || r == -EISDIR || r == -ENXIO)
+        return err_set(eb, r,
                        "%s is %s and should be a file: move it away, it is made again, then "
                        "start again; nothing was changed",
-                       path, S_ISDIR(st.st_mode) ? "a directory" : "a pipe, socket or device");
-    fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+                       path,
+                       r == -ELOOP    ? "a symbolic link"
+                       : r == -EISDIR ? "a directory"
+                                      : "a pipe, socket or device");
+    if (r < 0)
+        return sys_unread(eb, r, path);
+    fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT)
+        return 0;
     if (fd < 0)
         return err_set(eb, -errno,
                        "cannot open %s for writing: %s; give it to this user (chown, chmod "
@@ -370,7 +445,7 @@ void sys_reserve(const char *path, uint64_t bytes)
 
 int sys_take(const char *path, uint64_t bytes)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r;
+    int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600), r;
 
     if (fd < 0)
         return -errno;

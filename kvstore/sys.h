@@ -53,13 +53,25 @@ int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_by
 /* The same with the head once more in the last bytes of the file; alloc_bytes is not 0. */
 int sys_make_twice(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
                    uint64_t alloc_bytes);
-/* What could not be read is not damage: words for it, with what to do.  Returns code. */
 /* A file to be read, and nothing else: -EISDIR, -ENXIO (a pipe, a socket, a device: opening one
  * may wait for ever), -errno. */
 int sys_open_plain(const char *path);
+/* What stands under a name is a file, or nothing: 0.  -ELOOP: a link, whatever it leads to; -EISDIR,
+ * -ENXIO, -errno. */
+int sys_plain(const char *path);
+/* A name that leads to something, or is not there: 0.  A link to what is missing now (a disk that
+ * is not mounted) says no more than that: why it leads nowhere, -ENOENT for one. */
+int sys_leads(const char *path);
+/* A name that only the store gives, and only for a time: a file or a link there goes, what a link
+ * leads to stays.  Anything else is not ours: -EISDIR, -ENXIO, -errno, and words. */
+int sys_clear(const char *path, struct errbuf *eb);
+int sys_fresh(const char *path); /* cleared and made: a descriptor, -errno */
+/* Why there is no start: "cannot VERB PATH", the reason, what to do.  Returns code. */
+int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path);
+/* What could not be read is not damage: the same. */
 int sys_unread(struct errbuf *eb, int code, const char *path);
-/* A lock file that is there must be a file this user may write, or whoever opens it blames another:
- * words that name it.  0: it is, or there is none. */
+/* A lock file that is there must be a file this user may write, and no link to one, or whoever
+ * opens it blames another: words that name it.  0: it is, or there is none. */
 int sys_lock_ok(const char *path, struct errbuf *eb);
 /* Renames what is damaged to NAME.bad-TIME beside it and writes that path into ret. */
 int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);
@@ -67,7 +79,7 @@ int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap);
 int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap);
 /* Space taken for a file beyond its end, its size unchanged.  May fail: then there is none. */
 void sys_reserve(const char *path, uint64_t bytes);
-/* Makes a file when missing and takes blocks for its first bytes; it grows to that size.
+/* Makes a file when missing (it follows no link) and takes blocks for its first bytes; it grows to that size.
  * -ENOSPC: the disk has none, and a shared mapping of the file would fault. */
 int sys_take(const char *path, uint64_t bytes);
 /* A code that says there is no room (a disk, a quota, a limit of file sizes): not for good. */

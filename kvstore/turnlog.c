@@ -556,9 +556,9 @@ int turnlog_checkpoint_begin(struct turnlog *l)
     memcpy(h.uuid, l->uuid, 16);
     log_head_put(head, &h);
     seg_path(l, h.number, ".tmp", tmp);
-    int fd = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = sys_fresh(tmp);
     if (fd < 0)
-        return -errno;
+        return fd;
     l->ckpt_fd = fd;
     l->ckpt_number = h.number;
     l->ckpt_old = l->n_seg;

@@ -184,19 +184,21 @@ static void a_store_is_locked_by_what_it_is_not_by_a_name(void)
 /* It would refuse the next start, and a pipe can be opened and locked as well. */
 static void what_is_no_file_does_not_stay_for_the_lock(void)
 {
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 4; k++) {
         struct rig g;
-        char lock[512];
+        char lock[512], moved[520];
         struct stat st;
         struct kvs_stats said;
         struct errbuf eb = {{0}};
 
         start(&g);
         snprintf(lock, sizeof lock, "%s/store.lock", g.dir);
-        CHECK_EQ(unlink(lock), 0);
+        snprintf(moved, sizeof moved, "%s-moved", lock);
+        CHECK_EQ(rename(lock, moved), 0);
         CHECK_EQ(k == 0   ? mkfifo(lock, 0600)
                  : k == 1 ? mkdir(lock, 0700)
-                          : symlink("elsewhere", lock),
+                 : k == 2 ? symlink("elsewhere", lock)
+                          : symlink(moved, lock), /* and so to what is locked */
                  0);
         CHECK(said_soon(&g, "store.lock", "made again"));
         CHECK(lstat(lock, &st) == 0 && S_ISREG(st.st_mode));
