@@ -93,6 +93,37 @@ static void a_large_shelf_is_walked_some_at_a_time(void)
     CHECK(!on_shelf(1));
     CHECK_EQ(g.s->n.blocks, MANY);
     CHECK(!layout_seg(g.s->layout[g.layout], 1));
+    CHECK_EQ(g.s->file_bytes, 0); /* what it took of the limit is free again */
+    rig_fini(&g);
+}
+
+static bool going(void)
+{
+    return g.s->io.n_dying > 0;
+}
+
+/* It was being emptied to make room: nobody waits for that any more. */
+static void a_file_that_goes_while_it_is_emptied_is_waited_for_no_longer(void)
+{
+    int r = 0;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    g.o.no_fsync = true;
+    g.o.disk_bytes = 8 << 20;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    g.s->space = SPACE_WANTED; /* as a batch that finds none says */
+    until(going);
+    take_away();
+    until(noticed);
+    for (uint64_t end = now_ns() + 60000000000u * T_SLOWER; !forgotten() && now_ns() < end;)
+        rig_turn(&g);
+    CHECK(forgotten() && !on_shelf(0));
+    CHECK_EQ(g.s->file_bytes, 0);
+    for (uint32_t n = 1; n < 700 && r == 0; n++)
+        r = rig_put(&g, 1, n);
+    CHECK_EQ(r, E_LIMIT); /* and is told so */
     rig_fini(&g);
 }
 
@@ -143,5 +174,6 @@ static void a_block_in_memory_is_put_into_another_file(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_large_shelf_is_walked_some_at_a_time),
+       ROW(a_file_that_goes_while_it_is_emptied_is_waited_for_no_longer),
        ROW(what_is_being_written_when_its_file_goes_is_forgotten_as_well),
        ROW(a_block_in_memory_is_put_into_another_file))

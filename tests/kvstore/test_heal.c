@@ -476,6 +476,35 @@ static void what_lmdb_meets_itself_is_damage_too(void)
 
 /* --- the log ---------------------------------------------------------------------------------- */
 
+/* A merge does not know it, and it is written once a minute: killed within that, ages would begin
+ * anew. */
+static void the_clock_outlives_a_kill_soon_after(void)
+{
+    const uint64_t gone = 50ull * 24 * 3600 * 1000000000u;
+    struct timespec t;
+    char copy[300];
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    g.env.lived_ns = gone;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, TOKENS), 0);
+    pages_hurt(heads, 2 * PAGE);
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    CHECK(said_soon("damaged in its structure: made anew"));
+    snprintf(copy, sizeof copy, "%.250s-killed", g.dir);
+    CHECK_EQ(rig_cp(g.dir, copy), 0);
+    rig_fini(&g);
+    snprintf(g.dir, sizeof g.dir, "%.255s", copy);
+    g.env.lived_ns = 0;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!g.rep.clean && !g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    clock_gettime(CLOCK_REALTIME, &t);
+    CHECK(kvs_lived_ns(g.s, (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec) >= gone);
+    rig_fini(&g);
+}
+
 static void log_cut(off_t to)
 {
     glob_t v;
@@ -628,5 +657,6 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(an_older_copy_put_back_costs_nothing), ROW(another_stores_index_is_not_believed),
        ROW(a_compaction_under_way_keeps_the_log),
        ROW(a_batch_between_log_and_index_counts_once),
-       ROW(what_lmdb_meets_itself_is_damage_too), ROW(a_log_that_is_cut_is_made_anew),
-       ROW(a_log_that_is_overwritten_is_made_anew), ROW(a_log_that_was_touched_stays))
+       ROW(what_lmdb_meets_itself_is_damage_too), ROW(the_clock_outlives_a_kill_soon_after),
+       ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
+       ROW(a_log_that_was_touched_stays))

@@ -6,6 +6,7 @@
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -14,9 +15,25 @@ static struct rig g;
 
 /* --- checkpoints ------------------------------------------------------------------------------- */
 
+static uint64_t du_bytes, du_max; /* what the store takes, at most while it is compacted */
+static bool du_seen;
 static uint32_t writes;    /* to a checkpoint of the log */
 static bool fails;         /* and they fail */
 static char copy_log[400]; /* where the log goes when the first is under way; "": nowhere */
+
+static int du_one(const char *path, const struct stat *st, int type, struct FTW *f)
+{
+    (void)path, (void)f;
+    du_bytes += type == FTW_F ? (uint64_t)st->st_blocks * 512 : 0;
+    return 0;
+}
+
+static uint64_t du(void)
+{
+    du_bytes = 0;
+    (void)nftw(g.dir, du_one, 16, FTW_PHYS);
+    return du_bytes;
+}
 
 static int see_ckpt(void *user, const struct sys_event *e)
 {
@@ -29,6 +46,8 @@ static int see_ckpt(void *user, const struct sys_event *e)
         snprintf(from, sizeof from, "%s/log", g.dir);
         CHECK_EQ(rig_cp(from, copy_log), 0);
     }
+    if (du_seen && du() > du_max)
+        du_max = du_bytes;
     return fails ? -EIO : 0;
 }
 
@@ -42,7 +61,7 @@ static void start(uint64_t forget_ns)
     g.env.forget_ns = forget_ns;
     writes = 0;
     copy_log[0] = 0;
-    fails = false;
+    fails = du_seen = false;
     CHECK_EQ(rig_open(&g), 0);
 }
 
@@ -113,6 +132,40 @@ static uint32_t newest_base(void)
     return base;
 }
 
+/* Nobody asks for room before a log that was damaged is made anew: what that writes is counted, and
+ * it ends where the limit is. */
+static void a_compaction_does_not_pass_the_limit(void)
+{
+    enum { TOKENS = 1000000, STEP = 10000 };
+
+    start(0);
+    rig_close(&g);
+    g.o.disk_bytes = 64 << 20;
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint64_t at = 0; at < TOKENS; at += STEP)
+        CHECK_EQ(rig_talk(&g, 1, at, at + STEP), 0);
+    while (rig_compacting(&g))
+        rig_turn(&g);
+    rig_close(&g);
+    CHECK(flip_tokens(g.dir, "log", 1, 300) > 0);
+    g.o.disk_bytes = du() + TOKENS * 4 / 2; /* half of it fits once more */
+    writes = 0;
+    du_seen = true;
+    du_max = 0;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(writes > 0);
+    CHECK(du_max <= g.o.disk_bytes + (1 << 20)); /* a slice is looked at when it is written */
+    CHECK(du() <= g.o.disk_bytes);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS));
+    rig_close(&g);
+    g.o.disk_bytes = 64 << 20;
+    uint32_t base = newest_base();
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(newest_base() > base);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS));
+    rig_fini(&g);
+}
+
 /* Killed when the new checkpoint had its name and the old files were not yet gone; then a bit of
  * the new one turned over, and the index was lost. */
 static void of_two_checkpoints_one_that_is_hurt_is_not_begun_with(void)
@@ -154,6 +207,52 @@ static void of_two_checkpoints_one_that_is_hurt_is_not_begun_with(void)
     rig_fini(&g);
 }
 
+static uint64_t end_of(uint64_t seed)
+{
+    struct kvs_id id = rig_id(seed, 0);
+    uint64_t end = 0;
+
+    return kvs_branch_end(g.s, &id, &end) < 0 ? UINT64_MAX : end;
+}
+
+static bool settle(uint64_t gone)
+{
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         end_of(gone) != UINT64_MAX && now_ns() < until; usleep(500))
+        rig_turn(&g);
+    return end_of(gone) == UINT64_MAX;
+}
+
+static int rm(uint64_t seed)
+{
+    struct kvs_session s = {.id = rig_id(seed, 1000), .owner = 1000};
+    struct kvs_rec r = {.kind = KVS_REC_SESSION_RM, .session = &s};
+
+    return rig_batch(&g, &r, 1);
+}
+
+/* What removed sessions had is gained once. */
+static void what_was_freed_is_no_reason_to_compact_again(void)
+{
+    start(1);
+    for (uint64_t s = 1; s < 5; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 20000), 0);
+    CHECK_EQ(rm(1), 0);
+    CHECK_EQ(rm(2), 0);
+    CHECK(settle(1) && settle(2));
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         (writes == 0 || rig_compacting(&g)) && now_ns() < until;)
+        rig_turn(&g);
+    CHECK(writes > 0);
+    uint32_t base = newest_base();
+    for (uint64_t at = 20000; at < 20500; at += 10)
+        CHECK_EQ(rig_talk(&g, 3, at, at + 10), 0);
+    for (int i = 0; i < 200; i++)
+        rig_turn(&g);
+    CHECK_EQ(newest_base(), base);
+    rig_fini(&g);
+}
+
 /* --- collection --------------------------------------------------------------------------------- */
 
 static void a_row_that_a_collection_cannot_read_stops_nobody(void)
@@ -188,30 +287,6 @@ static void a_row_that_a_collection_cannot_read_stops_nobody(void)
     rig_fini(&g);
 }
 
-static uint64_t end_of(uint64_t seed)
-{
-    struct kvs_id id = rig_id(seed, 0);
-    uint64_t end = 0;
-
-    return kvs_branch_end(g.s, &id, &end) < 0 ? UINT64_MAX : end;
-}
-
-static bool settle(uint64_t gone)
-{
-    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
-         end_of(gone) != UINT64_MAX && now_ns() < until; usleep(500))
-        rig_turn(&g);
-    return end_of(gone) == UINT64_MAX;
-}
-
-static int rm(uint64_t seed)
-{
-    struct kvs_session s = {.id = rig_id(seed, 1000), .owner = 1000};
-    struct kvs_rec r = {.kind = KVS_REC_SESSION_RM, .session = &s};
-
-    return rig_batch(&g, &r, 1);
-}
-
 /* It cannot be read when the round comes to it; what leads to its branch is not known then. */
 static void beside_a_session_that_cannot_be_read_nothing_is_dropped(void)
 {
@@ -237,6 +312,54 @@ static void beside_a_session_that_cannot_be_read_nothing_is_dropped(void)
     CHECK_EQ(end_of(1), 1000);
     CHECK_EQ(end_of(4), 1000);
     CHECK(rig_tokens_ok(&g, 1, 1000));
+    rig_fini(&g);
+}
+
+static int request(uint64_t n, uint64_t time_ns)
+{
+    struct kvs_req q = {.owner = 1000,
+                        .id = rig_id(9, n),
+                        .session = rig_id(1, 1000),
+                        .branch = rig_id(1, 0),
+                        .state = KVS_REQ_ENDED,
+                        .time_ns = time_ns,
+                        .reply = "{}",
+                        .reply_bytes = 2};
+    struct kvs_rec rec = {.kind = KVS_REC_REQ, .req = &q};
+
+    return rig_batch(&g, &rec, 1);
+}
+
+static bool has_request(uint64_t n)
+{
+    struct kvs_id id = rig_id(9, n);
+    struct kvs_req q;
+    char *reply = NULL;
+    int r = kvs_req_get(g.s, 1000, &id, &q, &reply);
+
+    free(reply);
+    return r == 0;
+}
+
+/* Between the look that finds it old and the drop, whenever those are. */
+static void a_request_that_is_asked_again_before_it_is_dropped_stays(void)
+{
+    start(1);
+    CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+    for (int turns = 0; turns < 6; turns++) {
+        CHECK_EQ(request(1, 1), 0);
+        for (int i = 0; i < turns; i++)
+            rig_turn(&g);
+        CHECK_EQ(request(1, 1ull << 62), 0);
+        for (int i = 0; i < 20; i++)
+            rig_turn(&g);
+        CHECK(has_request(1));
+    }
+    CHECK_EQ(request(1, 1), 0);
+    for (uint64_t until = now_ns() + 60000000000u * T_SLOWER;
+         has_request(1) && now_ns() < until;)
+        rig_turn(&g);
+    CHECK(!has_request(1)); /* rounds do come */
     rig_fini(&g);
 }
 
@@ -298,6 +421,9 @@ static void what_is_in_the_queue_is_not_dropped_before_its_turn(void)
 T_MAIN(ROW(a_log_beside_an_index_that_lacks_something_is_not_compacted),
        ROW(of_two_checkpoints_one_that_is_hurt_is_not_begun_with),
        ROW(a_compaction_that_failed_leaves_nothing_behind),
+       ROW(a_compaction_does_not_pass_the_limit),
+       ROW(what_was_freed_is_no_reason_to_compact_again),
+       ROW(a_request_that_is_asked_again_before_it_is_dropped_stays),
        ROW(a_row_that_a_collection_cannot_read_stops_nobody),
        ROW(beside_a_session_that_cannot_be_read_nothing_is_dropped),
        ROW(what_is_in_the_queue_is_not_dropped_before_its_turn))

@@ -118,6 +118,39 @@ static void a_frame_that_cannot_be_written_ends_writing(void)
     rig_fini(&g);
 }
 
+/* A directory's sync, after the new file has its name. */
+static bool fail_names;
+
+int fsync(int fd)
+{
+    struct stat st;
+
+    if (fail_names && is_of(fd, "/log") && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        fail_names = false;
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static void a_frame_in_a_new_file_that_was_refused_does_not_come_back(void)
+{
+    struct rig g;
+    uint64_t at = 0;
+    int r = 0;
+
+    before(&g);
+    fail_names = true;
+    while (at < 3000000 && (r = rig_talk(&g, 3, at, at + 3000)) == 0)
+        at += 3000;
+    CHECK(at > 0 && r < 0 && !fail_names);
+    is_read_only(&g, __LINE__);
+    CHECK_EQ(end_of(&g, 3), at);
+    CHECK(rig_tokens_ok(&g, 3, at));
+    CHECK_EQ(rig_talk(&g, 3, at, at + 3000), 0);
+    rig_fini(&g);
+}
+
 static struct {
     int code, n;
     unsigned hits;
@@ -540,6 +573,7 @@ T_MAIN(ROW(a_sync_of_the_log_that_fails_once_ends_writing),
        ROW(a_sync_of_a_segment_that_fails_once_ends_writing),
        ROW(a_block_that_cannot_be_written_ends_writing),
        ROW(a_frame_that_cannot_be_written_ends_writing),
+       ROW(a_frame_in_a_new_file_that_was_refused_does_not_come_back),
        ROW(a_commit_that_fails_once_ends_writing),
        ROW(frames_of_a_refused_batch_are_gone_from_the_log),
        ROW(frames_that_could_not_be_written_leave_no_hole),
