@@ -314,12 +314,14 @@ int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path)
     case -ENOENT:
     case -ELOOP:
     case -ENOTDIR:
+    case -EISDIR:
+    case -ENXIO:
         todo = link_remedy(path, typed, sizeof typed) ? typed
+               : code == -EISDIR  ? "a directory stands in its place: move it away"
+               : code == -ENXIO   ? "what stands in its place is no file: move it away"
                : code == -ENOTDIR ? "what stands in its place is no directory: move it away"
                                   : "put it back";
         break;
-    case -EISDIR: todo = "a directory stands in its place: move it away"; break;
-    case -ENXIO: todo = "what stands in its place is no file: move it away"; break;
     case -ETIMEDOUT: todo = "start again when the disk has less to do"; break;
     default: todo = "remove the cause"; break;
     }
