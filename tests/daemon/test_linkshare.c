@@ -301,26 +301,40 @@ static void one_user_cannot_have_all_links(void)
 }
 static void a_user_with_his_share_loses_what_was_idle_longest(void)
 {
-    int mine[LINKS_MAX / 2], n, more;
+    int mine[LINKS_MAX / 2], n, other, more;
+    size_t bytes;
+    uint8_t *f = wire_frame(HRT_PING, 6, "{}", "tail", 4, &bytes);
+    struct wire_reply r = {0};
 
     begin();
+    other = peer_of(4243); /* idle for longer than any of his, and not his */
     for (n = 0; n < LINKS_MAX / 2; n++)
         mine[n] = peer();
     go();
-    ping_ok(mine[0], 1); /* used later than the others */
+    /* Half a frame: no byte for longer than any of his others, but not idle. */
+    CHECK(wire_write(mine[0], f, bytes / 2));
+    for (int i = 1; i < n; i++)
+        ping_ok(mine[i], 1);
     usleep((LINK_IDLE_S * 1000 + 200) * 1000);
     ping_ok(mine[1], 2); /* in use */
     end_loop();
     more = peer();
     go();
     ping_ok(more, 3);
-    ping_ok(mine[0], 4);
+    ping_of(other, 4, 4243);
     ping_ok(mine[1], 5);
+    CHECK(wire_write(mine[0], f + bytes / 2, bytes - bytes / 2));
+    CHECK(wire_recv(mine[0], &r));
+    CHECK_EQ(r.f.id, 6);
+    wire_reply_fini(&r);
+    ping_ok(mine[3], 7); /* used later than the second */
     CHECK(closed_within(mine[2], WIRE_WAIT_MS));
     end();
     close(more);
+    close(other);
     while (n)
         close(mine[--n]);
+    free(f);
 }
 static void half_a_frame_closes_the_link_however_slowly_it_goes_on(void)
 {
