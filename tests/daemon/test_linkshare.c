@@ -152,6 +152,56 @@ static void a_user_holds_his_share_and_the_others_are_served(void)
     free(f.tail);
     free(large);
 }
+/* Frames count from their header on: the bytes that it announces need not come. */
+static int announce(uint32_t uid, int *ret_fd)
+{
+    const struct hrt_frame f = {.type = HRT_PING,
+                                .json_len = 2,
+                                .tail_len = TAIL_BYTES_MAX - (64 << 10), /* calls count, too */
+                                .id = 1};
+    uint8_t head[HRT_HEAD_BYTES];
+    int n = 0;
+
+    hrt_pack(head, &f);
+    for (; n < HELD_USER_MAX / TAIL_BYTES_MAX; n++) {
+        ret_fd[n] = peer_of(uid);
+        CHECK(wire_write(ret_fd[n], head, sizeof head));
+    }
+    return n;
+}
+static void all_users_together_hold_what_is_bounded(void)
+{
+    enum { USERS = HELD_ALL_MAX / HELD_USER_MAX, LINKS = HELD_USER_MAX / TAIL_BYTES_MAX };
+    uint8_t *tail = calloc(1, BIG_BYTES);
+    int fd[USERS * LINKS], n = 0, last, same;
+    struct wire_reply r = {0};
+
+    begin();
+    for (uint32_t u = 0; u < USERS; u++)
+        n += announce(100 + u, fd + n);
+    last = peer();
+    same = peer();
+    go();
+    CHECK(wire_send(last, HRT_NEXT, 1, "{}", tail, BIG_BYTES)); /* who holds nothing may */
+    wait_count(&held_count, 1);
+    CHECK(held_by_others(same) > HELD_ALL_MAX - BIG_BYTES);
+    CHECK(wire_send(last, HRT_PING, 2, "{}", tail, 2 * HELD_SMALL_BYTES)); /* the next waits */
+    ping_ok(same, 3); /* small ones get by */
+    struct pollfd w = {.fd = last, .events = POLLIN};
+    CHECK_EQ(poll(&w, 1, 300), 0);
+    close(fd[--n]); /* another user gives something back */
+    CHECK(wire_recv(last, &r));
+    CHECK_EQ(r.f.id, 2);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    close(last);
+    wait_count(&gone_count, 1);
+    end();
+    close(same);
+    while (n)
+        close(fd[--n]);
+    free(tail);
+}
 static void a_frame_that_finds_no_room_is_refused_and_what_follows_is_served(void)
 {
     enum { SHARE = HELD_USER_MAX / BIG_BYTES };
@@ -370,6 +420,7 @@ static void half_a_frame_closes_the_link_however_slowly_it_goes_on(void)
 T_MAIN(CASE(calls_beyond_the_bound_are_refused_with_queue_full),
        CASE(a_reader_that_does_not_read_stops_its_own_input_only),
        CASE(a_user_holds_his_share_and_the_others_are_served),
+       CASE(all_users_together_hold_what_is_bounded),
        CASE(a_frame_that_finds_no_room_is_refused_and_what_follows_is_served),
        CASE(a_peer_that_goes_makes_its_calls_gone_once),
        CASE(a_peer_that_goes_with_replies_unsent_leaves_nothing_behind),
