@@ -1,7 +1,9 @@
-/* test_link.c - links over real sockets: good frames, bad frames, and where they listen. */
+/* test_link.c - links over real sockets: good frames, bad frames, where they listen and who comes. */
+#include "daemon/ident.h"
 #include "tests/daemon/linkrig.h"
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static const char *dir(void)
 {
@@ -360,6 +362,54 @@ static void ten_thousand_malformed_frames_do_not_disturb_a_good_peer(void)
 }
 
 /* --- listening ------------------------------------------------------------------------------------------ */
+/* A descriptor that a process of that uid has connected; -1: it could not. */
+static int connected_by(uint32_t uid, const char *path)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), st = -1;
+    pid_t pid;
+
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0)
+        _exit(setresuid(uid, uid, uid) < 0 ? 2
+                                           : connect(fd, (struct sockaddr *)&a, sizeof a) < 0);
+    CHECK_EQ(waitpid(pid, &st, 0), pid);
+    if (st == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+static void a_uid_that_would_be_a_keys_owner_is_not_let_in(void)
+{
+    char path[128];
+    int low, high;
+
+    if (geteuid() != 0)
+        t_skip("only root can connect as another user");
+    begin();
+    links_close(&d);
+    snprintf(path, sizeof path, "%s/owners.sock", dir());
+    conf.core_path = path;
+    conf.socket_mode = 0666;
+    CHECK_EQ(chmod(dir(), 0711), 0);
+    CHECK_EQ(links_open(&d, NULL), 0);
+    low = connected_by(IDENT_FIRST - 1, path);
+    high = connected_by(IDENT_FIRST + 1, path);
+    if (low < 0 || high < 0) {
+        links_close(&d);
+        loop_close(d.loop);
+        t_skip("this machine has no such uids, or they cannot get to its directory");
+    }
+    go();
+    ping_of(low, 1, IDENT_FIRST - 1);
+    CHECK(closed(high));
+    ping_of(low, 2, IDENT_FIRST - 1);
+    end();
+    close(low);
+    close(high);
+}
 static void the_socket_has_the_mode_asked_for_and_goes_at_close(void)
 {
     char path[128];
@@ -464,6 +514,7 @@ T_MAIN(CASE(a_frame_is_answered_with_its_id_and_type),
        CASE(a_member_is_refused_by_name_with_what_was_wanted_and_got),
        CASE(half_a_frame_and_a_close_harm_nobody),
        CASE(ten_thousand_malformed_frames_do_not_disturb_a_good_peer),
+       CASE(a_uid_that_would_be_a_keys_owner_is_not_let_in),
        CASE(the_socket_has_the_mode_asked_for_and_goes_at_close),
        CASE(a_dead_socket_is_replaced), CASE(a_living_socket_is_left_alone_and_its_pid_named),
        CASE(a_file_at_the_path_is_never_deleted),
