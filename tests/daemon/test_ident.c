@@ -2,6 +2,8 @@
 #include "tests/t.h"
 #include "daemon/ident.h"
 #include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const uint8_t secret[16] = "0123456789abcdef", other_store[16] = "0123456789abcdeg";
@@ -80,6 +82,67 @@ static void nobody_tries_keys_without_end(void)
     idents_close(t);
 }
 
+struct named {
+    uint32_t owner, uid, n;
+};
+static int by_owner(const void *a, const void *b)
+{
+    const struct named *x = a, *y = b;
+
+    return x->owner < y->owner ? -1 : x->owner > y->owner;
+}
+/* Two keys that get the same number, each where it is the first: among so many there are some. */
+static bool two_that_meet(struct named ret[2])
+{
+    enum { USERS = 2048, ALL = USERS * IDENT_KEYS_MAX };
+    struct named *all = calloc(ALL, sizeof *all);
+    uint8_t as[IDENT_BYTES];
+    struct idents *t;
+    uint32_t i, k = 0;
+
+    for (uint32_t uid = 0; uid < USERS; uid++) {
+        CHECK_EQ(idents_open(&t, secret), 0);
+        for (uint32_t n = 0; n < IDENT_KEYS_MAX; n++) {
+            all[k] = (struct named){.uid = uid, .n = n};
+            key_of(as, n);
+            CHECK_EQ(ident_owner(t, uid, as, &all[k++].owner), 0);
+        }
+        idents_close(t);
+    }
+    qsort(all, k, sizeof *all, by_owner);
+    for (i = 1; i < k && all[i].owner != all[i - 1].owner; i++)
+        ;
+    if (i < k)
+        memcpy(ret, &all[i - 1], 2 * sizeof *ret);
+    free(all);
+    return i < k;
+}
+static void a_number_that_is_anothers_is_refused(void)
+{
+    uint8_t as[2][IDENT_BYTES];
+    struct named k[2];
+    struct idents *t;
+    uint32_t owner;
+
+    if (!two_that_meet(k)) {
+        t_fail(__FILE__, __LINE__, "no two keys meet");
+        return;
+    }
+    key_of(as[0], k[0].n);
+    key_of(as[1], k[1].n);
+    for (int first = 0; first < 2; first++) {
+        CHECK_EQ(idents_open(&t, secret), 0);
+        CHECK_EQ(ident_owner(t, k[first].uid, as[first], &owner), 0);
+        CHECK_EQ(owner, k[first].owner);
+        owner = 0;
+        CHECK_EQ(ident_owner(t, k[!first].uid, as[!first], &owner), -EEXIST);
+        CHECK_EQ(owner, 0);
+        CHECK_EQ(ident_uid(t, k[first].owner), k[first].uid); /* it stays the first one's */
+        CHECK_EQ(ident_owner(t, k[first].uid, as[first], &owner), 0);
+        idents_close(t);
+    }
+}
+
 static void keys_belong_to_their_user(void)
 {
     struct idents *t;
@@ -110,4 +173,4 @@ static void keys_belong_to_their_user(void)
     }
 T_MAIN(C(a_key_has_the_same_owner_in_every_run_and_no_uids),
        C(an_owner_leads_back_to_the_uid_of_its_key), C(nobody_tries_keys_without_end),
-       C(keys_belong_to_their_user))
+       C(a_number_that_is_anothers_is_refused), C(keys_belong_to_their_user))
