@@ -271,6 +271,50 @@ def what_starts_behind_a_rewind_waits_for_it():
 
 
 
+def cut_short(d, session):
+    """An answer that a kill leaves open: its START, as it was asked."""
+    req = {"id": new_id(), "session": session, "model": "m", "create": True, "input": "prompt", "prompt": "Tell me a story.",
+           "params": {"max_tokens": 60, "ignore_eos": True, "seed": 3}}
+    with d.link() as l:
+        follow(l, l.call(START, req)["stream"], stop_after=10)
+        d.kill9()
+    d.start()
+    d.load()
+    return req
+
+
+def a_rewind_ends_an_answer_that_was_left_open_or_leaves_it_open():
+    d = Daemon("--threads", "1").start()
+    d.load()
+    with d.link() as l:
+        for i in range(2):
+            turn(l, "a", "Question %d" % i)
+        before = state(l, "a")
+    req = cut_short(d, "a")
+    with d.link() as l:
+        may_write(d, False)
+        e = refused(l, SESSION_REWIND, {"session": "a", "to_turn": 2})
+        check("nothing was changed" in str(e), lambda: str(e))
+        may_write(d, True)
+        until_ok(l)
+        a = generate(l, req)  # it goes on all the same
+        check_eq((len(a.tokens), a.last["finish"]), (60, "length"), "tokens of the answer that went on, and its end")
+        whole = state(l, "a")
+        check_eq(len(whole[1]), len(before[1]) + 2, "turns")
+    req = cut_short(d, "a")
+    with d.link() as l:
+        l.call(SESSION_REWIND, {"id": new_id(), "session": "a", "to_turn": 4})
+        check_eq(state(l, "a"), before, "the session after the rewind")
+    d.restart(clean=False)
+    d.load()
+    with d.link() as l:
+        check_eq(state(l, "a"), before, "the session after the rewind and a kill")
+        last = follow(l, l.call(START, req)["stream"]).last
+        check_eq((last["finish"], last["error"]["slug"]), ("error", "interrupted"), "the answer that the rewind ended")
+        check_eq(state(l, "a"), before, "the session after it was asked for again")
+    d.stop()
+
+
 def a_small_limit_has_room_for_some_blocks_or_says_what_has():
     for disk, blocks in ((6, 0), (12, 1), (40, 5)):  # of 5.6 MiB each
         d = Daemon("--disk", "%dMiB" % disk, "--host-memory", "64MiB").start()
@@ -292,5 +336,6 @@ def a_small_limit_has_room_for_some_blocks_or_says_what_has():
 
 main(kept_turns_are_written_by_themselves, the_next_turn_takes_along_what_waits, a_stop_writes_what_waits_and_loses_nothing_else,
      changes_that_are_refused_together_leave_no_trace,
-     what_starts_behind_a_rewind_waits_for_it, a_small_limit_has_room_for_some_blocks_or_says_what_has,
+     what_starts_behind_a_rewind_waits_for_it, a_rewind_ends_an_answer_that_was_left_open_or_leaves_it_open,
+     a_small_limit_has_room_for_some_blocks_or_says_what_has,
      a_full_limit_is_named_and_sessions_rm_heals)
