@@ -2,6 +2,7 @@
 #include "client/answer.h"
 #include "base/clock.h"
 #include "client/jsonout.h"
+#include "client/out.h"
 #include "client/progress.h"
 #include "client/say.h"
 #include "client/words.h"
@@ -127,7 +128,8 @@ static int records(struct run *r, const uint8_t *p, size_t n)
         jout_line(&j);
         jout_fini(&j);
     }
-    return fflush(stdout) == 0 ? CLI_OK : CLI_FAILED;
+    (void)out_flush(); /* a failure stays, and ends the answer as Ctrl-C does */
+    return CLI_OK;
 }
 
 /* --- what else a reply says ---------------------------------------------------------------- */
@@ -333,8 +335,6 @@ static int ask_next(struct run *r, cJSON **ret)
         if (rep.tail_bytes)
             r->restarts = 0;
         code = records(r, rep.tail, rep.tail_bytes);
-        if (code != CLI_OK)
-            (void)cancel(r); /* nobody reads on: the daemon need not write on */
         if (code == CLI_OK) {
             *ret = o;
             o = NULL;
@@ -349,7 +349,7 @@ static int read_out(struct run *r)
 {
     for (;;) {
         cJSON *o = NULL;
-        if (cli_interrupted && !r->cancelled && !cancel(r))
+        if ((cli_interrupted || out_lost()) && !r->cancelled && !cancel(r))
             return CLI_INTERRUPTED;
         int code = ask_next(r, &o);
         if (code != CLI_OK)
@@ -417,7 +417,7 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     progress_clear(&r.p);
     if (r.wrote && (ret->text_n == 0 || ret->text[ret->text_n - 1] != '\n')) {
         putchar('\n');
-        (void)fflush(stdout);
+        (void)out_flush();
     }
     if (code == CLI_OK)
         code = verdict(&r);

@@ -2,6 +2,7 @@
 #include "client/answer.h"
 #include "client/encoding.h"
 #include "client/named.h"
+#include "client/out.h"
 #include "client/place.h"
 #include "client/say.h"
 #include "client/words.h"
@@ -37,7 +38,7 @@ static void edit_open(struct chat *t)
     char dir[4096];
     if (!isatty(0) || !t->c->out_tty)
         return;
-    t->el = el_init("hearth", stdin, stdout, stderr);
+    t->el = el_init("hearth", stdin, out_terminal(), stderr);
     t->hist = history_init();
     if (!t->el || !t->hist)
         return;
@@ -478,7 +479,7 @@ int cmd_chat(struct cli *c, const struct args *a)
         /* On a terminal a failed question is not the end; a script wants to know. */
         if (!go_on || (!t.el && code != CLI_OK))
             break;
-        if (cli_signal == SIGTERM || cli_signal == SIGHUP)
+        if (cli_signal == SIGTERM || cli_signal == SIGHUP || out_lost())
             break;
         code = CLI_OK;
     }

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "client/encoding.h"
 #include "client/jsonout.h"
+#include "client/out.h"
 #include "client/say.h"
 #include "client/words.h"
 #include <errno.h>
@@ -405,12 +406,13 @@ void out_json(const cJSON *o)
 }
 int out_end(struct cli *c)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return CLI_OK;
+    int e = out_flush();
     (void)c;
-    if (errno == EPIPE) /* a reader that has seen enough is no failure to speak of */
+    if (e == 0)
+        return CLI_OK;
+    if (e == EPIPE || e == EINTR) /* a reader that has seen enough is no failure to speak of */
         return CLI_INTERRUPTED;
-    say_err("hearth: cannot write the output: %s\n", strerror(errno));
+    say_err("hearth: cannot write the output: %s\n", strerror(e));
     return CLI_FAILED;
 }
 
@@ -584,5 +586,6 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     int end = out_end(&c);
     if (code == CLI_INTERRUPTED && cli_signal)
         code = 128 + cli_signal;
-    return code == CLI_OK ? end : code;
+    /* Interrupted because the output failed: that is the reason. */
+    return code == CLI_OK || (code == CLI_INTERRUPTED && end == CLI_FAILED) ? end : code;
 }

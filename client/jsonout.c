@@ -1,5 +1,6 @@
 /* jsonout.c - see jsonout.h. */
 #include "client/jsonout.h"
+#include "client/out.h"
 #include "client/say.h"
 #include <math.h>
 #include <stdio.h>
@@ -126,7 +127,7 @@ void jout_line(struct jout *j)
 {
     if (!j->bad && j->p) {
         say_json(stdout, j->p);
-        (void)fflush(stdout);
+        (void)out_flush();
     }
     j->n = 0;
     j->comma = false;

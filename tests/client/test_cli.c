@@ -1,77 +1,7 @@
 /* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C, ingest. */
-#include "tests/front/fakecore.h"
-#include "tests/t.h"
+#include "tests/client/cliproc.h"
 #include <pty.h>
 
-static char dir[64], core[100], url[120];
-static pid_t core_pid;
-static char out[1 << 20], err[1 << 16];
-
-static void up(void)
-{
-    snprintf(dir, sizeof dir, "%s", fresh_dir());
-    snprintf(core, sizeof core, "%s/core.sock", dir);
-    snprintf(url, sizeof url, "unix://%s", core);
-    core_pid = fakecore(core);
-}
-static void down(void)
-{
-    char cmd[100];
-    fakecore_kill(core_pid);
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
-    CHECK(system(cmd) == 0);
-}
-
-static pid_t begin(const char *const *words, int *ret_out, int *ret_err, const char *in)
-{
-    int o[2], e[2], i[2];
-    CHECK(pipe(o) == 0 && pipe(e) == 0 && pipe(i) == 0);
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        const char *argv[40] = {"hearth", "--socket", url};
-        int n = 3;
-        while (*words && n < 39)
-            argv[n++] = *words++;
-        dup2(i[0], 0);
-        dup2(o[1], 1);
-        dup2(e[1], 2);
-        for (int k = 0; k < 2; k++) {
-            close(i[k]);
-            close(o[k]);
-            close(e[k]);
-        }
-        setenv("HOME", dir, 1);
-        unsetenv("XDG_STATE_HOME");
-        unsetenv("HEARTH_SOCKET");
-        execv(built("hearth"), (char *const *)argv);
-        _exit(127);
-    }
-    if (in)
-        (void)!write(i[1], in, strlen(in));
-    close(i[0]);
-    close(i[1]);
-    close(o[1]);
-    close(e[1]);
-    *ret_out = o[0];
-    *ret_err = e[0];
-    return pid;
-}
-static int finish(pid_t pid, int o, int e)
-{
-    size_t n = 0, m = 0;
-    ssize_t k;
-    int st = 0;
-    while ((k = read(o, out + n, sizeof out - 1 - n)) > 0)
-        n += (size_t)k;
-    while ((k = read(e, err + m, sizeof err - 1 - m)) > 0)
-        m += (size_t)k;
-    out[n] = err[m] = 0;
-    close(o);
-    close(e);
-    waitpid(pid, &st, 0);
-    return WIFEXITED(st) ? WEXITSTATUS(st) : 1000 + WTERMSIG(st);
-}
 static int run_in(const char *in, const char *const *words)
 {
     int o, e;
@@ -433,23 +363,6 @@ static void a_question_outlives_its_daemon(void)
     CHECK_EQ(RUN("run", "fake", "words=1"), 3); /* never there: no waiting */
     CHECK(now_ns() - t0 < 4000000000ull);
     core_pid = fakecore(core);
-    down();
-}
-
-static void a_reader_that_goes_away_is_no_drama(void)
-{
-    up();
-    int o, e;
-    pid_t pid = begin((const char *const[]){"run", "fake", "words=200 pace=5", "-q", NULL}, &o,
-                      &e, NULL);
-    char first[16];
-    CHECK(read(o, first, sizeof first) > 0);
-    close(o);
-    o = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int code = finish(pid, o, e);
-    CHECK(code == 0 || code == 1 || code == 130);
-    CHECK(strcmp(err, "") == 0);
-    CHECK_EQ(fakecore_count(core, "52 {\"stream\""), 1); /* the rest is not computed */
     down();
 }
 
@@ -830,7 +743,6 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"a_signal_cancels_like_ctrl_c", a_signal_cancels_like_ctrl_c},
        {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
        {"a_question_outlives_its_daemon", a_question_outlives_its_daemon},
-       {"a_reader_that_goes_away_is_no_drama", a_reader_that_goes_away_is_no_drama},
        {"documents_are_put_in_once", documents_are_put_in_once},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},

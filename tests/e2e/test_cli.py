@@ -246,6 +246,27 @@ def what_runs_can_be_ended_as_rm_and_unload_advise():
     d.stop()
 
 
+def what_nobody_reads_on_is_over_when_hearth_ends():
+    d = Daemon("--http", "off").start()
+    d.load()
+    env = dict(os.environ, HOME=d.dir, H=prog("hearth"), U="unix://" + d.sock)
+    for how in ("run m 'Go on about the sea' --ignore-eos -n 2000", "ask -s q1 --create 'Go on about the sea' --ignore-eos -n 2000",
+                "chat -s q1 --ignore-eos -n 1000 <in"):
+        for flag in ("", " --json"):
+            with open(os.path.join(d.dir, "in"), "w") as f:
+                f.write("Go on.\nMore.\n")
+            p = subprocess.run("(\"$H\" --socket \"$U\" %s %s; echo $? >rc) | head -c 20" % (how, flag), shell=True, cwd=d.dir,
+                               env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120 * SLOWER)
+            with open(os.path.join(d.dir, "rc")) as f:
+                check_eq(f.read().strip(), "130", "exit code of hearth %s%s, which said %r" % (how, flag, p.stderr))
+            check("cannot write" not in p.stderr, lambda: p.stderr)
+            with d.link() as l:
+                check(not any(s.get("running") for s in l.call(SESSION_LIST, {"all": True})["sessions"]), "%s%s still runs" % (how, flag))
+    p = d.cli("ask", "-s", "q1", "More", "-n", "3")
+    check_eq(p.returncode, 0, "the next question: %s" % p.stderr)
+    d.stop()
+
+
 def text_in_another_encoding_is_converted_or_refused():
     d = Daemon("--http", "off").start()
     d.load()
@@ -312,7 +333,8 @@ def sessions_without_a_name_are_removed_in_bulk():
 
 
 main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are_removed_in_bulk,
-     text_in_another_encoding_is_converted_or_refused, a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
+     what_nobody_reads_on_is_over_when_hearth_ends, text_in_another_encoding_is_converted_or_refused,
+     a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      what_serve_warns_of_is_the_same_in_words_and_in_json,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      a_refused_ingest_leaves_no_session)
