@@ -102,8 +102,10 @@ static void daemon_there(struct doctor *d)
             found(d, GOOD, "http", NULL, "served at %s", j_str(st, "http", ""));
         else
             found(d, j_str(st, "http_set", NULL) ? WARN : GOOD, "http",
-                  "see the daemon's log for why, or look again in a moment", "%s",
-                  j_str(st, "http_set", NULL) ? "not served yet" : "off");
+                  j_str(st, "http_error", NULL)
+                      ? "see the warning"
+                      : "see the daemon's log for why, or look again in a moment",
+                  "%s", j_str(st, "http_set", NULL) ? "not served yet" : "off");
         cJSON_ArrayForEach(w, j_get(st, "warnings"))
             found(d, WARN, "warning", NULL, "%s", cJSON_IsString(w) ? w->valuestring : "?");
     }

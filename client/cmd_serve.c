@@ -122,7 +122,8 @@ static cJSON *status_with_http(struct hearth_conn *conn)
             return NULL;
         cJSON *o = rep.status == HRT_OK ? cJSON_Parse(rep.json) : NULL;
         hearth_reply_fini(&rep);
-        if (!o || !j_str(o, "http_set", NULL) || j_str(o, "http", NULL) || waited > HTTP_MS)
+        if (!o || !j_str(o, "http_set", NULL) || j_str(o, "http", NULL) ||
+            j_str(o, "http_error", NULL) || waited > HTTP_MS)
             return o;
         cJSON_Delete(o);
         (void)poll(NULL, 0, LOOK_MS);

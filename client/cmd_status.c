@@ -28,9 +28,10 @@ static void print_status(const cJSON *o)
     bool moved = at && set && (port = strrchr(set, ':')) && strcmp(port, ":0") != 0 &&
                  strcmp(at, set) != 0;
     say_out("http     %s%s%s%s\n",
-            shown(at    ? at
-                  : set ? "not up yet"
-                        : "off"),
+            shown(at                             ? at
+                  : j_str(o, "http_error", NULL) ? "not served, see the warnings"
+                  : set                          ? "not up yet"
+                                                 : "off"),
             moved ? ", since " : "", moved ? shown(set) : "", moved ? " was taken" : "");
     say_out("models  ");
     bool any = false;

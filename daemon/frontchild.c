@@ -22,6 +22,8 @@ static const char *const front_word[FRONTS] = {"nanomsg", "HTTP"};
 enum { EXIT_USAGE = 2, EXIT_PORT = 3, EXIT_EXEC = 127 };
 #define PORT_AGAIN_NS 10000000000u /* another user has the port: look again then */
 #define TOLD_NS       300000000u   /* whoever told a front to end may mean us, too */
+#define WELL_NS       5000000000u  /* one that has failed and lives so long is well again */
+#define SECOND_NS     1000000000u
 enum { CHECK_MS = 5000 };
 
 struct front {
@@ -31,6 +33,11 @@ struct front {
     struct loop_timer again;
     uint64_t started_ns, window_ns; /* deaths in the second that began at window_ns */
     uint32_t deaths;
+    int said_fd;      /* its standard output: why it cannot go on, in one line; -1: none */
+    char why[400];    /* why the last one ended, when that lasts; "": it does not */
+    char warned[512]; /* the standing warning of it */
+    uint32_t fails;   /* in a row; times: those for the same reason that are not in the log */
+    uint32_t times;
     bool off;  /* not wanted, or given up */
     bool told; /* the last one ended because somebody told it to: not said yet */
 };
@@ -53,7 +60,7 @@ static void front_start(struct front *f)
     const struct conf *c = f->all->d->conf;
     char nn[256], http[128];
     const char *argv[16];
-    int n = 0;
+    int n = 0, said[2] = {-1, -1};
 
     argv[n++] = f->all->program;
     if (f->kind == FRONT_NN) {
@@ -83,13 +90,18 @@ static void front_start(struct front *f)
     argv[n] = NULL;
     pid_t parent = getpid();
     f->started_ns = now_ns();
+    if (pipe2(said, O_CLOEXEC | O_NONBLOCK) < 0) /* then its reason would not be known */
+        said[0] = said[1] = -1;
     /* Threads exist, so between fork and exec only async-signal-safe calls are made. */
     f->pid = fork();
     if (f->pid < 0) {
         log_at(LOG_ERROR_, "%s front: fork: %s, trying again in 1 s", front_word[f->kind],
                strerror(errno));
         f->pid = 0;
-        loop_timer_set(f->all->d->loop, &f->again, now_ns() + 1000000000u);
+        for (int i = 0; i < 2; i++)
+            if (said[i] >= 0)
+                close(said[i]);
+        loop_timer_set(f->all->d->loop, &f->again, now_ns() + SECOND_NS);
         return;
     }
     if (f->pid == 0) {
@@ -102,21 +114,90 @@ static void front_start(struct front *f)
         (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
         if (getppid() != parent) /* it died before the line above */
             _exit(0);
+        if (said[1] >= 0)
+            (void)dup2(said[1], STDOUT_FILENO);
         /* Whatever is open here, by whichever library, is not the front's. */
         if (close_range(3, ~0u, 0) < 0)
             closefrom(3);
         execv(f->all->program, (char *const *)(uintptr_t)argv);
         _exit(EXIT_EXEC);
     }
+    if (said[1] >= 0)
+        close(said[1]);
+    f->said_fd = said[0];
+    if (f->why[0])
+        loop_timer_set(f->all->d->loop, &f->again, f->started_ns + WELL_NS);
     log_at(LOG_DEBUG_, "%s front: started, pid %d", front_word[f->kind], (int)f->pid);
+}
+
+/* What it said before it ended, on one line. */
+static void front_said(struct front *f, char *ret, size_t cap)
+{
+    ssize_t n = f->said_fd < 0 ? 0 : read(f->said_fd, ret, cap - 1);
+
+    if (f->said_fd >= 0)
+        close(f->said_fd);
+    f->said_fd = -1;
+    ret[n > 0 ? n : 0] = 0;
+    ret[strcspn(ret, "\n")] = 0;
+}
+
+/* How often what the log has once has happened since. */
+static void front_count(struct front *f)
+{
+    if (f->times)
+        log_at(LOG_WARN_, "%s front: the same %u more time%s: %s", front_word[f->kind],
+               f->times, f->times == 1 ? "" : "s", f->why);
+    f->times = 0;
+}
+
+/* It has ended for a reason that the next one will meet again: said once, and it stands in the
+ * status until one lives. */
+static void front_fails(struct front *f, const char *why, const char *todo)
+{
+    struct daemon *d = f->all->d;
+
+    f->fails++;
+    if (strcmp(why, f->why) == 0) {
+        f->times++;
+        return;
+    }
+    front_count(f);
+    if (f->warned[0])
+        daemon_unwarn(d, f->warned);
+    snprintf(f->why, sizeof f->why, "%s", why);
+    snprintf(f->warned, sizeof f->warned, "%s is off: %s; %s",
+             f->kind == FRONT_HTTP ? "HTTP" : "nanomsg", f->why, todo);
+    daemon_warn(d, "%s", f->warned);
+}
+
+static void front_well(struct front *f)
+{
+    front_count(f);
+    daemon_unwarn(f->all->d, f->warned);
+    f->why[0] = f->warned[0] = 0;
+    f->fails = 0;
+    log_at(LOG_INFO_, "%s front: works again", front_word[f->kind]);
+}
+
+/* 1 s, and twice as long each time. */
+static uint64_t front_rest(const struct front *f)
+{
+    uint64_t s = f->fails > 5 ? FRONT_REST_MAX_S : 1u << (f->fails ? f->fails - 1 : 0);
+
+    return (s < FRONT_REST_MAX_S ? s : FRONT_REST_MAX_S) * SECOND_NS;
 }
 
 static void front_again(struct loop_timer *t)
 {
     struct front *f = t->user;
 
-    if (f->pid || f->off || f->all->closing)
+    if (f->off || f->all->closing)
         return;
+    if (f->pid) {
+        front_well(f);
+        return;
+    }
     if (f->told)
         log_at(LOG_WARN_, "%s front: ended, told to or without its link, starting it again",
                front_word[f->kind]);
@@ -130,19 +211,27 @@ static void front_died(struct front *f, int status)
     uint64_t now = now_ns(), wait_ns = 0;
     bool exited = WIFEXITED(status);
     int code = exited ? WEXITSTATUS(status) : WTERMSIG(status);
+    char why[sizeof f->why];
 
     f->pid = 0;
+    loop_timer_cancel(d->loop, &f->again);
+    front_said(f, why, sizeof why);
+    if (!why[0])
+        snprintf(why, sizeof why, "hearth-front ended with %s %d (its log lines may say why)",
+                 exited ? "exit code" : "signal", code);
     if (f->all->closing || d->stopping)
         return;
     if (exited && code == EXIT_PORT && f->kind == FRONT_HTTP) {
-        daemon_warn(d,
-                    "HTTP is off: another user has its port (see the log), and is given what "
-                    "clients send to it; choose another port with --http");
+        front_fails(f, why,
+                    "that user is given what clients send to it; choose another port with "
+                    "--http");
+        f->all->restarts++;
         loop_timer_set(d->loop, &f->again, now + PORT_AGAIN_NS);
         return;
     }
     if (exited && (code == EXIT_USAGE || code == EXIT_EXEC)) {
         f->off = true;
+        snprintf(f->why, sizeof f->why, "%s", why);
         daemon_warn(d, "the %s front (%s) ended with exit code %d at start and stays off; %s",
                     front_word[f->kind], f->all->program, code,
                     f->kind == FRONT_HTTP ? "see --http" : "core.sock still serves");
@@ -159,14 +248,19 @@ static void front_died(struct front *f, int status)
         f->window_ns = now;
         f->deaths = 0;
     }
-    /* A signal is what a hostile peer causes: back at once.  An exit code so soon after the
-     * start is a reason that the next try will meet again, and it is in the log. */
-    if (++f->deaths >= FRONT_DEATHS_MAX || (exited && now - f->started_ns < 1000000000u))
-        wait_ns = 1000000000u;
     f->all->restarts++;
-    log_at(LOG_WARN_, "%s front: %s %d after %.1f s, starting it again%s", front_word[f->kind],
-           exited ? "exit code" : "signal", code, (double)(now - f->started_ns) / 1e9,
-           wait_ns ? " in 1 s" : "");
+    /* A signal is what a hostile peer causes: back at once.  An exit code, or so many signals,
+     * is a reason that the next try will meet again. */
+    if (++f->deaths >= FRONT_DEATHS_MAX || exited) {
+        front_fails(f, why,
+                    f->kind == FRONT_HTTP
+                        ? "it is tried again, at least every 30 s; see --http"
+                        : "it is tried again, at least every 30 s; core.sock still serves");
+        wait_ns = front_rest(f);
+    } else {
+        log_at(LOG_WARN_, "%s front: signal %d after %.1f s, starting it again",
+               front_word[f->kind], code, (double)(now - f->started_ns) / 1e9);
+    }
     /* By timer even when at once: a program that dies in exec must not recurse. */
     loop_timer_set(d->loop, &f->again, now + wait_ns);
 }
@@ -226,14 +320,24 @@ static int check_read(pid_t pid, int fd, char *ret, size_t cap)
     return k <= 0 && WIFEXITED(st) ? WEXITSTATUS(st) : -1;
 }
 
-int fronts_check(const struct conf *c, struct errbuf *eb)
+/* The front looks itself: what it will read is read by nobody else. */
+static int check(const struct conf *c, bool port, struct errbuf *eb)
 {
     char http[128], words[sizeof eb->s];
     char *program = c->no_front || !c->http ? NULL : find_program(c);
-    const char *argv[] = {
-        program, "--http", http, "--check", c->http_any_port ? "--http-any-port" : NULL, NULL};
-    int out[2], code;
+    const char *argv[10] = {program, "--check"};
+    int out[2], code, n = 2;
 
+    if (port) {
+        argv[n++] = "--http";
+        argv[n++] = http;
+        if (c->http_any_port)
+            argv[n++] = "--http-any-port";
+    }
+    if (c->api_key_file) {
+        argv[n++] = "--api-key-file";
+        argv[n++] = c->api_key_file;
+    }
     if (!program || access(program, X_OK) < 0 || pipe2(out, O_CLOEXEC) < 0) {
         free(program);
         return 0; /* fronts_open says what is missing */
@@ -249,7 +353,18 @@ int fronts_check(const struct conf *c, struct errbuf *eb)
     close(out[1]);
     code = pid < 0 ? -1 : check_read(pid, out[0], words, sizeof words);
     close(out[0]);
-    return code == EXIT_PORT ? err_set(eb, -EADDRINUSE, "%s", words) : 0;
+    return code == EXIT_PORT                ? err_set(eb, -EADDRINUSE, "%s", words)
+           : code == EXIT_USAGE && words[0] ? err_set(eb, -EINVAL, "%s", words)
+                                            : 0;
+}
+
+int fronts_check_files(const struct conf *c, struct errbuf *eb)
+{
+    return c->api_key_file ? check(c, false, eb) : 0;
+}
+int fronts_check(const struct conf *c, struct errbuf *eb)
+{
+    return check(c, true, eb);
 }
 
 /* Nobody is told of a port that is served no more, or not yet. */
@@ -277,7 +392,7 @@ int fronts_open(struct daemon *d)
     d->fronts = a;
     a->program = find_program(c);
     for (int i = 0; i < FRONTS; i++) {
-        a->f[i] = (struct front){.all = a, .kind = i};
+        a->f[i] = (struct front){.all = a, .kind = i, .said_fd = -1};
         a->f[i].again = (struct loop_timer){.fire = front_again, .user = &a->f[i]};
         a->f[i].off = i == FRONT_HTTP && !c->http;
     }
@@ -307,6 +422,9 @@ void fronts_close(struct daemon *d)
     a->closing = true;
     for (int i = 0; i < FRONTS; i++) {
         loop_timer_cancel(d->loop, &a->f[i].again);
+        front_count(&a->f[i]);
+        if (a->f[i].said_fd >= 0)
+            close(a->f[i].said_fd);
         if (a->f[i].pid)
             (void)kill(a->f[i].pid, SIGTERM);
     }
@@ -340,6 +458,11 @@ void fronts_close(struct daemon *d)
 bool fronts_http(const struct daemon *d)
 {
     return d->fronts && !d->fronts->f[FRONT_HTTP].off;
+}
+
+const char *fronts_http_error(const struct daemon *d)
+{
+    return d->fronts ? d->fronts->f[FRONT_HTTP].why : "";
 }
 
 uint64_t fronts_restarts(const struct daemon *d)

@@ -268,6 +268,10 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
         cJSON_AddStringToObject(j, "http_set", http);
     else
         cJSON_AddNullToObject(j, "http_set");
+    if (fronts_http_error(d)[0])
+        cJSON_AddStringToObject(j, "http_error", fronts_http_error(d));
+    else
+        cJSON_AddNullToObject(j, "http_error");
     if (daemon_trusts(d, uid))
         cJSON_AddStringToObject(j, "state", d->conf->state);
     warnings(d, &k, uid, j);

@@ -27,7 +27,11 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
         int e = errno;
         if (f)
             fclose(f);
-        return err_set(eb, -e, "--api-key-file: %s: %s", path, strerror(e));
+        return err_set(
+            eb, -e,
+            "--api-key-file: %s: %s; want a file of mode 600 with a key on each line "
+            "(head -c 24 /dev/urandom | base64)",
+            path, strerror(e));
     }
     int r = st.st_mode & 027 /* a group may be let in: systemd hands credentials over so */
                 ? err_set(eb, -EPERM,
@@ -42,7 +46,8 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
             continue;
         if (len < 16 || len > KEYFILE_KEY_BYTES_MAX || strchr(line, ' '))
             r = err_set(eb, -EINVAL,
-                        "--api-key-file: %s:%d: want a key of 16 to %d bytes without spaces",
+                        "--api-key-file: %s:%d: want a key of 16 to %d bytes without spaces "
+                        "(head -c 24 /dev/urandom | base64)",
                         path, n, KEYFILE_KEY_BYTES_MAX);
         else if (ret->n == KEYFILE_KEYS_MAX)
             r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path,
@@ -53,7 +58,10 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
     sodium_memzero(line, sizeof line);
     fclose(f);
     if (r == 0 && !ret->n)
-        r = err_set(eb, -EINVAL, "--api-key-file: %s holds no key", path);
+        r = err_set(eb, -EINVAL,
+                    "--api-key-file: %s holds no key; want one a line (head -c 24 /dev/urandom "
+                    "| base64)",
+                    path);
     return r;
 }
 

@@ -8,6 +8,7 @@
 #include "daemon/front/flog.h"
 #include "daemon/front/http.h"
 #include "daemon/front/httplisten.h"
+#include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/nn.h"
 #include "daemon/front/sandbox.h"
@@ -55,7 +56,9 @@ static const char usage[] =
     "...\n"
     "  --api-key-file FILE  keys that let other users in over HTTP, one a line\n"
     "  --exit-with-core     end when hearthd closes the link (when hearthd started us)\n"
-    "  --check              only see whether the HTTP port can be had, and say why not\n"
+    "  --check              only see whether the HTTP port can be had and the key file is "
+    "right, "
+    "and say why not\n"
     "  --version, --help\n";
 
 static int fail_usage(const char *words, const char *what)
@@ -138,7 +141,9 @@ static int run_face(const struct opts *o, bool nn)
                                               .runtime = o->runtime,
                                               .core = core},
                           &stop, &eb);
-    if (r < 0)
+    if (r < 0 && o->exit_with_core) /* hearthd, which says it as often as it is worth */
+        dprintf(STDOUT_FILENO, "%s\n", eb.s);
+    else if (r < 0)
         log_at(LOG_ERROR_, "%s", eb.s);
     return !nn && r == -EADDRINUSE ? EXIT_PORT : r < 0 ? 1 : EXIT_CORE_GONE;
 }
@@ -146,12 +151,21 @@ static int run_face(const struct opts *o, bool nn)
 /* For hearthd's start: the words go to stdout. */
 static int check(const struct opts *o)
 {
+    static struct keyfile keys;
     struct errbuf eb = {""};
     char addr[64];
     uint16_t port;
     int fd[2];
     flog_init("http", false, LOG_ERROR_);
-    int r = http_listen(
+    int r = o->api_key_file ? keyfile_read(&keys, o->api_key_file, &eb) : 0;
+    sodium_memzero(&keys, sizeof keys);
+    if (r < 0) {
+        printf("%s\n", eb.s);
+        return EXIT_USAGE;
+    }
+    if (!o->http)
+        return 0;
+    r = http_listen(
         &(struct http_opts){.addr = o->http, .listen_fd = -1, .any_port = o->any_port}, true,
         addr, &port, fd, &eb);
     if (r < 0)
@@ -227,7 +241,9 @@ int main(int argc, char **argv)
     if (r)
         return r;
     if (o.check)
-        return o.http ? check(&o) : fail_usage("--check wants --http", "");
+        return o.http || o.api_key_file
+                   ? check(&o)
+                   : fail_usage("--check wants --http or --api-key-file", "");
     if (!o.core && o.runtime) {
         snprintf(core, sizeof core, "%s/core.sock", o.runtime);
         o.core = core;

@@ -3,6 +3,7 @@
  * The program is a script that writes down how it was called: starting, dying and reaping
  * are real, what a front does with its sockets is tested elsewhere. */
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
@@ -10,6 +11,7 @@
 #include "tests/t.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -22,6 +24,27 @@ static struct daemon d;
 static struct conf conf;
 static struct loop_watch sig;
 static char dir[128], program[200], core[200];
+
+/* The log, kept to be looked at. */
+static char lines[50][300];
+static int n_lines;
+void log_at(enum log_level level, const char *fmt, ...)
+{
+    va_list ap;
+
+    (void)level;
+    va_start(ap, fmt);
+    vsnprintf(lines[n_lines++ % 50], sizeof *lines, fmt, ap);
+    va_end(ap);
+}
+static int logged(const char *word)
+{
+    int n = 0;
+
+    for (int i = 0; i < n_lines && i < 50; i++)
+        n += strstr(lines[i], word) != NULL;
+    return n;
+}
 
 static void on_child(struct loop_watch *w, uint32_t events)
 {
@@ -168,6 +191,30 @@ static void an_exit_right_after_the_start_waits_a_second(void)
     run_until("--nn", 2);
     end();
 }
+static void a_reason_that_lasts_is_said_once_and_tried_ever_more_rarely(void)
+{
+    char cmd[400];
+
+    begin("[ -e ${0%/*}/mended ] && exec sleep 100\n"
+          "echo 'the moon is in the way; wait for the sun'\nexit 1");
+    conf.http = false;
+    n_lines = 0;
+    CHECK_EQ(fronts_open(&d), 0);
+    run_until("--nn", 3); /* after 0, 1 and 3 seconds */
+    run_for(2000);
+    CHECK_EQ(calls("--nn", NULL, NULL), 3);
+    CHECK_EQ(d.n_warnings, 1);
+    CHECK(strstr(d.warnings[0], "the moon is in the way; wait for the sun") != NULL);
+    CHECK_EQ(logged("the moon"), 1);
+    snprintf(cmd, sizeof cmd, "touch %s/mended", dir);
+    CHECK_EQ(system(cmd), 0);
+    run_until("--nn", 4);
+    for (int i = 0; i < 100 && d.n_warnings; i++)
+        run_for(100);
+    CHECK_EQ(d.n_warnings, 0);
+    CHECK_EQ(logged("the same 2 more times: the moon"), 1);
+    end();
+}
 static void a_program_that_is_not_there_is_a_warning(void)
 {
     begin("exit 0");
@@ -236,5 +283,6 @@ static void they_end_when_we_are_killed(void)
 T_MAIN(CASE(two_are_started_with_their_endpoint_and_the_core),
        CASE(one_that_dies_of_a_signal_is_back_at_once), CASE(wrong_usage_is_not_tried_again),
        CASE(an_exit_right_after_the_start_waits_a_second),
+       CASE(a_reason_that_lasts_is_said_once_and_tried_ever_more_rarely),
        CASE(a_program_that_is_not_there_is_a_warning),
        CASE(close_ends_them_even_when_they_ignore_it), CASE(they_end_when_we_are_killed))

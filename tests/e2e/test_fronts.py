@@ -227,6 +227,45 @@ def a_start_that_fails_says_why_to_who_started_it():
         check(words in p.stderr and not p.stdout, lambda: "no reason: %r %r" % (p.stdout, p.stderr))
 
 
+def a_key_file_that_is_wrong_ends_the_start():
+    d = Daemon(model_path=None, front=True)
+    keys = os.path.join(d.dir, "keys")
+    d.flags = ["--http", "127.0.0.1:%d" % free_port(), "--api-key-file", keys]
+    for text, mode, words in ((None, 0, "No such file"), ("a-key-of-some-length-1\n", 0o644, "chmod 600"),
+                              ("short\n", 0o600, "16 to 256 bytes"), ("", 0o600, "holds no key")):
+        if text is not None:
+            with open(keys, "w") as f:
+                os.fchmod(f.fileno(), mode)
+                f.write(text)
+        for how in ([d.argv(), 0], [d.argv() + ["--check-config"], 0], [[prog("hearth"), "serve", "--detach"] + d.argv()[1:], 1]):
+            t0 = time.monotonic()
+            p = subprocess.run(how[0], env={"HOME": d.dir, "PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60 * SLOWER)
+            check_eq(p.returncode, 2, "exit code of %r: %s" % (how[0], p.stderr))
+            check(words in p.stderr and keys in p.stderr, lambda: "%r says %r" % (how[0], p.stderr))
+            check(time.monotonic() - t0 < 10 * SLOWER, "refused after %.1f s" % (time.monotonic() - t0))
+
+
+def an_address_that_cannot_be_had_stands_in_the_status():
+    d = Daemon(model_path=None, front=True)
+    keys = os.path.join(d.dir, "keys")
+    with open(keys, "w") as f:
+        os.fchmod(f.fileno(), 0o600)
+        f.write("a-key-of-some-length-1\n")
+    d.flags = ["--http", "192.0.2.1:8765", "--api-key-file", keys]
+    t0 = time.monotonic()
+    p = d.cli("serve", "--detach", "--json", *d.argv()[1:])
+    check(p.returncode == 0 and time.monotonic() - t0 < 15 * SLOWER, lambda: "%d after %.1f s: %s" % (p.returncode, time.monotonic() - t0, p.stdout))
+    j = json.loads(p.stdout)
+    check(any("cannot listen on 192.0.2.1 port 8765" in w for w in j["warnings"]), lambda: p.stdout)
+    time.sleep(max(0, t0 + 5 - time.monotonic()))  # in which it has been tried three times
+    st = d.status()
+    check("192.0.2.1" in st["http_error"] and sum("192.0.2.1" in w for w in st["warnings"]) == 1, lambda: repr(st))
+    check("not served, see the warnings" in d.cli("status").stdout, "hearth status")
+    with open(j["log"]) as f:
+        check_eq(sum("cannot listen on 192.0.2.1" in x for x in f), 1, "lines of the log")
+    end_pid(j["pid"])
+
+
 def state_of(pid):
     """'Z' once it has ended and its parent has not looked yet."""
     try:
@@ -273,5 +312,6 @@ def a_stop_of_all_is_not_taken_for_a_front_that_failed():
 
 
 main(a_port_that_another_user_has_ends_the_start, a_port_that_ones_own_program_has_is_said_where_one_looks,
-     a_start_that_fails_says_why_to_who_started_it, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
+     a_start_that_fails_says_why_to_who_started_it, a_key_file_that_is_wrong_ends_the_start,
+     an_address_that_cannot_be_had_stands_in_the_status, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
      ctrl_c_works_while_the_front_is_silent)
