@@ -107,7 +107,39 @@ static const char *remedy(const struct cli *c, const char *slug, const cJSON *nu
     return NULL;
 }
 
-static void say(struct cli *c, const char *status, const char *slug, const char *words,
+/* Between what is wrong and what to do about it, until it is known where they go. */
+#define ADVICE '\x1f'
+
+__attribute__((format(printf, 3, 0))) static void sentence(char *ret, size_t cap,
+                                                           const char *fmt, va_list ap)
+{
+    char own[600];
+    const char *todo = strstr(fmt, "; ");
+
+    if (todo && strlen(fmt) < sizeof own) {
+        snprintf(own, sizeof own, "%.*s%c%s", (int)(todo - fmt), fmt, ADVICE, todo + 2);
+        fmt = own;
+    }
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    vsnprintf(ret, cap, fmt, ap);
+#pragma GCC diagnostic pop
+}
+
+/* Words that are whole, to ones with the mark: the last "; " is none of what was typed. */
+static void mark(char *ret, size_t cap, const char *words)
+{
+    const char *last = NULL;
+
+    for (const char *p = words; (p = strstr(p, "; ")) != NULL; p += 2)
+        last = p;
+    if (!last || strchr(words, ADVICE))
+        snprintf(ret, cap, "%s", words);
+    else
+        snprintf(ret, cap, "%.*s%c%s", (int)(last - words), words, ADVICE, last + 2);
+}
+
+static void say(struct cli *c, const char *status, const char *slug, const char *given,
                 const cJSON *numbers)
 {
     static const char *const flags[][2] = {{"to_turn:", "--to:"},
@@ -115,8 +147,12 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
                                            {"turn:", "--turn:"},
                                            {"at:", "--tokens:"},
                                            {"tail:", "the input:"}};
-    char own[1100];
-    const char *todo = remedy(c, slug, numbers);
+    char own[1100], fact[1100];
+    const char *words = fact, *todo = remedy(c, slug, numbers), *at = strrchr(given, ADVICE);
+    snprintf(fact, sizeof fact, "%.*s", (int)(at ? (size_t)(at - given) : strlen(given)),
+             given);
+    if (at)
+        todo = at + 1;
     if (strncmp(words, "params.", 7) == 0 && !c->json)
         words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
@@ -169,10 +205,12 @@ int cli_usage(struct cli *c, const char *words)
     static const char none[] = "has no flag ";
     char field[64];
     const char *flag = strstr(words, none), *at = flag ? flag + sizeof none - 1 : words;
-    size_t n = strcspn(at, " :;=");
+    size_t n = strcspn(at, " :;=\x1f");
+    char marked[1100];
     bool named = n && n < sizeof field && (at[0] == '-' || (at[n] == ':' && at[n + 1] == ' '));
     snprintf(field, sizeof field, "%.*s", named ? (int)n : 0, at);
-    say_mistake(c, named ? field : NULL, words);
+    mark(marked, sizeof marked, words);
+    say_mistake(c, named ? field : NULL, marked);
     return CLI_USAGE;
 }
 
@@ -181,7 +219,7 @@ int cli_mistake(struct cli *c, const char *field, const char *fmt, ...)
     char words[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(words, sizeof words, fmt, ap);
+    sentence(words, sizeof words, fmt, ap);
     va_end(ap);
     say_mistake(c, field, words);
     return CLI_FAILED;
@@ -192,7 +230,7 @@ int cli_fail(struct cli *c, int code, const char *fmt, ...)
     char words[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(words, sizeof words, fmt, ap);
+    sentence(words, sizeof words, fmt, ap);
     va_end(ap);
     if (code == CLI_USAGE)
         return cli_usage(c, words);
@@ -206,7 +244,7 @@ int cli_fail_as(struct cli *c, int code, enum hrt_status status, const char *slu
     char words[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(words, sizeof words, fmt, ap);
+    sentence(words, sizeof words, fmt, ap);
     va_end(ap);
     say(c, hrt_status_str(status), slug, words, NULL);
     return code;
@@ -230,8 +268,8 @@ int cli_name(struct cli *c, const char *what, const char *name)
 int cli_not_yet(struct cli *c, const char *verb, const char *instead)
 {
     char words[400];
-    snprintf(words, sizeof words, "`hearth %s` is not in version %s yet; %s", verb,
-             HEARTH_VERSION, instead);
+    snprintf(words, sizeof words, "`hearth %s` is not in version %s yet%c%s", verb,
+             HEARTH_VERSION, ADVICE, instead);
     say(c, c->json ? "UNIMPLEMENTED" : "", c->json ? "unimplemented" : "", words, NULL);
     return CLI_FAILED;
 }
@@ -243,23 +281,24 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
         return CLI_INTERRUPTED;
     if (r == -ECONNREFUSED) {
         snprintf(words, sizeof words,
-                 "%s; start one with `hearth serve`, or name it with --socket", eb->s);
+                 "%s%cstart one with `hearth serve`, or name it with --socket", eb->s, ADVICE);
         say(c, "UNAVAILABLE", "no_daemon", words, NULL);
         return CLI_NO_DAEMON;
     }
     if (r == -ETIMEDOUT) {
-        snprintf(words, sizeof words, "%s; try again, or see `hearth doctor`", eb->s);
+        snprintf(words, sizeof words, "%s%ctry again, or see `hearth doctor`", eb->s, ADVICE);
         say(c, "DEADLINE_EXCEEDED", "no_reply", words, NULL);
         return CLI_LATER;
     }
     if (r == -EPERM) {
-        say(c, "PERMISSION_DENIED", "untrusted_socket", eb->s, NULL);
+        mark(words, sizeof words, eb->s);
+        say(c, "PERMISSION_DENIED", "untrusted_socket", words, NULL);
         return CLI_FAILED;
     }
     if (r == -EINVAL) /* of the socket's address */
         return cli_usage(c, eb->s);
     if (r == E_LIMIT)
-        return cli_mistake(c, "input", "%s", eb->s);
+        return cli_mistake(c, "input", "%s; split it", eb->s);
     say(c, "INTERNAL", "client", eb->s, NULL);
     return CLI_FAILED;
 }

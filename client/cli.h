@@ -45,7 +45,10 @@ int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, si
 int cli_sessions(struct cli *c, cJSON *req, cJSON **ret);
 int cli_connect(struct cli *c, struct hearth_conn **ret); /* a connection of its own */
 
-/* --- errors. Each prints one sentence (in --json one object) and returns its exit code. */
+/* --- errors. Each prints one sentence (in --json one object) and returns its exit code.
+ * A sentence is what is wrong and, behind the first "; " of fmt, what to do about it: in --json the
+ * one is the message, the other the hint. Words that are given whole (cli_usage) have it behind
+ * their last "; ". */
 int cli_usage(struct cli *c, const char *words);
 __attribute__((format(printf, 3, 4))) int cli_fail(struct cli *c, int code, const char *fmt,
                                                    ...);

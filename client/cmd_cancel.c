@@ -119,13 +119,15 @@ static int find_running(struct cli *c, char ret[33])
     }
     cJSON_Delete(list);
     if (code == CLI_OK && n > 1)
-        code = cli_fail(c, CLI_USAGE, "%d requests run; which one? hearth cancel SESSION%s%s",
+        code = cli_fail(c, CLI_USAGE, "%d requests run%s%s; which one? hearth cancel SESSION",
                         n, which, more ? ", ..." : "");
     return code;
 }
 
 int cmd_cancel(struct cli *c, const struct args *a)
 {
+    static const char neither[] =
+        "there is neither a request nor a session %s; `hearth sessions -a` shows which run";
     const char *what = a->n ? a->pos[0] : NULL;
     char found[33] = "";
     uint32_t status = HRT_OK, first = HRT_OK;
@@ -158,8 +160,11 @@ int cmd_cancel(struct cli *c, const struct args *a)
     } else if (code == CLI_OK) {
         code = ask(c, HRT_CANCEL, "session", what, &status, &o);
         if (code == CLI_OK && status == HRT_NOT_FOUND && first == HRT_NOT_FOUND)
-            code = cli_fail_as(c, CLI_NOT_FOUND, HRT_NOT_FOUND, "stream_not_found",
-                               "there is neither a request nor a session %s", what);
+            code =
+                cli_fail_as(c, CLI_NOT_FOUND, HRT_NOT_FOUND, "stream_not_found", neither, what);
+        else if (code == CLI_OK && status == HRT_NOT_FOUND && !hex)
+            code = cli_fail_as(c, CLI_NOT_FOUND, HRT_NOT_FOUND, "session_not_found", neither,
+                               what);
         else if (code == CLI_OK && status != HRT_OK)
             code = hex ? cli_fail_reply(c, first, refused) : cli_fail_reply(c, status, o);
     }

@@ -35,6 +35,10 @@ int cmd_run(struct cli *c, const struct args *a)
     cJSON *start = j_req();
     cJSON_AddStringToObject(start, "model", a->pos[0]);
     cJSON_AddFalseToObject(start, "keep");
+    if (!args_has(a, "ids"))
+        c->too_long =
+            "shorten the input, or make parts of it with `hearth ingest -s NAME --split "
+            "FILE` and ask them with `hearth ask -s NAME-1`";
     return finish(c, a, start, a->n > 1 ? a->pos[1] : NULL, "");
 }
 

@@ -88,21 +88,25 @@ static const char *bare(const char *line)
 static int ended(struct cli *c, int st, const char *log, off_t from)
 {
     char text[8192], words[1024];
-    const char *line[LINES_SHOWN];
+    const char *line[LINES_SHOWN], *how = WIFEXITED(st) ? "exit code" : "signal";
     int n = last_lines(log, from, text, sizeof text, line);
     int code = WIFEXITED(st) && WEXITSTATUS(st) ? WEXITSTATUS(st) : CLI_FAILED;
-    snprintf(words, sizeof words, "hearthd ended at once (%s %d)%s%.600s; its log: %s",
-             WIFEXITED(st) ? "exit code" : "signal",
-             WIFEXITED(st) ? WEXITSTATUS(st) : WTERMSIG(st), c->json && n ? ": " : "",
-             c->json && n ? bare(line[n - 1]) : "", log);
+    int number = WIFEXITED(st) ? WEXITSTATUS(st) : WTERMSIG(st);
     if (!c->json) {
         for (int i = 0; i < n; i++)
             say_err("%s\n", shown(line[i]));
-        return cli_fail(c, code, "%s", words);
+        return cli_fail(c, code, "hearthd ended at once (%s %d); its log: %s", how, number,
+                        log);
     }
+    const char *why = n ? bare(line[n - 1]) : "", *todo = strstr(why, "; ");
+    snprintf(words, sizeof words, "hearthd ended at once (%s %d)%s%.*s", how, number,
+             n ? ": " : "", (int)(todo ? (size_t)(todo - why) : strlen(why)), why);
     cJSON *o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "slug", code == CLI_USAGE ? "usage" : "hearthd_ended");
     cJSON_AddStringToObject(o, "message", words);
+    snprintf(words, sizeof words, "%.600s%sits log: %s", todo ? todo + 2 : "", todo ? "; " : "",
+             log);
+    cJSON_AddStringToObject(o, "hint", words);
     cJSON *reason = cJSON_AddArrayToObject(o, "reason");
     for (int i = 0; i < n; i++)
         cJSON_AddItemToArray(reason, cJSON_CreateString(line[i]));
@@ -110,6 +114,23 @@ static int ended(struct cli *c, int st, const char *log, off_t from)
     (void)cli_fail_reply(c, code == CLI_USAGE ? HRT_INVALID_ARGUMENT : HRT_INTERNAL, o);
     cJSON_Delete(o);
     return code;
+}
+
+/* Its own words again, which say what to do. */
+static int runs_already(struct cli *c, pid_t other, const char *url, const char *log,
+                        off_t from)
+{
+    char text[8192];
+    const char *line[LINES_SHOWN];
+    int n = last_lines(log, from, text, sizeof text, line);
+    const char *why = n ? strstr(line[n - 1], "another hearthd") : NULL;
+    const char *todo = why ? strstr(why, "; ") : NULL;
+    if (!todo)
+        return cli_fail_as(c, CLI_FAILED, HRT_ALREADY_EXISTS, "daemon_runs",
+                           "another hearthd (pid %d) answers at %s; its log: %s", (int)other,
+                           url, log);
+    return cli_fail_as(c, CLI_FAILED, HRT_ALREADY_EXISTS, "daemon_runs", "%.*s; %s",
+                       (int)(todo - why), why, todo + 2);
 }
 
 /* STATUS, once HTTP is up or the daemon has had its time for that; NULL: none. */
@@ -186,8 +207,7 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log, off
         if (other == pid && !died) {
             code = CLI_OK;
         } else if (died && other && !(WIFEXITED(st) && WEXITSTATUS(st) == CLI_USAGE)) {
-            code = cli_fail_as(c, CLI_FAILED, HRT_ALREADY_EXISTS, "daemon_runs",
-                               "another hearthd (pid %d) answers at %s", (int)other, url);
+            code = runs_already(c, other, url, log, from);
         } else if (died) {
             code = ended(c, st, log, from);
         } else if (waited > READY_MS) {

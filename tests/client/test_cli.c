@@ -189,6 +189,67 @@ static void errors_are_json_when_asked(void)
     down();
 }
 
+/* What is wrong is the message, what to do about it the hint; as text they are one sentence. */
+static void advice_is_the_hint(void)
+{
+    static const struct {
+        const char *argv[6], *message, *hint;
+        int code;
+    } t[] = {
+        {{"status"}, "nobody.sock (", "start one with `hearth serve`, or name it", 3},
+        {{"sessions", "export", "fake", "x"}, "is not in version", "`hearth sessions show", 1},
+        {{"ingest", "-s", "fake", "latin"}, "is not UTF-8 (byte 0xfc", "if it is text in", 1},
+        {{"run", "fake", "hi", "--encoding", "none"},
+         "there is no \"none\"",
+         "`iconv -l` li",
+         2},
+        {{"frobnicate; x"}, "no verb \"frobnicate; x\"", "`hearth help` lists", 2},
+        {{"ask", "-s", "fake", "hi", "--sede=1"},
+         "has no flag --sede",
+         "did you mean --seed?",
+         2},
+        {{"sessions", "show", "0000"}, "is the beginning of 2 ids", "type more of it", 1},
+        {{"help"}, "--json: help and completion scripts are text", "leave it out", 2},
+        {{"completion", "bash"}, "completion scripts are text", "leave it out", 2},
+        {{"run", "fake", "long"},
+         "",
+         "shorten the input, or make parts of it with `hearth ingest -s NAME --split",
+         1},
+    };
+    char file[200], gone[200];
+    up();
+    snprintf(file, sizeof file, "%s/latin", dir);
+    snprintf(gone, sizeof gone, "unix://%s/nobody.sock", dir);
+    FILE *f = fopen(file, "w");
+    CHECK(f && fputs("M\xfcller", f) >= 0 && fclose(f) == 0);
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        const char *argv[9] = {0};
+        int n = 0;
+        if (t[i].code == 3) {
+            argv[n++] = "--socket";
+            argv[n++] = gone;
+        }
+        for (int k = 0; k < 6 && t[i].argv[k]; k++)
+            argv[n++] = strcmp(t[i].argv[k], "latin") == 0 ? file : t[i].argv[k];
+        if (t[i].argv[1] || t[i].code == 3 || strchr(t[i].argv[0], ';')) {
+            bool text = strcmp(argv[0], "completion") != 0;
+            CHECK_EQ(run_in("", argv), text ? t[i].code : 0);
+            const char *what = strstr(err, t[i].message), *todo = strstr(err, t[i].hint);
+            if (text && (!what || !todo || todo < what || todo[-1] != ' ' || todo[-2] != ';'))
+                t_fail(__FILE__, __LINE__, "%zu, as text: %s", i, err);
+        }
+        argv[n++] = "--json";
+        CHECK_EQ(run_in("", argv), t[i].code);
+        cJSON *o = cJSON_Parse(out);
+        const cJSON *m = cJSON_GetObjectItem(o, "message"), *h = cJSON_GetObjectItem(o, "hint");
+        if (!cJSON_IsString(m) || !cJSON_IsString(h) || !strstr(m->valuestring, t[i].message) ||
+            !strstr(h->valuestring, t[i].hint) || strstr(m->valuestring, t[i].hint))
+            t_fail(__FILE__, __LINE__, "%zu, as JSON: %s", i, out);
+        cJSON_Delete(o);
+    }
+    down();
+}
+
 static void answers_go_to_stdout_and_the_rest_to_stderr(void)
 {
     up();
@@ -728,6 +789,7 @@ static void bytes_that_are_not_known_are_a_dash(void)
 
 T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
+       {"advice_is_the_hint", advice_is_the_hint},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
        {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},
        {"the_beginning_of_an_id_is_enough", the_beginning_of_an_id_is_enough},

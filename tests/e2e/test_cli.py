@@ -183,6 +183,12 @@ def a_second_daemon_is_refused_by_name_and_the_next_begins():
     p = d.cli("serve", *flags)
     j = json.loads(p.stdout)
     check_eq((p.returncode, j["status"], j["slug"]), (1, "ALREADY_EXISTS", "daemon_runs"), "with one running")
+    # The same words whichever way it is refused.
+    want = "another hearthd (pid %d) runs in %s" % (d.proc.pid, d.runtime), "stop it, or give this one a --runtime and --state of its own"
+    check_eq((j["message"], j["hint"]), want, "what serve --detach --json says")
+    for how in (flags[:1] + flags[2:], flags[2:]):
+        p = d.cli("serve", *how)
+        check(p.returncode == 1 and "; ".join(want) in p.stderr, lambda: "%r: %d %s" % (how, p.returncode, p.stderr))
     check_eq(d.stop(), 0, "exit status of a clean stop")
     time.sleep(0.5)
     check(not os.path.exists(d.sock) or d.cli("status").returncode == 3, "the refused daemon runs after all")
@@ -242,7 +248,9 @@ def what_runs_can_be_ended_as_rm_and_unload_advise():
     check_eq((j["state"], "stream" in j), ("idle", False), "cancel of a session at rest")
     check_eq(d.cli("cancel").returncode, 0, "cancel when nothing runs")
     check_eq(d.cli("cancel", "nosuch").returncode, 4, "cancel of a session that is not there")
-    check_eq(d.cli("cancel", "0" * 32).returncode, 4, "cancel of a request that is not there")
+    for what in ("0" * 32, "0123456789abcdef"):
+        p = d.cli("cancel", what)
+        check(p.returncode == 4 and "there is neither a request nor a session " + what in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
     d.stop()
 
 

@@ -220,6 +220,7 @@ def a_start_that_fails_says_why_to_who_started_it():
         p = d.cli("serve", "--detach", "--json", *d.argv()[1:], *more)
         o = json.loads(p.stdout)
         check_eq((p.returncode, o["type"], o["slug"]), (code, "error", slug), "serve --detach --json")
+        check(o["log"] in o["hint"] and o["log"] not in o["message"], lambda: "no hint: " + p.stdout)
         check(words in o["message"] and any(words in r for r in o["reason"]), lambda: "no reason: " + p.stdout)
         check(os.path.exists(o["log"]), "no log at " + o["log"])
         p = d.cli("serve", "--detach", *d.argv()[1:], *more)
