@@ -5,7 +5,7 @@
 
 const struct flag flags_global[] = {
     {"socket", 0, "URL", "ipc://PATH or unix://PATH of the daemon (else $HEARTH_SOCKET)"},
-    {"json", 0, NULL, "machine-readable output"},
+    {"json", 0, NULL, "machine-readable output (help and completion are text)"},
     {"quiet", 'q', NULL, "no progress and no timings"},
     {"no-color", 0, NULL, "no colours and no bar (also NO_COLOR, TERM=dumb)"},
     {"version", 0, NULL, "versions of client and daemon"},

@@ -675,6 +675,7 @@ static void help_lists_every_verb(void)
 {
     up();
     CHECK_EQ(RUN("help"), 0);
+    CHECK(strstr(out, "machine-readable output (help and completion are text)"));
     static const char *const v[] = {"serve",         "run",    "chat", "ingest", "ask",
                                     "sessions fork", "models", "load", "doctor"};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
