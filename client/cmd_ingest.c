@@ -34,7 +34,7 @@ struct ingest {
     char session[33]; /* its id */
     const char *name;
     struct ledger ledger;
-    bool warned;
+    bool warned, told;  /* told: that the part is in already */
     struct doc first;   /* read before anything is made */
     struct answer last; /* of the last document that was sent */
     bool has_last;
@@ -254,6 +254,7 @@ static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_
     cJSON *s = NULL;
     uint64_t now;
     int code = look(g, false, 0, 0, &now, none, &s);
+    g->told = true;
     if (code == CLI_OK)
         cli_note(g->c, "%s is in session %s already (%s tokens)%s", shown(what), shown(g->name),
                  words_count(b, (double)(d->after - d->before)),
@@ -479,10 +480,11 @@ static int in_parts(struct ingest *g)
             g->name = name;
             doc_name(g->a, i, of, sizeof of);
             snprintf(d.what, sizeof d.what, "%.150s, part %zu of %zu", of, k + 1, n[i]);
+            g->told = false;
             code = cli_name(c, "--session", name);
             if (code == CLI_OK)
                 code = into_session(g, &d);
-            if (code == CLI_OK && all > 1)
+            if (code == CLI_OK && all > 1 && !g->told)
                 cli_note(c, "%s is in session %s", shown(d.what), shown(name));
         }
         free(file[i].text);

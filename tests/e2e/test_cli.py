@@ -149,6 +149,20 @@ def a_refused_ingest_leaves_no_session():
     check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
 
 
+def parts_that_are_in_are_said_once():
+    d = Daemon("--http", "off", "--context", "512").start()
+    d.load()
+    doc = os.path.join(d.dir, "long.txt")
+    with open(doc, "w") as f:
+        f.write("".join("%d bottles stand on a wall.\n" % i for i in range(120)))
+    for again in (False, True):
+        p = d.cli("ingest", "-s", "shelf", "-m", "m", "--split", doc)
+        said = [x for x in p.stderr.splitlines() if "is in session shelf-" in x]
+        check(p.returncode == 0 and len(said) > 1 and len(set(x.split(" is in")[0] for x in said)) == len(said), lambda: p.stderr)
+        check(all((" already (" in x) == again for x in said), lambda: p.stderr)
+    d.stop()
+
+
 def a_chat_that_goes_on_shows_where_it_was():
     try:
         for fd in pty.openpty():
@@ -345,4 +359,4 @@ main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are
      a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      what_serve_warns_of_is_the_same_in_words_and_in_json,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
-     a_refused_ingest_leaves_no_session)
+     a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once)
