@@ -54,13 +54,19 @@ static const struct num_field num_fields[] = {
 
 static int want_number(const cJSON *v, const struct num_field *f, struct openai_error *e)
 {
-    char got[64];
+    char got[64], most[32];
     double d = v->valuedouble;
     if (!cJSON_IsNumber(v) || !isfinite(d) || d < f->min || d > f->max ||
-        (f->min_open && d == f->min) || (f->integer && d != floor(d)))
-        return bad(e, "bad_field", f->name, "%s: want %s in %c%.17g,%.17g], got %s", f->name,
+        (f->min_open && d == f->min) || (f->integer && d != floor(d))) {
+        /* All bounds are whole; the greatest seed is no double. */
+        if (f->max < TWO_63)
+            snprintf(most, sizeof most, "%.0f", f->max);
+        else
+            snprintf(most, sizeof most, "%lld", (long long)INT64_MAX);
+        return bad(e, "bad_field", f->name, "%s: want %s in %c%.0f,%s], got %s", f->name,
                    f->integer ? "an integer" : "a number", f->min_open ? '(' : '[', f->min,
-                   f->max, shown(v, got, sizeof got));
+                   most, shown(v, got, sizeof got));
+    }
     return 0;
 }
 

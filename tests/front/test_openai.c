@@ -114,6 +114,25 @@ static void what_is_not_honoured_is_refused_by_name(void)
     }
 }
 
+static void bounds_are_printed_as_whole_numbers(void)
+{
+    static const char *const rows[][2] = {
+        {"{" MSG ",\"seed\":1e300}",
+         "seed: want an integer in [-9223372036854775808,9223372036854775807], got "},
+        {"{" MSG ",\"max_tokens\":0}", "max_tokens: want an integer in [1,1073741824], got 0"},
+        {"{" MSG ",\"repeat_penalty\":0}", "repeat_penalty: want a number in (0,10], got 0"},
+        {"{" MSG ",\"presence_penalty\":3}", "want a number in [-2,2], got 3"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct openai_req q = {0};
+        struct openai_error e = {0};
+        char *s = start_of(rows[i][0], &q, &e);
+        if (s || !strstr(e.message, rows[i][1]))
+            t_fail(__FILE__, __LINE__, "%s: got \"%s\"", rows[i][0], e.message);
+        free(s);
+    }
+}
+
 static void what_is_honoured_reaches_start(void)
 {
     static const struct {
@@ -337,6 +356,7 @@ static void errors_have_openais_shape(void)
 }
 
 T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refused_by_name},
+       {"bounds_are_printed_as_whole_numbers", bounds_are_printed_as_whole_numbers},
        {"what_is_honoured_reaches_start", what_is_honoured_reaches_start},
        {"what_changes_nothing_is_taken_and_hints_are_named",
         what_changes_nothing_is_taken_and_hints_are_named},
