@@ -338,6 +338,10 @@ static int check(const struct conf *c, bool port, struct errbuf *eb)
         argv[n++] = "--api-key-file";
         argv[n++] = c->api_key_file;
     }
+    if (c->http_origin) {
+        argv[n++] = "--http-origin";
+        argv[n++] = c->http_origin;
+    }
     if (!program || access(program, X_OK) < 0 || pipe2(out, O_CLOEXEC) < 0) {
         free(program);
         return 0; /* fronts_open says what is missing */
@@ -358,9 +362,9 @@ static int check(const struct conf *c, bool port, struct errbuf *eb)
                                             : 0;
 }
 
-int fronts_check_files(const struct conf *c, struct errbuf *eb)
+int fronts_check_given(const struct conf *c, struct errbuf *eb)
 {
-    return c->api_key_file ? check(c, false, eb) : 0;
+    return c->api_key_file || c->http_origin ? check(c, false, eb) : 0;
 }
 int fronts_check(const struct conf *c, struct errbuf *eb)
 {

@@ -17,8 +17,8 @@ struct conf;
 struct daemon;
 enum { FRONT_DEATHS_MAX = 100, FRONT_REST_MAX_S = 30 };
 
-/* Is what the front will read (--api-key-file) as it wants it?  -EINVAL with its words. */
-int fronts_check_files(const struct conf *c, struct errbuf *eb);
+/* Is what the front is given (--api-key-file, --http-origin) as it wants it?  -EINVAL with its words. */
+int fronts_check_given(const struct conf *c, struct errbuf *eb);
 /* Before anything else of a start, and before there are threads: has another user the port for
  * HTTP?  -EADDRINUSE with words that name him: clients that trust the number would talk to him. */
 int fronts_check(const struct conf *c, struct errbuf *eb);

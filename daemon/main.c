@@ -347,13 +347,13 @@ int main(int argc, char **argv)
             struct errbuf w = {""};
             if (conf_models_dir(c, &w) < 0)
                 complain("warning: ", w.s);
-            if (conf_files(c, &eb) < 0 || fronts_check_files(c, &eb) < 0)
+            if (conf_files(c, &eb) < 0 || fronts_check_given(c, &eb) < 0)
                 complain("", eb.s);
         }
         conf_close(c);
         return eb.s[0] ? EXIT_USAGE : 0;
     }
-    if (fronts_check_files(c, &eb) < 0) {
+    if (fronts_check_given(c, &eb) < 0) {
         complain("", eb.s);
         conf_close(c);
         return EXIT_USAGE;

@@ -11,6 +11,7 @@
 #include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/nn.h"
+#include "daemon/front/origin.h"
 #include "daemon/front/sandbox.h"
 #include <errno.h>
 #include <getopt.h>
@@ -56,9 +57,7 @@ static const char usage[] =
     "...\n"
     "  --api-key-file FILE  keys that let other users in over HTTP, one a line\n"
     "  --exit-with-core     end when hearthd closes the link (when hearthd started us)\n"
-    "  --check              only see whether the HTTP port can be had and the key file is "
-    "right, "
-    "and say why not\n"
+    "  --check              only see whether HTTP could be served so, and say why not\n"
     "  --version, --help\n";
 
 static int fail_usage(const char *words, const char *what)
@@ -152,6 +151,7 @@ static int run_face(const struct opts *o, bool nn)
 static int check(const struct opts *o)
 {
     static struct keyfile keys;
+    static struct origins origins;
     struct errbuf eb = {""};
     char addr[64];
     uint16_t port;
@@ -159,6 +159,8 @@ static int check(const struct opts *o)
     flog_init("http", false, LOG_ERROR_);
     int r = o->api_key_file ? keyfile_read(&keys, o->api_key_file, &eb) : 0;
     sodium_memzero(&keys, sizeof keys);
+    if (r == 0)
+        r = origins_parse(&origins, o->origins ? o->origins : "", &eb);
     if (r < 0) {
         printf("%s\n", eb.s);
         return EXIT_USAGE;
@@ -241,9 +243,9 @@ int main(int argc, char **argv)
     if (r)
         return r;
     if (o.check)
-        return o.http || o.api_key_file
+        return o.http || o.api_key_file || o.origins
                    ? check(&o)
-                   : fail_usage("--check wants --http or --api-key-file", "");
+                   : fail_usage("--check wants --http, --api-key-file or --http-origin", "");
     if (!o.core && o.runtime) {
         snprintf(core, sizeof core, "%s/core.sock", o.runtime);
         o.core = core;

@@ -228,7 +228,7 @@ def a_start_that_fails_says_why_to_who_started_it():
         check(words in p.stderr and not p.stdout, lambda: "no reason: %r %r" % (p.stdout, p.stderr))
 
 
-def a_key_file_that_is_wrong_ends_the_start():
+def what_the_front_would_refuse_ends_the_start():
     d = Daemon(model_path=None, front=True)
     keys = os.path.join(d.dir, "keys")
     d.flags = ["--http", "127.0.0.1:%d" % free_port(), "--api-key-file", keys]
@@ -244,6 +244,11 @@ def a_key_file_that_is_wrong_ends_the_start():
             check_eq(p.returncode, 2, "exit code of %r: %s" % (how[0], p.stderr))
             check(words in p.stderr and keys in p.stderr, lambda: "%r says %r" % (how[0], p.stderr))
             check(time.monotonic() - t0 < 10 * SLOWER, "refused after %.1f s" % (time.monotonic() - t0))
+    # So is whatever else the front would end for.
+    for more in ([], ["--check-config"]):
+        p = subprocess.run(d.argv()[:-4] + ["--http", "127.0.0.1:0", "--http-origin", "https://a.example nonsense"] + more, env={"HOME": d.dir},
+                           capture_output=True, text=True, timeout=60 * SLOWER)
+        check(p.returncode == 2 and '--http-origin: want origins like' in p.stderr and '"nonsense"' in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
 
 
 def an_address_that_cannot_be_had_stands_in_the_status():
@@ -313,6 +318,6 @@ def a_stop_of_all_is_not_taken_for_a_front_that_failed():
 
 
 main(a_port_that_another_user_has_ends_the_start, a_port_that_ones_own_program_has_is_said_where_one_looks,
-     a_start_that_fails_says_why_to_who_started_it, a_key_file_that_is_wrong_ends_the_start,
+     a_start_that_fails_says_why_to_who_started_it, what_the_front_would_refuse_ends_the_start,
      an_address_that_cannot_be_had_stands_in_the_status, a_stop_of_all_is_not_taken_for_a_front_that_failed, a_front_that_dies_is_back_at_once, clients_whose_front_dies_get_their_answer, ctrl_c_works_while_the_front_is_gone,
      ctrl_c_works_while_the_front_is_silent)
