@@ -267,6 +267,7 @@ def an_address_that_cannot_be_had_stands_in_the_status():
     st = d.status()
     check("192.0.2.1" in st["http_error"] and sum("192.0.2.1" in w for w in st["warnings"]) == 1, lambda: repr(st))
     check("not served, see the warnings" in d.cli("status").stdout, "hearth status")
+    check("-> see the warning" in d.cli("doctor").stdout, lambda: d.cli("doctor").stdout)
     with open(j["log"]) as f:
         check_eq(sum("cannot listen on 192.0.2.1" in x for x in f), 1, "lines of the log")
     end_pid(j["pid"])
