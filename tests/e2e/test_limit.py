@@ -168,7 +168,8 @@ def blocks_that_find_no_room_are_said_by_status():
         t0, w = time.monotonic(), []
         while not w and time.monotonic() - t0 < 60 * SLOWER:  # they go down beside the answers
             w = [x for x in l.call(STATUS)["warnings"] if "do not reach the disk" in x]
-    check(w and "model m" in w[0] and "sessions rm" in w[0], lambda: repr(w))
+    check(w and "model m" in w[0] and "raise it to 9 MiB" in w[0], lambda: repr(w))
+    check("sessions rm" not in w[0], lambda: "advice that cannot help: " + w[0])
     d.stop()
 
 
