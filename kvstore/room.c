@@ -421,7 +421,9 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
     uint64_t limit = seg_limit(s), used = s->file_bytes;
     uint64_t left = limit > used ? limit - used : 0;
     uint32_t n = seg_slots(l->slot_bytes, s->o.disk_bytes);
-    uint32_t least = l->n_seg ? SEG_SLOTS_MIN : 1; /* a small limit has room for some as well */
+    /* A limit that has no room for such a file at all has some for a smaller one.  But where others
+     * have taken the room, one of theirs gives way. */
+    uint32_t least = seg_bytes(SEG_SLOTS_MIN, l->slot_bytes) <= limit ? SEG_SLOTS_MIN : 1;
 
     if (l->growing || l->dropping)
         return 0;

@@ -1,4 +1,5 @@
 /* test_limits.c - bounds, full disks, wrong directories: clear refusals, nothing lost. */
+#include "kvstore/seg.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -245,6 +246,37 @@ static void another_layout_gets_a_segment_from_the_oldest(void)
     CHECK_EQ(b.r.res, 0);
     CHECK(du(g.dir) <= g.o.disk_bytes);
     rig_fini(&g);
+}
+
+/* Also when some of its slots, but no whole file, would find room beside the others'. */
+static void another_layout_is_not_left_with_what_is_over(void)
+{
+    enum { BLOCKS = 24 };
+    struct timespec pause = {1, 200000000};
+
+    for (uint32_t hot = 8192; hot <= 65536; hot *= 8) {
+        struct kvs_layout l = {.id = "other", .hot_bytes = hot};
+        uint32_t n, there = 0;
+        struct rig_block b;
+        struct rig g;
+
+        start(&g, 8 << 20);
+        for (n = 0; n < 500; n++)
+            (void)rig_put(&g, 1, n);
+        nanosleep(&pause, NULL);
+        CHECK_EQ(kvs_layout_add(g.s, &l, &n, &g.eb), 0);
+        for (uint32_t i = 0; i < BLOCKS; i++) {
+            rig_block_set(&g, &b, 5, i);
+            b.r.layout = n;
+            b.r.copy = NULL;
+            rig_submit(&g, &b, true);
+            rig_wait(&g);
+            there += b.r.res == 0;
+        }
+        CHECK(there >= SEG_SLOTS_MIN);
+        printf("    %u of %d with %u bytes\n", there, BLOCKS, hot);
+        rig_fini(&g);
+    }
 }
 
 static void past_the_day_budget_blocks_stay_in_memory(void)
@@ -500,6 +532,7 @@ T_MAIN(ROW(two_processes_cannot_have_one_store),
        ROW(a_session_written_slowly_keeps_its_beginning),
        ROW(the_older_session_gives_way_from_its_end),
        ROW(another_layout_gets_a_segment_from_the_oldest),
+       ROW(another_layout_is_not_left_with_what_is_over),
        ROW(past_the_day_budget_blocks_stay_in_memory), ROW(two_pages_of_memory_are_enough),
        ROW(equal_requests_at_once_are_one_transfer), ROW(a_failing_copy_fails_its_request_only),
        ROW(other_tokens_under_the_same_key_are_a_miss),
