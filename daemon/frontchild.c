@@ -55,6 +55,22 @@ static void http_addr(const struct conf *c, char *ret, size_t cap)
              c->http_port);
 }
 
+/* What hearthd was given for the HTTP front to read: how many words. */
+static int given(const struct conf *c, const char **argv)
+{
+    int n = 0;
+
+    if (c->api_key_file) {
+        argv[n++] = "--api-key-file";
+        argv[n++] = c->api_key_file;
+    }
+    if (c->http_origin) {
+        argv[n++] = "--http-origin";
+        argv[n++] = c->http_origin;
+    }
+    return n;
+}
+
 static void front_start(struct front *f)
 {
     const struct conf *c = f->all->d->conf;
@@ -73,14 +89,7 @@ static void front_start(struct front *f)
         argv[n++] = http;
         if (c->http_any_port)
             argv[n++] = "--http-any-port";
-        if (c->api_key_file) {
-            argv[n++] = "--api-key-file";
-            argv[n++] = c->api_key_file;
-        }
-        if (c->http_origin) {
-            argv[n++] = "--http-origin";
-            argv[n++] = c->http_origin;
-        }
+        n += given(c, argv + n);
     }
     argv[n++] = "--core";
     argv[n++] = c->core_path;
@@ -334,14 +343,7 @@ static int check(const struct conf *c, bool port, struct errbuf *eb)
         if (c->http_any_port)
             argv[n++] = "--http-any-port";
     }
-    if (c->api_key_file) {
-        argv[n++] = "--api-key-file";
-        argv[n++] = c->api_key_file;
-    }
-    if (c->http_origin) {
-        argv[n++] = "--http-origin";
-        argv[n++] = c->http_origin;
-    }
+    (void)given(c, argv + n);
     if (!program || access(program, X_OK) < 0 || pipe2(out, O_CLOEXEC) < 0) {
         free(program);
         return 0; /* fronts_open says what is missing */
