@@ -65,10 +65,11 @@ static uint64_t req_bytes(const struct kvs_req *q)
 
 static void count(struct forget *f, uint64_t age_ns, uint64_t bytes)
 {
+    uint64_t to = KEEP_MIN_NS;
     uint32_t i = 0;
 
-    while (i < FORGET_AGES - 1 && age_ns > age_class(i))
-        i++;
+    for (; i < FORGET_AGES - 1 && age_ns > to; i++)
+        to += to / 4;
     f->age[i] += bytes;
 }
 
