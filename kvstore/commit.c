@@ -81,8 +81,15 @@ void reserve_make(struct kvstore *s)
     s->reserve_ns = now_ns() + 10000000000u;
     if (s->reserve_held || s->reserve_bytes == 0)
         return;
+    int in_way = sys_plain(path);
+    if (in_way < 0 && in_way != -ELOOP) {
+        store_state(s, SAY_RESERVE,
+                    "the reserve for a full disk cannot be made (%.300s: %s); move it away",
+                    path, err_str(in_way));
+        return;
+    }
     /* Only where it leaves room: else it would be given up again at once. */
-    if ((sys_plain(path) < 0 || sys_taken_bytes(path) < s->reserve_bytes) &&
+    if ((in_way < 0 || sys_taken_bytes(path) < s->reserve_bytes) &&
         (sys_free_bytes(s->dir) < 2 * s->reserve_bytes || sys_clear(path, NULL) < 0 ||
          sys_make(&s->sys, path, NULL, 0, s->reserve_bytes) < 0))
         return;

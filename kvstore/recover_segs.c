@@ -292,6 +292,16 @@ static int set_aside(struct scan *c, const char *path, const char *folder, uint3
     return r;
 }
 
+/* One that was never finished goes; whatever else has its name would be in the way of the next. */
+static void clear_unfinished(struct kvstore *s, const char *path)
+{
+    char to[PATH_MAX];
+
+    if (sys_clear(path, NULL) < 0 && sys_set_aside(&s->sys, path, to, sizeof to) == 0)
+        store_note(s, "%s is no file and was in the way of one: set aside as %s", path,
+                   strrchr(to, '/') + 1);
+}
+
 /* Opens it, with what repair there is.  0, or why it is not ours to touch. */
 static int seg_try(struct kvstore *s, const char *path, const char *folder, uint32_t number,
                    bool clean, struct seg **ret, struct layout **ret_l)
@@ -333,7 +343,7 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
     (void)sscanf(name, "seg-%u", &number);
     snprintf(want, sizeof want, "seg-%04u", number);
     if (strncmp(name, want, strlen(want)) == 0 && strcmp(name + strlen(want), ".tmp") == 0) {
-        (void)unlink(path); /* one that was never finished */
+        clear_unfinished(s, path);
         return 0;
     }
     if (strcmp(name, want)) { /* not ours, or set aside: it takes its space all the same */

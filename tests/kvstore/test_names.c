@@ -186,6 +186,55 @@ static void what_is_no_file_under_a_temporary_name_refuses(void)
     rig_fini(&g);
 }
 
+/* A directory or a pipe where the next file of blocks is made: aside, and the blocks go down. */
+static void what_is_no_file_in_the_way_of_blocks_goes_aside(void)
+{
+    char path[512], words[2000];
+    struct rig g;
+
+    for (int i = 0; i < 2; i++) {
+        rig_init(&g, KVS_IO_THREADS, true);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_put(&g, 7, 0), 0);
+        rig_close(&g);
+        hurt_path(&g, "kv/test/seg-0002.tmp", path);
+        CHECK_EQ(i ? mkfifo(path, 0600) : mkdir(path, 0700), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        hurt_notes(&g, words, sizeof words);
+        CHECK(strstr(words, "set aside as seg-0002.tmp.bad-"));
+        CHECK(access(path, F_OK) < 0);
+        hurt_path(&g, "kv/test", path);
+        CHECK_EQ(hurt_count(path, "seg-0002.tmp.bad-"), 1);
+        rig_fini(&g);
+    }
+}
+
+static void a_reserve_that_cannot_be_made_is_said(void)
+{
+    char path[512];
+    struct rig g;
+    struct kvs_stats st;
+    bool said = false;
+
+    hurt_make(&g);
+    hurt_path(&g, "reserve", path);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(mkdir(path, 0700), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        said |= strstr(st.warning[i], path) && strstr(st.warning[i], "move it away");
+    CHECK(said);
+    rig_close(&g);
+    CHECK_EQ(rmdir(path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.n_warnings, 0);
+    CHECK_EQ(sys_plain(path), 0);
+    CHECK_EQ(access(path, F_OK), 0);
+    rig_fini(&g);
+}
+
 /* --- names that stay ------------------------------------------------------------------------------- */
 
 /* Whatever it leads to: nothing is written there, nor made. */
@@ -303,4 +352,5 @@ T_MAIN(ROW(a_link_under_a_temporary_name_goes_and_what_it_leads_to_stays),
        ROW(a_lock_file_that_is_a_link_refuses),
        ROW(a_link_that_leads_to_nothing_of_ours_is_not_taken_for_a_missing_file),
        ROW(a_store_whose_log_is_not_mounted_does_not_begin_empty),
-       ROW(a_log_that_is_no_directory_refuses))
+       ROW(what_is_no_file_in_the_way_of_blocks_goes_aside),
+       ROW(a_reserve_that_cannot_be_made_is_said), ROW(a_log_that_is_no_directory_refuses))
