@@ -1,9 +1,12 @@
 /* keyfile.c - see keyfile.h. */
 #include "daemon/front/keyfile.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <sodium.h>
+#include <stdlib.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* The key itself never leaves this process; it is long and random, or the hash would not hide
  * it. */
@@ -19,35 +22,55 @@ static void keyfile_add(struct keyfile *k, const char *key, size_t n)
     k->n++;
 }
 
+/* What a header can carry; a zero byte or a return within would end the key, shorter than meant. */
+static bool is_plain(const char *key, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (key[i] <= ' ' || key[i] > '~')
+            return false;
+    return true;
+}
+
 int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
 {
-    FILE *f = fopen(path, "re");
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe nobody writes: no wait */
     struct stat st;
-    if (!f || fstat(fileno(f), &st) < 0) {
-        int e = errno;
-        if (f)
-            fclose(f);
+    int e = fd < 0 || fstat(fd, &st) < 0 ? errno : S_ISREG(st.st_mode) ? 0 : EINVAL;
+    FILE *f = e ? NULL : fdopen(fd, "r");
+    if (!f) {
+        e = e ? e : errno;
+        if (fd >= 0)
+            close(fd);
         return err_set(
             eb, -e,
             "--api-key-file: %s: %s; want a file of mode 600 with a key on each line "
             "(head -c 24 /dev/urandom | base64)",
-            path, strerror(e));
+            path, e == EINVAL ? "not a regular file" : strerror(e));
+    }
+    if (st.st_size > KEYFILE_BYTES_MAX) {
+        fclose(f);
+        return err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d KiB", path,
+                       KEYFILE_BYTES_MAX >> 10);
     }
     int r = st.st_mode & 027 /* a group may be let in: systemd hands credentials over so */
                 ? err_set(eb, -EPERM,
                           "--api-key-file: others may read %s (mode %03o); chmod 600 it", path,
                           st.st_mode & 0777)
                 : 0;
-    char line[1024];
-    for (int n = 1; r == 0 && fgets(line, sizeof line, f); n++) {
-        size_t len = strcspn(line, "\r\n");
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t got;
+    for (int n = 1; r == 0 && (got = getline(&line, &cap, f)) > 0; n++) {
+        size_t len = (size_t)got;
+        while (len && (line[len - 1] == '\n' || line[len - 1] == '\r'))
+            len--;
         line[len] = 0;
         if (!len || line[0] == '#')
             continue;
-        if (len < 16 || len > KEYFILE_KEY_BYTES_MAX || strchr(line, ' '))
+        if (len < 16 || len > KEYFILE_KEY_BYTES_MAX || !is_plain(line, len))
             r = err_set(eb, -EINVAL,
-                        "--api-key-file: %s:%d: want a key of 16 to %d bytes without spaces "
-                        "(head -c 24 /dev/urandom | base64)",
+                        "--api-key-file: %s:%d: want a key of 16 to %d bytes, letters, digits "
+                        "and signs (head -c 24 /dev/urandom | base64)",
                         path, n, KEYFILE_KEY_BYTES_MAX);
         else if (ret->n == KEYFILE_KEYS_MAX)
             r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path,
@@ -55,7 +78,9 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
         else
             keyfile_add(ret, line, len);
     }
-    sodium_memzero(line, sizeof line);
+    if (line)
+        sodium_memzero(line, cap);
+    free(line);
     fclose(f);
     if (r == 0 && !ret->n)
         r = err_set(eb, -EINVAL,

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { KEYFILE_KEYS_MAX = 64, KEYFILE_KEY_BYTES_MAX = 256 };
+enum { KEYFILE_KEYS_MAX = 64, KEYFILE_KEY_BYTES_MAX = 256, KEYFILE_BYTES_MAX = 1 << 20 };
 struct keyfile {
     char key[KEYFILE_KEYS_MAX][KEYFILE_KEY_BYTES_MAX + 1];
     char as[KEYFILE_KEYS_MAX][33]; /* how hearthd knows its holder: 32 digits of its hash */

@@ -233,8 +233,16 @@ def what_the_front_would_refuse_ends_the_start():
     keys = os.path.join(d.dir, "keys")
     d.flags = ["--http", "127.0.0.1:%d" % free_port(), "--api-key-file", keys]
     for text, mode, words in ((None, 0, "No such file"), ("a-key-of-some-length-1\n", 0o644, "chmod 600"),
-                              ("short\n", 0o600, "16 to 256 bytes"), ("", 0o600, "holds no key")):
-        if text is not None:
+                              ("short\n", 0o600, "16 to 256 bytes"), ("", 0o600, "holds no key"),
+                              # Taken up to there they would be other keys, shorter ones.
+                              ("a-key-of-some-length-1\0and-more\n", 0o600, "keys:1: want a key"),
+                              ("a-key-of-some-length-1\n# \0\na-key-of-some-length-2\rand-more\n", 0o600, "keys:3: want a key"),
+                              ("a-key-of-some\tlength-1\n", 0o600, "keys:1: want a key"),
+                              ("k" * (1 << 21), 0o600, "more than 1024 KiB"), (None, 0o600, "not a regular file")):
+        if text is None and mode:
+            os.unlink(keys)
+            os.mkfifo(keys, mode)
+        elif text is not None:
             with open(keys, "w") as f:
                 os.fchmod(f.fileno(), mode)
                 f.write(text)
