@@ -359,6 +359,10 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     log_setup(c->log_level, c->journal);
+    if (conf_models_dir(c, &eb) < 0) {
+        log_at(LOG_WARN_, "%s", eb.s);
+        eb.s[0] = 0;
+    }
     umask(077);
     if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
         lim.rlim_cur = lim.rlim_max < 65536 ? lim.rlim_max : 65536;
