@@ -82,10 +82,16 @@ static uint64_t share_bytes(const struct kvstore *s)
 static uint64_t keep_ns(const struct kvstore *s)
 {
     const struct forget *f = &s->forget;
-    uint64_t bytes = f->age[0];
-    uint32_t i = 0;
+    uint64_t bytes = f->age[0], all = 0, part = share_bytes(s);
+    uint32_t i;
 
-    while (i < FORGET_AGES - 1 && bytes + f->age[i + 1] <= share_bytes(s))
+    for (i = 0; i < FORGET_AGES; i++)
+        all += f->age[i];
+    /* Pages that have lost some of theirs are full to a quarter at least: it is pages that count. */
+    uint64_t pages = index_table_bytes(s->idx, DB_REQ);
+    if (pages > all)
+        part = (uint64_t)((double)part * (double)all / (double)pages);
+    for (i = 0; i < FORGET_AGES - 1 && bytes + f->age[i + 1] <= part;)
         bytes += f->age[++i];
     return i == FORGET_AGES - 1 || age_class(i) > REQ_KEEP_NS ? REQ_KEEP_NS : age_class(i);
 }
