@@ -34,10 +34,10 @@ struct model {
     struct engd *engd;  /* its thread; NULL unless loading or loaded */
     struct engine *eng; /* valid while MODEL_LOADED */
     bool gone;          /* its file was taken out of the directory: nobody is shown it */
-    bool keyed;         /* weights_id, fingerprint, variant are known */
+    bool keyed;         /* weights_id, fingerprint, variant are those of what is loaded */
     uint8_t weights_id[16], fingerprint[32];
     uint64_t variant;
-    uint64_t known_block_bytes; /* 0: never keyed since start; stays when it is unloaded */
+    uint64_t known_block_bytes; /* 0: it was never keyed; stays when it is unloaded */
     uint32_t kvs_layout;        /* number from kvs_layout_add, valid while loaded */
     uint32_t users;             /* requests running or queued: never unloaded while > 0 */
     uint64_t used_ns;

@@ -135,7 +135,7 @@ static void add_ingest(cJSON *o, const struct sess *s, uint32_t found)
 }
 
 /* How many bytes of the session's KV lie where; what cannot be told is null: host and file of
- * a model that was not loaded since start.  found: the most of its blocks that lie in one place. */
+ * a model whose file was never loaded.  found: the most of its blocks that lie in one place. */
 static cJSON *bytes_json(struct daemon *d, struct sess *s, uint32_t *found)
 {
     struct model *m = model_find(d, s->rec.model, NULL);

@@ -134,6 +134,28 @@ def what_was_asked_a_moment_ago_makes_room_when_it_is_removed():
     d.stop()
 
 
+def what_is_removed_before_its_model_is_loaded_frees_its_blocks():
+    d = Daemon("--disk", "256MiB", model_path=None)
+    os.symlink(model(), os.path.join(d.models, "m.gguf"))
+    d.start()
+    with d.link() as l:
+        for name, start in (("long", 0), ("other", 20000)):
+            generate(l, {"model": "m", "create": True, "session": name, "input": "prompt", "prompt": text(0)[start:start + 6000], "params": {"max_tokens": 1}})
+    d.restart()
+    with d.link() as l:
+        shown = {n: l.call(SESSION_SHOW, {"session": n})["bytes"]["file"] for n in ("long", "other")}
+        check(all(shown.values()), lambda: "bytes of sessions whose model is not loaded: %r" % shown)
+        used = l.call(STATUS)["tiers"]["file"]["used"]
+        l.call(SESSION_REMOVE, {"id": new_id(), "session": "long"})
+        t0 = time.monotonic()
+        while l.call(STATUS)["tiers"]["file"]["used"] > used - shown["long"]:
+            check(time.monotonic() - t0 < 10 * SLOWER, lambda: "%d used, %d before" % (l.call(STATUS)["tiers"]["file"]["used"], used))
+            time.sleep(0.1)
+        check_eq(l.call(SESSION_SHOW, {"session": "other"})["bytes"]["file"], shown["other"], "bytes of the other")
+        check_eq([m["state"] for m in l.call(MODEL_LIST)["models"]], ["available"], "state of the model")
+    d.stop()
+
+
 def a_limit_below_what_is_there_is_said():
     d = Daemon("--disk", "256MiB").start()
     with d.link() as l:
@@ -182,5 +204,6 @@ def a_limit_too_small_is_refused_by_name():
     print("    " + d.log_tail().strip().splitlines()[-1], flush=True)
 
 
-main(a_full_limit_refuses_and_sessions_rm_makes_room, what_was_asked_a_moment_ago_makes_room_when_it_is_removed, a_limit_below_what_is_there_is_said,
+main(a_full_limit_refuses_and_sessions_rm_makes_room, what_was_asked_a_moment_ago_makes_room_when_it_is_removed,
+     what_is_removed_before_its_model_is_loaded_frees_its_blocks, a_limit_below_what_is_there_is_said,
      a_limit_too_small_is_refused_by_name, blocks_that_find_no_room_are_said_by_status)
