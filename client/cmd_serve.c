@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { READY_MS = 120000, HTTP_MS = 20000, LOOK_MS = 50, LINES_SHOWN = 3 };
+enum { READY_MS = 120000, HTTP_MS = 20000, PEEK_MS = 2000, LOOK_MS = 50, LINES_SHOWN = 3 };
 
 /* hearthd beside this program, else on PATH. */
 static void find_hearthd(char *ret, size_t cap)
@@ -133,7 +133,20 @@ static int runs_already(struct cli *c, pid_t other, const char *url, const char 
                        (int)(todo - why), why, todo + 2);
 }
 
-/* STATUS, once HTTP is up or the daemon has had its time for that; NULL: none. */
+/* Is a model's file looked at still?  Whether it can be one is known before its load moves. */
+static bool peeks(const cJSON *st)
+{
+    const cJSON *m;
+    cJSON_ArrayForEach(m, j_get(st, "models"))
+    {
+        if (strcmp(j_str(m, "state", ""), "loading") == 0 && j_num(m, "load_done", 1) <= 0)
+            return true;
+    }
+    return false;
+}
+
+/* STATUS, once HTTP is up and the models named are seen to be some, or the daemon has had its time
+ * for that; NULL: none. */
 static cJSON *status_with_http(struct hearth_conn *conn)
 {
     struct errbuf eb;
@@ -143,8 +156,9 @@ static cJSON *status_with_http(struct hearth_conn *conn)
             return NULL;
         cJSON *o = rep.status == HRT_OK ? cJSON_Parse(rep.json) : NULL;
         hearth_reply_fini(&rep);
-        if (!o || !j_str(o, "http_set", NULL) || j_str(o, "http", NULL) ||
-            j_str(o, "http_error", NULL) || waited > HTTP_MS)
+        bool http = o && (!j_str(o, "http_set", NULL) || j_str(o, "http", NULL) ||
+                          j_str(o, "http_error", NULL));
+        if (!o || waited > HTTP_MS || (http && (!peeks(o) || waited > PEEK_MS)))
             return o;
         cJSON_Delete(o);
         (void)poll(NULL, 0, LOOK_MS);

@@ -462,6 +462,7 @@ static int put_models(struct conf *c, const struct gather *g, struct errbuf *eb)
                 free(m->path); /* a section's */
                 m->path = NULL;
                 r = confvalue_put(m, row_find("path"), &t, n->dir, eb);
+                m->bare = !strchr(t.s, '/');
             }
             if (r < 0)
                 return r;
@@ -470,6 +471,27 @@ static int put_models(struct conf *c, const struct gather *g, struct errbuf *eb)
         int r = model_add(c, g, g->section[i].name, "configuration", &m, eb);
         if (r < 0)
             return r;
+    }
+    return 0;
+}
+
+/* A file's name alone may also be one of the models' directory. */
+static int find_bare(struct conf *c, struct errbuf *eb)
+{
+    for (uint32_t i = 0; i < c->n_models; i++) {
+        struct conf_model *m = &c->model[i];
+        char *there = NULL;
+
+        if (!m->bare || access(m->path, F_OK) == 0)
+            continue;
+        if (asprintf(&there, "%s/%s", c->models, strrchr(m->path, '/') + 1) < 0)
+            return err_set(eb, -ENOMEM, "no memory");
+        if (access(there, F_OK) < 0) {
+            free(there);
+            continue;
+        }
+        free(m->path);
+        m->path = there;
     }
     return 0;
 }
@@ -563,7 +585,9 @@ static int resolve(struct conf *c, const struct raw_conf *w, const struct gather
     c->http_port = w->http.port;
     c->socket_mode = w->socket_mode ? w->socket_mode : c->system ? 0660 : 0600;
     c->no_front = c->no_front || c->system;
-    r = check_http(c, eb);
+    r = find_bare(c, eb);
+    if (r == 0)
+        r = check_http(c, eb);
     if (r == 0)
         r = check_memory(c, g, eb);
     if (r < 0)
@@ -832,14 +856,5 @@ int conf_models_dir(const struct conf *c, struct errbuf *eb)
         return err_set(eb, -errno, "models: %s: %s; no model is found there", c->models,
                        strerror(errno));
     close(fd);
-    return 0;
-}
-
-int conf_files(const struct conf *c, struct errbuf *eb)
-{
-    for (uint32_t i = 0; i < c->n_models; i++)
-        if (c->model[i].path && access(c->model[i].path, R_OK) < 0)
-            return err_set(eb, -errno, "model %s: %s: %s", c->model[i].name, c->model[i].path,
-                           strerror(errno));
     return 0;
 }

@@ -24,6 +24,7 @@ enum conf_wrong { CONF_RIGHT, CONF_WRONG_INDEX_FIRST, CONF_WRONG_ACK_FIRST };
 struct conf_model {
     char name[NAME_BYTES_MAX + 1]; /* "": the file's own name (without .gguf) */
     char *path;                    /* NULL: a section for a model found in --models */
+    bool bare;                     /* the path was given as a file's name alone */
     double keep_alive_s;           /* -1: for ever */
     uint64_t page_bytes;           /* device memory for KV pages; 0: chosen at load */
     uint32_t threads;              /* 0: physical cores */
@@ -84,8 +85,6 @@ void conf_help(void);            /* to stdout, from the table */
 int conf_parse_check(const char *text, uint64_t bytes, struct errbuf *eb);
 /* What the settings came to, "name = value" lines, to stdout (--check-config). */
 void conf_print(const struct conf *c);
-/* Are the models that it names there, and can they be read?  0, or words about the first. */
-int conf_files(const struct conf *c, struct errbuf *eb);
 /* Can the models' directory be listed?  It may be made later: words for a warning. */
 int conf_models_dir(const struct conf *c, struct errbuf *eb);
 

@@ -63,9 +63,20 @@ static char *path_abs(const char *s, const char *dir)
 static int put_path(char **at, const struct row *row, const struct text *t, const char *dir,
                     struct errbuf *eb)
 {
-    if (!*t->s)
+    const char *home = getenv("HOME"), *s = t->s;
+    char *whole = NULL;
+    if (!*s)
         return want(row, t, eb, "a path");
-    char *p = path_abs(t->s, dir);
+    /* No shell has seen what stands in a file, or behind a flag's "=". */
+    if (s[0] == '~' && s[1] && s[1] != '/')
+        return want(row, t, eb,
+                    "a path (~/... is below $HOME; another user's ~NAME is not known)");
+    if (s[0] == '~' && (!home || home[0] != '/'))
+        return want(row, t, eb, "an absolute path, since $HOME is not set");
+    if (s[0] == '~' && asprintf(&whole, "%s%s", home, s + 1) < 0)
+        return err_set(eb, -ENOMEM, "%s: %s", t->where, strerror(errno));
+    char *p = path_abs(whole ? whole : s, dir);
+    free(whole);
     if (!p)
         return err_set(eb, -ENOMEM, "%s: %s", t->where, strerror(errno));
     free(*at);

@@ -1,6 +1,7 @@
 /* ini.c - see ini.h. */
 #include "daemon/ini.h"
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 static char *trim(char *s)
@@ -14,6 +15,15 @@ static char *trim(char *s)
         n--;
     s[n] = 0;
     return s;
+}
+
+/* Taken for a part of the value it would make another path of it, without a word. */
+static bool comment_in(const char *v)
+{
+    for (; (v = strchr(v, '#')) != NULL; v++)
+        if (v[-1] == ' ' || v[-1] == '\t')
+            return true;
+    return false;
 }
 
 static int one_line(struct ini_line *l, char *s, char section[INI_LINE_MAX + 1],
@@ -50,6 +60,11 @@ static int one_line(struct ini_line *l, char *s, char section[INI_LINE_MAX + 1],
     if (n >= 2 && v[0] == '"' && v[n - 1] == '"') {
         v[n - 1] = 0;
         v++;
+    } else if (comment_in(v)) {
+        return err_set(eb, -EINVAL,
+                       "%s:%u: \"%.60s\": a comment stands on a line of its own; a value with "
+                       "\" #\" in it stands in quotes",
+                       l->file, l->line, v);
     }
     l->value = v;
     if (!*l->key)

@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/loop.h"
 #include "daemon/model.h"
+#include "daemon/modelfile.h"
 #include "daemon/ops_text.h"
 #include "daemon/outbox.h"
 #include "daemon/prep.h"
@@ -344,10 +345,13 @@ int main(int argc, char **argv)
         else {
             conf_print(c);
             (void)fflush(stdout);
-            struct errbuf w = {""};
-            if (conf_models_dir(c, &w) < 0)
-                complain("warning: ", w.s);
-            if (conf_files(c, &eb) < 0 || fronts_check_given(c, &eb) < 0)
+            struct errbuf dir = {""}, section = {""};
+            if (conf_models_dir(c, &dir) < 0)
+                complain("warning: ", dir.s);
+            int r = modelfile_check(c, &section, &eb);
+            if (section.s[0])
+                complain("warning: ", section.s);
+            if (r < 0 || fronts_check_given(c, &eb) < 0)
                 complain("", eb.s);
         }
         conf_close(c);

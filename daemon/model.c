@@ -151,7 +151,8 @@ static void lies_remember(const struct slot *s)
     if (kvs_meta_get(s->d->store, name, &was, sizeof was) == (int)sizeof was &&
         memcmp(&was, &v, sizeof v) == 0)
         return;
-    (void)kvs_meta_put(s->d->store, name, &v, sizeof v); /* else it is known when it is loaded */
+    (void)kvs_meta_put(s->d->store, name, &v,
+                       sizeof v); /* else it is known when it is loaded */
 }
 
 static void lies_recall(struct slot *s)
@@ -360,6 +361,10 @@ static void load_done(void *user, int res, struct engine *e, const char *words)
      * for a file must never be taken for the weights of another. */
     s->stamp = s->info.file;
     s->d->epoch = s->info.epoch;
+    uint32_t asked = conf_model(s->d->conf, m->name)->context;
+    if (asked > s->info.ctx_max)
+        daemon_warn(s->d, "model %s: context = %u is more than it can have; it has %u tokens",
+                    m->name, asked, s->info.ctx_max);
     snprintf(s->d->backend, sizeof s->d->backend, "%s", s->info.backend);
     cJSON_Delete(m->sampling);
     m->sampling = modelfile_sampling(eng_gguf(e), conf_model(s->d->conf, m->name));
@@ -706,9 +711,22 @@ int models_open(struct daemon *d, struct errbuf *eb)
 /* Loads what was named with --model, in order. */
 void models_start(struct daemon *d)
 {
-    for (uint32_t i = 0; i < d->models->n && i < d->conf->n_models; i++)
-        if (conf_model(d->conf, d->models->slot[i]->m.name)->path)
-            (void)model_want(d, &d->models->slot[i]->m, NULL);
+    for (uint32_t i = 0; i < d->models->n && i < d->conf->n_models; i++) {
+        struct slot *s = d->models->slot[i];
+        char words[PATH_MAX + 200];
+
+        if (!conf_model(d->conf, s->m.name)->path)
+            continue;
+        /* Known at once, and so by whoever asks first. */
+        if (access(s->m.path, R_OK) < 0) {
+            snprintf(words, sizeof words,
+                     "%s: %s; put the file there, or name another with --model", s->m.path,
+                     strerror(errno));
+            failed(s, words);
+        } else {
+            (void)model_want(d, &s->m, NULL);
+        }
+    }
 }
 
 void models_close(struct daemon *d)

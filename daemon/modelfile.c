@@ -4,10 +4,12 @@
 #include "engine/gguf.h"
 #include "engine/source.h"
 #include "engine/weights.h"
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 static bool arch_u64(const struct gguf *g, const char *arch, const char *key, uint64_t *ret)
 {
@@ -167,4 +169,41 @@ cJSON *modelfile_sampling(const struct gguf *g, const struct conf_model *o)
         cJSON_AddNumberToObject(j, m[i].name, isfinite(v) ? v : m[i].otherwise);
     }
     return j;
+}
+
+static bool is_of(const char *name, const char *file)
+{
+    size_t n = strlen(name);
+
+    return strncmp(file, name, n) == 0 && strcasecmp(file + n, ".gguf") == 0;
+}
+
+static bool lies_there(const char *dir, const char *name)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    bool found = false;
+
+    while (d && !found && (e = readdir(d)) != NULL)
+        found = is_of(name, e->d_name);
+    if (d)
+        closedir(d);
+    return found;
+}
+
+int modelfile_check(const struct conf *c, struct errbuf *warn, struct errbuf *eb)
+{
+    for (uint32_t i = 0; i < c->n_models; i++) {
+        const struct conf_model *m = &c->model[i];
+        struct modelfile f;
+        struct errbuf why = {""};
+        int r = m->path ? modelfile_read(m->path, &f, &why) : 0;
+
+        if (r < 0)
+            return err_set(eb, r, "model %s: %s", m->name, why.s);
+        if (!m->path && !lies_there(c->models, m->name))
+            err_set(warn, -ENOENT, "[model %s] has no path and %s has no such file", m->name,
+                    c->models);
+    }
+    return 0;
 }

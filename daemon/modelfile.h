@@ -16,6 +16,9 @@ struct modelfile {
     uint64_t token_bytes;  /* KV of one token, f16 rows; 0: not a family that says */
 };
 int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb);
+/* Are the files that c names there, and can they be models?  0, or words about the first that is
+ * not.  A section whose name fits no file of the models' directory gets words in warn. */
+int modelfile_check(const struct conf *c, struct errbuf *warn, struct errbuf *eb);
 
 /* Bytes for KV pages: what the options say, else four contexts within a quarter of ram, but
  * one whole context whenever that is at most half of it. */

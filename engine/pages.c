@@ -40,8 +40,10 @@ int pool_open(struct engine *e, struct errbuf *eb, uint64_t page_memory)
     n = page_memory ? page_memory / block : ctx_blocks;
     if (n < 1)
         return err_set(eb, E_LIMIT,
-                       "page memory is %llu bytes, one block of this model needs %llu",
-                       (unsigned long long)page_memory, (unsigned long long)block);
+                       "page-memory: %.1f MiB are less than one block of this model; want "
+                       "%llu MiB or more",
+                       (double)page_memory / 0x1p20,
+                       (unsigned long long)((block + 0xfffff) >> 20));
     if (n > ENG_PAGE_NONE - 1)
         n = ENG_PAGE_NONE - 1;
     for (int p = 0; p < KV_PART_; p++) {

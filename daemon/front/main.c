@@ -168,8 +168,8 @@ static int check(const struct opts *o)
     if (!o->http)
         return 0;
     r = http_listen(
-        &(struct http_opts){.addr = o->http, .listen_fd = -1, .any_port = o->any_port}, true,
-        addr, &port, fd, &eb);
+        &(struct http_opts){.addr = o->http, .listen_fd = -1, .any_port = o->any_port},
+        o->api_key_file != NULL, addr, &port, fd, &eb);
     if (r < 0)
         printf("%s\n", eb.s);
     return r == -EADDRINUSE ? EXIT_PORT : r < 0 ? 1 : 0;

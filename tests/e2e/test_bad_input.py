@@ -397,6 +397,24 @@ def configuration_errors_name_file_line_and_nearest_key():
     check(rc == 2 and "http" in out and "api-key-file" in out, lambda: "HTTP for everybody: exit %d, %s" % (rc, out))
     rc, out = run_once("--http", "0.0.0.0:0")
     check(rc == 2 and "http" in out and "api-key-file" in out, lambda: "HTTP for everybody: exit %d, %s" % (rc, out))
+    for body, rc0, words in (("state = %s/st # mine\n" % base, 2, (f + ":1", "a line of its own")), ("state = # mine\n", 2, ("a line of its own",)),
+                             ('state = "%s/st # mine"\n' % base, 0, ("state = %s/st # mine" % base,)),
+                             ("state = %s/st#mine\n" % base, 0, ("state = %s/st#mine\n" % base,)),
+                             ("state = ~/st\n", 0, ("state = %s/st\n" % os.environ["HOME"],)), ("state = ~none/st\n", 2, (f + ":1", "~NAME")),
+                             ("models = %s\n[model nosuch]\ncontext = 512\n" % base, 0, ("warning: [model nosuch] has no path and %s has no" % base,)),
+                             ("model = /etc/passwd\n", 2, ("model passwd", "not a GGUF file"))):
+        with open(f, "w") as fh:
+            fh.write(body)
+        rc, out = run_once("--config", f, "--check-config")
+        check(rc == rc0 and all(w in out for w in words), lambda: "%r: exit %d, %s" % (body, rc, out))
+    # A file's name alone is one of the models' directory, where it is none of the working directory.
+    os.symlink(model(), os.path.join(base, "Here.gguf"))
+    rc, out = run_once("--models", base, "--model", "Here.gguf", "--check-config")
+    check(rc == 0 and "[model Here]\npath = %s/Here.gguf\n" % base in out, lambda: "exit %d, %s" % (rc, out))
+    rc, out = run_once("--models", base, "--model", "./Here.gguf", "--check-config")
+    check(rc == 2 and "No such file" in out, lambda: "exit %d, %s" % (rc, out))
+    p = subprocess.run([prog("hearth-front"), "--check", "--http", "0.0.0.0:0"], capture_output=True, text=True)
+    check(p.returncode != 0 and "api-key-file" in p.stdout, lambda: "front: exit %d, %s" % (p.returncode, p.stdout))
     rc, out = run_once("--models", base + "/none", "--check-config")
     check(rc == 0 and "warning: models: " + base + "/none" in out, lambda: "no models' directory: exit %d, %s" % (rc, out))
     rc, out = run_once("--stat", "x")
