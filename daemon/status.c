@@ -143,6 +143,14 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
     for (uint32_t i = 0; i < k->n_warnings && daemon_trusts(d, uid); i++)
         if (k->fault != -ENOSPC || k->warning_fault[i] != -ENOSPC) /* else it is said */
             cJSON_AddItemToArray(w, cJSON_CreateString(k->warning[i]));
+    if (k->corrupt && daemon_trusts(d, uid)) {
+        snprintf(said, sizeof said,
+                 "%llu stored block%s did not pass the check since the start, and %s computed "
+                 "again; if it goes on look after the disk or the memory (dmesg, smartctl)",
+                 (unsigned long long)k->corrupt, k->corrupt == 1 ? "" : "s",
+                 k->corrupt == 1 ? "is" : "are");
+        cJSON_AddItemToArray(w, cJSON_CreateString(said));
+    }
     if (d->conf->no_fsync)
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
     const struct model *m;

@@ -257,9 +257,13 @@ static void restored(struct req *r)
     }
     r->preempted = true; /* the next time is a return, not a beginning */
     if (r->q.corrupt)
-        req_warn(r, "%u stored blocks were damaged and are computed again", r->q.corrupt);
+        req_warn(r, "%u stored %s computed again", r->q.corrupt,
+                 r->q.corrupt == 1 ? "block was damaged and is"
+                                   : "blocks were damaged and are");
     else if (r->q.lost)
-        req_warn(r, "%u stored blocks could not be read and are computed again", r->q.lost);
+        req_warn(r, "%u stored %s computed again", r->q.lost,
+                 r->q.lost == 1 ? "block could not be read and is"
+                                : "blocks could not be read and are");
     r->q.corrupt = r->q.lost = 0;
     req_state(r, REQ_PREFILL);
 }

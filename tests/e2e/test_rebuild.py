@@ -103,6 +103,9 @@ def a_flipped_block_is_recomputed_and_said():
     check(a.same(ref), lambda: "wrong bytes became wrong tokens: " + a.diff(ref))
     st = d.status()
     check(st["blocks"]["corrupt"] >= 1, lambda: "STATUS.blocks.corrupt is %r" % st["blocks"]["corrupt"])
+    check(any("did not pass the check" in w for w in st["warnings"]), lambda: repr(st["warnings"]))
+    p = d.cli("doctor")
+    check("did not pass the check" in p.stdout, lambda: p.stdout)
     d.stop()
 
 
