@@ -160,6 +160,12 @@ static void show_progress(struct run *r, const cJSON *reply)
                                                .eta_ms = j_num(g, "eta_ms", -1)});
 }
 
+/* Between words and the text of an answer on one terminal: the text's line is ended first. */
+static const char *torn(const struct run *r)
+{
+    return r->wrote && r->c->out_tty && r->c->err_tty ? "\n" : "";
+}
+
 static void show_warnings(struct run *r, const cJSON *reply)
 {
     const cJSON *w, *old;
@@ -175,7 +181,7 @@ static void show_warnings(struct run *r, const cJSON *reply)
         cJSON_AddItemToArray(r->warned, cJSON_Duplicate(w, false));
         progress_clear(&r->p);
         if (!r->c->json)
-            say_err("%shearth: warning: %s\n", r->wrote ? "\n" : "", shown(w->valuestring));
+            say_err("%shearth: warning: %s\n", torn(r), shown(w->valuestring));
     }
 }
 
@@ -234,8 +240,7 @@ static bool patience(struct run *r)
     if (!r->trouble_ns) {
         r->trouble_ns = now;
         progress_clear(&r->p);
-        cli_note(r->c, "%shearthd is gone or busy; waiting up to two minutes for it",
-                 r->wrote ? "\n" : "");
+        cli_note(r->c, "%shearthd is gone or busy; waiting up to two minutes for it", torn(r));
     }
     if (cli_interrupted || now - r->trouble_ns > TROUBLE_MS_MAX * 1000000ull)
         return false;

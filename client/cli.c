@@ -90,8 +90,8 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
 static const char *remedy(const struct cli *c, const char *slug, const cJSON *numbers)
 {
     static const char *const rows[][2] = {
-        {"session_not_found", "`hearth sessions` lists them; `hearth ingest -s NAME` and "
-                              "`hearth chat -s NAME` make one"},
+        {"session_not_found", "`hearth sessions` lists them; `hearth ask -s NAME --create`, "
+                              "`hearth ingest -s NAME` and `hearth chat -s NAME` make one"},
         {"model_not_found", "`hearth models` lists what there is"},
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
         {"model_has_no_template", "use --raw to send plain text"},
@@ -139,29 +139,42 @@ static void mark(char *ret, size_t cap, const char *words)
         snprintf(ret, cap, "%.*s%c%s", (int)(last - words), words, ADVICE, last + 2);
 }
 
+/* The daemon names members of the protocol.  Which flag that was is put into ret; the words behind
+ * the name, or NULL: it is no flag's. */
+static const char *flag_of(const char *words, char ret[64])
+{
+    static const char *const flags[][2] = {
+        {"to_turn:", "--to"}, {"to_tokens:", "--tokens"}, {"turn:", "--turn"},
+        {"at:", "--tokens"},  {"tail:", "the input"},     {"params.temperature:", "--temp"}};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        size_t n = strlen(flags[i][0]);
+        if (strncmp(words, flags[i][0], n) == 0) {
+            snprintf(ret, 64, "%s", flags[i][1]);
+            return words + n - 1;
+        }
+    }
+    size_t n = strcspn(words, ":[ ");
+    if (strncmp(words, "params.", 7) != 0 || n >= 64 || !words[n] || words[n] == ' ')
+        return NULL;
+    snprintf(ret, 64, "--%.*s", (int)n - 7, words + 7);
+    for (char *p = ret; *p; p++)
+        *p = *p == '_' ? '-' : *p;
+    return words + n;
+}
+
 static void say(struct cli *c, const char *status, const char *slug, const char *given,
                 const cJSON *numbers)
 {
-    static const char *const flags[][2] = {{"to_turn:", "--to:"},
-                                           {"to_tokens:", "--tokens:"},
-                                           {"turn:", "--turn:"},
-                                           {"at:", "--tokens:"},
-                                           {"tail:", "the input:"}};
-    char own[1100], fact[1100];
+    char own[1100], fact[1100], field[64];
     const char *words = fact, *todo = remedy(c, slug, numbers), *at = strrchr(given, ADVICE);
     snprintf(fact, sizeof fact, "%.*s", (int)(at ? (size_t)(at - given) : strlen(given)),
              given);
     if (at)
         todo = at + 1;
-    if (strncmp(words, "params.", 7) == 0 && !c->json)
-        words += 7; /* the protocol's name for it; the flag's is near enough to what follows */
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        size_t n = strlen(flags[i][0]);
-        if ((c->json && flags[i][1][0] == '-') || strncmp(words, flags[i][0], n) != 0)
-            continue; /* who reads JSON knows the protocol's name, too */
-        snprintf(own, sizeof own, "%s%s", flags[i][1], words + n);
+    const char *rest = flag_of(words, field);
+    if (rest) {
+        snprintf(own, sizeof own, "%s%s", field, rest);
         words = own;
-        break;
     }
     if (c->json) {
         cJSON *o = cJSON_CreateObject();
@@ -171,6 +184,8 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
         cJSON_AddStringToObject(o, "message", words);
         if (todo)
             cJSON_AddStringToObject(o, "hint", todo);
+        if (rest)
+            cJSON_AddStringToObject(o, "field", field);
         for (const cJSON *m = numbers ? numbers->child : NULL; m; m = m->next)
             if (!cJSON_HasObjectItem(o, m->string))
                 cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
@@ -256,6 +271,8 @@ int cli_name(struct cli *c, const char *what, const char *name)
     bool control = false;
     for (size_t i = 0; i < len; i++)
         control |= (unsigned char)name[i] < 0x20 || name[i] == 0x7f;
+    if (!len)
+        return cli_fail(c, CLI_USAGE, "%s: the name is empty", what);
     if (len > NAME_BYTES_MAX)
         return cli_fail(c, CLI_USAGE, "%s: a name may have %d bytes, this one has %zu", what,
                         NAME_BYTES_MAX, len);
@@ -497,7 +514,7 @@ int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *re
         size_t k = fread(p + n, 1, cap - n, f);
         n += k;
         big = n > max;
-        if (k == 0)
+        if (k == 0 || feof(f)) /* of a terminal the next read would wait for more */
             break;
         if (n == cap) {
             char *q = realloc(p, cap * 2 + 1);

@@ -21,6 +21,7 @@
 enum {
     DOC_BYTES_MAX = TAIL_BYTES_MAX, /* as the daemon says it */
     SPLIT_FILES_MAX = 64,
+    ELSEWHERE_MAX = 8,
 };
 
 struct doc {
@@ -79,6 +80,19 @@ static double answered_since(const cJSON *session, uint64_t p)
             return j_num(t, "position", 0);
     }
     return -1;
+}
+
+/* Where the turn at or behind position p ends; 0: there is none. */
+static double turn_end(const cJSON *session, double p)
+{
+    const cJSON *t;
+    cJSON_ArrayForEach(t, j_get(session, "turns"))
+    {
+        double end = j_num(t, "position", 0) + j_num(t, "tokens", 0);
+        if (j_num(t, "position", 0) >= p && end > p)
+            return end;
+    }
+    return 0;
 }
 
 /* Is what the session has below position `to` on the disk?  A turn is when all before it are. */
@@ -148,8 +162,10 @@ static int take_back(struct ingest *g, struct ledger_doc *d, const void *doc, si
     if (code != CLI_OK)
         return code;
     double answer = answered_since(s, d->before);
-    if (now > d->before && answer >= 0)
-        code = is_whole(g, d, answer, doc, n, &d->done);
+    /* The question behind it is none of it. */
+    for (double to = (double)d->before; now > d->before && answer >= 0 && code == CLI_OK &&
+                                        !d->done && (to = turn_end(s, to)) > 0 && to <= answer;)
+        code = is_whole(g, d, to, doc, n, &d->done);
     if (now > d->before && answer < 0) {
         cJSON *req = j_req();
         cJSON_AddStringToObject(req, "session", g->session);
@@ -263,6 +279,24 @@ static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_
     return code;
 }
 
+/* Did the session have it before it was one of its own, as a fork has?  The ids prove it. */
+static int known_by_fork(struct ingest *g, struct ledger_doc *d, bool *ret)
+{
+    struct ledger_doc there[ELSEWHERE_MAX];
+    int n = ledger_elsewhere(&g->ledger, d->hash, there, ELSEWHERE_MAX), code = CLI_OK;
+    char ids[33];
+    uint64_t now;
+    *ret = false;
+    for (int i = 0; i < n && code == CLI_OK && !*ret; i++) {
+        code = look(g, true, there[i].before, there[i].after, &now, ids, NULL);
+        if (code == CLI_OK && strcmp(ids, there[i].ids) == 0) {
+            *d = there[i];
+            *ret = true;
+        }
+    }
+    return code;
+}
+
 static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
 {
     struct cli *c = g->c;
@@ -280,6 +314,17 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         return code;
     if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0)
         return say_it_is_in(g, what, &d);
+    bool forked = false;
+    if (!known && now) {
+        snprintf(d.hash, sizeof d.hash, "%s", hash);
+        code = known_by_fork(g, &d, &forked);
+        if (code != CLI_OK)
+            return code;
+    }
+    if (forked) {
+        remember(g, &d);
+        return say_it_is_in(g, what, &d);
+    }
     if (known && (d.done || now < d.before))
         fresh = true; /* the session was taken back past it since */
     if (fresh) {

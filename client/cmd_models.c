@@ -261,8 +261,9 @@ int cmd_plan(struct cli *c, const struct args *a)
     double kv = per * context, total = weights + (pages > 0 ? pages : kv);
     double mem = meminfo("MemTotal"), free_mem = meminfo("MemAvailable");
     bool known = per > 0 && context > 0;
-    char longer[100], few[WORDS_BYTES];
-    snprintf(longer, sizeof longer, "no: the model's context has %s tokens (--context)",
+    char longer[120], few[WORDS_BYTES];
+    snprintf(longer, sizeof longer,
+             "no: the model's context has %s tokens; `hearth ingest --split` makes parts",
              words_count(few, most));
     const char *fits = !known                       ? "unknown until the model is loaded"
                        : context > most && most > 0 ? longer
@@ -283,7 +284,11 @@ int cmd_plan(struct cli *c, const struct args *a)
         cJSON_AddNumberToObject(out, "total_bytes", total);
         cJSON_AddNumberToObject(out, "memory_bytes", mem);
         cJSON_AddNumberToObject(out, "memory_available_bytes", free_mem);
-        cJSON_AddStringToObject(out, "fits", fits);
+        if (known)
+            cJSON_AddBoolToObject(out, "fits", fits[0] == 'y');
+        else
+            cJSON_AddNullToObject(out, "fits");
+        cJSON_AddStringToObject(out, "verdict", fits);
         out_json(out);
         cJSON_Delete(out);
     } else {

@@ -132,7 +132,9 @@ static int convert_from(struct cli *c, const char *what, const char *from, size_
             what, max);
     else if (r == -EILSEQ)
         code = cli_mistake(
-            c, what, "%s is not %s from byte %zu of %zu on; name its encoding with --encoding",
+            c, what,
+            "%s is not %s from byte %zu of %zu on; give another --encoding (`iconv -l` "
+            "lists them)",
             what, from, at, *n);
     else if (r < 0)
         code = cli_fail(c, CLI_FAILED, "no memory for %s", what);

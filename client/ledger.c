@@ -74,6 +74,21 @@ static bool one_goes(const char *dir, const char *keep)
     return went && n - 1 > LEDGERS_MAX;
 }
 
+/* NULL: it cannot be read, or does not have that word in it. */
+static cJSON *load(const char *path, const char *word)
+{
+    FILE *f = fopen(path, "re");
+    char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;
+    cJSON *root = NULL;
+    size_t n = text ? fread(text, 1, LEDGER_BYTES_MAX, f) : 0;
+    if (n && memmem(text, n, word, strlen(word)))
+        root = cJSON_ParseWithLength(text, n);
+    free(text);
+    if (f)
+        fclose(f);
+    return root;
+}
+
 void ledger_open(struct ledger *l, const char *session_id)
 {
     char dir[3800], all[4096];
@@ -84,13 +99,7 @@ void ledger_open(struct ledger *l, const char *session_id)
         while (one_goes(all, l->path[0] ? strrchr(l->path, '/') + 1 : ""))
             ;
     }
-    FILE *f = l->path[0] ? fopen(l->path, "re") : NULL;
-    char *text = f ? malloc(LEDGER_BYTES_MAX) : NULL;
-    if (text)
-        l->root = cJSON_ParseWithLength(text, fread(text, 1, LEDGER_BYTES_MAX, f));
-    free(text);
-    if (f)
-        fclose(f);
+    l->root = l->path[0] ? load(l->path, "") : NULL;
     if (!cJSON_IsArray(cJSON_GetObjectItemCaseSensitive(l->root, "docs"))) {
         cJSON_Delete(l->root);
         l->root = cJSON_CreateObject();
@@ -138,6 +147,37 @@ bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *re
         return true;
     }
     return false;
+}
+
+static bool alike(const struct ledger_doc *a, const struct ledger_doc *b)
+{
+    return a->before == b->before && a->after == b->after && strcmp(a->ids, b->ids) == 0;
+}
+
+int ledger_elsewhere(const struct ledger *l, const char *hash, struct ledger_doc *ret, int max)
+{
+    const char *slash = strrchr(l->path, '/');
+    char dir[4096], path[4096 + NAME_MAX + 2];
+    struct dirent *e;
+    int n = 0;
+    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - l->path) : 0, l->path);
+    DIR *d = opendir(dir);
+    while (d && n < max && (e = readdir(d)) != NULL) {
+        size_t len = strlen(e->d_name);
+        if (len < 5 || strcmp(e->d_name + len - 5, ".json") ||
+            strcmp(e->d_name, slash + 1) == 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+        struct ledger other = {.root = load(path, hash)};
+        bool known = ledger_find(&other, hash, &ret[n]) && ret[n].done && ret[n].ids[0];
+        for (int i = 0; i < n && known; i++)
+            known = !alike(&ret[i], &ret[n]);
+        n += known;
+        cJSON_Delete(other.root);
+    }
+    if (d)
+        closedir(d);
+    return n;
 }
 
 static void forget(struct ledger *l, const char *hash)

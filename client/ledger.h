@@ -31,6 +31,9 @@ void ledger_close(struct ledger *l);
 /* Of a session that is gone: its file goes, too. */
 void ledger_unlink(const char *session_id);
 bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *ret);
+/* What the other ledgers know of that document, where it is done: a fork has what its session had.
+ * How many, at most max, no two alike. */
+int ledger_elsewhere(const struct ledger *l, const char *hash, struct ledger_doc *ret, int max);
 int ledger_put(struct ledger *l, const struct ledger_doc *d); /* and writes it; -errno */
 void ledger_drop(struct ledger *l, const char *hash);
 /* FNV-1a, 128 bits: tells documents apart, guards against nobody. seed: what else matters. */

@@ -16,6 +16,10 @@ static const struct flag f_session[] = {
     {"session", 's', "NAME", "the session, by name or id, or the beginning of its id"},
     {0},
 };
+static const struct flag f_model_alone[] = {
+    {"model", 'm', "MODEL", "the model (default: the daemon's default)"},
+    {0},
+};
 static const struct flag f_model[] = {
     {"model", 'm', "MODEL", "the model (default: the session's, else the daemon's default)"},
     {0},
@@ -249,7 +253,7 @@ const struct verb verbs[] = {
      .takes = "[-m MODEL] [TEXT]",
      .does = "text to token ids, and back",
      .more = "Without TEXT, or with -, reads stdin.\n",
-     .flags = FLAGS(f_model, f_tokenize, flags_encoding),
+     .flags = FLAGS(f_model_alone, f_tokenize, flags_encoding),
      .pos_max = 1,
      .run = cmd_tokenize},
     {.name = "version",

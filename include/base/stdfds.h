@@ -5,17 +5,13 @@
 #ifndef BASE_STDFDS_H
 #define BASE_STDFDS_H
 #include <fcntl.h>
-#include <unistd.h>
 
+/* What is written to an output that was closed is refused, as without this: who prints notices. */
 static inline void std_fds_open(void)
 {
-    int fd;
-
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
-    if (fd > 2)
-        close(fd);
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)open("/dev/null", fd == 1 ? O_RDONLY : O_RDWR); /* the lowest free: fd */
 }
 
 #endif

@@ -149,6 +149,68 @@ def a_refused_ingest_leaves_no_session():
     check_eq(d.cli("sessions", "show", "fresh").returncode, 0, "sessions show of one that has tokens")
 
 
+def what_a_session_had_its_fork_has():
+    d = Daemon("--http", "off").start()
+    d.load()
+    doc = os.path.join(d.dir, "doc.txt")
+    with open(doc, "w") as f:
+        f.write("The stars are many and the rivers run. " * 20)
+    for name in ("one", "other"):
+        check_eq(d.cli("ingest", "-q", "-s", name, "-m", "m", doc).returncode, 0, "ingest into " + name)
+    check_eq(d.cli("ask", "-s", "one", "What runs?", "-n", "4").returncode, 0, "ask")
+    for at in (("--turn", "1"), ()):
+        name = "fork%d" % len(at)
+        check_eq(d.cli("sessions", "fork", "one", name, *at).returncode, 0, "fork")
+        before = last_json(d.cli("sessions", "show", name, "--json"))["tokens"]
+        for _ in range(2):  # proved by its ids, then by what was written down of it
+            p = d.cli("ingest", "-s", name, doc)
+            check(p.returncode == 0 and "doc.txt is in session %s already" % name in p.stderr, lambda: p.stderr)
+            check_eq(last_json(d.cli("sessions", "show", name, "--json"))["tokens"], before, "tokens of the fork")
+    # One that began with something else has not got it, nor one that was taken back.
+    check_eq(d.cli("ask", "-s", "third", "--create", "-m", "m", "Hello.", "-n", "60", "--ignore-eos").returncode, 0, "ask")
+    p = d.cli("ingest", "-s", "third", doc)
+    check(p.returncode == 0 and "already" not in p.stderr, lambda: p.stderr)
+    check_eq(d.cli("sessions", "fork", "one", "half", "--tokens", "30").returncode, 0, "fork")
+    p = d.cli("ingest", "-s", "half", doc)
+    check(p.returncode == 0 and "already" not in p.stderr, lambda: p.stderr)
+    d.stop()
+
+
+def one_end_of_input_on_a_terminal_is_enough():
+    d = Daemon("--http", "off").start()
+    d.load()
+    for args in (["tokenize", "-m", "m"], ["run", "m", "-", "-n", "2"]):
+        try:
+            pid, fd = pty.fork()
+        except OSError as e:
+            skip("no terminal can be made here (is /dev/pts mounted?): %s" % e)
+        if pid == 0:
+            os.environ.update(HOME=d.dir, TERM="dumb")
+            os.execv(prog("hearth"), ["hearth", "--socket", "unix://" + d.sock] + args)
+        time.sleep(0.5)
+        os.write(fd, b"hello\n\x04")
+        t0, over = time.monotonic(), (0, 0)
+        while over[0] == 0 and time.monotonic() - t0 < 30 * SLOWER:
+            over = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.05)
+        if over[0] == 0:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        check(over == (pid, 0), lambda: "%r: %r" % (args, over))
+        os.close(fd)
+    d.stop()
+
+
+def an_output_that_is_closed_is_an_error():
+    d = Daemon("--http", "off").start()
+    d.load()
+    for args in (["sessions", "--json"], ["status"], ["help"], ["ask", "-s", "q", "--create", "-m", "m", "One.", "-n", "2"]):
+        p = subprocess.run([prog("hearth"), "--socket", "unix://" + d.sock] + args, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           text=True, env={"HOME": d.dir}, timeout=60 * SLOWER, preexec_fn=lambda: os.close(1))
+        check(p.returncode == 1 and "cannot write the output" in p.stderr, lambda: "%r: %d %s" % (args, p.returncode, p.stderr))
+    d.stop()
+
+
 def parts_that_are_in_are_said_once():
     d = Daemon("--http", "off", "--context", "512").start()
     d.load()
@@ -223,6 +285,7 @@ def what_serve_warns_of_is_the_same_in_words_and_in_json():
     d = Daemon("--http", "off", model_path=None)
     os.makedirs(d.models, exist_ok=True)
     os.symlink(os.path.join(d.dir, "not-here.gguf"), os.path.join(d.models, "away.gguf"))
+    d.flags += ["--model", "none=/nonexistent.gguf", "--model", "text=" + os.path.abspath(__file__)]
     said = []
     for how in (["--json"], []):
         p = d.cli("serve", "--detach", *how, *d.argv()[1:], "--no-fsync")
@@ -234,7 +297,8 @@ def what_serve_warns_of_is_the_same_in_words_and_in_json():
         head = "hearth: warning: "
         said.append(json.loads(p.stdout)["warnings"] if how else [x[len(head):] for x in p.stderr.splitlines() if x.startswith(head)])
     check_eq(said[0], said[1], "warnings")
-    check(any("no-fsync" in w for w in said[0]) and any(w.startswith("model away cannot be loaded: ") for w in said[0]), lambda: repr(said))
+    check(any("no-fsync" in w for w in said[0]) and all(any(w.startswith("model %s cannot be loaded: " % m) for w in said[0])
+                                                    for m in ("away", "none", "text")), lambda: repr(said))
 
 
 def what_runs_can_be_ended_as_rm_and_unload_advise():
@@ -359,4 +423,5 @@ main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are
      a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      what_serve_warns_of_is_the_same_in_words_and_in_json,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
+     what_a_session_had_its_fork_has, one_end_of_input_on_a_terminal_is_enough, an_output_that_is_closed_is_an_error,
      a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once)

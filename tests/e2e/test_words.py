@@ -133,6 +133,13 @@ def a_model_that_cannot_be_read_is_listed_with_the_reason():
     d.stop()
 
 
+def a_context_the_model_cannot_have_is_said():
+    d = Daemon("--context", "100000").start()
+    d.load()
+    check(any("context = 100000 is more than it can have; it has 8192" in w for w in d.status()["warnings"]), lambda: repr(d.status()["warnings"]))
+    d.stop()
+
+
 def a_stopped_document_that_was_asked_about_goes_in_once():
     d = serve()
     doc = os.path.join(d.dir, "stars.txt")
@@ -156,9 +163,13 @@ def a_stopped_document_that_was_asked_about_goes_in_once():
     p = d.cli("ask", "-s", "part", "What runs?", "-n", "4")
     check_eq(p.returncode, 0, p.stderr)
     before = last_json(d.cli("sessions", "show", "part", "--json"))["tokens"]
-    for i in range(2):  # proved by its text, then by what was written down of it
+    own = last_json(d.cli("sessions", "show", "part", "--json"))["turns"][0]["tokens"]
+    for i in range(3):  # proved by its text, then by what was written down of it
+        if i == 2:  # without the question
+            check_eq(d.cli("sessions", "rewind", "part", "--to", "1").returncode, 0, "rewind")
+            before = own
         p = d.cli("ingest", "-s", "part", doc)
-        check(p.returncode == 0 and "stars.txt is in session part already" in p.stderr, lambda: p.stderr)
+        check(p.returncode == 0 and "stars.txt is in session part already ({:,} tokens)".format(own) in p.stderr, lambda: p.stderr)
         check_eq(last_json(d.cli("sessions", "show", "part", "--json"))["tokens"], before, "tokens of the session")
     # What the command has written down of a session goes with it.
     kept = lambda: [f for _, _, fs in os.walk(os.path.join(d.dir, ".local")) for f in fs if f.endswith(".json")]
@@ -179,6 +190,16 @@ def what_cannot_be_meant_is_answered_with_what_can():
     check_eq(names(d), ["book"], "sessions")
     p = d.cli("plan", "m", "--tokens", "999999")
     check("fits: no: the model's context has 8,192 tokens" in p.stdout, lambda: p.stdout)
+    check(last_json(d.cli("plan", "m", "--tokens", "999999", "--json"))["fits"] is False, "fits in JSON")
+    # The flags' names, also for who reads JSON; an empty name is a mistake everywhere.
+    for args, field in ((["ask", "-s", "book", "--samplers", "foo", "x"], "--samplers"), (["sessions", "rewind", "book", "--to", "99"], "--to"),
+                        (["sessions", "fork", "book", "--turn", "9"], "--turn"), (["sessions", "fork", "book", "--tokens", "99999"], "--tokens")):
+        j = json.loads(d.cli(*args, "--json").stdout.splitlines()[-1])
+        check(j.get("field") == field and j["message"].startswith(field + ": "), lambda: "%r: %r" % (args, j))
+        check(field + ": " in d.cli(*args).stderr, args)
+    for args in (["sessions", "fork", "book", ""], ["sessions", "rename", "book", ""], ["chat", "-s", ""], ["ask", "-s", "", "x"]):
+        p = d.cli(*args)
+        check(p.returncode == 2, lambda: "%r: %d %s" % (args, p.returncode, p.stderr))
     check("context has" not in d.cli("plan", "m", "--tokens", "512").stdout, "one that fits")
     # Two that run: which of them is meant has to be said, with the names in JSON, too.
     with d.link() as l, d.link() as l2:
@@ -200,7 +221,7 @@ def what_cannot_be_meant_is_answered_with_what_can():
     d.stop()
 
 
-main(chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
+main(a_context_the_model_cannot_have_is_said, chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
      a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason,
      a_stopped_document_that_was_asked_about_goes_in_once,
      what_cannot_be_meant_is_answered_with_what_can)
