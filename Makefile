@@ -76,7 +76,7 @@ INC   := -I. -Iinclude
 CBASE := -std=gnu17 -D_GNU_SOURCE -fno-common -pthread $(INC)
 CFLAGS_ALL = $(CBASE) $(WARN) $(BASE) $(OPT) $(SAN) $(CFLAGS)
 LINK_ALL   = $(SAN) -pthread $(LDSAFE) $(LDFLAGS)
-$(O)/kvstore/%.o $(O)/daemon/%.o $(O)/client/%.o $(O)/engine/gguf.c.o: WARN += $(SIZES)
+$(O)/json/%.o $(O)/kvstore/%.o $(O)/daemon/%.o $(O)/client/%.o $(O)/engine/gguf.c.o: WARN += $(SIZES)
 # Same bits from every kernel that claims the same arithmetic: nothing contracts by itself.
 EXACT := -ffp-contract=off -fno-math-errno
 AVX2  := $(if $(X86),-mavx2 -mfma -mf16c -mbmi2)
@@ -88,6 +88,7 @@ $(O)/kernels/cpu/%_avx512.c.o: OPT += $(AVX512)
 NVFLAGS := -std=c++20 -O3 -lineinfo $(INC) -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fno-exceptions,-fno-rtti \
            $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a))
 # Which foreign libraries a folder may know: its tests link these and no more.
+LIBS_json    := -lcjson
 LIBS_kernels := $(if $(HAVE_CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++)
 LIBS_engine  := -lpcre2-8 -lsodium -lxxhash -lm $(LIBS_kernels)
 LIBS_kvstore := -luring -llmdb -lsodium -lxxhash
@@ -99,6 +100,7 @@ LIBS_client  := -lnanomsg -lcjson -ledit -lm
 c = $(patsubst %,$(O)/%.o,$(wildcard $(1)))
 OBJ_kernels := $(call c,kernels/*.c kernels/ref/*.c kernels/cpu/*.c) \
                $(if $(HAVE_CUDA),$(call c,kernels/cuda/*.cu),$(call c,kernels/cuda/none.c))
+OBJ_json    := $(call c,json/*.c)
 OBJ_engine  := $(call c,engine/*.c)
 OBJ_kvstore := $(call c,kvstore/*.c)
 OBJ_daemon  := $(filter-out %/main.c.o,$(call c,daemon/*.c))
@@ -106,13 +108,15 @@ OBJ_front   := $(filter-out %/main.c.o,$(call c,daemon/front/*.c))
 OBJ_client  := $(filter-out %_main.c.o,$(call c,client/*.c))
 
 # What a folder may link is what it may know; tests link the same and no more.
+DEP_json    :=
 DEP_kernels :=
 DEP_kvstore :=
 DEP_engine  := kernels
-DEP_daemon  := engine kvstore kernels
-DEP_front   :=
+DEP_daemon  := engine kvstore kernels json
+DEP_front   := json
 DEP_client  :=
-MODULES     := kernels kvstore engine daemon front client
+MODULES     := json kernels kvstore engine daemon front client
+DIR_json    := json
 DIR_kernels := kernels kernels/ref kernels/cpu kernels/cuda
 DIR_kvstore := kvstore
 DIR_engine  := engine
@@ -241,7 +245,7 @@ fuzz-run: $(FUZZ)
 
 HDRS := $(wildcard include/*.h include/base/*.h tests/*.h bench/*.h \
           $(foreach m,$(MODULES),$(DIR_$(m):%=%/*.h)))
-TIDY := $(wildcard $(addsuffix /*.c,daemon kvstore engine client daemon/front bench kernels \
+TIDY := $(wildcard $(addsuffix /*.c,json daemon kvstore engine client daemon/front bench kernels \
           kernels/ref kernels/cpu kernels/cuda tests tests/sim tests/fuzz tests/regress \
           $(MODULES:%=tests/%)) $(addsuffix /*.cu*,kernels/cuda)) $(HDRS)
 lint: $(HDRS:%=$(O)/hdr/%.ok)                   ## headers stand alone, layers, format, scripts, units

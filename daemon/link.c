@@ -18,10 +18,10 @@
 #include "daemon/gen.h"
 #include "daemon/held.h"
 #include "daemon/ident.h"
-#include "daemon/json.h"
 #include "daemon/loop.h"
 #include "daemon/pace.h"
 #include "daemon/share.h"
+#include "json/json.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

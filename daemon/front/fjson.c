@@ -1,8 +1,8 @@
 /* fjson.c - see fjson.h. */
 #include "daemon/front/fjson.h"
-#include "base/bounds.h"
-#include "base/surrogate.h"
 #include "proto.h"
+#include "json/json.h"
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
@@ -31,100 +31,17 @@ bool front_utf8_ok(const char *s, size_t n)
     return true;
 }
 
-/* Depth and number of values without a parser: brackets, commas outside strings.  A value takes
- * a hundred bytes as soon as it is parsed, and may be written with two. */
-static int depth_of(const char *p, size_t n, size_t *ret_values)
-{
-    int depth = 0, most = 0;
-    bool in_str = false;
-    size_t values = 1;
-    for (size_t i = 0; i < n; i++) {
-        if (in_str) {
-            if (p[i] == '\\')
-                i++;
-            else if (p[i] == '"')
-                in_str = false;
-        } else if (p[i] == '"') {
-            in_str = true;
-        } else if (p[i] == ',') {
-            values++;
-        } else if (p[i] == '{' || p[i] == '[') {
-            values++;
-            if (++depth > most)
-                most = depth;
-        } else if (p[i] == '}' || p[i] == ']') {
-            depth--;
-        }
-    }
-    *ret_values = values;
-    return most;
-}
-
-/* "\\u0000" would end a C string early: the rest of the text would be lost silently. */
-static bool has_zero_escape(const char *p, size_t n)
-{
-    for (size_t i = 0; i + 1 < n; i++) {
-        if (p[i] != '\\')
-            continue;
-        if (n - i >= 6 && memcmp(p + i, "\\u0000", 6) == 0)
-            return true;
-        i++; /* whatever is escaped is no backslash of its own */
-    }
-    return false;
-}
-
 cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
 {
-    if (!front_utf8_ok(p, n)) {
-        err_set(eb, -22, "the body is not valid UTF-8");
+    struct errbuf why = {""};
+    cJSON *o = NULL;
+    if (n == 0) {
+        err_set(eb, -EINVAL, "the body is empty; want a JSON object");
         return NULL;
     }
-    if (memchr(p, 0, n)) {
-        err_set(eb, -22, "the body holds a zero byte");
-        return NULL;
-    }
-    if (has_zero_escape(p, n)) {
-        err_set(eb, -22, "the body holds \\u0000; text with a zero character is not taken");
-        return NULL;
-    }
-    size_t values;
-    int depth = depth_of(p, n, &values);
-    if (values > FRONT_VALUES_MAX) {
-        err_set(eb, E_LIMIT, "the JSON has more than %d values", FRONT_VALUES_MAX);
-        return NULL;
-    }
-    if (depth > JSON_DEPTH_MAX) {
-        err_set(eb, E_LIMIT, "the JSON is nested deeper than %d levels", JSON_DEPTH_MAX);
-        return NULL;
-    }
-    char *mended = NULL;
-    if (surrogate_lone(p, n, 0) < n) {
-        mended = malloc(n);
-        if (!mended) {
-            err_set(eb, -12, "the front has no memory for this body");
-            return NULL;
-        }
-        memcpy(mended, p, n);
-        surrogate_mend(mended, n);
-    }
-    const char *from = mended ? mended : p, *end = from;
-    cJSON *o = cJSON_ParseWithLengthOpts(from, n, &end, 0);
-    end = p + (end - from);
-    free(mended);
-    if (!o) {
-        err_set(eb, -22, "the body is not JSON (near byte %zu of %zu)", (size_t)(end - p), n);
-        return NULL;
-    }
-    while (end < p + n && strchr(" \t\r\n", *end))
-        end++;
-    if (end < p + n || !cJSON_IsObject(o)) {
-        err_set(eb, -22,
-                end < p + n ? "there is something after the JSON, at byte %zu"
-                            : "the body is JSON of %zu bytes, but not an object",
-                end < p + n ? (size_t)(end - p) : n);
-        cJSON_Delete(o);
-        return NULL;
-    }
+    int r = json_parse(&o, p, n, &why);
+    if (r < 0)
+        err_set(eb, r, "the body is not taken: %s", why.s[0] ? why.s : err_str(r));
     return o;
 }
 

@@ -1,7 +1,6 @@
 /* fjson.h - the little the front does with JSON: parse within bounds, write errors.
  *
- * cJSON is the parser; depth and size are checked before it sees a byte, and half a surrogate
- * pair is U+FFFD by then (base/surrogate.h). */
+ * The core's own rules (json/json.h): what the front takes the core takes. */
 #ifndef FRONT_FJSON_H
 #define FRONT_FJSON_H
 #include "base/err.h"
@@ -10,9 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FRONT_VALUES_MAX = 1 << 18 }; /* in one JSON text: members, elements, objects, arrays */
-/* An object, to be freed with cJSON_Delete; NULL with words in eb: not UTF-8, not JSON,
- * deeper than JSON_DEPTH_MAX, more values than FRONT_VALUES_MAX, a number no double holds, not an object. */
+/* An object, to be freed with cJSON_Delete; NULL with words in eb: json.h says of what. */
 cJSON *front_parse(const char *p, size_t n, struct errbuf *eb);
 bool front_utf8_ok(const char *p, size_t n);
 

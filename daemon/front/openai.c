@@ -552,10 +552,7 @@ int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error 
     cJSON_AddStringToObject(p.start, "id", q.id);
     cJSON_AddStringToObject(p.start, "input", "messages");
     for (v = body->child; v && r == 0; v = v->next) {
-        for (const cJSON *w = body->child; w != v && r == 0; w = w->next)
-            if (strcmp(w->string, v->string) == 0)
-                r = bad(err, "bad_field", "", "%.40s: given twice", v->string);
-        if (r == 0 && !cJSON_IsNull(v))
+        if (!cJSON_IsNull(v))
             r = field(&p, v);
     }
     if (r == 0 && !cJSON_HasObjectItem(p.start, "messages"))

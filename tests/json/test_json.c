@@ -1,7 +1,7 @@
 /* test_json.c - what JSON from a peer is let through, and with what words it is refused. */
 #include "base/bounds.h"
-#include "daemon/json.h"
 #include "tests/t.h"
+#include "json/json.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,6 +97,7 @@ static void bad_texts_are_refused_with_the_place_and_the_reason(void)
         {"{\"a\":+1}", "want a value"},
         {"{\"a\":1e}", "want a digit in the exponent"},
         {"{\"a\":-}", "want a digit"},
+        {"{\"a\":1e999}", "no double holds"},
         {"{\"a\":NaN}", "want a value"},
         {"{\"a\":Infinity}", "want a value"},
         {"{\"a\":tru}", "want a value"},

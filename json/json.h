@@ -5,8 +5,8 @@
  * gigabyte.  This pass runs first, in one walk without memory: grammar, UTF-8, depth
  * <= JSON_DEPTH_MAX, at most JSON_VALUES_MAX values.  Half a surrogate pair is taken as U+FFFD
  * (base/surrogate.h).  Any thread; no state. */
-#ifndef DAEMON_JSON_H
-#define DAEMON_JSON_H
+#ifndef JSON_JSON_H
+#define JSON_JSON_H
 #include "base/err.h"
 #include <cjson/cJSON.h>
 #include <stddef.h>
