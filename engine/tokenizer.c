@@ -438,7 +438,8 @@ struct encode { /* one call */
     struct bpe_scratch scratch;
     struct seen *seen; /* NULL: not worth it */
     const struct tok_pause *pause;
-    size_t since; /* bytes of words since the last turn */
+    size_t since;  /* bytes of words since the last turn */
+    size_t looked; /* and those that were looked at */
     struct tok_ids *out;
 };
 
@@ -525,12 +526,12 @@ static size_t special_bytes(const struct tokenizer *t, uint32_t k)
 /* The special tokens that begin as the text does: those of [lo, hi) have depth bytes of it. */
 struct probe {
     uint32_t lo, hi;
-    size_t depth;
+    size_t depth, found; /* what it has cost so far */
 };
 
 static void probe_begin(const struct tokenizer *t, uint8_t first, struct probe *p)
 {
-    *p = (struct probe){t->by_byte[first], t->by_byte[first + 1], 1};
+    *p = (struct probe){t->by_byte[first], t->by_byte[first + 1], 1, 0};
 }
 
 /* The first of [lo, hi) whose byte at depth is c or more. */
@@ -556,6 +557,7 @@ static bool probe_next(const struct tokenizer *t, const char *text, size_t left,
         /* Those that end here stand before those that go on. */
         if (special_bytes(t, p->lo) == p->depth) {
             *ret = p->lo++;
+            p->found++;
             if (allowed(t, t->special[*ret], special, p->depth))
                 return true;
             continue;
@@ -571,55 +573,59 @@ static bool probe_next(const struct tokenizer *t, const char *text, size_t left,
     return false;
 }
 
-/* Looking at a text takes time too: a turn in the middle of each TURN_BYTES. */
-static int look_turn(const struct encode *e, size_t at, size_t *looked)
+/* Looking at a text takes time too, and a model file says how much at each of its bytes: a turn
+ * for each TURN_BYTES that are looked at. */
+static int looked(struct encode *e, size_t bytes)
 {
-    size_t piece = (at + TURN_BYTES / 2) / TURN_BYTES;
-    if (piece == *looked)
+    e->looked += bytes;
+    if (e->looked < TURN_BYTES)
         return 0;
-    *looked = piece;
+    e->looked = 0;
     return turn(e->pause);
+}
+static size_t probe_cost(const struct probe *p)
+{
+    return p->depth + p->found;
 }
 
 /* Which special tokens are anywhere in the text (seen, one byte each), and whether any two
  * places overlap. */
-static int find_specials(const struct encode *e, const char *text, size_t bytes,
+static int find_specials(struct encode *e, const char *text, size_t bytes,
                          const uint8_t *special, uint8_t *seen, bool *ret_clash)
 {
     const struct tokenizer *t = e->t;
-    size_t end = 0, looked = 0;
-    for (size_t i = 0; i < bytes; i++) {
+    size_t end = 0;
+    int r = 0;
+    for (size_t i = 0; i < bytes && r == 0; i++) {
         struct probe p;
         uint32_t k;
-        int r = look_turn(e, i, &looked);
-        if (r < 0)
-            return r;
         probe_begin(t, (uint8_t)text[i], &p);
         while (probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, &k)) {
             seen[k] = 1;
             *ret_clash |= i < end;
             end = i + special_bytes(t, k);
         }
+        r = looked(e, probe_cost(&p));
     }
-    return 0;
+    return r;
 }
 
 enum { FREE, BEGINS, GOES_ON }; /* what a byte of the text is to a special token */
 
-static int settle_one(const struct encode *e, int32_t id, const char *text, size_t bytes,
+static int settle_one(struct encode *e, int32_t id, const char *text, size_t bytes,
                       const uint8_t *special, uint8_t *taken)
 {
     const struct tokenizer *t = e->t;
-    size_t n = t->at[id + 1] - t->at[id], i = 0, looked = 0;
+    size_t n = t->at[id + 1] - t->at[id], i = 0;
     const char *piece = t->text + t->at[id];
     while (i + n <= bytes) {
         const char *at = memchr(text + i, piece[0], bytes - n + 1 - i);
         if (at == NULL)
             return 0;
-        i = (size_t)(at - text);
-        int r = look_turn(e, i, &looked);
+        int r = looked(e, (size_t)(at - text) - i + n);
         if (r < 0)
             return r;
+        i = (size_t)(at - text);
         /* What has been taken is as long at least: it covers one end of what it overlaps. */
         if (taken[i] || taken[i + n - 1] || memcmp(at, piece, n) != 0 ||
             !allowed(t, id, special ? special + i : NULL, n)) {
@@ -643,8 +649,8 @@ static int longest_first(const void *a, const void *b)
 
 /* Longer tokens take their place before shorter ones, wherever they are, and equally long ones
  * by id, each from left to right. */
-static int settle(const struct encode *e, const char *text, size_t bytes,
-                  const uint8_t *special, const uint8_t *seen, uint8_t *taken)
+static int settle(struct encode *e, const char *text, size_t bytes, const uint8_t *special,
+                  const uint8_t *seen, uint8_t *taken)
 {
     const struct tokenizer *t = e->t;
     uint32_t n = 0;
@@ -668,9 +674,12 @@ static int settle(const struct encode *e, const char *text, size_t bytes,
 
 /* The special token at text[i] that counts: where tokens clash, the one that was settled on. */
 static bool special_here(const struct tokenizer *t, const char *text, size_t bytes,
-                         const uint8_t *special, const uint8_t *taken, size_t i, uint32_t *ret)
+                         const uint8_t *special, const uint8_t *taken, size_t i, uint32_t *ret,
+                         size_t *ret_cost)
 {
     struct probe p;
+    bool here = false;
+    *ret_cost = 1;
     if (taken) {
         size_t n = 1;
         if (taken[i] != BEGINS)
@@ -678,27 +687,29 @@ static bool special_here(const struct tokenizer *t, const char *text, size_t byt
         while (i + n < bytes && taken[i + n] == GOES_ON)
             n++;
         probe_begin(t, (uint8_t)text[i], &p);
-        while (probe_next(t, text + i, n, special ? special + i : NULL, &p, ret))
-            if (special_bytes(t, *ret) == n)
-                return true;
-        return false;
+        while (!here && probe_next(t, text + i, n, special ? special + i : NULL, &p, ret))
+            here = special_bytes(t, *ret) == n;
+    } else {
+        probe_begin(t, (uint8_t)text[i], &p);
+        here = probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, ret);
     }
-    probe_begin(t, (uint8_t)text[i], &p);
-    return probe_next(t, text + i, bytes - i, special ? special + i : NULL, &p, ret);
+    *ret_cost = probe_cost(&p);
+    return here;
 }
 
 static int encode_text(struct encode *e, const char *text, size_t bytes, const uint8_t *special,
                        const uint8_t *taken)
 {
     const struct tokenizer *t = e->t;
-    size_t done = 0, looked = 0;
+    size_t done = 0, cost;
     int r = 0;
     for (size_t i = 0; r == 0 && i < bytes;) {
         uint32_t k;
-        r = look_turn(e, i, &looked);
+        bool here = special_here(t, text, bytes, special, taken, i, &k, &cost);
+        r = looked(e, cost);
         if (r < 0)
             break;
-        if (!special_here(t, text, bytes, special, taken, i, &k)) {
+        if (!here) {
             i++;
             continue;
         }
