@@ -75,6 +75,9 @@ int index_put(struct index *i, enum index_db db, const void *key, size_t n, cons
               size_t bytes)
 {
     MDB_val k = {n, (void *)key}, d = {bytes + 4, NULL};
+
+    index_sum_less(i, db, &k);
+    index_sum_more(i, db, &k, v, bytes);
     int r = index_rc(i, mdb_put(i->txn[INDEX_WRITE], i->db[db], &k, &d, MDB_RESERVE));
 
     if (r < 0)
@@ -89,6 +92,7 @@ int index_del(struct index *i, enum index_db db, const void *key, size_t n)
 {
     MDB_val k = {n, (void *)key};
 
+    index_sum_less(i, db, &k);
     return index_rc(i, mdb_del(i->txn[INDEX_WRITE], i->db[db], &k, NULL));
 }
 
@@ -281,8 +285,10 @@ int index_begin(struct index *i)
         index_writes(i, false);
         return r;
     }
-    if (index_last_is(i, i->txn[INDEX_WRITE]))
+    if (index_last_is(i, i->txn[INDEX_WRITE])) {
+        index_sum_begin(i);
         return 0;
+    }
     index_trust_less(i, INDEX_TOUCHED);
     index_abort(i);
     return E_CORRUPT;
@@ -341,6 +347,11 @@ int index_commit(struct index *i)
     if (r < 0) {
         index_abort(i);
         return r;
+    }
+    r = index_sum_commit(i);
+    if (r < 0) {
+        index_abort(i);
+        return no_room(i, r);
     }
     index_last_read(i, i->txn[INDEX_WRITE], &last);
     r = index_rc(i, mdb_txn_commit(i->txn[INDEX_WRITE]));

@@ -23,6 +23,17 @@ enum index_who { INDEX_LOOP, INDEX_COMMIT, INDEX_SNAP, INDEX_WRITE, INDEX_WHO_ }
 
 enum index_db { DB_META, DB_SESSION, DB_NAME, DB_BRANCH, DB_LOG, DB_REQ, DB_BLOCK, DB_ };
 
+/* What the rows of each table come to (index_sum.c); the row that says so is left out. */
+struct index_sums {
+    uint64_t rows[DB_], sum[DB_];
+};
+enum { INDEX_SUMS_BYTES = 16 * DB_ };
+bool index_sum_is(enum index_db db, const void *key, size_t n); /* that row */
+bool index_sum_get(const void *v, size_t bytes, struct index_sums *ret);
+void index_sum_add(struct index_sums *x, enum index_db db, const void *key, size_t n,
+                   const void *v, size_t bytes); /* v without its CRC */
+bool index_sum_same(const struct index_sums *a, const struct index_sums *b, enum index_db db);
+
 struct index_opts {
     const char *dir;
     const char *name;        /* of the file; NULL: index.mdb */
@@ -40,6 +51,9 @@ void index_close(struct index *i);
 int index_verify(const char *path, bool beside, uint64_t quick_bytes,
                  int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n),
                  void *ctx);
+/* Of one without sums (an older store's, or a hurt row was written over) that has been walked and
+ * takes no more than bytes_max on disk: they are made and committed. */
+int index_sum_make(struct index *i, uint64_t bytes_max);
 /* Copied smaller when over half of it is free and the copy fits the limit beside it, or the
  * limit is passed anyhow; before
  * open.  Whatever goes wrong, it is as it was. */

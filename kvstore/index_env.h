@@ -40,6 +40,10 @@ struct index {
     uint32_t alarms;     /* commits in a row, each with a walk behind it that found nothing: */
     bool calm;           /* no walk since the last */
     uint64_t alarm_ns;   /* when there were too many: not looked at times until then */
+    /* Of the transaction that writes (index_sum.c); summed: they are known.  row: it was there.
+     * moved: some row was changed. */
+    struct index_sums sums;
+    bool summed, sums_row, sums_moved;
     uint32_t n_hurt;
     struct {
         enum index_db db;
@@ -74,6 +78,16 @@ int index_get(struct index *i, enum index_who w, enum index_db db, const void *k
 int index_put(struct index *i, enum index_db db, const void *key, size_t n, const void *v,
               size_t bytes);
 int index_del(struct index *i, enum index_db db, const void *key, size_t n);
+/* Around each change of a row, and around a transaction of them. */
+void index_sum_begin(struct index *i);
+void index_sum_less(struct index *i, enum index_db db, const MDB_val *k);
+void index_sum_more(struct index *i, enum index_db db, const MDB_val *k, const void *v,
+                    size_t bytes);
+int index_sum_commit(struct index *i);
+/* Is what a walk found what the row says?  hurt: tables of which a row could not be read.  0;
+ * E_CORRUPT. */
+int index_sum_fits(MDB_txn *txn, MDB_dbi meta, const struct index_sums *found,
+                   const bool hurt[DB_]);
 void index_trust_less(struct index *i, enum index_trust t);
 /* Before what needs the lock file as it was mapped: 1, it had been cut; 0; -errno. */
 int index_lock_mend(struct index *i);

@@ -1,7 +1,7 @@
 /* index_walk.c - index_verify(): in a child process, on a file that may be anything.
  *
- * Every row's CRC, the order of keys, look-ups that find what the walk found, and that every
- * page is whole and has one use (dbpage.h). */
+ * Every row's CRC, the order of keys, look-ups that find what the walk found, that every page is
+ * whole and has one use (dbpage.h), and that no row is an older one (index_sum.c). */
 #include "base/bytes.h"
 #include "kvstore/dbpage.h"
 #include "kvstore/index.h"
@@ -16,6 +16,8 @@ struct walk {
     MDB_txn *txn;
     struct dbpages pages;
     uint64_t counted;
+    struct index_sums sums;
+    bool hurts[DB_]; /* a row of it could not be read */
 };
 
 /* ours: DB_ when it is none of our databases. */
@@ -48,9 +50,14 @@ static int walk_db(struct walk *x, MDB_dbi dbi, enum index_db ours)
         /* What the walk finds, a look-up must find at the same place. */
         if (dbi > 0 && (mdb_get(x->txn, dbi, &k, &again) || again.mv_data != v.mv_data))
             return E_CORRUPT;
-        if (ours != DB_ && index_value_ok(&k, &v) < 0 &&
-            (!x->hurt || x->hurt(x->ctx, ours, k.mv_data, k.mv_size) < 0))
+        if (ours == DB_)
+            continue;
+        if (index_value_ok(&k, &v) == 0)
+            index_sum_add(&x->sums, ours, k.mv_data, k.mv_size, v.mv_data, v.mv_size);
+        else if (!x->hurt || x->hurt(x->ctx, ours, k.mv_data, k.mv_size) < 0)
             return E_CORRUPT;
+        else
+            x->hurts[ours] = true;
     }
     mdb_cursor_close(c);
     return n == st.ms_entries && large == st.ms_overflow_pages ? 0 : E_CORRUPT;
@@ -131,6 +138,10 @@ int index_verify(const char *path, bool beside, uint64_t quick_bytes,
     }
     if (r == 0)
         r = walk_free(&x);
+    if (r == 0)
+        r = index_err(mdb_dbi_open(x.txn, index_db_names[DB_META], 0, &dbi));
+    if (r == 0)
+        r = index_sum_fits(x.txn, dbi, &x.sums, x.hurts);
     /* The process ends here: nothing is closed. */
     return r == 0 || r == -ENOMEM ? r : E_CORRUPT;
 }

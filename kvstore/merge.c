@@ -6,8 +6,8 @@
  *    missing costs what was in it and nothing that came later.
  * 3. The pieces are fitted together (merge_settle): tokens count up to the first hole, sessions whose
  *    path has one are moved to before it and marked.
- * When L is not known (its row is hurt), all frames come first, and of a row that both have
- * the one that was used later counts.
+ * When L is not known (its row is hurt), all frames come first.  Then, and where the old index may
+ * have rows older than L, of a row that both have the one that was used later counts.
  * A log without a hole that is as new as the old index is the state: what is not in it was
  * removed, and nothing comes from the index.  So is its checkpoint when that is newer than L,
  * whatever is missing behind it. */
@@ -317,8 +317,8 @@ static int session_over(struct merge *m, const struct kvs_session *x)
     struct kvs_rec c = {.kind = KVS_REC_SESSION, .session = x};
     int r = had ? index_session_get(m->idx, INDEX_WRITE, &x->id, had) : -ENOMEM;
     bool older =
-        r == 0 && !m->have_l &&
-        (had->used_ns > x->used_ns || (!m->ahead && merge_ids_is(&m->ids, &x->id, m->holes)));
+        r == 0 && ((m->stale && had->used_ns > x->used_ns) ||
+                   (!m->have_l && !m->ahead && merge_ids_is(&m->ids, &x->id, m->holes)));
 
     if (!m->have_l && !older && !is_removed(m, &x->id) && (r < 0 || had->head != x->head))
         m->log_behind = true; /* its newest frames are missing */
@@ -343,7 +343,7 @@ static int turn_over(struct merge *m, const struct kvs_turn *t)
     if (r == 0)
         r = codec_turn_get(v, bytes, had);
     bool older = r == 0 && ((!(had->flags & KVS_TURN_OPEN) && (t->flags & KVS_TURN_OPEN)) ||
-                            (!m->have_l && had->time_ns > t->time_ns));
+                            (m->stale && had->time_ns > t->time_ns));
     free(had);
     return r == -ENOMEM ? r : older ? 0 : turn_put(m, t);
 }
@@ -359,7 +359,7 @@ static int req_over(struct merge *m, const uint8_t *key, size_t n, const uint8_t
         index_row_get(m->idx, DB_REQ, key, n, &v, &got) == 0 &&
         codec_req_get(v, got, &had) == 0 &&
         ((had.state == KVS_REQ_ENDED && q.state != KVS_REQ_ENDED) ||
-         (!m->have_l && had.time_ns > q.time_ns)))
+         (m->stale && had.time_ns > q.time_ns)))
         return 0;
     return index_row_put(m->idx, DB_REQ, key, n, b, bytes);
 }
@@ -424,8 +424,12 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
 {
     struct merge *m = ctx;
 
+    if (ok)
+        index_sum_add(&m->found, db, key, n, v, bytes);
     if (!ok || db != DB_META)
         return 0;
+    if (index_sum_is(db, key, n))
+        m->have_sums = index_sum_get(v, bytes, &m->said);
     if (n == 6 && bytes == 8 && memcmp(key, "logseq", 6) == 0) {
         /* An old one may turn up as well: the newest counts. */
         m->l = m->l > ld64(v) ? m->l : ld64(v);
@@ -625,6 +629,15 @@ static int index_counts(struct merge *m, const char *old, const struct turnlog_r
     return r;
 }
 
+/* Rows are missing, or are not those that were written last: some may be older ones. */
+static bool is_stale(const struct merge *m)
+{
+    for (int d = 0; d < DB_ && m->have_sums; d++)
+        if (!index_sum_same(&m->found, &m->said, (enum index_db)d))
+            return true;
+    return false;
+}
+
 static int fill(struct merge *m, const char *old, struct errbuf *eb)
 {
     struct kvstore *s = m->s;
@@ -634,6 +647,7 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     int r = have_old ? index_salvage(old, row_meta, m, &m->current, eb) : 0;
 
     m->have_l = m->have_l && m->current;
+    m->stale = !m->have_l || is_stale(m);
     snprintf(dir, sizeof dir, "%s/log", s->dir);
     if (r == 0)
         r = log_salvage(dir, frame_take, m, &log, eb);

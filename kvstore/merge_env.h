@@ -21,6 +21,7 @@ struct merge {
     struct kvstore *s;
     struct index *idx;   /* the new one */
     bool have_l, behind; /* L is known; frames behind L are on */
+    bool stale;          /* the old index may have rows older than L */
     bool current;        /* no row of the old index is older than another of the same key */
     uint64_t l, seq;
     uint32_t in_txn;
@@ -32,6 +33,8 @@ struct merge {
     bool hole_ahead, log_behind;
     uint64_t base_seq; /* of the checkpoint that the log begins with; 0: none */
     bool base_hurt;
+    struct index_sums found, said; /* the old index's rows, and what it says of them */
+    bool have_sums;
     uint64_t log_ns; /* the latest time in the log */
     bool ahead;      /* L is not known, and the old index has what is not in the log */
     bool old_counts; /* the old index may have what the log has not */

@@ -392,6 +392,8 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
         r = collect_open(s, rep);
     if (r == 0)
         r = mark_open(s);
+    if (r == 0 && !s->scrub_due) /* a full disk: the next open does it */
+        (void)index_sum_make(s->idx, QUICK_BYTES);
     if (r == 0 && hurt) {
         store_note(s,
                    "the turn log in %s/log was damaged: it is made anew from the index, the "

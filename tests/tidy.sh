@@ -36,7 +36,7 @@ own() { # PATTERN FILES-ALLOWED WORDS
 }
 own '\b(strcpy|strcat|strncpy|strtok|sprintf|vsprintf|gets|atoi|alloca)[[:space:]]*\(' - "banned call"
 own '\bgetenv\(' 'daemon/conf[a-z_]*\.c|daemon/front/main\.c|client/[a-z_]*\.c' "getenv outside conf.c, the front's main.c and the command line"
-own '\bmdb_[a-z_]+ *\(|<lmdb\.h>' 'kvstore/index(_walk\.c|_rows\.c|_trust\.c|_shrink\.c|_env\.h|\.c)' "LMDB outside kvstore/index*"
+own '\bmdb_[a-z_]+ *\(|<lmdb\.h>' 'kvstore/index(_walk\.c|_sum\.c|_rows\.c|_trust\.c|_shrink\.c|_env\.h|\.c)' "LMDB outside kvstore/index*"
 own '\bnn_[a-z]+ *\(|<nanomsg/' 'daemon/front/nn\.c|client/client\.c|daemon/front/nn\.h' "nanomsg outside daemon/front/nn.c, client/client.c"
 own '\bio_uring_[a-z_]+ *\(|<liburing\.h>' 'kvstore/ring_uring\.c' "io_uring outside kvstore/ring_uring.c"
 own '\bev(http|buffer|ent)_[a-z_]+ *\(|<event2/' 'daemon/front/http\.c' "libevent outside daemon/front/http.c"
