@@ -293,7 +293,10 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
         index_abort(s->idx);
         return r;
     }
-    return index_commit(s->idx);
+    r = index_commit(s->idx);
+    if (r == 0)
+        s->acked_seq = turnlog_seq(s->log);
+    return r;
 }
 
 /* Once more where it met damage; others may write to the index in just that time, which ends

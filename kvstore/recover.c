@@ -356,6 +356,7 @@ static int mark_open(struct kvstore *s)
         index_abort(s->idx);
         return r;
     }
+    s->acked_seq = turnlog_seq(s->log);
     return index_commit(s->idx);
 }
 

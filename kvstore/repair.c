@@ -17,7 +17,8 @@
 static const uint64_t WAIT_NS = 3000000000u, WHOLE_NS = 8000000000u;
 enum { SESSION_KEY = 16, LOG_KEY = 25, REQ_KEY = 20, PART_KEY = 28 };
 
-/* What the log says of one row, newest last. */
+/* What the log says of one row, newest last: as of the newest frame that was acknowledged, and
+ * only where nothing is missing behind it. */
 struct seek {
     enum index_db db;
     const uint8_t *key;
@@ -27,9 +28,18 @@ struct seek {
     size_t bytes;
     int32_t ids[BLOCK_TOKENS]; /* of a run of tokens */
     bool known[BLOCK_TOKENS];
-    uint64_t end; /* of a branch's tokens */
+    uint64_t end;  /* of a branch's tokens */
+    uint64_t upto; /* that newest frame */
     struct codec_rec rec;
 };
+
+/* Behind what was found so far something is missing, which may have changed it. */
+static void forget(struct seek *x)
+{
+    x->found = x->removed = false;
+    memset(x->known, 0, sizeof x->known);
+    x->end = 0;
+}
 
 static int value_set(struct seek *x, size_t cap)
 {
@@ -56,6 +66,18 @@ static void tokens_look(struct seek *x, const struct kvs_rec *c)
         }
 }
 
+/* A branch that was cut: what it had from there on has no row, or a newer one. */
+static void cut_look(struct seek *x, const struct kvs_rec *c)
+{
+    uint64_t first = c->tokens.first, base = x->n == LOG_KEY ? ld64be(x->key + 17) : 0;
+
+    if (memcmp(c->tokens.branch.b, x->key, 16))
+        return;
+    x->end = first < x->end ? first : x->end;
+    for (uint64_t i = first > base ? first - base : 0; i < BLOCK_TOKENS; i++)
+        x->known[i] = false;
+}
+
 static int rec_look(struct seek *x, const struct kvs_rec *c)
 {
     uint8_t k[PART_KEY];
@@ -67,6 +89,8 @@ static int rec_look(struct seek *x, const struct kvs_rec *c)
         r = x->removed ? 0 : value_set(x, CODEC_FIXED_MAX);
         if (r == 0 && !x->removed)
             x->bytes = codec_session_put(x->v, c->session);
+    } else if ((x->db == DB_BRANCH || x->db == DB_LOG) && c->kind == KVS_REC_CUT) {
+        cut_look(x, c);
     } else if (x->db == DB_BRANCH && c->kind == KVS_REC_BRANCH &&
                !memcmp(c->branch->id.b, x->key, 16)) {
         r = value_set(x, CODEC_BRANCH_BYTES);
@@ -108,7 +132,11 @@ static int frame_look(void *ctx, bool base, uint64_t seq, const uint8_t *recs, u
     size_t one;
     int r = 0;
 
-    (void)base, (void)seq;
+    /* A hole behind the newest is a write that failed; one in a checkpoint may be of anything. */
+    if (!recs && (base || seq < x->upto))
+        forget(x);
+    if (!base && seq > x->upto) /* of the group under way: not in the index yet */
+        return 0;
     for (uint32_t at = 0; recs && at < bytes && r == 0; at += (uint32_t)one) {
         if (codec_get(recs + at, bytes - at, &x->rec, &one) < 0)
             return 0;
@@ -118,6 +146,38 @@ static int frame_look(void *ctx, bool base, uint64_t seq, const uint8_t *recs, u
 }
 
 /* --- one row --------------------------------------------------------------------------------------- */
+
+/* Where the branch's tokens end, by its runs.  false: one of them is hurt as well. */
+static bool runs_end(struct kvstore *s, const uint8_t branch[16], uint64_t *ret)
+{
+    struct index_at at = {.bytes = 17}; /* what is shorter comes first */
+    int32_t ids[BLOCK_TOKENS];
+    const uint8_t *v;
+    uint64_t first;
+    size_t bytes;
+    uint32_t n;
+    int r;
+
+    memcpy(at.key, branch, 16);
+    *ret = 0;
+    while ((r = index_row_next(s->idx, DB_LOG, &at, &v, &bytes)) == 0 && at.bytes == LOG_KEY &&
+           !memcmp(at.key, branch, 16) && at.key[16] == 0) {
+        if (codec_chunk_get(v, bytes, ld64be(at.key + 17), &first, &n, ids) < 0)
+            return false;
+        *ret = first + n;
+    }
+    return r == 0 || r == -ENOENT;
+}
+
+/* Its record of the log has its beginning; its end is that of its runs, which the index has. */
+static void branch_make(struct kvstore *s, struct seek *x)
+{
+    uint64_t from = ld64(x->v + 32), end;
+
+    if (!runs_end(s, x->key, &end))
+        end = x->end;
+    st64(x->v + CODEC_BRANCH_BYTES - 8, end > from ? end : from);
+}
 
 /* All that the branch says this run holds, or nothing. */
 static int run_make(struct kvstore *s, struct seek *x)
@@ -214,7 +274,7 @@ static int block_make(struct kvstore *s, struct seek *x)
 static int meta_make(struct kvstore *s, struct seek *x)
 {
     uint8_t v[8];
-    uint64_t n = x->n == 6 && !memcmp(x->key, "logseq", 6)   ? turnlog_seq(s->log)
+    uint64_t n = x->n == 6 && !memcmp(x->key, "logseq", 6)   ? s->acked_seq
                  : x->n == 6 && !memcmp(x->key, "schema", 6) ? SCHEMA
                  : x->n == 5 && !memcmp(x->key, "whole", 5)  ? MERGE_BLOCKS_TOO
                                                              : 0;
@@ -250,16 +310,16 @@ static int row_make(struct kvstore *s, struct seek *x)
     } else {
         snprintf(dir, sizeof dir, "%s/log", s->dir);
         r = log_salvage(dir, frame_look, x, &rep, NULL);
+        if (r == 0 && rep.last_seq < s->acked_seq)
+            forget(x);
         if (r == 0 && x->db == DB_LOG && x->key[16] == 0)
             r = run_make(s, x);
         if (r == 0 && x->db == DB_SESSION && x->removed)
             r = 1;
         else if (r == 0 && !x->found)
             r = E_CORRUPT;
-        if (r == 0 && x->db == DB_BRANCH && x->end > ld64(x->v + 32))
-            st64(x->v + CODEC_BRANCH_BYTES - 8, x->end);
-        else if (r == 0 && x->db == DB_BRANCH)
-            st64(x->v + CODEC_BRANCH_BYTES - 8, ld64(x->v + 32));
+        if (r == 0 && x->db == DB_BRANCH)
+            branch_make(s, x);
     }
     return r == 0 ? index_row_put(s->idx, x->db, x->key, x->n, x->v, x->bytes) : r;
 }
@@ -276,6 +336,7 @@ static int row_again(struct kvstore *s, enum index_db db, const uint8_t *key, si
     x->db = db;
     x->key = key;
     x->n = n;
+    x->upto = s->acked_seq;
     r = row_make(s, x);
     if (r == 1)
         r = index_row_del(s->idx, db, key, n);

@@ -2,8 +2,8 @@
  *
  * Whoever reads one notes its key (index_hurt); the commit thread makes the row anew from the
  * turn log, or from what else knows it, before its next group.  A reader waits for that and
- * looks again.  What the log does not have stays damaged, is said, and is left to the merge of
- * the next start.  An index that was believed without a walk is walked beside the open store,
+ * looks again.  What the log does not have, or has only before a hole in it, where it may be
+ * stale, stays damaged, is said, and is left to the merge of the next start.  An index that was believed without a walk is walked beside the open store,
  * by a child process of the lowest priority. */
 #ifndef KVSTORE_REPAIR_H
 #define KVSTORE_REPAIR_H

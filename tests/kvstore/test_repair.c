@@ -5,6 +5,7 @@
 #include "kvstore/index_env.h"
 #include "kvstore/store.h"
 #include "tests/kvstore/flip.h"
+#include "tests/kvstore/hurt.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -29,13 +30,13 @@ static void open_rig(bool threads)
             CHECK_EQ(rig_talk(&g, s, at, at + 250), 0);
 }
 
-static int hurt_tokens(uint64_t s, uint64_t at)
+static int flip_run(uint64_t s, uint64_t at)
 {
     return flip_tokens(g.dir, "index.mdb", s, at);
 }
 
 /* A row's key, and the value behind it. */
-static int hurt_row(const void *key, size_t n, long off)
+static int flip_row(const void *key, size_t n, long off)
 {
     return flip_bytes(g.dir, "index.mdb", key, n, (long)n + off);
 }
@@ -81,7 +82,7 @@ static void a_hurt_row_is_made_anew_at_once(void)
         int n = 0;
 
         open_rig(threads);
-        CHECK(hurt_tokens(1, 300) > 0);
+        CHECK(flip_run(1, 300) > 0);
         CHECK(rig_tokens_ok(&g, 1, TOKENS));
         CHECK_EQ(repaired(), 1);
         CHECK(said("made anew from the turn log"));
@@ -90,28 +91,28 @@ static void a_hurt_row_is_made_anew_at_once(void)
 
         memcpy(twice, branch.b, 16); /* the key, and the beginning of the value */
         memcpy(twice + 16, branch.b, 16);
-        CHECK(hurt_row(twice, 32, 10) > 0);
+        CHECK(flip_row(twice, 32, 10) > 0);
         CHECK_EQ(kvs_branch_end(g.s, &branch, &end), 0);
         CHECK_EQ(end, TOKENS);
 
         memcpy(key, branch.b, 16);
         key[16] = 1;
         st64be(key + 17, 500);
-        CHECK(hurt_row(key, 25, 30) > 0);
+        CHECK(flip_row(key, 25, 30) > 0);
         CHECK_EQ(kvs_turns(g.s, &branch, TOKENS, count_turn, &n), 0);
         CHECK_EQ(n, 4);
 
         n = 0;
         memcpy(twice, session.b, 16);
         memcpy(twice + 16, session.b, 16);
-        CHECK(hurt_row(twice, 32, 2) > 0);
+        CHECK(flip_row(twice, 32, 2) > 0);
         CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
         CHECK_EQ(n, 3);
         CHECK(repaired() >= 4);
 
         /* What a batch would change. */
-        CHECK(hurt_tokens(3, 900) > 0);
-        CHECK(hurt_row(name, sizeof name, 3) > 0);
+        CHECK(flip_run(3, 900) > 0);
+        CHECK(flip_row(name, sizeof name, 3) > 0);
         CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 50), 0);
         CHECK(rig_tokens_ok(&g, 3, TOKENS + 50));
         uint64_t all = repaired();
@@ -141,7 +142,7 @@ static void many_hurt_rows_are_not_all_waited_for(void)
     open_rig(false);
     g.s->idx->alarm_ns = UINT64_MAX; /* by its time it would be walked, and all found at once */
     for (uint64_t at = 100; at < TOKENS; at += BLOCK_TOKENS)
-        CHECK(hurt_tokens(1, at) > 0);
+        CHECK(flip_run(1, at) > 0);
     g.s->sys.hook = slow_commit;
     CHECK_EQ(kvs_tokens(g.s, &id, 0, TOKENS, ids), -EAGAIN);
     CHECK_EQ(repaired(), 2);
@@ -172,14 +173,14 @@ static void requests_and_blocks_are_made_anew_as_well(void)
     CHECK_EQ(rig_batch(&g, &r, 1), 0);
     st32be(key, 1000);
     memcpy(key + 4, q.id.b, 16);
-    CHECK(hurt_row(key, sizeof key, 40) > 0);
+    CHECK(flip_row(key, sizeof key, 40) > 0);
     CHECK_EQ(kvs_req_get(g.s, 1000, &q.id, &got, &reply), 0);
     CHECK_STR(reply, "{\"a\":1}");
     free(reply);
     CHECK_EQ(repaired(), 1);
     CHECK_EQ(rig_put(&g, 5, 0), 0);
     rig_block_set(&g, &b, 5, 0);
-    CHECK(hurt_row(b.r.key.b, 32, 20) > 0);
+    CHECK(flip_row(b.r.key.b, 32, 20) > 0);
     CHECK_EQ(rig_get(&g, 5, 0, NULL), 0);
     rig_fini(&g);
 }
@@ -190,7 +191,7 @@ static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
     char cmd[600];
 
     open_rig(false); /* nobody else looks, and mends it before the log is gone */
-    CHECK(hurt_tokens(1, 300) > 0);
+    CHECK(flip_run(1, 300) > 0);
     snprintf(cmd, sizeof cmd, "rm %s/log/seg-*", g.dir);
     CHECK_EQ(system(cmd), 0);
     for (int i = 0; i < 3; i++)
@@ -205,6 +206,163 @@ static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
     CHECK(!rig_tokens_ok(&g, 1, 257));
     CHECK(rig_tokens_ok(&g, 2, TOKENS));
     CHECK(said("Lost"));
+    rig_fini(&g);
+}
+
+/* --- a log that is hurt as well ------------------------------------------------------------------- */
+
+static void req_put(uint32_t state)
+{
+    struct kvs_req q = {.owner = 1000,
+                        .id = rig_id(9, 1),
+                        .session = rig_id(1, 1000),
+                        .branch = rig_id(1, 0),
+                        .type = 50,
+                        .state = state,
+                        .time_ns = 1ull << 62,
+                        .reply = state == KVS_REQ_ENDED ? "{\"b\":22222222}" : "{\"a\":1}",
+                        .reply_bytes = state == KVS_REQ_ENDED ? 14 : 7};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+}
+
+/* The row of session 1, of its branch, of a request. */
+static int hurt_one(int k)
+{
+    struct kvs_id branch = rig_id(1, 0), session = rig_id(1, 1000), req = rig_id(9, 1);
+    uint8_t key[32];
+
+    if (k == 2) {
+        st32be(key, 1000);
+        memcpy(key + 4, req.b, 16);
+        return flip_row(key, 20, 40);
+    }
+    memcpy(key, k ? branch.b : session.b, 16);
+    memcpy(key + 16, key, 16);
+    return flip_row(key, 32, k ? 10 : 2);
+}
+
+static struct kvs_session one;
+static int take_one(void *ctx, const struct kvs_session *s)
+{
+    struct kvs_id id = rig_id(1, 1000);
+
+    if (!memcmp(s->id.b, id.b, 16)) {
+        one = *s;
+        (*(int *)ctx)++;
+    }
+    return 0;
+}
+
+/* The log has older frames of it: what is made of these hides what came later. */
+static void a_row_is_not_made_anew_from_a_log_that_lacks_its_newest(void)
+{
+    struct kvs_id branch = rig_id(1, 0), req = rig_id(9, 1);
+    struct kvs_stats st;
+    struct kvs_req got;
+    char *reply = NULL;
+    uint64_t end;
+
+    for (int k = 0; k < 9; k++) {
+        /* Nothing is behind it: the end is torn, to all appearance; or all of it is older. */
+        bool last = k / 3 == 1, older = k / 3 == 2;
+        char log[512];
+        size_t bytes;
+        int n = 0;
+        open_rig(false);
+        req_put(KVS_REQ_RUNNING);
+        snprintf(log, sizeof log, "%.400s/log/seg-0001", g.dir);
+        uint8_t *old = hurt_load(log, &bytes);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 50), 0);
+        req_put(KVS_REQ_ENDED);
+        if (!last)
+            CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 50), 0);
+        if (older) {
+            int fd = open(log, O_WRONLY);
+            CHECK_EQ(pwrite(fd, old, bytes, 0), (ssize_t)bytes);
+            close(fd);
+        } else {
+            CHECK(flip_tokens(g.dir, "log", 1, TOKENS + 10) > 0);
+            CHECK(flip_bytes(g.dir, "log", "{\"b\":22222222}", 14, 6) > 0);
+        }
+        free(old);
+        CHECK(hurt_one(k % 3) > 0);
+        for (int i = 0; i < 3; i++)
+            rig_turn(&g);
+        (void)kvs_sessions(g.s, take_one, &n);
+        (void)kvs_branch_end(g.s, &branch, &end);
+        if (kvs_req_get(g.s, 1000, &req, &got, &reply) == 0)
+            free(reply);
+        kvs_stats(g.s, &st);
+        CHECK_EQ(st.rows_repaired, 0);
+        CHECK_EQ(st.rows_unrepaired, 1);
+        CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 50), 0);
+        rig_reopen(&g);
+        CHECK(!g.rep.clean && g.rep.rebuilt);
+        CHECK_EQ(kvs_branch_end(g.s, &branch, &end), 0);
+        CHECK_EQ(end, TOKENS + 50); /* the index had them, and has them */
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 50));
+        CHECK(rig_tokens_ok(&g, 2, TOKENS + 50));
+        n = 0;
+        CHECK_EQ(kvs_sessions(g.s, take_one, &n), 0);
+        CHECK_EQ(n, 1);
+        CHECK_EQ(one.head, TOKENS + 50);
+        if (k % 3 == 2)
+            CHECK(said("Lost"));
+        rig_fini(&g);
+    }
+}
+
+/* What lies behind the hole is the newest there is. */
+static void a_row_is_made_anew_from_behind_a_hole_in_the_log(void)
+{
+    int n = 0;
+
+    open_rig(false);
+    CHECK(flip_tokens(g.dir, "log", 1, 260) > 0);
+    CHECK(hurt_one(0) > 0);
+    CHECK_EQ(kvs_sessions(g.s, take_one, &n), 0);
+    CHECK_EQ(n, 1);
+    CHECK_EQ(one.head, TOKENS);
+    CHECK_EQ(repaired(), 1);
+    rig_fini(&g);
+}
+
+/* Tokens that were cut off again are still in the log. */
+static void a_branch_ends_where_its_tokens_do(void)
+{
+    struct kvs_id branch = rig_id(1, 0);
+    struct kvs_rec cut = {.kind = KVS_REC_CUT, .tokens = {.branch = branch, .first = 500}};
+    uint64_t end;
+
+    for (int k = 0; k < 2; k++) {
+        open_rig(false);
+        CHECK_EQ(rig_batch(&g, &cut, 1), 0);
+        if (k) /* its runs are hurt as well: then the log says where */
+            CHECK(flip_run(1, 300) > 0);
+        CHECK(hurt_one(1) > 0);
+        CHECK_EQ(kvs_branch_end(g.s, &branch, &end), 0);
+        CHECK_EQ(end, 500);
+        CHECK(rig_tokens_ok(&g, 1, 500));
+        CHECK_EQ(rig_talk(&g, 1, 500, 700), 0);
+        CHECK(rig_tokens_ok(&g, 1, 700));
+        rig_fini(&g);
+    }
+}
+
+/* How far the index has come is not how far the group has that finds its row hurt. */
+static void a_turn_is_not_taken_for_one_that_the_index_has(void)
+{
+    open_rig(false);
+    g.s->idx->alarm_ns = UINT64_MAX; /* by its time it would be walked before the group */
+    CHECK(flip_row("logseq", 6, 0) > 0);
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 50), 0);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 50));
+    CHECK(repaired() >= 1);
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 50));
     rig_fini(&g);
 }
 
@@ -238,7 +396,7 @@ static void a_believed_index_is_walked_beside_the_open_store(void)
     open_rig(true);
     g.env.quick_bytes = 4096;
     rig_close(&g);
-    CHECK(hurt_tokens(2, 700) > 0);
+    CHECK(flip_run(2, 700) > 0);
     CHECK_EQ(rig_open(&g), 0);
     CHECK(g.rep.clean && !g.rep.rebuilt); /* believed */
     scrub_until(some_repaired);           /* nobody has read it */
@@ -306,5 +464,9 @@ static void a_compaction_that_fails_is_not_tried_at_every_commit(void)
 T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(many_hurt_rows_are_not_all_waited_for),
        ROW(requests_and_blocks_are_made_anew_as_well),
        ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
+       ROW(a_row_is_not_made_anew_from_a_log_that_lacks_its_newest),
+       ROW(a_row_is_made_anew_from_behind_a_hole_in_the_log),
+       ROW(a_branch_ends_where_its_tokens_do),
+       ROW(a_turn_is_not_taken_for_one_that_the_index_has),
        ROW(a_compaction_that_fails_is_not_tried_at_every_commit),
        ROW(a_believed_index_is_walked_beside_the_open_store))
