@@ -148,6 +148,8 @@ static void group_log(struct kvstore *s, struct group *g)
             repair_turn(s);
             g->res[i] = repair_why(s, accept_batch(&s->accept, b->rec, b->n_rec));
         }
+        if (s->acked_lost && (g->res[i] == -EINVAL || g->res[i] == -ENOENT))
+            g->res[i] = E_CORRUPT; /* it follows what was lost, and that was said */
         if (g->res[i] == 0)
             g->res[i] = turnlog_add(s->log, b->rec, b->n_rec);
         if (g->res[i] == 0)

@@ -191,6 +191,12 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
         store_note(s, "%s was overwritten with another store's index, which is kept as %s",
                    path, aside);
     s->index_bad = false;
+    s->acked_seq = m.seq;
+    if (m.missing) { /* what is written from here on does not follow what the log ends with */
+        s->acked_lost = s->log_hurt = true;
+        s->ckpt.again_ns = 0;
+        turnlog_keep_old(s->log);
+    }
     s->n.repaired++;
     heal_over(s, "the index could be made anew");
     if (!m.lost)

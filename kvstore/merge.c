@@ -521,6 +521,12 @@ static void lost_words(const struct merge_report *x, const char *why, char words
     if (x->maybe)
         item(words, "perhaps %llu session%s that other records speak of (or removed before)",
              (unsigned long long)x->maybe, x->maybe > 1 ? "s" : "");
+    if (x->missing)
+        item(
+            words,
+            "what was acknowledged as frames %llu to %llu of the turn log, which is in neither "
+            "copy",
+            (unsigned long long)(x->seq - x->missing + 1), (unsigned long long)x->seq);
     if (x->blind)
         item(words, "perhaps more, of which nothing is left");
     if (x->named[0]) {
@@ -534,7 +540,7 @@ static void lost_words(const struct merge_report *x, const char *why, char words
  * the same again.  Those that the list has no room for may be others. */
 static bool said_before(const struct merge_report *x, const char *lost)
 {
-    return x->named[0] && !x->more && !x->requests && !x->unsure && !x->blind &&
+    return x->named[0] && !x->more && !x->requests && !x->unsure && !x->blind && !x->missing &&
            strstr(lost, x->named);
 }
 
@@ -545,7 +551,7 @@ static int lost_put(struct merge *m, const char *why)
     struct merge_report *x = m->rep;
     char words[LOST_BYTES] = "";
 
-    x->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind;
+    x->lost = x->sessions || x->gone || x->requests || x->unsure || x->blind || x->missing;
     if (x->lost && !said_before(x, m->lost))
         lost_words(x, why, words);
     if (words[0] && m->lost[0])
@@ -560,7 +566,6 @@ static int lost_put(struct merge *m, const char *why)
 static int meta_put(struct merge *m, const char *why)
 {
     uint8_t v[8], whole[8] = {MERGE_ROWS};
-    uint64_t seq = m->l > m->seq ? m->l : m->seq; /* of what was in any copy, or more */
 
     st64(v, SCHEMA);
     int r = lost_put(m, why);
@@ -568,7 +573,7 @@ static int meta_put(struct merge *m, const char *why)
         r = index_meta_put(m->idx, "schema", v, 8);
     if (r == 0)
         r = index_meta_put(m->idx, "uuid", m->uuid, 16);
-    st64(v, seq);
+    st64(v, m->rep->seq);
     if (r == 0)
         r = index_meta_put(m->idx, "logseq", v, 8);
     if (r == 0) /* last: without it the file is a half-filled one */
@@ -638,6 +643,19 @@ static bool is_stale(const struct merge *m)
     return false;
 }
 
+/* How far both copies reach, or more; and how far they should. */
+static void end_look(struct merge *m)
+{
+    uint64_t have = m->l > m->seq ? m->l : m->seq, acked = m->s->acked_seq;
+
+    m->rep->seq = have > acked ? have : acked;
+    m->rep->missing = m->rep->seq - have;
+    m->ends_early = m->rep->missing > 0;
+    m->holes += m->ends_early;
+    m->lossy |= m->ends_early;
+    m->rep->blind |= m->ends_early;
+}
+
 static int fill(struct merge *m, const char *old, struct errbuf *eb)
 {
     struct kvstore *s = m->s;
@@ -672,6 +690,7 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     m->behind = true;
     if (r == 0 && m->have_l)
         r = log_salvage(dir, frame_take, m, &log, eb);
+    end_look(m);
     return r < 0 ? r : merge_settle(m, old, eb);
 }
 

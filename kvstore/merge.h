@@ -20,15 +20,18 @@ struct merge_report {
     uint64_t unsure;   /* sessions whose newest record may be among what is missing */
     uint64_t requests; /* of which nothing is left */
     uint64_t gone;     /* sessions of which nothing is left but a name */
-    uint64_t maybe;  /* ids that other records have and that were sessions: lost, or removed */
-    bool blind;      /* both copies have places nothing is known of: more may be gone */
-    bool lost;       /* any of these; said in the index's row `lost` from now on */
-    char named[300]; /* which, as many as fit; */
-    bool more;       /* and there are others */
+    uint64_t maybe;   /* ids that other records have and that were sessions: lost, or removed */
+    uint64_t seq;     /* of the newest frame that is in any copy, or was acknowledged: */
+    uint64_t missing; /* so many of these, at the end, are in neither */
+    bool blind;       /* both copies have places nothing is known of: more may be gone */
+    bool lost;        /* any of these; said in the index's row `lost` from now on */
+    char named[300];  /* which, as many as fit; */
+    bool more;        /* and there are others */
 };
 /* Row by row: what is intact in the log, or in the file that is the index now (there may be
  * none), is in the new one; where both have it the newer wins, by the log's sequence numbers.
- * What neither has is counted, and a session that lacks tokens or turns is marked.  why: what
+ * What neither has is counted, and a session that lacks tokens or turns is marked; in an open
+ * store, which knows the newest frame that was acknowledged, so is each that may.  why: what
  * was the matter, for the words about it; NULL: a new store.  sound: the old index has all
  * that it ever had. */
 int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_report *rep,

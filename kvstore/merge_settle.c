@@ -275,8 +275,9 @@ static int session_settle(struct merge *m, struct kvs_session *x)
     uint64_t whole;
     /* Its newest record may be what was in a hole of the log: then its tokens say how far it
      * had come. */
-    bool hole = false, unsure = m->holes && !merge_ids_is(&m->ids, &x->id, m->holes) &&
-                                !merge_ids_is(&m->ids, &x->id, MERGE_FROM_INDEX);
+    bool hole = false,
+         unsure = m->holes && !merge_ids_is(&m->ids, &x->id, m->holes) &&
+                  (m->ends_early || !merge_ids_is(&m->ids, &x->id, MERGE_FROM_INDEX));
     struct kvs_branch b;
     uint64_t end;
     char who[64];

@@ -641,6 +641,110 @@ static void a_log_that_was_touched_stays(void)
     rig_fini(&g);
 }
 
+/* --- both copies ------------------------------------------------------------------------------- */
+
+static bool marked(uint64_t s)
+{
+    static struct hurt_have h;
+    char name[32];
+
+    h.n = 0;
+    snprintf(name, sizeof name, "s%llu", (unsigned long long)s);
+    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
+    for (uint32_t i = 0; i < h.n; i++)
+        if (!strcmp(h.s[i].name, name))
+            return h.s[i].flags & KVS_SESS_LOST;
+    CHECK(false);
+    return false;
+}
+
+static bool loss_stands(void)
+{
+    struct kvs_stats st;
+    bool is = false;
+
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        is |= strstr(st.warning[i], "which is in neither copy") != NULL;
+    return is;
+}
+
+/* The store remembers how far it had come, and neither copy reaches as far: older ones of both, or
+ * of the index beside a log that has lost its end. */
+static void what_neither_copy_has_is_no_nothing(void)
+{
+    size_t bytes, log_bytes;
+    struct stat was;
+    char log[512];
+
+    for (int k = 0; k < 8; k++) {
+        int how =
+            k / 2; /* the log older, cut, older and first met by who goes on, the oldest */
+        open_rig(k % 2);
+        snprintf(log, sizeof log, "%.400s/log/seg-0001", g.dir);
+        uint8_t *old = index_read(g.dir, &bytes), *old_log = hurt_load(log, &log_bytes);
+        CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 10), 0);
+        free(how == 3 ? old : old_log);
+        if (how == 3)
+            old = index_read(g.dir, &bytes);
+        else
+            old_log = hurt_load(log, &log_bytes);
+        size_t end = log_bytes;
+        while (end && !old_log[end - 1])
+            end--;
+        for (uint64_t t = 1; t < 4; t++)
+            CHECK_EQ(rig_talk(&g, 3, TOKENS + 10 * t, TOKENS + 10 * t + 10), 0);
+        int fd = open(log, O_RDWR);
+        CHECK(fd >= 0 && fstat(fd, &was) == 0);
+        past(fd);
+        if (how == 1)
+            CHECK_EQ(ftruncate(fd, (off_t)end + 20), 0);
+        else
+            CHECK_EQ(pwrite(fd, old_log, log_bytes, 0), (ssize_t)log_bytes);
+        if (how != 1) /* the merge alone finds it */
+            CHECK_EQ(futimens(fd, (struct timespec[2]){was.st_atim, was.st_mtim}), 0);
+        close(fd);
+        index_put_back(old, bytes);
+        free(old);
+        free(old_log);
+        if (how == 2)
+            CHECK_EQ(rig_talk(&g, 3, TOKENS + 40, TOKENS + 50), E_CORRUPT);
+        CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0); /* it goes on */
+        CHECK_EQ(rig_talk(&g, 3, TOKENS + 40, TOKENS + 50), E_CORRUPT);
+        CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+        CHECK(!said("nothing is missing"));
+        CHECK(loss_stands());
+        CHECK(marked(3));
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+        CHECK(!rig_tokens_ok(&g, 3, TOKENS + 11));
+        for (int i = 0; i < 400 && g.threads && g.s->log_hurt; i++)
+            usleep(10000);
+        if (!g.threads)
+            looked_at();
+        CHECK(!g.s->log_hurt);
+        hurt_path(&g, "log", log);
+        for (int i = 0; i < 400 && g.threads && !hurt_count(log, ".bad-"); i++)
+            usleep(10000);
+        CHECK_EQ(hurt_count(log, ".bad-"), 1); /* made anew, the old one kept */
+        rig_reopen(&g);
+        CHECK(g.rep.clean && !g.rep.rebuilt);
+        CHECK(loss_stands());
+        CHECK(marked(3));
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 10));
+        CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+        CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+        all_is_there();
+        CHECK_EQ(rig_talk(&g, 3, TOKENS + 10, TOKENS + 20), 0);
+        rig_close(&g); /* the log has all of it, too */
+        rig_no_index(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(rig_tokens_ok(&g, 3, TOKENS + 20));
+        CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+        all_is_there();
+        rig_fini(&g);
+    }
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -659,4 +763,4 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(the_clock_outlives_a_kill_soon_after),
        ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
-       ROW(a_log_that_was_touched_stays))
+       ROW(a_log_that_was_touched_stays), ROW(what_neither_copy_has_is_no_nothing))
