@@ -122,20 +122,49 @@ bool ckpt_busy(const struct kvstore *s)
     return s->ckpt.phase != CKPT_NONE;
 }
 
+/* Until it is made anew there is no second copy: whatever keeps it from that is said as long. */
+static void hurt_said(struct kvstore *s, int r)
+{
+    store_state(
+        s, SAY_LOG,
+        "the turn log in %.300s/log is damaged and could not be made anew (%s): the index "
+        "is the only copy of what is missing there; %s",
+        s->dir, err_str(r),
+        s->index_bad  ? "it has damage too: restart hearthd, it then puts together what is "
+                        "left and says what is lost"
+        : sys_full(r) ? "free some space, it is tried again by itself"
+                      : "check the disk, it is tried again in a minute");
+}
+
+static void made(struct kvstore *s)
+{
+    if (!s->log_hurt) {
+        store_over(s, SAY_LOG, "the turn log could be compacted again");
+        return;
+    }
+    s->log_hurt = false;
+    store_over(s, SAY_LOG, "the turn log could be made anew");
+    store_note(
+        s,
+        "the turn log in %s/log was damaged: it is made anew from the index, the old files "
+        "are kept as seg-*.bad-*",
+        s->dir);
+}
+
 static void ckpt_over(struct kvstore *s, int r)
 {
     index_unsnap(s->idx);
     s->ckpt.phase = CKPT_NONE;
     if (r == 0)
-        s->log_hurt = false;
-    if (r == 0)
-        store_over(s, SAY_LOG, "the turn log could be compacted again");
+        made(s);
     if (r < 0) {
         turnlog_checkpoint_abort(s->log); /* the old log is as it was */
         bool full = sys_full(r);
         bool healed = index_trust(s->idx) != INDEX_FINE; /* or soon, and that is said */
         s->ckpt.again_ns = now_ns() + (full || healed ? FULL_NS : AGAIN_NS);
-        if (!full && !healed)
+        if (s->log_hurt && !healed)
+            hurt_said(s, r);
+        else if (!full && !healed)
             store_state(s, SAY_LOG,
                         "the turn log (%.300s/log) could not be compacted (%s): it grows on, "
                         "and is tried again in a minute; if that goes on, check the disk",
@@ -257,11 +286,14 @@ void ckpt_look(struct kvstore *s)
         ckpt_stop(s);
         s->ckpt.again_ns = 0;
         turnlog_keep_old(s->log);
-        store_note(s,
-                   "the turn log in %s/log was %s by another program: it is made anew from the "
-                   "index, the old files are kept as seg-*.bad-*",
-                   s->dir, cut ? "cut short" : "overwritten");
+        store_note(
+            s,
+            "the turn log in %s/log was %s by another program: it is to be made anew from "
+            "the index",
+            s->dir, cut ? "cut short" : "overwritten");
     }
-    if (s->log_hurt && !ckpt_busy(s) && !s->ckpt.trim && now_ns() >= s->ckpt.again_ns)
+    if (s->log_hurt && s->index_bad)
+        hurt_said(s, E_CORRUPT);
+    else if (s->log_hurt && !ckpt_busy(s) && !s->ckpt.trim && now_ns() >= s->ckpt.again_ns)
         (void)ckpt_begin(s);
 }

@@ -396,11 +396,8 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     if (r == 0 && !s->scrub_due) /* a full disk: the next open does it */
         (void)index_sum_make(s->idx, QUICK_BYTES);
     if (r == 0 && hurt) {
-        store_note(s,
-                   "the turn log in %s/log was damaged: it is made anew from the index, the "
-                   "old files are kept as seg-*.bad-*",
-                   s->dir);
-        (void)ckpt_all(s);
+        s->log_hurt = true;
+        (void)ckpt_all(s); /* else it is tried again while the store is open, and that is said */
     }
     if (r == 0)
         r = kept_look(s, rep->rebuilt);

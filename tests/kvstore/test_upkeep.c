@@ -2,6 +2,7 @@
  * checkpoint is believed, and that a collection which cannot read stops nobody. */
 #include "base/clock.h"
 #include "kvstore/logfile.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/flip.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
@@ -17,8 +18,9 @@ static struct rig g;
 
 static uint64_t du_bytes, du_max; /* what the store takes, at most while it is compacted */
 static bool du_seen;
-static uint32_t writes;    /* to a checkpoint of the log */
-static bool fails;         /* and they fail */
+static uint32_t writes; /* to a checkpoint of the log */
+static bool fails;      /* and they fail */
+static int fails_with;
 static char copy_log[400]; /* where the log goes when the first is under way; "": nowhere */
 
 static int du_one(const char *path, const struct stat *st, int type, struct FTW *f)
@@ -48,7 +50,7 @@ static int see_ckpt(void *user, const struct sys_event *e)
     }
     if (du_seen && du() > du_max)
         du_max = du_bytes;
-    return fails ? -EIO : 0;
+    return fails ? fails_with : 0;
 }
 
 static void start(uint64_t forget_ns)
@@ -62,6 +64,7 @@ static void start(uint64_t forget_ns)
     writes = 0;
     copy_log[0] = 0;
     fails = du_seen = false;
+    fails_with = -EIO;
     CHECK_EQ(rig_open(&g), 0);
 }
 
@@ -163,6 +166,89 @@ static void a_compaction_does_not_pass_the_limit(void)
     CHECK_EQ(rig_open(&g), 0);
     CHECK(newest_base() > base);
     CHECK(rig_tokens_ok(&g, 1, TOKENS));
+    rig_fini(&g);
+}
+
+static bool only_copy_said(void)
+{
+    struct kvs_stats st;
+    bool is = false;
+
+    kvs_stats(g.s, &st);
+    for (uint32_t i = 0; i < st.n_warnings; i++)
+        is |= strstr(st.warning[i], "the index is the only copy") != NULL;
+    return is;
+}
+
+static bool noted(const char *words)
+{
+    char note[KVS_WORDS];
+    bool any = false;
+
+    while (kvs_note(g.s, note, sizeof note))
+        any |= strstr(note, words) != NULL;
+    return any;
+}
+
+static void looks(void)
+{
+    g.s->guard_ns = g.s->ckpt.again_ns = 0;
+    do
+        rig_turn(&g);
+    while (ckpt_busy(g.s) || g.s->ckpt.trim);
+}
+
+/* A damaged log that could not be made anew is no second copy, and is made anew when it can be. */
+static void a_log_that_could_not_be_made_anew_is_no_copy(void)
+{
+    for (int k = 0; k < 3; k++) {
+        start(0);
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+        rig_close(&g);
+        CHECK(flip_tokens(g.dir, "log", 1, 300) > 0);
+        fails = true;
+        fails_with = k ? -EIO : -ENOSPC;
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(!noted("it is made anew"));
+        CHECK(only_copy_said());
+        CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+        looks();
+        CHECK(only_copy_said() && g.s->log_hurt);
+        if (k == 2) { /* by the next start alone */
+            fails = false;
+            rig_reopen(&g);
+            CHECK(g.rep.clean);
+        }
+        fails = false;
+        looks();
+        CHECK(!only_copy_said() && !g.s->log_hurt);
+        CHECK(noted("it is made anew from the index, the old files are kept"));
+        rig_close(&g);
+        rig_no_index(&g);
+        CHECK_EQ(rig_open(&g), 0);
+        for (uint64_t s = 1; s < 4; s++)
+            CHECK(rig_tokens_ok(&g, s, s == 1 ? 1100 : 1000));
+        CHECK(!noted("Lost"));
+        rig_fini(&g);
+    }
+}
+
+/* Nor is one of which the index lacks a row that it has not got either. */
+static void a_log_beside_a_damaged_index_stays_and_that_is_said(void)
+{
+    start(0);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    looks();
+    CHECK(flip_tokens(g.dir, "log", 1, 300) > 0);
+    CHECK(flip_tokens(g.dir, "index.mdb", 1, 300) > 0);
+    CHECK(!rig_tokens_ok(&g, 1, 1000));
+    for (int i = 0; i < 3; i++)
+        looks();
+    CHECK(only_copy_said());
+    CHECK_EQ(writes, 0);
+    CHECK(!noted("it is made anew"));
     rig_fini(&g);
 }
 
@@ -422,6 +508,8 @@ T_MAIN(ROW(a_log_beside_an_index_that_lacks_something_is_not_compacted),
        ROW(of_two_checkpoints_one_that_is_hurt_is_not_begun_with),
        ROW(a_compaction_that_failed_leaves_nothing_behind),
        ROW(a_compaction_does_not_pass_the_limit),
+       ROW(a_log_that_could_not_be_made_anew_is_no_copy),
+       ROW(a_log_beside_a_damaged_index_stays_and_that_is_said),
        ROW(what_was_freed_is_no_reason_to_compact_again),
        ROW(a_request_that_is_asked_again_before_it_is_dropped_stays),
        ROW(a_row_that_a_collection_cannot_read_stops_nobody),
