@@ -1,6 +1,7 @@
 /* sys.c - see sys.h. */
 #include "kvstore/sys.h"
 #include "base/access.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -396,12 +397,34 @@ int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
     return r;
 }
 
+/* A NAME.bad-* beside path that is the same file.  Links elsewhere are others', a backup's for
+ * one.  Where the directory cannot be listed there is none: one too many does no harm. */
+static bool linked_aside(const char *path, const struct stat *st, char *ret, size_t cap)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t dir = (size_t)(name - path), n = strlen(name);
+    struct stat other;
+    bool found = false;
+
+    if (st->st_nlink < 2 || (size_t)snprintf(ret, cap, "%.*s", (int)dir, path) >= cap)
+        return false;
+    DIR *d = opendir(dir ? ret : ".");
+    for (struct dirent *e; d && !found && (e = readdir(d));)
+        found = !strncmp(e->d_name, name, n) && !strncmp(e->d_name + n, ".bad-", 5) &&
+                (size_t)snprintf(ret, cap, "%.*s%s", (int)dir, path, e->d_name) < cap &&
+                lstat(ret, &other) == 0 && other.st_ino == st->st_ino &&
+                other.st_dev == st->st_dev;
+    if (d)
+        closedir(d);
+    return found;
+}
+
 int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap)
 {
     struct stat st;
     int r = stat(path, &st) < 0 ? -errno : 0;
 
-    if (r == 0 && st.st_nlink > 1) /* a killed start has done it already */
+    if (r == 0 && linked_aside(path, &st, ret, cap)) /* a killed start has done it already */
         return 0;
     if (r == 0)
         r = aside_name(path, ret, cap);

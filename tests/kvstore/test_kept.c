@@ -284,6 +284,40 @@ static void what_was_lost_is_said_until_the_damaged_files_are_deleted(void)
     rig_fini(&g);
 }
 
+static void linked(struct rig *g, const char *as)
+{
+    char path[512], other[512];
+
+    hurt_path(g, "index.mdb", path);
+    hurt_path(g, as, other);
+    CHECK_EQ(link(path, other), 0);
+}
+
+/* Another name of the index elsewhere, as a backup makes them, is not the one it is kept under; one
+ * that a killed start has left is. */
+static void a_damaged_index_is_kept_once_whatever_else_links_to_it(void)
+{
+    char dir[512];
+    struct rig g;
+
+    for (int k = 0; k < 4; k++) {
+        hurt_make(&g);
+        CHECK(hurt_tokens(&g, 1, 1100) > 0);
+        hurt_path(&g, "backup", dir);
+        CHECK_EQ(mkdir(dir, 0700), 0);
+        if (k & 1)
+            linked(&g, "backup/index.mdb.bad-1");
+        if (k & 2)
+            linked(&g, "index.mdb.bad-20200101T000000Z");
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(g.rep.rebuilt);
+        hurt_path(&g, "", dir);
+        CHECK_EQ(hurt_count(dir, "index.mdb.bad-"), 1);
+        CHECK(stands(&g, "1 damaged file is kept"));
+        rig_fini(&g);
+    }
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -294,4 +328,5 @@ T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
        ROW(what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept),
        ROW(what_was_lost_is_said_over_the_next_damage), ROW(a_loss_behind_the_list_is_said),
        ROW(what_is_not_seen_any_more_is_not_said_to_be_kept),
+       ROW(a_damaged_index_is_kept_once_whatever_else_links_to_it),
        ROW(what_is_set_aside_is_said_with_its_size_and_how_to_remove_it))
