@@ -192,18 +192,31 @@ static int lock_make(struct kvstore *s, const char *path)
     return -ENXIO; /* another one already */
 }
 
+/* Nobody can tell: it may be there as it was, and the directory has a lock of its own. */
+static void lock_unseen(struct kvstore *s, const char *path, int why)
+{
+    char typed[400];
+
+    if (!s->lock_said)
+        store_note(s, "%s cannot be looked at (%s): whether it is still there is not known; %s",
+                   path, err_str(why), sys_remedy(why, path, typed, sizeof typed));
+    s->lock_said = true;
+}
+
 /* The lock's file is gone: it is made again, unless somebody has been quicker. */
 static void lock_again(struct kvstore *s)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], typed[400];
 
     lock_path(s, path);
     int fd = lock_make(s, path);
     if (fd < 0) {
         if (!s->lock_said)
-            store_note(s,
-                       "%s was deleted or replaced while in use and cannot be made again (%s)",
-                       path, err_str(fd));
+            store_note(
+                s,
+                "%s was deleted or replaced while in use and cannot be made again (%s): it "
+                "is tried again; %s",
+                path, err_str(fd), sys_remedy(fd, s->dir, typed, sizeof typed));
         s->lock_said = true;
         return;
     }
@@ -222,6 +235,20 @@ static void lock_again(struct kvstore *s)
                    path, holder(fd));
     }
     close(fd);
+}
+
+static void lock_look(struct kvstore *s)
+{
+    char path[PATH_MAX];
+
+    lock_path(s, path);
+    int r = sys_plain(path); /* a link to it refuses a start, and so does what is no file */
+    if (r < 0 && r != -ELOOP && r != -EISDIR && r != -ENXIO)
+        lock_unseen(s, path, r);
+    else if (r < 0 || !sys_same(path, s->lock_fd))
+        lock_again(s);
+    else
+        s->lock_said = false;
 }
 
 /* --- the clock ----------------------------------------------------------------------------------- */
@@ -324,7 +351,6 @@ static void room_asked(struct kvstore *s)
 void guard_turn(struct kvstore *s)
 {
     struct lived_now now;
-    char path[PATH_MAX];
 
     if (now_ns() < s->guard_ns)
         return;
@@ -338,9 +364,7 @@ void guard_turn(struct kvstore *s)
     if (!guard_holds(s))
         return;
     ckpt_look(s);
-    lock_path(s, path);
-    if (sys_plain(path) < 0 || !sys_same(path, s->lock_fd)) /* a link to it refuses a start */
-        lock_again(s);
+    lock_look(s);
     /* An idle store keeps its clock too, now and then. */
     if (now_ns() > s->clock_idle_ns && s->fault == 0)
         (void)clock_commit(s, false);

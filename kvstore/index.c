@@ -30,8 +30,7 @@ int index_err(int rc)
     case 0: return 0;
     case MDB_NOTFOUND: return -ENOENT;
     case MDB_MAP_FULL:
-    case MDB_TXN_FULL:
-    case EFBIG: return -ENOSPC; /* the last: a limit of file sizes */
+    case MDB_TXN_FULL: return -ENOSPC;
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:
@@ -219,7 +218,7 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
         r = index_commit(i);
     if (r < 0) {
         if (!eb || !eb->s[0])
-            (void)err_set(eb, r, "cannot open the index %s: %s", i ? i->path : "", err_str(r));
+            (void)sys_refuse(eb, r, "open the index", i ? i->path : o->dir);
         index_close(i);
         return r;
     }
@@ -311,7 +310,8 @@ static int no_room(struct index *i, int r)
 
     if (r != -EIO || mdb_env_get_fd(i->env, &fd))
         return r;
-    return sys_full(sys_grows(fd)) || sys_free_bytes(i->path) < 1 << 20 ? -ENOSPC : r;
+    int g = sys_grows(fd);
+    return sys_full(g) ? g : sys_free_bytes(i->path) < 1 << 20 ? -ENOSPC : r;
 }
 
 int index_room(struct index *i)

@@ -23,6 +23,23 @@ static uint64_t clamp(uint64_t v, uint64_t lo, uint64_t hi)
     return v < lo ? lo : v > hi ? hi : v;
 }
 
+/* What is wrong with the place, another has not; a limit or a disk is not the place's fault. */
+static int dir_refuse(struct errbuf *eb, int r, const char *path)
+{
+    switch (r) {
+    case -EMFILE:
+    case -ENFILE:
+    case -ENOMEM:
+    case -ENOSPC:
+    case -EDQUOT:
+    case -EIO: return sys_refuse(eb, r, "make", path);
+    default:
+        return err_set(
+            eb, r, "cannot make %s: %s; choose another directory or change its owner or mode",
+            path, err_str(r));
+    }
+}
+
 /* The directory and everything above it that is missing. */
 static int make_dirs(struct sys *y, const char *dir, struct errbuf *eb)
 {
@@ -34,15 +51,11 @@ static int make_dirs(struct sys *y, const char *dir, struct errbuf *eb)
         if (*p == '/') {
             *p = 0;
             if (mkdir(path, 0755) < 0 && errno != EEXIST)
-                return err_set(eb, -errno, "cannot make %s: %s", path, strerror(errno));
+                return dir_refuse(eb, -errno, path);
             *p = '/';
         }
     int r = sys_mkdir(y, path);
-    return r < 0 ? err_set(eb, r,
-                           "cannot make %s: %s; choose another directory or change its "
-                           "owner or mode",
-                           path, err_str(r))
-                 : 0;
+    return r < 0 ? dir_refuse(eb, r, path) : 0;
 }
 
 static int opts_check(const struct kvs_opts *o, struct errbuf *eb)
@@ -153,7 +166,7 @@ int kvs_open_env(struct kvstore **ret, const struct kvs_opts *o, const struct kv
     if (r == 0) {
         s->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (s->event_fd < 0)
-            r = err_set(eb, -errno, "eventfd: %s", strerror(errno));
+            r = sys_refuse(eb, -errno, "make an eventfd for", s->dir);
     }
     if (r == 0)
         r = recover_open(s, rep, eb);

@@ -740,8 +740,7 @@ int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_rep
     else
         (void)unlink(tmp);
     if (r < 0 && eb && !eb->s[0])
-        (void)err_set(eb, r, "cannot make the index anew in %s: %s; nothing was changed",
-                      s->dir, err_str(r));
+        (void)sys_refuse(eb, r, "make the index anew in", s->dir);
     if (m) {
         free(m->hurt);
         free(m->ids.id);

@@ -256,8 +256,7 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
     if (sodium_is_zero(s->uuid, 16))
         return 0; /* the segments may still know the store's name */
     r = turnlog_start(s->log, s->uuid, p.applied > log.last_seq ? p.applied : log.last_seq);
-    return r < 0 ? err_set(eb, r, "cannot write the turn log in %s: %s", s->dir, err_str(r))
-                 : 0;
+    return r < 0 ? sys_refuse(eb, r, "write the turn log in", s->dir) : 0;
 }
 
 /* What a killed start, or somebody else, left under names that are for a time only: before anything
@@ -404,7 +403,7 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     if (r == 0)
         repair_scrub(s);
     if (r < 0)
-        return err_set(eb, r, "cannot open the store in %s: %s", s->dir, err_str(r));
+        return sys_refuse(eb, r, "open the store in", s->dir);
     s->day = store_day_now(s);
     if (index_meta_get(s->idx, INDEX_LOOP, "day", v, 16) == 16 &&
         (ld64(v) == s->day || s->clock_set))

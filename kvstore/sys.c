@@ -28,12 +28,6 @@ int sys_hook(struct sys *y, enum sys_op op, bool after, int fd, const char *path
     }
 }
 
-/* A limit of file sizes (RLIMIT_FSIZE) is a lack of room like any other. */
-static int no_room(int e)
-{
-    return e == EFBIG ? -ENOSPC : -e;
-}
-
 bool sys_full(int code)
 {
     return code == -ENOSPC || code == -EDQUOT || code == -EFBIG;
@@ -53,7 +47,7 @@ int sys_grows(int fd)
         if (n > 0)
             at += (uint64_t)n;
         else if (n == 0 || errno != EINTR || ++tries > TRIES_MAX)
-            return n == 0 ? -EIO : no_room(errno);
+            return n == 0 ? -EIO : -errno;
     }
     return 0;
 }
@@ -69,7 +63,7 @@ int sys_write(struct sys *y, int fd, const void *buf, uint64_t bytes, uint64_t o
             at += (uint64_t)n;
             tries = 0;
         } else if (n == 0 || (errno != EINTR && errno != EAGAIN) || ++tries > TRIES_MAX) {
-            r = n == 0 ? -EIO : no_room(errno);
+            r = n == 0 ? -EIO : -errno;
         }
     }
     if (r < 0)
@@ -116,9 +110,9 @@ int sys_alloc(struct sys *y, int fd, uint64_t bytes)
         return r;
     if (fallocate(fd, 0, 0, (off_t)bytes) < 0) {
         if (errno != EOPNOTSUPP)
-            return no_room(errno);
+            return -errno;
         if (ftruncate(fd, (off_t)bytes) < 0) /* the file system cannot: take it as it comes */
-            return no_room(errno);
+            return -errno;
     }
     (void)sys_hook(y, SYS_ALLOC, true, fd, NULL, NULL, 0, bytes);
     return 0;
@@ -292,42 +286,44 @@ static bool link_remedy(const char *path, char *ret, size_t cap)
     return true;
 }
 
-int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path)
+const char *sys_remedy(int code, const char *path, char *typed, size_t cap)
 {
-    const char *todo;
-    char typed[400];
-
     switch (code) {
     case -EACCES:
     case -EPERM:
     case -EROFS:
-        todo = access_remedy(path, typed, sizeof typed)
+        return access_remedy(path, typed, cap)
                    ? typed
                    : "give this user the right to read and write it (chown, chmod, mount)";
-        break;
-    case -EIO: todo = "the disk fails: copy the store to another one and start there"; break;
+    case -EIO: return "the disk fails: copy the store to another one and start there";
     case -EMFILE:
-    case -ENFILE: todo = "allow more open files (ulimit -n, LimitNOFILE=)"; break;
-    case -ENOMEM:
-    case -EAGAIN: todo = "free some memory, or raise the limit of processes"; break;
+    case -ENFILE: return "allow more open files (ulimit -n, LimitNOFILE=)";
+    case -ENOMEM: return "free some memory, or allow more of it (ulimit -v, MemoryMax=)";
+    case -EAGAIN: return "free some memory, or raise the limit of processes";
     case -ENOSPC:
-    case -EDQUOT: todo = "free some space"; break;
+    case -EDQUOT: return "free some space";
+    case -EFBIG: return "let files be larger (ulimit -f, LimitFSIZE=)";
     case -ENOENT:
     case -ELOOP:
     case -ENOTDIR:
     case -EISDIR:
     case -ENXIO:
-        todo = link_remedy(path, typed, sizeof typed) ? typed
-               : code == -EISDIR  ? "a directory stands in its place: move it away"
+        return link_remedy(path, typed, cap) ? typed
+               : code == -EISDIR             ? "a directory stands in its place: move it away"
                : code == -ENXIO   ? "what stands in its place is no file: move it away"
                : code == -ENOTDIR ? "what stands in its place is no directory: move it away"
                                   : "put it back";
-        break;
-    case -ETIMEDOUT: todo = "start again when the disk has less to do"; break;
-    default: todo = "remove the cause"; break;
+    case -ETIMEDOUT: return "start again when the disk has less to do";
+    default: return "remove the cause";
     }
+}
+
+int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path)
+{
+    char typed[400];
+
     return err_set(eb, code, "cannot %s %s: %s; nothing was changed; %s, then start again",
-                   verb, path, err_str(code), todo);
+                   verb, path, err_str(code), sys_remedy(code, path, typed, sizeof typed));
 }
 
 int sys_unread(struct errbuf *eb, int code, const char *path)
@@ -352,6 +348,8 @@ int sys_lock_ok(const char *path, struct errbuf *eb)
     fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT)
         return 0;
+    if (fd < 0 && errno != EACCES && errno != EPERM) /* it is not the file's fault */
+        return sys_refuse(eb, -errno, "open", path);
     if (fd < 0)
         return err_set(eb, -errno,
                        "cannot open %s for writing: %s; give it to this user (chown, chmod "

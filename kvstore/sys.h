@@ -66,6 +66,8 @@ int sys_leads(const char *path);
  * leads to stays.  Anything else is not ours: -EISDIR, -ENXIO, -errno, and words. */
 int sys_clear(const char *path, struct errbuf *eb);
 int sys_fresh(const char *path); /* cleared and made: a descriptor, -errno */
+/* What to do about that code of that path; typed has room for what is to be typed. */
+const char *sys_remedy(int code, const char *path, char *typed, size_t cap);
 /* Why there is no start: "cannot VERB PATH", the reason, what to do.  Returns code. */
 int sys_refuse(struct errbuf *eb, int code, const char *verb, const char *path);
 /* What could not be read is not damage: the same. */

@@ -255,7 +255,7 @@ int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turn
         r = open_files(l, o, rep, eb);
     if (r < 0) {
         if (eb && !eb->s[0])
-            r = err_set(eb, r, "cannot read the turn log %s: %s", o->dir, err_str(r));
+            r = sys_refuse(eb, r, "read the turn log", o->dir);
         turnlog_close(l);
         return r;
     }

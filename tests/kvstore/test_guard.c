@@ -214,6 +214,37 @@ static void what_is_no_file_does_not_stay_for_the_lock(void)
     }
 }
 
+/* A directory that cannot be searched says nothing of what is in it. */
+static void a_lock_that_cannot_be_looked_at_is_not_said_to_be_gone(void)
+{
+    struct errbuf eb = {{0}};
+    char words[KVS_WORDS];
+    struct rig g;
+    bool seen = false;
+
+    if (geteuid())
+        t_skip("only root can be another user for a while");
+    start(&g);
+    for (int k = 0; k < 2; k++) {
+        seen = false;
+        CHECK_EQ(seteuid(65534), 0);
+        for (int i = 0; i < 100 * T_SLOWER && !seen; i++) {
+            usleep(50000);
+            while (kvs_note(g.s, words, sizeof words)) {
+                seen |= strstr(words, "store.lock cannot be looked at (Permission denied)") &&
+                        strstr(words, "chmod");
+                CHECK(!strstr(words, "deleted"));
+            }
+        }
+        CHECK_EQ(seteuid(0), 0);
+        CHECK(seen);
+        usleep(k ? 0 : 2200000); /* seen again, and so to be said again */
+    }
+    CHECK_EQ(rig_talk(&g, 1, 100, 200), 0);
+    CHECK_EQ(another(&g, g.dir, &eb), -EBUSY);
+    rig_fini(&g);
+}
+
 /* An older program knows only store.lock: it may have come in when that was deleted. */
 static void a_lock_that_another_has_meanwhile_stops_the_store(void)
 {
@@ -445,6 +476,7 @@ T_MAIN(ROW(a_directory_that_is_gone_takes_no_acknowledgement_along),
        ROW(a_store_is_locked_by_what_it_is_not_by_a_name),
        ROW(what_is_no_file_does_not_stay_for_the_lock),
        ROW(a_lock_that_another_has_meanwhile_stops_the_store),
+       ROW(a_lock_that_cannot_be_looked_at_is_not_said_to_be_gone),
        ROW(a_clock_that_was_wrong_makes_nothing_old),
        ROW(a_clock_set_while_it_runs_makes_nothing_old),
        ROW(a_day_that_was_set_begins_no_new_budget), ROW(ages_are_never_above_what_went_by),

@@ -5,6 +5,7 @@
 #include "tests/t.h"
 #include <errno.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +14,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Opens in a child as another user, or with few descriptors; its answer and words. */
-static int open_as(struct rig *g, uid_t uid, rlim_t files, char *words, size_t cap)
+/* Opens in a child as another user, or within a limit of `what`; its answer and words. */
+static int open_in(struct rig *g, uid_t uid, __rlimit_resource_t what, rlim_t most, char *words,
+                   size_t cap)
 {
     int p[2], r = 0;
 
@@ -22,9 +24,10 @@ static int open_as(struct rig *g, uid_t uid, rlim_t files, char *words, size_t c
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        struct rlimit few = {files, files};
-        if (files)
-            (void)setrlimit(RLIMIT_NOFILE, &few);
+        struct rlimit few = {most, most};
+        signal(SIGXFSZ, SIG_IGN);
+        if (most)
+            (void)setrlimit(what, &few);
         if (uid && (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)))
             _exit(9);
         g->eb.s[0] = 0;
@@ -43,6 +46,11 @@ static int open_as(struct rig *g, uid_t uid, rlim_t files, char *words, size_t c
     close(p[0]);
     waitpid(pid, NULL, 0);
     return r;
+}
+
+static int open_as(struct rig *g, uid_t uid, rlim_t files, char *words, size_t cap)
+{
+    return open_in(g, uid, RLIMIT_NOFILE, files, words, cap);
 }
 
 static void what_another_user_may_not_read_is_left_alone(void)
@@ -86,6 +94,9 @@ static void too_few_descriptors_refuse_and_change_nothing(void)
             continue;
         refused++;
         CHECK(r == -EMFILE || r == -ENFILE || r == -EAGAIN);
+        if (!strstr(words, g.dir) || !strstr(words, "ulimit -n") ||
+            !strstr(words, "nothing was changed") || strstr(words, "made again"))
+            t_fail(__FILE__, __LINE__, "%d descriptors: %s", (int)files, words);
         if (hurt_sum(g.dir) != before)
             t_fail(__FILE__, __LINE__, "%d descriptors: changed (%s)", (int)files, words);
     }
@@ -94,6 +105,40 @@ static void too_few_descriptors_refuse_and_change_nothing(void)
     CHECK(!g.rep.rebuilt);
     CHECK_EQ(hurt_lost(&g, "few descriptors"), 0);
     rig_fini(&g);
+}
+
+/* Not a full disk: freeing some of it helps nobody. */
+static void a_limit_of_file_sizes_is_called_that(void)
+{
+    static const rlim_t most[] = {1, 4096, 16384, 65536, 100000, 300000, 600000};
+    char words[600], path[512];
+    int refused = 0;
+    struct rig g;
+
+    for (int k = 0; k < 3;
+         k++) { /* all of it; the index lost, with a new one left half done at the last */
+        hurt_make(&g);
+        if (k)
+            rig_no_index(&g);
+        for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+            int r = open_in(&g, 0, RLIMIT_FSIZE, most[i], words, sizeof words);
+            if (r == 0)
+                break;
+            refused++;
+            if (r != -EFBIG || !strstr(words, g.dir) || !strstr(words, "ulimit -f") ||
+                !strstr(words, "nothing was changed"))
+                t_fail(__FILE__, __LINE__, "%llu bytes: %d, %s", (unsigned long long)most[i], r,
+                       words);
+        }
+        if (k == 2) {
+            hurt_path(&g, "index.mdb.new", path);
+            CHECK(access(path, F_OK) < 0);
+        }
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(hurt_lost(&g, "small files"), 0);
+        rig_fini(&g);
+    }
+    CHECK(refused > 0);
 }
 
 static void a_process_that_cannot_be_made_refuses_and_changes_nothing(void)
@@ -182,5 +227,6 @@ static void copies_of_two_stores_are_refused(void)
     }
 T_MAIN(ROW(what_another_user_may_not_read_is_left_alone),
        ROW(too_few_descriptors_refuse_and_change_nothing),
+       ROW(a_limit_of_file_sizes_is_called_that),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
        ROW(what_is_no_file_is_refused_at_once), ROW(copies_of_two_stores_are_refused))
