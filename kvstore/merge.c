@@ -516,8 +516,9 @@ static void lost_words(const struct merge_report *x, const char *why, char words
         item(words, "%llu request%s", (unsigned long long)x->requests,
              x->requests > 1 ? "s" : "");
     if (x->unsure)
-        item(words, "perhaps the newest turns of %llu session%s", (unsigned long long)x->unsure,
-             x->unsure > 1 ? "s" : "");
+        item(words,
+             "perhaps the newest turns of %llu session%s (removed sessions may be there again)",
+             (unsigned long long)x->unsure, x->unsure > 1 ? "s" : "");
     if (x->maybe)
         item(words, "perhaps %llu session%s that other records speak of (or removed before)",
              (unsigned long long)x->maybe, x->maybe > 1 ? "s" : "");

@@ -8,6 +8,7 @@
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -282,6 +283,39 @@ static void an_old_index_with_damage_brings_nothing_back(void)
     }
 }
 
+/* The log is an older copy, and the index has a damaged row: that a session is not in it may be its
+ * removal, or the damage. */
+static void what_an_older_log_brings_back_is_said(void)
+{
+    static struct hurt_have h;
+    char said[4096], log[512];
+    size_t bytes;
+
+    start();
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    hurt_path(&g, "log/seg-0001", log);
+    uint8_t *old = hurt_load(log, &bytes);
+    CHECK_EQ(rig_open(&g), 0);
+    change();
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    rig_close(&g);
+    int fd = open(log, O_WRONLY);
+    CHECK_EQ(pwrite(fd, old, bytes, 0), (ssize_t)bytes);
+    close(fd);
+    free(old);
+    CHECK(flip_tokens(g.dir, "index.mdb", 2, 300) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 1100) && rig_tokens_ok(&g, 2, 1000));
+    h.n = 0;
+    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    CHECK(h.n == 2 || strstr(said, "removed sessions may be there again"));
+    rig_fini(&g);
+}
+
 /* A frame behind the checkpoint is lost: the index, which is from before, cannot have it. */
 static void an_old_index_counts_for_nothing_that_a_checkpoint_holds(void)
 {
@@ -493,6 +527,7 @@ static void of_two_rows_of_how_far_the_index_had_come_the_newest_counts(void)
 T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
        ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts),
        ROW(an_old_index_with_damage_brings_nothing_back),
+       ROW(what_an_older_log_brings_back_is_said),
        ROW(an_old_index_counts_for_nothing_that_a_checkpoint_holds),
        ROW(an_old_index_does_not_undo_what_a_hurt_log_still_says),
        ROW(of_two_copies_of_a_session_the_later_one_counts),
