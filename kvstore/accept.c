@@ -81,6 +81,30 @@ static int name_holder(const struct accept *a, uint32_t owner, const char *name,
     return 0;
 }
 
+/* What the record will change of the session, of which nobody can say what it is when it is damaged. */
+static int row_ok(const struct accept *a, const struct kvs_id *session)
+{
+    struct kvs_session old;
+    int r = index_session_get(a->idx, (enum index_who)a->who, session, &old);
+
+    return r == -ENOENT ? 0 : r;
+}
+
+/* The same of the run of tokens that is cut, or added to, at this place.  One that an earlier batch
+ * of the group has changed was looked at then. */
+static int run_ok(const struct accept *a, const struct kvs_id *branch, uint64_t begin,
+                  uint64_t at)
+{
+    int32_t id;
+
+    for (uint32_t i = 0; i < a->n_branch; i++)
+        if (same(&a->branch[i].id, branch))
+            return 0;
+    return at % BLOCK_TOKENS && at > begin
+               ? index_tokens(a->idx, (enum index_who)a->who, branch, at - 1, at, &id)
+               : 0;
+}
+
 /* A place that is there.  One that damage took may be said again, by the session that has it. */
 static int check_place(struct accept *a, const struct kvs_session *s)
 {
@@ -104,6 +128,8 @@ static int check_session(struct accept *a, const struct kvs_session *s)
     struct kvs_id holder;
     int r = check_place(a, s);
 
+    if (r == 0)
+        r = row_ok(a, &s->id);
     if (r < 0)
         return r;
     if (s->name[0]) {
@@ -145,7 +171,9 @@ static int check_one(struct accept *a, const struct kvs_rec *r)
 
     switch (r->kind) {
     case KVS_REC_SESSION: return check_session(a, r->session);
-    case KVS_REC_SESSION_RM: return session_note(a, r->session, true);
+    case KVS_REC_SESSION_RM:
+        e = row_ok(a, &r->session->id);
+        return e < 0 ? e : session_note(a, r->session, true);
     case KVS_REC_BRANCH: return check_branch(a, r->branch);
     case KVS_REC_TOKENS:
     case KVS_REC_CUT:
@@ -153,11 +181,15 @@ static int check_one(struct accept *a, const struct kvs_rec *r)
         if (e < 0)
             return e;
         if (r->kind == KVS_REC_CUT)
-            return r->tokens.first < begin || r->tokens.first > end
-                       ? -EINVAL
-                       : branch_note(a, &r->tokens.branch, begin, r->tokens.first);
-        if (r->tokens.first != end || r->tokens.n > CTX_TOKENS_MAX)
-            return -EINVAL;
+            e = r->tokens.first < begin || r->tokens.first > end ? -EINVAL : 0;
+        else if (r->tokens.first != end || r->tokens.n > CTX_TOKENS_MAX)
+            e = -EINVAL;
+        if (e == 0)
+            e = run_ok(a, &r->tokens.branch, begin, r->tokens.first);
+        if (e < 0)
+            return e;
+        if (r->kind == KVS_REC_CUT)
+            return branch_note(a, &r->tokens.branch, begin, r->tokens.first);
         return branch_note(a, &r->tokens.branch, begin, end + r->tokens.n);
     case KVS_REC_TURN: return branch_find(a, &r->turn->branch, &begin, &end);
     case KVS_REC_REQ:

@@ -27,7 +27,8 @@ struct accept {
 };
 void accept_begin(struct accept *a, struct index *idx, int who);
 /* 0, or why not: -EINVAL (not at the branch's end; a session that would stand behind it), -ENOENT
- * (no such branch, a session's own included), -EEXIST (a branch twice, a name taken), -EMSGSIZE (more than a frame holds), E_LIMIT (more than this group can hold: try in the next).
+ * (no such branch, a session's own included), -EEXIST (a branch twice, a name taken), -EMSGSIZE (more than a frame holds), E_LIMIT (more than this group can hold: try in the next),
+ * E_CORRUPT (a row that it would change is damaged).
  * On failure the batch leaves no trace here. */
 int accept_batch(struct accept *a, const struct kvs_rec *rec, uint32_t n);
 

@@ -856,7 +856,7 @@ static int apply_part(struct index *i, const struct kvs_part *a)
     MDB_val v;
     int r = index_get(i, INDEX_WRITE, DB_REQ, k, key_req(k, a->owner, &a->id), &v);
 
-    if (r < 0)
+    if (r < 0 && r != E_CORRUPT)     /* hurt, it is there */
         return r == -ENOENT ? 0 : r; /* forgotten meanwhile */
     return index_put(i, DB_REQ, k, key_part(k, a->owner, &a->id, a->first), a->data, a->bytes);
 }

@@ -185,6 +185,14 @@ static void requests_and_blocks_are_made_anew_as_well(void)
     rig_fini(&g);
 }
 
+static int cut_at(uint64_t seed, uint64_t first)
+{
+    struct kvs_rec cut = {.kind = KVS_REC_CUT,
+                          .tokens = {.branch = rig_id(seed, 0), .first = first}};
+
+    return rig_batch(&g, &cut, 1);
+}
+
 static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
 {
     struct kvs_stats st;
@@ -225,6 +233,23 @@ static void req_put(uint32_t state)
     struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
 
     CHECK_EQ(rig_batch(&g, &r, 1), 0);
+}
+
+static void part_put(void)
+{
+    struct kvs_part a = {
+        .owner = 1000, .id = rig_id(9, 1), .data = (uint8_t *)"part", .bytes = 4};
+    struct kvs_rec r = {.kind = KVS_REC_PART, .part = &a};
+
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+}
+
+static int session_rm(uint64_t seed)
+{
+    struct kvs_session s = {.id = rig_id(seed, 1000), .owner = 1000};
+    struct kvs_rec r = {.kind = KVS_REC_SESSION_RM, .session = &s};
+
+    return rig_batch(&g, &r, 1);
 }
 
 /* The row of session 1, of its branch, of a request. */
@@ -297,6 +322,14 @@ static void a_row_is_not_made_anew_from_a_log_that_lacks_its_newest(void)
         kvs_stats(g.s, &st);
         CHECK_EQ(st.rows_repaired, 0);
         CHECK_EQ(st.rows_unrepaired, 1);
+        /* What would change it fails alone. */
+        if (k % 3 == 2)
+            part_put();
+        else
+            CHECK_EQ(rig_talk(&g, 1, TOKENS + 50, TOKENS + 60), E_CORRUPT);
+        if (k % 3 == 0)
+            CHECK_EQ(session_rm(1), E_CORRUPT);
+        CHECK_EQ(g.s->fault, 0);
         CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 50), 0);
         rig_reopen(&g);
         CHECK(!g.rep.clean && g.rep.rebuilt);
@@ -312,6 +345,23 @@ static void a_row_is_not_made_anew_from_a_log_that_lacks_its_newest(void)
             CHECK(said("Lost"));
         rig_fini(&g);
     }
+}
+
+/* What would change them fails alone. */
+static void tokens_that_neither_has_stop_nobody_else(void)
+{
+    open_rig(false);
+    CHECK(flip_tokens(g.dir, "log", 1, TOKENS - 10) > 0);
+    CHECK(flip_run(1, TOKENS - 10) > 0);
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), E_CORRUPT);
+    CHECK_EQ(cut_at(1, TOKENS - 5), E_CORRUPT);
+    CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+    CHECK_EQ(cut_at(1, 500), 0); /* they go with it */
+    CHECK_EQ(g.s->fault, 0);
+    rig_reopen(&g);
+    CHECK(rig_tokens_ok(&g, 1, 500));
+    CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+    rig_fini(&g);
 }
 
 /* What lies behind the hole is the newest there is. */
@@ -333,12 +383,11 @@ static void a_row_is_made_anew_from_behind_a_hole_in_the_log(void)
 static void a_branch_ends_where_its_tokens_do(void)
 {
     struct kvs_id branch = rig_id(1, 0);
-    struct kvs_rec cut = {.kind = KVS_REC_CUT, .tokens = {.branch = branch, .first = 500}};
     uint64_t end;
 
     for (int k = 0; k < 2; k++) {
         open_rig(false);
-        CHECK_EQ(rig_batch(&g, &cut, 1), 0);
+        CHECK_EQ(cut_at(1, 500), 0);
         if (k) /* its runs are hurt as well: then the log says where */
             CHECK(flip_run(1, 300) > 0);
         CHECK(hurt_one(1) > 0);
@@ -465,6 +514,7 @@ T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(many_hurt_rows_are_not_all_wait
        ROW(requests_and_blocks_are_made_anew_as_well),
        ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
        ROW(a_row_is_not_made_anew_from_a_log_that_lacks_its_newest),
+       ROW(tokens_that_neither_has_stop_nobody_else),
        ROW(a_row_is_made_anew_from_behind_a_hole_in_the_log),
        ROW(a_branch_ends_where_its_tokens_do),
        ROW(a_turn_is_not_taken_for_one_that_the_index_has),
