@@ -117,6 +117,53 @@ static void frames_behind_damage_that_the_index_has_not_seen_are_kept(void)
     rig_fini(&g);
 }
 
+/* The index has lost a branch without a trace, and the log's last frame goes on with it. */
+static void a_frame_that_does_not_fit_is_not_left_out(void)
+{
+    struct sys sys = {.no_fsync = true};
+    struct index_opts o = {.dir = g.dir, .sys = &sys, .no_fsync = true};
+    struct kvs_id id = rig_id(1, 0);
+    struct index *x = NULL;
+
+    go_on_after_a_copy();
+    rig_close(&g);
+    index_copy(true);
+    CHECK_EQ(index_open(&x, &o, NULL), 0);
+    CHECK_EQ(index_begin(x), 0);
+    CHECK_EQ(index_row_del(x, DB_BRANCH, id.b, 16), 0);
+    CHECK_EQ(index_commit(x), 0);
+    index_close(x);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 1100));
+    CHECK(rig_tokens_ok(&g, 2, 1000) && rig_tokens_ok(&g, 3, 1000));
+    CHECK_EQ(sessions_lost(), 0);
+    rig_fini(&g);
+}
+
+/* It would be wiped, and was all that is left of the last turn. */
+static void the_torn_end_of_a_log_without_an_index_is_kept(void)
+{
+    char dir[512];
+
+    start();
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    rig_no_index(&g);
+    CHECK(flip_tokens(g.dir, "log", 3, 10) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt && g.rep.log_torn_bytes > 0);
+    CHECK(rig_tokens_ok(&g, 1, 1000) && rig_tokens_ok(&g, 2, 1000));
+    CHECK_EQ(rig_talk(&g, 2, 1000, 1100), 0);
+    hurt_path(&g, "log", dir);
+    CHECK(hurt_count(dir, ".bad-") > 0);
+    CHECK(flip_tokens(g.dir, "log", 3, 500) > 0); /* which of them does not matter */
+    rig_reopen(&g);
+    CHECK(rig_tokens_ok(&g, 2, 1100));
+    rig_fini(&g);
+}
+
 /* Its end and the turn behind it are lost with one frame and two rows; the tokens are all there,
  * and the open turn seems to reach over them. */
 static void a_lost_turn_behind_an_open_one_is_said(void)
@@ -525,6 +572,8 @@ static void of_two_rows_of_how_far_the_index_had_come_the_newest_counts(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
+       ROW(a_frame_that_does_not_fit_is_not_left_out),
+       ROW(the_torn_end_of_a_log_without_an_index_is_kept),
        ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts),
        ROW(an_old_index_with_damage_brings_nothing_back),
        ROW(what_an_older_log_brings_back_is_said),
