@@ -193,6 +193,89 @@ static int cut_at(uint64_t seed, uint64_t first)
     return rig_batch(&g, &cut, 1);
 }
 
+/* Put back by others, and hurt: the log has it from before it was removed. */
+static void a_hurt_row_of_a_removed_session_brings_nothing_back(void)
+{
+    struct kvs_session gone = {.id = rig_id(3, 1000), .owner = 1000};
+    struct kvs_rec rm = {.kind = KVS_REC_SESSION_RM, .session = &gone};
+    uint8_t twice[32], row[4096];
+    const uint8_t *v = NULL;
+    size_t bytes = 0;
+    int n = 0;
+
+    open_rig(false);
+    CHECK_EQ(index_begin(g.s->idx), 0);
+    CHECK_EQ(index_row_get(g.s->idx, DB_SESSION, gone.id.b, 16, &v, &bytes), 0);
+    CHECK(bytes > 0 && bytes <= sizeof row);
+    memcpy(row, v, bytes);
+    index_abort(g.s->idx);
+    CHECK_EQ(rig_batch(&g, &rm, 1), 0);
+    CHECK_EQ(index_begin(g.s->idx), 0);
+    CHECK_EQ(index_row_put(g.s->idx, DB_SESSION, gone.id.b, 16, row, bytes), 0);
+    CHECK_EQ(index_commit(g.s->idx), 0);
+    memcpy(twice, gone.id.b, 16);
+    memcpy(twice + 16, gone.id.b, 16);
+    CHECK(flip_bytes(g.dir, "index.mdb", twice, sizeof twice, 34) > 0);
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+    CHECK_EQ(n, 2);
+    CHECK_EQ(repaired(), 1);
+    rig_reopen(&g);
+    n = 0;
+    CHECK_EQ(kvs_sessions(g.s, count_session, &n), 0);
+    CHECK_EQ(n, 2);
+    rig_fini(&g);
+}
+
+static struct {
+    uint32_t n, empty;
+} parts;
+static int take_part(void *ctx, const struct kvs_part *a)
+{
+    (void)ctx;
+    parts.n++;
+    parts.empty += a->bytes == 0;
+    return 0;
+}
+
+/* The log has only the request's other part any more. */
+static void a_part_is_not_made_anew_from_another(void)
+{
+    static const char *const data[] = {"the first part of it", "the second"};
+    struct kvs_req q = {.owner = 1000,
+                        .id = rig_id(9, 1),
+                        .session = rig_id(1, 1000),
+                        .branch = rig_id(1, 0),
+                        .state = KVS_REQ_RUNNING,
+                        .time_ns = 1ull << 62};
+    struct kvs_rec r = {.kind = KVS_REC_REQ, .req = &q};
+    struct kvs_stats st;
+    uint8_t key[28] = {0};
+
+    open_rig(false);
+    CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    for (uint64_t i = 0; i < 2; i++) {
+        struct kvs_part a = {.owner = 1000,
+                             .id = q.id,
+                             .first = i * 100,
+                             .data = (const uint8_t *)data[i],
+                             .bytes = (uint32_t)strlen(data[i])};
+        r = (struct kvs_rec){.kind = KVS_REC_PART, .part = &a};
+        CHECK_EQ(rig_batch(&g, &r, 1), 0);
+    }
+    st32be(key, 1000);
+    memcpy(key + 4, q.id.b, 16);
+    CHECK(flip_bytes(g.dir, "index.mdb", key, sizeof key, 28 + 4) > 0);
+    CHECK(flip_bytes(g.dir, "log", data[0], strlen(data[0]), 4) > 0);
+    memset(&parts, 0, sizeof parts);
+    (void)kvs_parts(g.s, 1000, &q.id, take_part, NULL);
+    CHECK_EQ(parts.empty, 0);
+    CHECK(parts.n < 2);
+    kvs_stats(g.s, &st);
+    CHECK_EQ(st.rows_repaired, 0);
+    CHECK_EQ(st.rows_unrepaired, 1);
+    rig_fini(&g);
+}
+
 static void what_the_log_has_not_got_is_said_and_left_to_the_next_start(void)
 {
     struct kvs_stats st;
@@ -512,6 +595,8 @@ static void a_compaction_that_fails_is_not_tried_at_every_commit(void)
     }
 T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(many_hurt_rows_are_not_all_waited_for),
        ROW(requests_and_blocks_are_made_anew_as_well),
+       ROW(a_hurt_row_of_a_removed_session_brings_nothing_back),
+       ROW(a_part_is_not_made_anew_from_another),
        ROW(what_the_log_has_not_got_is_said_and_left_to_the_next_start),
        ROW(a_row_is_not_made_anew_from_a_log_that_lacks_its_newest),
        ROW(tokens_that_neither_has_stop_nobody_else),
