@@ -8,6 +8,8 @@
  * HEARTH_CUTS=n for more. */
 #include "tests/sim/calls.h"
 /* first: it takes the place of the C library's calls */
+#include "kvstore/index.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <ctype.h>
@@ -38,7 +40,7 @@ struct life {
     struct rig_block block[BLOCKS];
     bool marked[BLOCKS];
 };
-struct say {
+struct utter {
     struct kvs_batch b;
     struct life *l;
     uint32_t branch;
@@ -59,7 +61,7 @@ static void marked(struct life *l, int branch, uint64_t to)
 
 static void said(struct kvs_batch *b)
 {
-    struct say *t = b->user;
+    struct utter *t = b->user;
 
     /* Once the limit has refused one, those behind it stand on what is not there. */
     t->l->refused |= b->res < 0;
@@ -81,7 +83,7 @@ static void say(struct life *l, uint64_t *rnd, bool small)
     uint32_t n = small                              ? 1 + (uint32_t)(rig_rand(rnd) % 8)
                  : l->many || !(rig_rand(rnd) % 12) ? 16000
                                                     : 1 + (uint32_t)(rig_rand(rnd) % 299);
-    struct say *t = calloc(1, sizeof *t + n * sizeof *t->ids);
+    struct utter *t = calloc(1, sizeof *t + n * sizeof *t->ids);
     uint64_t from = l->sent[i];
     uint32_t m = 0;
     char name[32];
@@ -125,7 +127,7 @@ enum { PASSING = 10, PASSING_TOKENS = 16000 };
 static void passing(struct life *l, bool go)
 {
     for (uint32_t i = 0; i < PASSING; i++) {
-        struct say *t = calloc(1, sizeof *t + PASSING_TOKENS * sizeof *t->ids);
+        struct utter *t = calloc(1, sizeof *t + PASSING_TOKENS * sizeof *t->ids);
         char name[32];
 
         t->l = l;
@@ -574,6 +576,161 @@ static void a_store_of_version_2_loses_nothing_while_it_is_taken_over(void)
     printf("    %u cuts\n", n);
 }
 
+/* --- one step at a time ------------------------------------------------------------------------ */
+
+/* All of the file is these bytes, and zeros behind them. */
+static bool is_whole(const char *path, const uint8_t *head, size_t n, off_t bytes)
+{
+    uint8_t *b = calloc(1, (size_t)bytes);
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && fstat(fd, &st) == 0 && st.st_size == bytes &&
+              pread(fd, b, (size_t)bytes, 0) == bytes && memcmp(b, head, n) == 0;
+
+    for (off_t i = (off_t)n; ok && i < bytes; i++)
+        ok = b[i] == 0;
+    if (fd >= 0)
+        close(fd);
+    free(b);
+    return ok;
+}
+
+static void a_name_that_was_made_or_moved_is_that_of_all_of_the_file(void)
+{
+    enum { HEAD = 8192, BYTES = 65536, TIMES = 6 };
+    char cut[128], made[300], old[300], aside[300], path[400];
+    uint8_t head[HEAD];
+    struct sys y = {0};
+    struct rig g;
+
+    for (size_t i = 0; i < sizeof head; i++)
+        head[i] = (uint8_t)(1 + i % 255);
+    rig_init(&g, KVS_IO_THREADS, true);
+    snprintf(cut, sizeof cut, "%.100s-cut", g.dir);
+    snprintf(made, sizeof made, "%s/made", g.dir);
+    snprintf(old, sizeof old, "%s/old", g.dir);
+    CHECK_EQ(sys_make(&y, old, head, HEAD, BYTES), 0);
+    calls_begin(&(struct calls_opts){.root = g.dir});
+    CHECK_EQ(sys_make(&y, made, head, HEAD, BYTES), 0);
+    uint64_t told_made = calls_mark();
+    CHECK_EQ(sys_set_aside(&y, old, aside, sizeof aside), 0);
+    uint64_t told_aside = calls_mark(), events = calls_events();
+    calls_end();
+    const char *name = strrchr(aside, '/');
+    for (uint64_t at = 0; at <= events; at++)
+        for (uint64_t k = 0; k < TIMES; k++) {
+            calls_cut(at, false, at * TIMES + k, cut);
+            snprintf(path, sizeof path, "%s/made", cut);
+            bool there = access(path, F_OK) == 0, was, is;
+            if (there ? !is_whole(path, head, HEAD, BYTES) : at > told_made)
+                t_fail(__FILE__, __LINE__, "cut at %llu: a file that was made is %s",
+                       (unsigned long long)at, there ? "not whole" : "not there");
+            snprintf(path, sizeof path, "%s/old", cut);
+            was = is_whole(path, head, HEAD, BYTES);
+            snprintf(path, sizeof path, "%s%s", cut, name);
+            is = is_whole(path, head, HEAD, BYTES);
+            if (was == is || (was && at > told_aside))
+                t_fail(__FILE__, __LINE__,
+                       "cut at %llu: a file that was set aside is %sthere, and %sits old name",
+                       (unsigned long long)at, is ? "" : "not ", was ? "has " : "has not ");
+            rig_rm(cut);
+        }
+    rig_fini(&g);
+}
+
+/* What is left opens with sessions 1 to n, so many tokens in each, and finds nothing amiss. */
+static bool goes_on_whole(const char *dir, uint64_t disk_bytes, uint64_t n, const uint64_t *to)
+{
+    struct rig c;
+    bool ok;
+
+    store_at(&c, dir, disk_bytes, false);
+    if (rig_open(&c) < 0) {
+        printf("    open: %s\n", c.eb.s);
+        return false;
+    }
+    ok = !c.rep.rebuilt && !says_damage(&c);
+    for (uint64_t s = 1; s <= n; s++)
+        ok &= rig_tokens_ok(&c, s, to[s - 1]);
+    rig_close(&c);
+    return ok;
+}
+
+static void start_whole(struct rig *g, char cut[128])
+{
+    rig_init(g, KVS_IO_THREADS, true);
+    snprintf(cut, 128, "%.100s-cut", g->dir);
+    g->o.disk_bytes = 16 << 20;
+    g->threads = false;
+    CHECK_EQ(rig_open(g), 0);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(g, s, 0, 2000), 0);
+}
+
+static void a_smaller_copy_of_the_index_is_whole_when_it_has_the_name(void)
+{
+    enum { TIMES = 4 };
+    static const uint64_t to[] = {2000, 2000, 2000};
+    struct rig g;
+    char cut[128];
+
+    start_whole(&g, cut);
+    calls_begin(&(struct calls_opts){.root = g.dir});
+    CHECK_EQ(index_shrink_open(g.s->idx), 0);
+    uint64_t events = calls_events();
+    calls_end();
+    CHECK(events > 2);
+    for (uint64_t at = 1; at <= events; at++)
+        for (uint64_t k = 0; k < TIMES; k++) {
+            calls_cut(at, false, at * TIMES + k, cut);
+            if (!goes_on_whole(cut, g.o.disk_bytes, 3, to))
+                t_fail(__FILE__, __LINE__, "cut at %llu of %llu: not whole",
+                       (unsigned long long)at, (unsigned long long)events);
+            rig_rm(cut);
+        }
+    rig_fini(&g);
+}
+
+/* The next frame is in another file, whose sync is none of this one: with its torn end back it
+ * would be a damaged one. */
+static void a_torn_end_that_was_wiped_stays_wiped(void)
+{
+    enum { TIMES = 16, LONG = 40000 };
+    static const uint64_t to[] = {2000, LONG, 2000};
+    char cut[128], path[300];
+    uint8_t *b = malloc(1 << 20);
+    struct rig g;
+
+    start_whole(&g, cut);
+    rig_close(&g);
+    snprintf(path, sizeof path, "%s/log/seg-0001", g.dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    ssize_t n = pread(fd, b, 1 << 20, 0), end = n;
+    CHECK(n > 4096);
+    while (end > 4096 && b[end - 1] == 0)
+        end--;
+    end = (end + 7) / 8 * 8;
+    CHECK(end + 1000 < n);
+    CHECK_EQ(pwrite(fd, b + 4096, 1000, end), 1000); /* the beginning of a frame */
+    close(fd);
+    free(b);
+    calls_begin(&(struct calls_opts){.root = g.dir});
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.log_torn_bytes > 0);
+    CHECK_EQ(rig_talk(&g, 2, 2000, LONG), 0);
+    uint64_t told = calls_mark();
+    calls_end();
+    snprintf(path, sizeof path, "%s/log/seg-0002", g.dir);
+    CHECK_EQ(access(path, F_OK), 0);
+    for (uint64_t k = 0; k < TIMES; k++) {
+        calls_cut(told, false, k, cut);
+        if (!goes_on_whole(cut, g.o.disk_bytes, 3, to))
+            t_fail(__FILE__, __LINE__, "cut %llu: not whole", (unsigned long long)k);
+        rig_rm(cut);
+    }
+    rig_fini(&g);
+}
+
 /* A disk on which some syncs do nothing must be found out: else nothing above means anything. */
 static void caught(enum calls_wrong wrong, const char *path, bool hurts)
 {
@@ -612,6 +769,11 @@ T_MAIN({"no_cut_loses_anything_whatever_happens_to_one_copy",
         no_cut_loses_anything_whatever_happens_to_one_copy},
        {"a_store_of_version_2_loses_nothing_while_it_is_taken_over",
         a_store_of_version_2_loses_nothing_while_it_is_taken_over},
+       {"a_name_that_was_made_or_moved_is_that_of_all_of_the_file",
+        a_name_that_was_made_or_moved_is_that_of_all_of_the_file},
+       {"a_smaller_copy_of_the_index_is_whole_when_it_has_the_name",
+        a_smaller_copy_of_the_index_is_whole_when_it_has_the_name},
+       {"a_torn_end_that_was_wiped_stays_wiped", a_torn_end_that_was_wiped_stays_wiped},
        {"no_sync_at_all_is_caught", no_sync_at_all_is_caught},
        {"directories_that_are_not_synced_are_caught",
         directories_that_are_not_synced_are_caught},
