@@ -5,6 +5,7 @@
 #include "kvstore/logfile.h"
 #include "kvstore/store.h"
 #include "tests/kvstore/flip.h"
+#include "tests/kvstore/hurt.h"
 #include "tests/kvstore/rig.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -297,6 +298,78 @@ static void of_two_checkpoints_one_that_is_hurt_is_not_begun_with(void)
     for (uint64_t s = 1; s < 4; s++)
         CHECK(rig_tokens_ok(&g, s, 20000));
     CHECK(rig_tokens_ok(&g, 50, at));
+    rig_fini(&g);
+}
+
+/* A file of the log under another one's name is not that one: it would hide what is between them. */
+static void a_checkpoint_under_a_newer_name_is_not_begun_with(void)
+{
+    char from[500], to[500];
+
+    start(0);
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    CHECK_EQ(ckpt_all(g.s), 0);
+    uint32_t base = newest_base();
+    CHECK(base > 0);
+    CHECK_EQ(rig_talk(&g, 2, 1000, 1500), 0);
+    CHECK_EQ(rig_talk(&g, 4, 0, 1000), 0);
+    rig_close(&g);
+    snprintf(from, sizeof from, "%s/log/seg-%04u", g.dir, base);
+    snprintf(to, sizeof to, "%s/log/seg-%04u", g.dir, base + 5);
+    CHECK_EQ(rig_cp(from, to), 0);
+    rig_no_index(&g);
+    rig_reopen(&g);
+    CHECK(g.rep.rebuilt);
+    for (uint64_t s = 1; s < 5; s++)
+        CHECK(rig_tokens_ok(&g, s, s == 2 ? 1500 : 1000));
+    rig_fini(&g);
+}
+
+static int leading_to(const char *word)
+{
+    int n = 0;
+
+    for (int fd = 3; fd < 1024; fd++)
+        n += rig_leads(fd, word);
+    return n;
+}
+
+/* A log of many files would use up all there are. */
+static void one_file_of_the_log_is_open(void)
+{
+    char path[400];
+
+    start(0);
+    rig_close(&g);
+    g.o.disk_bytes = 64 << 20; /* no compaction yet */
+    CHECK_EQ(rig_open(&g), 0);
+    int before = leading_to("/log/");
+    for (uint64_t at = 0; at < 1000000; at += 10000)
+        CHECK_EQ(rig_talk(&g, 1, at, at + 10000), 0);
+    while (rig_compacting(&g))
+        rig_turn(&g);
+    snprintf(path, sizeof path, "%s/log", g.dir);
+    CHECK(hurt_count(path, "seg-") > 2);
+    CHECK(before <= 1);
+    CHECK_EQ(leading_to("/log/"), 1);
+    rig_fini(&g);
+}
+
+/* Nor is one that was put together left open beside the one that is. */
+static void an_index_that_was_made_anew_is_open_once(void)
+{
+    start(0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 1000), 0);
+    rig_reopen(&g);
+    int before = leading_to("index.mdb");
+    CHECK(before > 0);
+    rig_close(&g);
+    CHECK_EQ(leading_to("index.mdb"), 0);
+    rig_no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(leading_to("index.mdb"), before);
     rig_fini(&g);
 }
 
@@ -690,6 +763,8 @@ static void what_is_in_the_queue_is_not_dropped_before_its_turn(void)
     }
 T_MAIN(ROW(a_log_beside_an_index_that_lacks_something_is_not_compacted),
        ROW(of_two_checkpoints_one_that_is_hurt_is_not_begun_with),
+       ROW(a_checkpoint_under_a_newer_name_is_not_begun_with), ROW(one_file_of_the_log_is_open),
+       ROW(an_index_that_was_made_anew_is_open_once),
        ROW(a_compaction_that_failed_leaves_nothing_behind),
        ROW(a_log_that_has_a_turn_which_the_index_has_hurt_is_not_replaced),
        ROW(a_compaction_does_not_pass_the_limit),
