@@ -655,6 +655,36 @@ static void a_log_that_is_overwritten_is_made_anew(void)
     }
 }
 
+static int fail_ckpt(void *user, const struct sys_event *e)
+{
+    (void)user;
+    return rig_is_ckpt(e) ? -ENOSPC : 0;
+}
+
+/* No room for a new one: it is still hurt, and made anew when there is. */
+static void a_log_that_could_not_be_made_anew_is_still_hurt(void)
+{
+    open_rig(false);
+    looked_at();
+    g.s->sys.hook = fail_ckpt;
+    log_overwritten(3 * PAGE, PAGE, 0x5a);
+    looked_at();
+    CHECK(said("was overwritten by another program"));
+    CHECK(g.s->log_hurt);
+    g.s->sys.hook = NULL;
+    g.s->ckpt.again_ns = 0;
+    looked_at();
+    CHECK(!g.s->log_hurt);
+    int fd = index_fd();
+    CHECK_EQ(ftruncate(fd, 0), 0);
+    close(fd);
+    all_is_there();
+    rig_reopen(&g);
+    CHECK(g.rep.clean && !g.rep.rebuilt);
+    all_is_there();
+    rig_fini(&g);
+}
+
 static void log_touched(void)
 {
     static const struct timespec other[2] = {{1, 0}, {1, 0}};
@@ -809,4 +839,5 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(a_batch_between_log_and_index_counts_once),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(the_clock_outlives_a_kill_soon_after),
        ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
-       ROW(a_log_that_was_touched_stays), ROW(what_neither_copy_has_is_no_nothing))
+       ROW(a_log_that_could_not_be_made_anew_is_still_hurt), ROW(a_log_that_was_touched_stays),
+       ROW(what_neither_copy_has_is_no_nothing))

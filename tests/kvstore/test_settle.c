@@ -117,6 +117,49 @@ static void frames_behind_damage_that_the_index_has_not_seen_are_kept(void)
     rig_fini(&g);
 }
 
+/* Frames that were under way together when the power went: one did not get whole, one behind it did.
+ * Nobody was told of either. */
+static void a_group_that_was_torn_is_no_damage(void)
+{
+    go_on_after_a_copy();
+    CHECK_EQ(rig_talk(&g, 2, 1000, 1010), 0);
+    rig_close(&g);
+    index_copy(true);
+    CHECK(flip_tokens(g.dir, "log", 1, 1000) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(!g.rep.rebuilt && g.rep.log_torn_bytes > 0);
+    for (uint64_t s = 1; s < 4; s++) {
+        CHECK(rig_tokens_ok(&g, s, 1000));
+        CHECK(!rig_tokens_ok(&g, s, 1001));
+    }
+    rig_fini(&g);
+}
+
+/* An index from so long before that not all of the frames behind it were under way. */
+static void what_was_under_way_begins_where_the_index_ends(void)
+{
+    uint64_t at = 1000;
+
+    start();
+    for (uint64_t s = 1; s < 4; s++)
+        CHECK_EQ(rig_talk(&g, s, 0, 1000), 0);
+    rig_close(&g);
+    index_copy(false);
+    CHECK_EQ(rig_open(&g), 0);
+    for (int i = 0; i < GROUP_BATCHES_MAX; i++, at += 10)
+        CHECK_EQ(rig_talk(&g, 2, at, at + 10), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    CHECK_EQ(rig_talk(&g, 3, 1000, 1100), 0);
+    rig_close(&g);
+    index_copy(true);
+    CHECK(flip_tokens(g.dir, "log", 1, 1000) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(rig_tokens_ok(&g, 1, 1000));
+    CHECK(rig_tokens_ok(&g, 2, at));
+    CHECK(rig_tokens_ok(&g, 3, 1100));
+    rig_fini(&g);
+}
+
 /* The index has lost a branch without a trace, and the log's last frame goes on with it. */
 static void a_frame_that_does_not_fit_is_not_left_out(void)
 {
@@ -572,6 +615,8 @@ static void of_two_rows_of_how_far_the_index_had_come_the_newest_counts(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
+       ROW(a_group_that_was_torn_is_no_damage),
+       ROW(what_was_under_way_begins_where_the_index_ends),
        ROW(a_frame_that_does_not_fit_is_not_left_out),
        ROW(the_torn_end_of_a_log_without_an_index_is_kept),
        ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts),
