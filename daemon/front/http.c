@@ -340,30 +340,40 @@ static void learn_peer(struct conn *c)
     c->trusted |= uid == s->uid;
 }
 
-/* By the headers alone: false, and the refusal is on its way. */
+/* What keeps a page out; NULL: nothing. */
+static const char *page_refusal(const struct conn *c, bool ours)
+{
+    const struct server *s = c->s;
+    const struct httpin_head *h = &c->head;
+    return origin_refusal(&s->origins,
+                          &(struct origin_ask){.origin = httpin_field(h, "Origin"),
+                                               .site = httpin_field(h, "Sec-Fetch-Site"),
+                                               .mode = httpin_field(h, "Sec-Fetch-Mode"),
+                                               .addr = s->addr,
+                                               .uid = s->uid,
+                                               .list_only = !ours});
+}
+
+/* By the headers alone: false, and the refusal is on its way.  Who asks comes first: what is
+ * looked up beyond that costs, and is for those who may speak. */
 static bool admit(struct conn *c)
 {
     const struct server *s = c->s;
     const struct httpin_head *h = &c->head;
-    const char *no = origin_refusal(
-        &s->origins, &(struct origin_ask){.origin = httpin_field(h, "Origin"),
-                                          .site = httpin_field(h, "Sec-Fetch-Site"),
-                                          .mode = httpin_field(h, "Sec-Fetch-Mode"),
-                                          .addr = s->addr,
-                                          .uid = s->uid});
-    c->cors = !no;
     c->as = keyfile_fits(&s->keys, httpin_field(h, "Authorization"));
-    if (c->as) {
-        c->trusted = true;
-        return true;
-    }
-    /* A browser asks without the key whether the page may send it. */
-    if (!no && s->keys.n && strcmp(h->method, "OPTIONS") == 0 &&
-        httpin_field(h, "Access-Control-Request-Method"))
-        return true;
-    if (c->uid == (uint32_t)UID_NONE)
+    c->trusted |= c->as != NULL;
+    if (c->uid == (uint32_t)UID_NONE && !c->as)
         learn_peer(c);
-    if (c->uid != s->uid) {
+    bool ours = c->uid == s->uid;
+    const char *no = page_refusal(c, ours);
+    c->cors = !no;
+    /* A browser asks without the key whether the page may send it. */
+    bool preflight = s->keys.n && strcmp(h->method, "OPTIONS") == 0 && !h->chunked &&
+                     !h->body_bytes && httpin_field(h, "Origin") &&
+                     httpin_field(h, "Access-Control-Request-Method");
+    if (c->as || (!no && preflight))
+        return true;
+    if (!ours) {
         refuse(c, 401, "unauthorized",
                s->keys.n ? "this port serves its owner's processes, and others that send "
                            "\"Authorization: Bearer KEY\" with a key of the key file"

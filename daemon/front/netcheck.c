@@ -114,33 +114,50 @@ static int diag_socket(void)
     return nl < 0 ? -errno : nl;
 }
 
-int net_peer_uid_diag(int fd, uint32_t *ret_uid)
+/* A question to the kernel's own lookup. */
+struct diag_ask {
+    struct nlmsghdr h;
+    struct inet_diag_req_v2 r;
+};
+static void diag_ask_init(struct diag_ask *q, uint16_t flags)
 {
     static uint32_t seq;
+    *q = (struct diag_ask){.h = {.nlmsg_len = sizeof *q,
+                                 .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                                 .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags),
+                                 .nlmsg_seq = ++seq},
+                           .r = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u}};
+}
+
+/* The kernel answers within send and recv: nothing to wait for.  The bytes of one reply; -1: there
+ * is none (more).  What an earlier question left behind has another number. */
+static ssize_t diag_reply(int nl, const struct diag_ask *q, void *ret, size_t cap)
+{
+    const struct nlmsghdr *h = ret;
+    ssize_t k;
+    do
+        k = recv(nl, ret, cap, 0);
+    while (k >= (ssize_t)sizeof *h && h->nlmsg_seq != q->h.nlmsg_seq);
+    return k >= (ssize_t)sizeof *h ? k : -1;
+}
+
+int net_peer_uid_diag(int fd, uint32_t *ret_uid)
+{
     struct sockaddr_storage us, peer;
-    struct {
-        struct nlmsghdr h;
-        struct inet_diag_req_v2 r;
-    } q = {.h = {.nlmsg_len = sizeof q,
-                 .nlmsg_type = SOCK_DIAG_BY_FAMILY,
-                 .nlmsg_flags = NLM_F_REQUEST,
-                 .nlmsg_seq = ++seq},
-           .r = {.sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u}};
+    struct diag_ask q;
     _Alignas(struct nlmsghdr) uint8_t got[1024];
     const struct nlmsghdr *h = (const void *)got;
     if (!both_ends(fd, &us, &peer) || (peer.ss_family != AF_INET && peer.ss_family != AF_INET6))
         return -ENOENT;
+    diag_ask_init(&q, 0);
     q.r.sdiag_family = (uint8_t)peer.ss_family;
     diag_id(&q.r.id, &peer, &us);
     int nl = diag_socket();
     if (nl < 0)
         return nl;
-    /* The kernel answers within send: nothing to wait for.  What an earlier question left
-     * behind has another number. */
-    ssize_t k = send(nl, &q, sizeof q, 0) == (ssize_t)sizeof q ? 0 : -1;
-    do
-        k = k < 0 ? k : recv(nl, got, sizeof got, 0);
-    while (k >= (ssize_t)sizeof *h && h->nlmsg_seq != seq);
+    ssize_t k = send(nl, &q, sizeof q, 0) == (ssize_t)sizeof q
+                    ? diag_reply(nl, &q, got, sizeof got)
+                    : -1;
     const struct inet_diag_msg *d = NLMSG_DATA(h);
     if (k < (ssize_t)NLMSG_LENGTH(sizeof *d) || h->nlmsg_type != SOCK_DIAG_BY_FAMILY)
         return -ENOENT; /* no such socket; a kernel without this lookup says the same */
@@ -193,15 +210,38 @@ int net_peer_uid_proc(int fd, uint32_t *ret_uid)
     return -ENOENT;
 }
 
+/* Once netlink has found somebody its word is enough; until then it may be missing or barred.
+ * One thread; elsewhere a stale read costs one reading of the table. */
+static bool diag_works;
+
 int net_peer_uid(int fd, uint32_t *ret_uid)
 {
-    /* Once it has found somebody its word is enough; until then it may be missing or barred.
-     * One thread; elsewhere a stale read costs one reading of the table. */
-    static bool diag_works;
     int r = net_peer_uid_diag(fd, ret_uid);
     if (r == 0)
         diag_works = true;
     return r == 0 || (r == -ENOENT && diag_works) ? r : net_peer_uid_proc(fd, ret_uid);
+}
+
+/* Looks for a connection of our own: where all peers are of other machines nothing else would
+ * ever be found, and the whole table be read for each of them. */
+static void diag_try(void)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof sa;
+    uint32_t uid;
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (l >= 0 && c >= 0 && bind(l, (void *)&sa, sizeof sa) == 0 && listen(l, 1) == 0 &&
+        getsockname(l, (void *)&sa, &n) == 0 && connect(c, (void *)&sa, sizeof sa) == 0) {
+        int k = accept4(l, NULL, NULL, SOCK_CLOEXEC);
+        diag_works |= k >= 0 && net_peer_uid_diag(k, &uid) == 0;
+        if (k >= 0)
+            close(k);
+    }
+    if (c >= 0)
+        close(c);
+    if (l >= 0)
+        close(l);
 }
 
 void net_check_open(void)
@@ -209,6 +249,7 @@ void net_check_open(void)
     (void)diag_socket();
     (void)proc_table(false);
     (void)proc_table(true);
+    diag_try();
 }
 
 /* The pid that has socket inode open; 0 when we may not see it. */
@@ -280,22 +321,74 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap)
     return foreign;
 }
 
-enum net_port net_port_owners(uint16_t port, uint32_t uid)
+/* One listener more, of owner. */
+static void port_owner(enum net_port *ret, uint32_t owner, uint32_t uid)
+{
+    if (owner != uid && owner != 0)
+        *ret = NET_PORT_OTHERS;
+    else if (*ret == NET_PORT_NOBODY)
+        *ret = NET_PORT_OURS;
+}
+
+/* Of one family.  To its end, also when the answer is known: the socket takes one such question
+ * at a time. */
+static int port_owners_of(int nl, uint8_t family, uint16_t port, uint32_t uid,
+                          enum net_port *ret)
+{
+    _Alignas(struct nlmsghdr) static uint8_t got[32 << 10];
+    struct diag_ask q;
+    diag_ask_init(&q, NLM_F_DUMP);
+    q.r.sdiag_family = family;
+    q.r.idiag_states = 1u << TCP_LISTEN_;
+    q.r.id.idiag_sport = htons(port);
+    if (send(nl, &q, sizeof q, 0) != (ssize_t)sizeof q)
+        return -ENOENT;
+    for (ssize_t k; (k = diag_reply(nl, &q, got, sizeof got)) >= 0;) {
+        const struct nlmsghdr *h = (const void *)got;
+        for (int left = (int)k; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
+            const struct inet_diag_msg *d = NLMSG_DATA(h);
+            if (h->nlmsg_type == NLMSG_DONE)
+                return 0;
+            if (h->nlmsg_type != SOCK_DIAG_BY_FAMILY || h->nlmsg_len < NLMSG_LENGTH(sizeof *d))
+                return -ENOENT;
+            if (d->id.idiag_sport == htons(port) && d->idiag_state == TCP_LISTEN_)
+                port_owner(ret, d->idiag_uid, uid);
+        }
+    }
+    return -ENOENT;
+}
+
+int net_port_owners_diag(uint16_t port, uint32_t uid, enum net_port *ret)
+{
+    enum net_port owners = NET_PORT_NOBODY;
+    int nl = diag_socket();
+    int r = nl < 0 ? nl : port_owners_of(nl, AF_INET, port, uid, &owners);
+    if (r == 0)
+        r = port_owners_of(nl, AF_INET6, port, uid, &owners);
+    if (r == 0)
+        *ret = owners;
+    return r;
+}
+
+enum net_port net_port_owners_proc(uint16_t port, uint32_t uid)
 {
     enum net_port ret = NET_PORT_NOBODY;
-    for (int v6 = 0; v6 <= 1; v6++) {
+    for (int v6 = 0; v6 <= 1 && ret != NET_PORT_OTHERS; v6++) {
         FILE *f = proc_table(v6);
         struct row r;
-        while (f && next_row(f, &r)) {
+        while (f && ret != NET_PORT_OTHERS && next_row(f, &r)) {
             const char *colon = strrchr(r.local, ':');
-            if (r.state != TCP_LISTEN_ || !colon || strtoul(colon + 1, NULL, 16) != port)
-                continue;
-            if (r.uid != uid && r.uid != 0)
-                return NET_PORT_OTHERS;
-            ret = NET_PORT_OURS;
+            if (r.state == TCP_LISTEN_ && colon && strtoul(colon + 1, NULL, 16) == port)
+                port_owner(&ret, r.uid, uid);
         }
     }
     return ret;
+}
+
+enum net_port net_port_owners(uint16_t port, uint32_t uid)
+{
+    enum net_port ret;
+    return net_port_owners_diag(port, uid, &ret) == 0 ? ret : net_port_owners_proc(port, uid);
 }
 
 bool net_is_loopback(const char *addr)

@@ -26,6 +26,9 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap);
  * user or root alone, or somebody else too. */
 enum net_port { NET_PORT_NOBODY, NET_PORT_OURS, NET_PORT_OTHERS };
 enum net_port net_port_owners(uint16_t port, uint32_t uid);
+/* Its two ways, for tests: netlink is asked for the listeners on that port alone. */
+int net_port_owners_diag(uint16_t port, uint32_t uid, enum net_port *ret);
+enum net_port net_port_owners_proc(uint16_t port, uint32_t uid);
 /* A page on another site may resolve its name to 127.0.0.1 and talk to us: its Host or Origin
  * gives it away.  host NULL: none sent.  addr: what we listen on. */
 bool net_host_ok(const char *host, const char *addr);

@@ -82,7 +82,7 @@ const char *origin_refusal(const struct origins *o, const struct origin_ask *a)
                                        : NULL;
     if (listed(o, a->origin))
         return NULL;
-    if (!net_origin_ok(a->origin, a->addr))
+    if (a->list_only || !net_origin_ok(a->origin, a->addr))
         return "the Origin header names a web page of another site; --http-origin lets one in";
     switch (net_port_owners(port_of(a->origin), a->uid)) {
     case NET_PORT_OURS: return NULL;

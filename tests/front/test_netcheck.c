@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -206,6 +207,85 @@ static void a_peer_is_found_at_once_among_thousands(void)
     close(l);
 }
 
+static int listener(uint32_t uid, uint16_t *ret_port)
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof sa;
+    CHECK(seteuid(uid) == 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(fd, (void *)&sa, n) == 0 && listen(fd, 1) == 0);
+    CHECK_EQ(getsockname(fd, (void *)&sa, &n), 0);
+    CHECK(seteuid(0) == 0);
+    *ret_port = ntohs(sa.sin_port);
+    return fd;
+}
+
+static void both_ways_name_a_ports_owners(void)
+{
+    if (getuid() != 0)
+        t_skip("listening as another user needs root");
+    uint16_t mine, theirs, none;
+    int a = listener(0, &mine), b = listener(65534, &theirs), c = listener(0, &none);
+    enum net_port got;
+    close(c);
+    const struct {
+        uint16_t port;
+        uint32_t uid;
+        enum net_port want;
+    } rows[] = {{mine, 0, NET_PORT_OURS},         {mine, 65534, NET_PORT_OURS},
+                {theirs, 0, NET_PORT_OTHERS},     {theirs, 65534, NET_PORT_OURS},
+                {theirs, 65533, NET_PORT_OTHERS}, {none, 0, NET_PORT_NOBODY}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        CHECK_EQ(net_port_owners_proc(rows[i].port, rows[i].uid), rows[i].want);
+        if (net_port_owners_diag(rows[i].port, rows[i].uid, &got) < 0)
+            t_skip("no netlink lookup");
+        CHECK_EQ(got, rows[i].want);
+        CHECK_EQ(net_port_owners(rows[i].port, rows[i].uid), rows[i].want);
+    }
+    close(a);
+    close(b);
+}
+
+/* Connections of whomever: the table in /proc has them all, and is read in a time that grows. */
+static void a_ports_owner_is_found_at_once_among_thousands(void)
+{
+    enum { N = 1500, LOOKS = 20 };
+    static int held[2 * N];
+    int l = -1, c = -1, fd = a_connection(AF_INET, &l, &c);
+    struct rlimit lim = {0};
+    enum net_port got;
+    CHECK(getrlimit(RLIMIT_NOFILE, &lim) == 0);
+    lim.rlim_cur = lim.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &lim);
+    struct sockaddr_storage sa;
+    socklen_t n = sizeof sa;
+    CHECK_EQ(getsockname(l, (void *)&sa, &n), 0);
+    uint16_t port = ntohs(((struct sockaddr_in *)&sa)->sin_port);
+    if (lim.rlim_cur < 2 * N + 100 || net_port_owners_diag(port, geteuid(), &got) < 0)
+        t_skip("no netlink lookup, or too few descriptors");
+    for (int i = 0; i < N; i++) {
+        held[2 * i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_EQ(connect(held[2 * i], (void *)&sa, n), 0);
+        while ((held[2 * i + 1] = accept4(l, NULL, NULL, SOCK_CLOEXEC)) < 0)
+            ;
+    }
+    uint64_t t0 = now_ns();
+    for (int i = 0; i < LOOKS; i++)
+        CHECK_EQ(net_port_owners_proc(port, geteuid()), NET_PORT_OURS);
+    uint64_t t1 = now_ns();
+    for (int i = 0; i < LOOKS; i++)
+        CHECK_EQ(net_port_owners(port, geteuid()), NET_PORT_OURS);
+    uint64_t t2 = now_ns();
+    printf("    %d looks: %.1f ms by the table, %.1f ms by netlink\n", LOOKS,
+           (double)(t1 - t0) / 1e6, (double)(t2 - t1) / 1e6);
+    CHECK(t2 - t1 < (t1 - t0) / 2);
+    for (int i = 0; i < 2 * N; i++)
+        close(held[i]);
+    close(c);
+    close(fd);
+    close(l);
+}
+
 static void a_taken_port_gives_the_next_and_names_its_owner(void)
 {
     struct net_addr a;
@@ -275,6 +355,9 @@ T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_a
        {"the_kernel_names_the_peers_uid", the_kernel_names_the_peers_uid},
        {"the_kernel_names_a_mapped_peers_uid", the_kernel_names_a_mapped_peers_uid},
        {"a_peer_is_found_at_once_among_thousands", a_peer_is_found_at_once_among_thousands},
+       {"both_ways_name_a_ports_owners", both_ways_name_a_ports_owners},
+       {"a_ports_owner_is_found_at_once_among_thousands",
+        a_ports_owner_is_found_at_once_among_thousands},
        {"a_taken_port_gives_the_next_and_names_its_owner",
         a_taken_port_gives_the_next_and_names_its_owner},
        {"a_port_that_another_user_has_is_an_error", a_port_that_another_user_has_is_an_error})

@@ -184,8 +184,66 @@ static void a_preflight_is_answered_for_pages_that_may(void)
     front_stop(&f);
 }
 
+/* The status a stranger without a key gets for a preflight with this origin. */
+static int stranger_asks(const char *origin, const char *more)
+{
+    int out[2], code = 0;
+    CHECK_EQ(pipe(out), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char headers[400];
+        if (setgid(65534) != 0 || setuid(65534) != 0)
+            _exit(99);
+        snprintf(headers, sizeof headers, PRE "Origin: %s\r\n%s", origin, more);
+        code = http(f.port, "OPTIONS", "/v1/models", headers, NULL, got, sizeof got);
+        _exit(write(out[1], &code, sizeof code) == sizeof code ? 0 : 1);
+    }
+    CHECK_EQ(read(out[0], &code, sizeof code), sizeof code);
+    waitpid(pid, NULL, 0);
+    close(out[0]);
+    close(out[1]);
+    return code;
+}
+
+/* For him nobody looks up who serves a page: what was configured is all that counts. */
+static void a_strangers_preflight_gets_in_by_the_list_alone(void)
+{
+    if (getuid() != 0)
+        t_skip("becoming another user needs root");
+    char dir[64], keys[100], own[80];
+    snprintf(dir, sizeof dir, "%s", fresh_dir());
+    snprintf(keys, sizeof keys, "%s/keys", dir);
+    FILE *p = fopen(keys, "we");
+    fprintf(p, "0123456789abcdefKEY\n");
+    fclose(p);
+    chmod(keys, 0600);
+    for (int keyed = 1; keyed >= 0; keyed--) {
+        const char *more[] = {"--http-origin", "app://obsidian.md",
+                              keyed ? "--api-key-file" : NULL, keys, NULL};
+        pid_t ours;
+        bool readable;
+        f = (struct frontproc){0};
+        front_start(&f, false, true, more);
+        int mine = page_of(0, &ours);
+        snprintf(own, sizeof own, "http://localhost:%d", mine);
+        CHECK_EQ(stranger_asks("app://obsidian.md", ""), keyed ? 204 : 401);
+        CHECK_EQ(stranger_asks("app://obsidian.md", "Content-Length: 1000\r\n"), 401);
+        CHECK_EQ(stranger_asks(own, ""), 401);
+        CHECK_EQ(stranger_asks("http://evil.example", ""), 401);
+        CHECK_EQ(ask("http://localhost", mine, NEAR, &readable), 200); /* our own may */
+        CHECK(readable);
+        fakecore_kill(ours);
+        front_stop(&f);
+    }
+    unlink(keys);
+    rmdir(dir);
+}
+
 T_MAIN({"origins_are_parsed_or_refused_with_words", origins_are_parsed_or_refused_with_words},
        {"only_configured_pages_and_our_own_machines_get_in",
         only_configured_pages_and_our_own_machines_get_in},
        {"a_preflight_is_answered_for_pages_that_may",
-        a_preflight_is_answered_for_pages_that_may})
+        a_preflight_is_answered_for_pages_that_may},
+       {"a_strangers_preflight_gets_in_by_the_list_alone",
+        a_strangers_preflight_gets_in_by_the_list_alone})
