@@ -17,7 +17,9 @@
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
 #include "daemon/front/origin.h"
+#include "daemon/front/peers.h"
 #include "daemon/front/sandbox.h"
+#include "daemon/share.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -36,7 +38,7 @@ enum {
     FDS_KEPT = 32,         /* for everything that is no connection */
     LINGER_MS = 2000,      /* a refused client may finish its sending, to read why */
     STOP_MS = 400,         /* for the last words to everybody; hearthd waits half a second */
-    BODY_SMALL = 16 << 10, /* taken even when the others' bodies fill their bound */
+    BODY_SMALL = 16 << 10, /* taken even when large bodies fill their bound */
 };
 
 enum conn_state {
@@ -54,9 +56,9 @@ struct server {
     int core_fd; /* what core_ev watches; -1: nothing */
     short core_events;
     struct conn *newest, *oldest; /* by the time of their last request */
-    uint32_t n_conns, conns_max, n_foreign, n_open;
-    size_t body_bytes; /* of all requests that are not whole yet */
-    char addr[64];     /* what we listen on */
+    uint32_t n_conns, conns_max, n_foreign;
+    struct peers peers;
+    char addr[64]; /* what we listen on */
     uint16_t port;
     uint32_t uid;
     struct keyfile keys;
@@ -74,9 +76,9 @@ struct conn {
     struct server *s;
     struct conn *older, *newer;
     struct bufferevent *b;
-    uint32_t uid;      /* of the peer; UID_NONE: not known */
+    uint32_t uid;      /* of the other end; PEER_UID_NONE: not known */
+    struct peer *peer; /* who asks */
     bool trusted;      /* our own uid, or has shown a key */
-    const char *as;    /* the holder of which key asks; NULL: our own user */
     bool open;         /* x is an exchange */
     bool cors;         /* the page that asks may read the answer */
     bool reuse;        /* another request may follow */
@@ -89,7 +91,6 @@ struct conn {
     struct evbuffer *body;
     struct hx x;
 };
-enum { UID_NONE = -1 };
 
 /* --- connections --------------------------------------------------------------------------- */
 static struct evbuffer *input(struct conn *c)
@@ -129,7 +130,7 @@ static void conn_state(struct conn *c, enum conn_state state)
 
 static void body_drop(struct conn *c)
 {
-    c->s->body_bytes -= evbuffer_get_length(c->body);
+    peer_body(&c->s->peers, c->peer, -(int64_t)evbuffer_get_length(c->body));
     (void)evbuffer_drain(c->body, evbuffer_get_length(c->body));
 }
 
@@ -141,11 +142,12 @@ static void conn_free(struct conn *c)
     s->n_foreign -= c->uid != s->uid;
     if (c->open) {
         c->open = false;
-        s->n_open--;
+        peer_open(&s->peers, c->peer, false);
         if (c->x.ops && c->x.ops->gone)
             c->x.ops->gone(c->x.user);
     }
     body_drop(c);
+    peer_drop(&s->peers, c->peer);
     evbuffer_free(c->body);
     httpin_fini(&c->head);
     /* At once, not when libevent gets to freeing it: its number may be another's by then. */
@@ -163,7 +165,7 @@ static void hx_close(struct hx *x)
 {
     struct conn *c = x->c;
     c->open = false;
-    c->s->n_open--;
+    peer_open(&c->s->peers, c->peer, false);
     httpin_fini(&c->head);
     conn_state(c, CS_ENDING);
     c->seen = 0;
@@ -176,7 +178,7 @@ void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
 }
 const char *hx_as(const struct hx *x)
 {
-    return x->c->as;
+    return x->c->peer->as;
 }
 struct corelink *hx_core(struct hx *x)
 {
@@ -314,7 +316,7 @@ static struct hx *hx_open(struct conn *c, bool last)
     c->x = (struct hx){.c = c};
     c->open = true;
     c->reuse = !last && c->head.keep;
-    c->s->n_open++;
+    peer_open(&c->s->peers, c->peer, true);
     conn_state(c, CS_BUSY);
     return &c->x;
 }
@@ -340,6 +342,62 @@ static void learn_peer(struct conn *c)
     c->trusted |= uid == s->uid;
 }
 
+/* The oldest of p's, or of all for NULL: `idle`, between two requests; or it has shown no key.  So
+ * that somebody else has its place; not `but`. */
+static bool drop_oldest(struct server *s, const struct peer *p, bool idle,
+                        const struct conn *but)
+{
+    for (struct conn *c = s->oldest; c; c = c->newer) {
+        bool may = idle ? c->state == CS_HEAD && !c->seen : !c->trusted && !c->open;
+        if (may && c != but && (!p || c->peer == p)) {
+            conn_free(c);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* How many connections may be of others than our own user's processes. */
+static uint32_t foreign_max(const struct server *s)
+{
+    return s->conns_max / 4 < HTTP_CONNS_FOREIGN_MAX ? s->conns_max / 4
+                                                     : HTTP_CONNS_FOREIGN_MAX;
+}
+
+static struct peer *peer_of(struct server *s, const char *as, uint32_t uid, int fd)
+{
+    struct sockaddr_storage ss = {0};
+    socklen_t n = sizeof ss;
+    (void)getpeername(fd, (void *)&ss, &n);
+    return peer_take(&s->peers, as, uid, &ss);
+}
+
+/* It is known for whom this connection asks now.  false: he has his share of them, all in use, and
+ * is told so. */
+static bool become(struct conn *c, const char *as)
+{
+    struct server *s = c->s;
+    struct peer *p = peer_of(s, as, c->uid, bufferevent_getfd(c->b));
+    char words[160];
+    if (!p) {
+        refuse(c, 503, "out_of_memory", "no memory for this request", 1000);
+        return false;
+    }
+    if (as && p != c->peer && !share_more(p->conns - 1, s->peers.keyed - 1, foreign_max(s)) &&
+        !drop_oldest(s, p, true, c)) {
+        snprintf(words, sizeof words,
+                 "%u connections of this key are in use, which is its share of the %u for "
+                 "holders of keys; use those",
+                 p->conns - 1, foreign_max(s));
+        peer_drop(&s->peers, p);
+        refuse(c, 429, "queue_full", words, 1000);
+        return false;
+    }
+    peer_drop(&s->peers, c->peer);
+    c->peer = p;
+    return true;
+}
+
 /* What keeps a page out; NULL: nothing. */
 static const char *page_refusal(const struct conn *c, bool ours)
 {
@@ -360,18 +418,20 @@ static bool admit(struct conn *c)
 {
     const struct server *s = c->s;
     const struct httpin_head *h = &c->head;
-    c->as = keyfile_fits(&s->keys, httpin_field(h, "Authorization"));
-    c->trusted |= c->as != NULL;
-    if (c->uid == (uint32_t)UID_NONE && !c->as)
+    const char *as = keyfile_fits(&s->keys, httpin_field(h, "Authorization"));
+    c->trusted |= as != NULL;
+    if (c->uid == (uint32_t)PEER_UID_NONE && !as)
         learn_peer(c);
     bool ours = c->uid == s->uid;
+    if ((as || ours) && !become(c, as))
+        return false;
     const char *no = page_refusal(c, ours);
     c->cors = !no;
     /* A browser asks without the key whether the page may send it. */
     bool preflight = s->keys.n && strcmp(h->method, "OPTIONS") == 0 && !h->chunked &&
                      !h->body_bytes && httpin_field(h, "Origin") &&
                      httpin_field(h, "Access-Control-Request-Method");
-    if (c->as || (!no && preflight))
+    if (as || (!no && preflight))
         return true;
     if (!ours) {
         refuse(c, 401, "unauthorized",
@@ -396,6 +456,9 @@ static bool admit(struct conn *c)
     }
     return true;
 }
+
+/* hearthd takes as many of what is made of it, where no escapes are left. */
+#define BODY_HINT "; text takes fewer as UTF-8 than as \\u escapes"
 
 /* --- requests come in ------------------------------------------------------------------------ */
 /* false: more bytes are needed, or a refusal is on its way. */
@@ -430,8 +493,8 @@ static bool take_head(struct conn *c)
     if (!admit(c))
         return false;
     if (c->body_left > HTTP_BODY_MAX) {
-        char words[120];
-        snprintf(words, sizeof words, "the body has %llu bytes, at most %d are taken",
+        char words[200];
+        snprintf(words, sizeof words, "the body has %llu bytes, at most %d are taken" BODY_HINT,
                  (unsigned long long)c->body_left, HTTP_BODY_MAX);
         refuse(c, 413, "too_large", words, 0);
         return false;
@@ -450,19 +513,27 @@ static bool take_head(struct conn *c)
 static bool body_room(struct conn *c, size_t n)
 {
     size_t have = evbuffer_get_length(c->body);
+    struct peers *all = &c->s->peers;
+    char words[200];
     if (have + n > HTTP_BODY_MAX) {
-        char words[100];
-        snprintf(words, sizeof words, "the body has more than the %d bytes that are taken",
-                 HTTP_BODY_MAX);
+        snprintf(words, sizeof words,
+                 "the body has more than the %d bytes that are taken" BODY_HINT, HTTP_BODY_MAX);
         refuse(c, 413, "too_large", words, 0);
         return false;
     }
-    if (have + n > BODY_SMALL && c->s->body_bytes + n > HTTP_BODIES_MAX) {
-        refuse(c, 503, "queue_full", "the bodies of other requests fill their bound; try again",
-               1000);
+    if (have + n > BODY_SMALL &&
+        !share_more(c->peer->body_bytes + n - 1, all->body_bytes + n - 1, HTTP_BODIES_MAX)) {
+        bool own = c->peer->body_bytes > have;
+        snprintf(words, sizeof words,
+                 "requests that are being sent hold %llu MiB, %llu of them yours, of at most "
+                 "%d: %s",
+                 (unsigned long long)(all->body_bytes >> 20),
+                 (unsigned long long)(c->peer->body_bytes >> 20), HTTP_BODIES_MAX >> 20,
+                 own ? "that is your share; send fewer at a time" : "try again");
+        refuse(c, own ? 429 : 503, "queue_full", words, 1000);
         return false;
     }
-    c->s->body_bytes += n;
+    peer_body(all, c->peer, (int64_t)n);
     return true;
 }
 
@@ -507,8 +578,14 @@ static bool take_body(struct conn *c)
 
 static void begin(struct conn *c)
 {
-    if (c->s->n_open >= HTTP_OPEN_MAX) {
-        refuse(c, 503, "queue_full", "too many requests are open; try again", 1000);
+    const struct peer *p = c->peer;
+    uint32_t all = c->s->peers.open;
+    if (!share_more(p->open, all, HTTP_OPEN_MAX)) {
+        char words[160];
+        snprintf(words, sizeof words,
+                 "%u requests are open, %u of them yours, of at most %d: %s", all, p->open,
+                 HTTP_OPEN_MAX, p->open ? "that is your share; wait for answers" : "try again");
+        refuse(c, p->open ? 429 : 503, "queue_full", words, 1000);
         return;
     }
     httproute(hx_open(c, false), c->head.path);
@@ -566,44 +643,41 @@ static void on_event(struct bufferevent *b, short what, void *user)
 }
 
 /* --- connections come in --------------------------------------------------------------------- */
-/* The one of our own that has been silent longest, between two requests. */
-static bool drop_idle(struct server *s)
+/* May it have one more, which is counted with it already?  Somebody without a key gives way first
+ * with one that he has, so that who holds one is heard; of several he with the most. */
+static bool conn_room(struct server *s, const struct peer *p)
 {
-    for (struct conn *c = s->oldest; c; c = c->newer)
-        if (c->state == CS_HEAD && !c->seen) {
-            conn_free(c);
-            return true;
-        }
-    return false;
+    uint32_t most = foreign_max(s);
+    if (!p->as && p->uid == s->uid)
+        return s->n_conns - s->n_foreign < s->conns_max - most || drop_oldest(s, p, true, NULL);
+    if (p->conns > HTTP_CONNS_PEER_MAX && !drop_oldest(s, p, false, NULL))
+        return false;
+    return s->n_foreign < most || drop_oldest(s, peer_crowd(&s->peers, s->uid), false, NULL);
 }
 
-static uint32_t conns_of(const struct server *s, uint32_t uid)
+static void conn_refuse(int fd, const struct peer *p)
 {
-    uint32_t n = 0;
-    for (const struct conn *c = s->newest; c; c = c->older)
-        n += c->uid == uid;
-    return n;
-}
-
-/* May this peer have one more? */
-static bool conn_room(struct server *s, uint32_t uid)
-{
-    if (uid == s->uid)
-        return s->n_conns < s->conns_max || drop_idle(s);
-    uint32_t most =
-        s->conns_max / 4 < HTTP_CONNS_FOREIGN_MAX ? s->conns_max / 4 : HTTP_CONNS_FOREIGN_MAX;
-    return s->n_conns < s->conns_max && s->n_foreign < most &&
-           conns_of(s, uid) < HTTP_CONNS_UID_MAX;
+    char words[200], reply[600];
+    snprintf(words, sizeof words,
+             "%u connections of this %s are in use, and no more of them are taken; use those",
+             p ? p->conns - 1 : 0, p && p->uid != (uint32_t)PEER_UID_NONE ? "user" : "address");
+    char *json = openai_error_json(429, "queue_full", "", words);
+    int n = snprintf(reply, sizeof reply,
+                     "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: "
+                     "application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+                     json ? strlen(json) : 0, json ? json : "");
+    free(json);
+    if (n > 0 && n < (int)sizeof reply)
+        (void)send(fd, reply, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void conn_open(struct server *s, int fd)
 {
-    static const char full[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                               "Content-Length: 0\r\nConnection: close\r\n\r\n";
-    uint32_t uid = (uint32_t)UID_NONE;
+    uint32_t uid = (uint32_t)PEER_UID_NONE;
     int one = 1;
     (void)net_peer_uid(fd, &uid);
-    struct conn *c = conn_room(s, uid) ? calloc(1, sizeof *c) : NULL;
+    struct peer *p = peer_of(s, NULL, uid, fd);
+    struct conn *c = p && conn_room(s, p) ? calloc(1, sizeof *c) : NULL;
     if (c) {
         c->body = evbuffer_new();
         c->b = bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
@@ -611,7 +685,9 @@ static void conn_open(struct server *s, int fd)
     if (!c || !c->body || !c->b) {
         log_at(LOG_WARN_, "uid %d has as many connections as it may, or all have: refused one",
                (int)uid);
-        (void)send(fd, full, sizeof full - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        conn_refuse(fd, p);
+        if (p)
+            peer_drop(&s->peers, p);
         if (c && c->body)
             evbuffer_free(c->body);
         if (c && c->b)
@@ -623,6 +699,7 @@ static void conn_open(struct server *s, int fd)
     }
     c->s = s;
     c->uid = uid;
+    c->peer = p;
     c->trusted = uid == s->uid;
     s->n_conns++;
     s->n_foreign += uid != s->uid;
@@ -653,7 +730,7 @@ static void on_accept(evutil_socket_t fd, short what, void *user)
             /* The connection stays in the kernel's queue, and so the descriptor ready. */
             log_at(LOG_WARN_, "accept: %s, with %u connections; pausing", strerror(errno),
                    s->n_conns);
-            (void)drop_idle(s);
+            (void)drop_oldest(s, NULL, true, NULL);
             accept_stop(s);
             event_add(s->accept_again, &(struct timeval){0, ACCEPT_PAUSE_MS * 1000});
             return;

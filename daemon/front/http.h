@@ -1,12 +1,15 @@
 /* http.h - the HTTP face: a small server on a loopback port, dialects on top of it.
  *
- * Everything is bounded: connections in all and of one user, bytes of headers and bodies, the
- * time a request may take to arrive.  At the bound our own oldest silent connection gives way.
+ * Everything is bounded: connections, bytes of headers and bodies, open exchanges, the time a
+ * request may take to arrive; and shared among those who ask (peers.h), so that one at his limit
+ * is told so and the others are served.  At the bound of connections the asker's oldest silent one
+ * gives way; of those who have shown no key, also one that is not silent.
  *
  * http.c is the only file that knows libevent; dialects see exchanges (struct hx): one request
  * that gets one reply, whole or as a stream of server-sent events.  One thread. */
 #ifndef FRONT_HTTP_H
 #define FRONT_HTTP_H
+#include "base/bounds.h"
 #include "base/err.h"
 #include "daemon/front/corelink.h"
 #include <stdbool.h>
@@ -51,12 +54,13 @@ void hx_stream_end(struct hx *x);
 size_t hx_backlog(const struct hx *x); /* bytes the client has not taken yet */
 
 enum {
-    HTTP_BODY_MAX = 32 << 20,
-    HTTP_BODIES_MAX = 128 << 20,  /* of all requests that are being read */
-    HTTP_CONNS_MAX = 4096,        /* fewer where there are fewer descriptors */
-    HTTP_CONNS_FOREIGN_MAX = 256, /* of them for users other than our own */
-    HTTP_CONNS_UID_MAX = 64,      /* of them for one such user */
-    HTTP_OPEN_MAX = 512,          /* exchanges at a time */
+    HTTP_BODY_MAX = JSON_BYTES_MAX, /* more would be read to be refused by hearthd */
+    HTTP_BODIES_MAX = 128 << 20,    /* of all requests that are being read; of one alone half */
+    HTTP_CONNS_MAX = 4096,          /* fewer where there are fewer descriptors */
+    HTTP_CONNS_FOREIGN_MAX =
+        512,                  /* of them for others than our own user; of one key alone half */
+    HTTP_CONNS_PEER_MAX = 64, /* of them for one user or machine that has shown no key */
+    HTTP_OPEN_MAX = 512,      /* exchanges at a time; of one alone half */
     HTTP_BACKLOG_MAX = 256 << 10, /* then a stream waits for its reader */
     HTTP_KEEPALIVE_MS = 5000,     /* silence before a comment line goes out */
     HTTP_IDLE_MS = 120000,        /* a silent connection is closed */

@@ -27,7 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FC_CONNS = 64, FC_STREAMS = 256, FC_DUE = 512, FC_BUF = 1 << 20 };
+enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 
 struct fc_stream {
     char id[33];
