@@ -1,8 +1,17 @@
-/* corelink.c - see corelink.h. */
+/* corelink.c - see corelink.h.
+ *
+ * One stream carries the frames of all owners (the holders of keys, our own user), and hearthd takes
+ * them in their order: a large one is in the way of whatever comes behind it, and one that finds no
+ * room there (HELD_USER_MAX, which all owners of a front have together) stops the link.  So frames
+ * wait here, in classes: small ones (NEXT, CANCEL, short questions) go at once, large ones one at a
+ * time of each owner, owners in turn; and of what is not small no more is under way than hearthd
+ * has room for. */
 #include "daemon/front/corelink.h"
+#include "base/bounds.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/front/fjson.h"
+#include "daemon/share.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -18,10 +27,34 @@ enum {
         5000, /* while replies are due and nothing comes, the core is asked whether it lives */
     FIRST_CORE_MS = 5000, /* a core that started us listens already; more is a dead one */
     FRAME_BYTES_MAX = HRT_HEAD_BYTES + JSON_BYTES_MAX + TAIL_BYTES_MAX,
+    LARGE_BYTES = 256 << 10,
+    BEGUN_MAX = 1020,     /* unanswered by hearthd, which takes 1024 */
+    CALL_BYTES = 1 << 10, /* what hearthd counts for a frame beside its bytes, at most */
+    SMALL_CHARGE = 16 << 10,
+};
+enum ask_class { SMALL, MEDIUM, LARGE, CLASSES_ };
+
+/* What frames that are under way may come to in hearthd (link.c, link_charge); small ones have room
+ * of their own there. */
+static const uint64_t charge_max[CLASSES_] = {0, 14 << 20, 48 << 20};
+bound((14 << 20) + (48 << 20) < HELD_USER_MAX, "what is under way finds room in hearthd");
+
+struct owner { /* there while he has asks */
+    struct owner *next;
+    char as[33]; /* "": our own user */
+    uint32_t asks;
+    size_t bytes;
+    uint64_t charge[CLASSES_]; /* of what is under way */
+    uint64_t turn[CLASSES_];   /* when he last had one */
 };
 
 struct ask {
-    struct ask *next, *prev;
+    struct ask *next, *prev;   /* all, in order of arrival */
+    struct ask *qnext, *qprev; /* those of its class that have not begun */
+    struct owner *owner;
+    uint64_t charge;
+    uint8_t class;
+    bool queued, went; /* not begun on this link; begun on this or an earlier one */
     int64_t id;
     uint64_t arrived_ns;
     corelink_fn *fn; /* NULL: forgotten, kept only until its bytes are out */
@@ -45,9 +78,14 @@ struct corelink {
     uint32_t retry_ms;
     int64_t next_id;
     struct ask *head, *tail; /* in order of arrival */
-    struct ask *sending;     /* the first not wholly sent; NULL: nothing to send */
-    size_t sent;             /* bytes of it that are out */
-    uint32_t asks;
+    struct {
+        struct ask *head, *tail;
+    } queue[CLASSES_];
+    struct owner *owners;
+    uint64_t charge[CLASSES_], turns;
+    struct ask *sending; /* begun and not wholly sent; or NULL */
+    size_t sent;         /* bytes of it that are out */
+    uint32_t asks, begun;
     size_t ask_bytes;
     uint8_t *in;
     size_t in_n, in_cap;
@@ -60,16 +98,113 @@ static void changed(struct corelink *l)
         l->o.changed(l->o.user);
 }
 
+/* --- what waits here, and what is under way ------------------------------------------------ */
+static void queue_in(struct corelink *l, struct ask *a, bool first)
+{
+    struct ask **head = &l->queue[a->class].head, **tail = &l->queue[a->class].tail;
+    a->queued = true;
+    a->qprev = first ? NULL : *tail;
+    a->qnext = first ? *head : NULL;
+    *(a->qprev ? &a->qprev->qnext : head) = a;
+    *(a->qnext ? &a->qnext->qprev : tail) = a;
+}
+static void queue_out(struct corelink *l, struct ask *a)
+{
+    *(a->qprev ? &a->qprev->qnext : &l->queue[a->class].head) = a->qnext;
+    *(a->qnext ? &a->qnext->qprev : &l->queue[a->class].tail) = a->qprev;
+    a->qnext = a->qprev = NULL;
+    a->queued = false;
+}
+
+/* May it begin, as far as its owner is concerned? */
+static bool owner_may(const struct corelink *l, const struct ask *a)
+{
+    uint64_t own = a->owner->charge[a->class], all = l->charge[a->class];
+    return own == 0 ||
+           (a->class == MEDIUM &&
+            share_more(own + a->charge - 1, all + a->charge - 1, charge_max[MEDIUM]));
+}
+
+/* The next of a class: of the owner who has waited longest for one.  When there is no room for it
+ * nobody else's goes instead, or it might wait for ever. */
+static struct ask *queue_next(const struct corelink *l, enum ask_class class)
+{
+    struct ask *best = NULL;
+    if (class == SMALL)
+        return l->queue[SMALL].head;
+    for (struct ask *a = l->queue[class].head; a; a = a->qnext)
+        if ((!best || a->owner->turn[class] < best->owner->turn[class]) && owner_may(l, a))
+            best = a;
+    return best && (l->charge[class] == 0 ||
+                    l->charge[class] + best->charge <= charge_max[class])
+               ? best
+               : NULL;
+}
+static struct ask *next_ask(const struct corelink *l)
+{
+    struct ask *a = NULL;
+    for (int class = SMALL; !a && class < CLASSES_ && l->begun < BEGUN_MAX; class ++)
+        a = queue_next(l, (enum ask_class) class);
+    return a;
+}
+
+static void ask_begin(struct corelink *l, struct ask *a)
+{
+    queue_out(l, a);
+    a->went = true;
+    a->owner->charge[a->class] += a->charge;
+    a->owner->turn[a->class] = ++l->turns;
+    l->charge[a->class] += a->charge;
+    l->begun++;
+    l->sending = a;
+    l->sent = 0;
+}
+/* It is answered, or its link is gone. */
+static void ask_settle(struct corelink *l, struct ask *a)
+{
+    a->owner->charge[a->class] -= a->charge;
+    l->charge[a->class] -= a->charge;
+    l->begun--;
+    if (l->sending == a)
+        l->sending = NULL;
+}
+
+static struct owner *owner_of(struct corelink *l, const char *as)
+{
+    struct owner *o = l->owners;
+    while (o && strcmp(o->as, as ? as : "") != 0)
+        o = o->next;
+    if (!o && (o = calloc(1, sizeof *o))) {
+        snprintf(o->as, sizeof o->as, "%.32s", as ? as : "");
+        o->next = l->owners;
+        l->owners = o;
+    }
+    return o;
+}
+static void owner_drop(struct corelink *l, struct owner *o)
+{
+    struct owner **at = &l->owners;
+    if (o->asks)
+        return;
+    while (*at != o)
+        at = &(*at)->next;
+    *at = o->next;
+    free(o);
+}
+
 static void ask_unlink(struct corelink *l, struct ask *a)
 {
-    if (l->sending == a) {
-        l->sending = a->next;
-        l->sent = 0;
-    }
+    if (a->queued)
+        queue_out(l, a);
+    else
+        ask_settle(l, a);
     *(a->prev ? &a->prev->next : &l->head) = a->next;
     *(a->next ? &a->next->prev : &l->tail) = a->prev;
     l->asks--;
     l->ask_bytes -= a->n;
+    a->owner->asks--;
+    a->owner->bytes -= a->n;
+    owner_drop(l, a->owner);
 }
 
 /* Unlinks, answers and frees. */
@@ -112,9 +247,14 @@ static struct ask *ask_make(struct corelink *l, const char *as, uint8_t type, co
     }
     size_t n_whose = strlen(whose), n = HRT_HEAD_BYTES + n_whose + json_len + tail_len;
     struct ask *a = malloc(sizeof *a + n);
-    if (!a)
+    struct owner *o = a ? owner_of(l, as) : NULL;
+    if (!o) {
+        free(a);
         return NULL;
-    *a = (struct ask){.id = l->next_id++, .n = n, .arrived_ns = now_ns()};
+    }
+    *a = (struct ask){.id = l->next_id++, .n = n, .arrived_ns = now_ns(), .owner = o};
+    a->charge = 4 * (uint64_t)(n_whose + json_len) + tail_len + CALL_BYTES;
+    a->class = a->charge <= SMALL_CHARGE ? SMALL : n <= LARGE_BYTES ? MEDIUM : LARGE;
     hrt_pack(a->bytes, &(struct hrt_frame){.type = type,
                                            .json_len = (uint32_t)(n_whose + json_len),
                                            .tail_len = (uint32_t)tail_len,
@@ -140,6 +280,9 @@ static void ask_link(struct corelink *l, struct ask *a, bool first)
     }
     l->asks++;
     l->ask_bytes += a->n;
+    a->owner->asks++;
+    a->owner->bytes += a->n;
+    queue_in(l, a, first);
 }
 
 static void link_down(struct corelink *l, const char *why)
@@ -164,10 +307,15 @@ static void link_down(struct corelink *l, const char *why)
         if (!a->fn) {
             ask_unlink(l, a);
             free(a);
+        } else if (!a->queued) {
+            ask_settle(l, a);
+        } else {
+            queue_out(l, a);
         }
     }
-    l->sending = l->head;
-    l->sent = 0;
+    must(l->begun == 0);
+    for (struct ask *a = l->head; a; a = a->next)
+        queue_in(l, a, false);
     changed(l);
 }
 
@@ -209,8 +357,6 @@ static void try_connect(struct corelink *l)
         a->user = l;
         ask_link(l, a, true);
     }
-    l->sending = l->head;
-    l->sent = 0;
     changed(l);
 }
 
@@ -266,6 +412,7 @@ void corelink_close(struct corelink *l)
         close(l->fd);
     for (struct ask *a = l->head, *next; a; a = next) {
         next = a->next;
+        ask_unlink(l, a);
         free(a);
     }
     free(l->hello);
@@ -287,43 +434,45 @@ int64_t corelink_send_as(struct corelink *l, const char *as, uint8_t type, const
     must(!as || (json_len >= 2 && *(const char *)json == '{'));
     if (json_len + (as ? 64 : 0) > JSON_BYTES_MAX || tail_len > TAIL_BYTES_MAX)
         return -EMSGSIZE;
-    if (l->asks >= CORELINK_ASKS_MAX ||
-        l->ask_bytes + json_len + tail_len > (size_t)CORELINK_BYTES_MAX)
+    /* A CANCEL makes room, and who sends it is not there to send it again. */
+    if (l->asks >= CORELINK_ASKS_MAX + (type == HRT_CANCEL ? CORELINK_CANCELS_MAX : 0))
         return -EAGAIN;
     struct ask *a = ask_make(l, as, type, json, json_len, tail, tail_len);
     if (!a)
         return -ENOMEM;
+    if (a->class != SMALL &&
+        !share_more(a->owner->bytes + a->n - 1, l->ask_bytes + a->n - 1, CORELINK_BYTES_MAX)) {
+        owner_drop(l, a->owner);
+        free(a);
+        return -EAGAIN;
+    }
     a->fn = fn;
     a->user = user;
     int64_t id = a->id;
     if (!l->head)
         l->heard_ns = now_ns(); /* silence before this was nobody's fault */
     ask_link(l, a, false);
-    if (!l->sending) {
-        l->sending = a;
-        l->sent = 0;
-    }
     changed(l);
     return id;
 }
 
-void corelink_forget(struct corelink *l, int64_t id)
+bool corelink_forget(struct corelink *l, int64_t id)
 {
     must_be(l, CORELINK_MAGIC);
-    for (struct ask *a = l->head; a; a = a->next) {
-        if (a->id != id)
-            continue;
-        a->fn = NULL;
-        /* Half a frame on the wire must be finished; one not begun need not be sent. */
-        bool unsent = !l->up || (a == l->sending && l->sent == 0);
-        for (struct ask *s = l->up ? l->sending : NULL; s && !unsent; s = s->next)
-            unsent = s == a && s != l->sending;
-        if (unsent) {
-            ask_unlink(l, a);
-            free(a);
-        }
-        return;
+    struct ask *a = l->head;
+    while (a && a->id != id)
+        a = a->next;
+    if (!a)
+        return false;
+    bool went = a->went;
+    a->fn = NULL;
+    /* Half a frame on the wire must be finished; one not begun need not be sent. */
+    if (a->queued) {
+        ask_unlink(l, a);
+        free(a);
+        changed(l);
     }
+    return !went;
 }
 
 int corelink_fd(const struct corelink *l)
@@ -332,7 +481,7 @@ int corelink_fd(const struct corelink *l)
 }
 short corelink_events(const struct corelink *l)
 {
-    return (short)(l->fd < 0 ? 0 : POLLIN | (l->sending ? POLLOUT : 0));
+    return (short)(l->fd < 0 ? 0 : POLLIN | (l->sending || next_ask(l) ? POLLOUT : 0));
 }
 bool corelink_up(const struct corelink *l)
 {
@@ -353,8 +502,10 @@ uint32_t corelink_asks(const struct corelink *l)
 
 static void send_some(struct corelink *l)
 {
-    while (l->sending) {
-        struct ask *a = l->sending;
+    for (struct ask *a; l->sending || (a = next_ask(l));) {
+        if (!l->sending)
+            ask_begin(l, a);
+        a = l->sending;
         ssize_t n = send(l->fd, a->bytes + l->sent, a->n - l->sent, MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
@@ -365,8 +516,7 @@ static void send_some(struct corelink *l)
         }
         l->sent += (size_t)n;
         if (l->sent == a->n) {
-            l->sending = a->next;
-            l->sent = 0;
+            l->sending = NULL;
             if (a->refused) {
                 ask_unlink(l, a);
                 free(a);
@@ -477,10 +627,6 @@ static void ping(struct corelink *l)
     a->fn = on_ping;
     a->user = l;
     ask_link(l, a, false);
-    if (!l->sending) {
-        l->sending = a;
-        l->sent = 0;
-    }
     l->pinging = true;
     changed(l);
 }

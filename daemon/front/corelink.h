@@ -4,7 +4,8 @@
  * answered; when the link breaks they are sent again on the next one (every operation is
  * idempotent).  While no core is there a request waits hold_ms and is then answered
  * UNAVAILABLE core_unavailable; so it is when the link stands and nothing comes
- * (a core that hangs: it is sent a PING after a while).  Knows no event loop: the face polls corelink_fd() for
+ * (a core that hangs: it is sent a PING after a while).  Requests need not go out in their order:
+ * small ones do not wait for large ones, nor one owner's for another's.  Knows no event loop: the face polls corelink_fd() for
  * corelink_events() and calls corelink_ready(); corelink_tick() at the latest after
  * corelink_wait_ms().  One thread. */
 #ifndef FRONT_CORELINK_H
@@ -37,7 +38,8 @@ typedef void corelink_fn(void *user, const struct corelink_reply *r);
 
 enum {
     CORELINK_ASKS_MAX = 1000,       /* requests open at a time; hearthd takes 1024 of a peer */
-    CORELINK_BYTES_MAX = 256 << 20, /* and their bytes */
+    CORELINK_CANCELS_MAX = 4000,    /* CANCELs on top of them, which wait for their turn */
+    CORELINK_BYTES_MAX = 256 << 20, /* bytes of requests; of one owner alone half (share.h) */
 };
 
 int corelink_open(struct corelink **ret, const struct corelink_opts *o, struct errbuf *eb);
@@ -51,8 +53,9 @@ int64_t corelink_send(struct corelink *l, uint8_t type, const void *json, size_t
 int64_t corelink_send_as(struct corelink *l, const char *as, uint8_t type, const void *json,
                          size_t json_len, const void *tail, size_t tail_len, corelink_fn *fn,
                          void *user);
-/* The asker has gone: fn will not be called. An unknown id is ignored. */
-void corelink_forget(struct corelink *l, int64_t id);
+/* The asker has gone: fn will not be called. An unknown id is ignored.  True: it was not sent, and
+ * will not be. */
+bool corelink_forget(struct corelink *l, int64_t id);
 
 int corelink_fd(const struct corelink *l);       /* -1: not connected */
 short corelink_events(const struct corelink *l); /* POLLIN, POLLOUT */

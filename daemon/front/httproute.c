@@ -32,7 +32,7 @@ static void on_probe(void *user, const struct corelink_reply *r)
 static void probe_gone(void *user)
 {
     struct probe *p = user;
-    corelink_forget(hx_core(p->x), p->ask);
+    (void)corelink_forget(hx_core(p->x), p->ask);
     free(p);
 }
 /* Whoever asks for health wants to know now, also of a core that hangs. */

@@ -535,7 +535,7 @@ static void on_models(void *user, const struct corelink_reply *r)
 static void listing_gone(void *user)
 {
     struct listing *l = user;
-    corelink_forget(hx_core(l->x), l->ask);
+    (void)corelink_forget(hx_core(l->x), l->ask);
     listing_end(l);
 }
 

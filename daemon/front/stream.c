@@ -272,11 +272,12 @@ void gstream_close(struct gstream *g)
     if (!g)
         return;
     must_be(g, GSTREAM_MAGIC);
-    if (g->ask)
-        corelink_forget(g->core, g->ask);
+    /* Is there nothing to cancel, for START has not gone out? */
+    bool unsent =
+        g->ask && corelink_forget(g->core, g->ask) && g->state == GS_STARTING && !g->admitted;
     g->ask = 0;
     /* A core that is away goes on with nothing that nobody asks it for. */
-    if (g->state != GS_ENDED && corelink_up(g->core)) {
+    if (g->state != GS_ENDED && corelink_up(g->core) && !unsent) {
         char json[64];
         int n = snprintf(json, sizeof json, "{\"stream\":\"%s\"}", g->id);
         (void)corelink_send_as(g->core, g->as, HRT_CANCEL, json, (size_t)n, NULL, 0, ignore,

@@ -291,6 +291,55 @@ def each_api_key_is_somebody_of_its_own():
     d.stop()
 
 
+def large_bodies_of_one_key_do_not_hold_another():
+    """Five bodies of 7.5 MiB of one key, refused when they are tokenised; beside them another key's short question is
+    answered, and a client of his that leaves ends his request, while most of the five still wait."""
+    keys = ["first-key-0123456789", "second-key-0123456789"]
+    d = Daemon()
+    path = os.path.join(d.dir, "keys")
+    with open(path, "w") as f:
+        os.fchmod(f.fileno(), 0o600)
+        f.write("\n".join(keys) + "\n")
+    d.start()
+    d.load()
+    front = Front(d, http="127.0.0.1:%d" % free_port(), extra=["--api-key-file", path]).start()
+    port = http_port(d, int(front.http.rsplit(":", 1)[1]))
+
+    def send(key, prompt, **more):
+        body = json.dumps(dict({"model": "m", "messages": [{"role": "user", "content": prompt}]}, **more)).encode()
+        s = socket.create_connection(("127.0.0.1", port), 120 * SLOWER)
+        s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                  b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (key.encode(), len(body)) + body)
+        return s
+
+    def answered(socks):
+        import select
+        return len(select.select(socks, [], [], 0)[0])
+
+    text = "The quick brown fox jumps over it. " * 220000
+    with d.link() as l:
+        for leaves in (False, True):
+            s = send(keys[1], "Go on.", max_tokens=3000, stream=True, ignore_eos=True) if leaves else None
+            if leaves:
+                check(s.recv(100).startswith(b"HTTP/1.1 200"), "the stream has not begun")
+            big = [send(keys[0], text, max_tokens=1) for _ in range(5)]
+            if leaves:
+                s.close()
+                while l.call(STATUS)["sessions"]["running"]:
+                    time.sleep(0.02)
+            else:
+                check_eq(send(keys[1], "Hi.", max_tokens=1).recv(12), b"HTTP/1.1 200", "a short question is answered")
+            n = answered(big)
+            print("    %d of the five were answered before" % n)
+            check(n <= 2, lambda: "%s waited for %d of another key's large bodies" % (
+                "the end of who left" if leaves else "a short question", n))
+            for b in big:
+                check_eq(b.recv(12), b"HTTP/1.1 400", "a body longer than the context is answered")
+                b.close()
+    front.stop()
+    d.stop()
+
+
 def fill(l, name, most=20000):
     """Sessions with long system texts until one is refused, also when the log has been compacted; their names and the refusal."""
     names, words, refused = [], "x" * 1400, 0
@@ -412,6 +461,6 @@ main(requests_of_one_user_leave_room_for_another, an_answer_beside_a_flood_takes
      a_user_who_holds_all_pages_gives_some_to_another,
      a_flood_of_text_to_tokenise_does_not_hold_another_user, one_user_does_not_learn_of_another,
      what_one_user_lost_is_not_told_to_another,
-     each_api_key_is_somebody_of_its_own, a_user_cannot_take_the_place_of_a_key,
+     each_api_key_is_somebody_of_its_own, large_bodies_of_one_key_do_not_hold_another, a_user_cannot_take_the_place_of_a_key,
      a_user_who_fills_the_disk_leaves_room_for_another, a_user_who_writes_much_leaves_another_his_part_of_the_day,
      alone_on_his_own_daemon_a_user_has_all_of_the_disk)
