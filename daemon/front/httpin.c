@@ -8,7 +8,7 @@ enum { BAD = -400, TOO_LONG = -431, NOT_DONE = -501, VERSION = -505 };
 /* Twice would mean two things, each to another reader. */
 static const char *const once[] = {"Host",         "Content-Length", "Transfer-Encoding",
                                    "Content-Type", "Authorization",  "Origin",
-                                   "Expect"};
+                                   "Expect",       "Sec-Fetch-Site", "Sec-Fetch-Mode"};
 
 static bool is_digit(char c)
 {
@@ -59,9 +59,11 @@ static int request_line(struct httpin_head *h, char *line, struct errbuf *eb)
         if ((unsigned char)*t <= 0x20 || (unsigned char)*t >= 0x7f)
             return err_set(eb, BAD, "request line: bytes in the target that want escaping");
     if (strncasecmp(target, "http://", 7) == 0) { /* as proxies are asked */
+        h->authority = target + 7;
         target = strchr(target + 7, '/');
         if (!target)
             return err_set(eb, BAD, "request line: the target has no path");
+        h->authority_bytes = (uint32_t)(target - h->authority);
     }
     if (target[0] != '/' && strcmp(target, "*") != 0)
         return err_set(eb, BAD, "request line: want a target that begins with /");
@@ -113,7 +115,7 @@ static bool lists(const char *s, const char *word)
 static int body_form(struct httpin_head *h, struct errbuf *eb)
 {
     const char *len = httpin_field(h, "Content-Length"),
-               *te = httpin_field(h, "Transfer-Encoding"),
+               *te = httpin_field(h, "Transfer-Encoding"), *host = httpin_field(h, "Host"),
                *connection = httpin_field(h, "Connection"), *expect = httpin_field(h, "Expect");
     if (len && te)
         return err_set(eb, BAD,
@@ -130,8 +132,13 @@ static int body_form(struct httpin_head *h, struct errbuf *eb)
                            len);
         h->body_bytes = strtoull(len, NULL, 10);
     }
-    if (h->minor && !httpin_field(h, "Host"))
+    if (h->minor && !host)
         return err_set(eb, BAD, "headers: HTTP/1.1 wants a Host");
+    /* One reader goes by the one, another by the other. */
+    if (h->authority && host &&
+        (strlen(host) != h->authority_bytes ||
+         strncasecmp(host, h->authority, h->authority_bytes) != 0))
+        return err_set(eb, BAD, "request line: the target names another host than Host does");
     if (expect && h->minor) {
         if (strcasecmp(expect, "100-continue") != 0)
             return err_set(eb, -417, "headers: Expect: only 100-continue can be met");
@@ -210,7 +217,21 @@ char *httpin_unescape(const char *s)
 }
 
 /* --- chunks -------------------------------------------------------------------------------- */
-enum { SIZE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, LAST_CR, LAST_LF, DONE };
+enum {
+    SIZE,
+    BLANKS, /* behind a size */
+    EXTENSION,
+    SIZE_LF,
+    DATA,
+    DATA_CR,
+    DATA_LF,
+    TRAILER, /* at the beginning of a line behind the last chunk */
+    TRAILER_NAME,
+    TRAILER_VALUE,
+    TRAILER_LF,
+    LAST_LF,
+    DONE
+};
 
 int httpin_chunk(struct httpin_chunks *s, const char *p, size_t n, size_t *ret_used,
                  const char **ret_data, size_t *ret_n, struct errbuf *eb)
@@ -220,7 +241,8 @@ int httpin_chunk(struct httpin_chunks *s, const char *p, size_t n, size_t *ret_u
     *ret_data = p;
     while (i < n && s->state != DONE) {
         char c = p[i];
-        bool ok = true;
+        bool ok = true, blank = c == ' ' || c == '\t';
+        bool plain = (unsigned char)c >= 0x20 && c != 0x7f;
         if (s->state == DATA) {
             size_t k = n - i < s->left ? n - i : (size_t)s->left;
             *ret_data = p + i;
@@ -232,33 +254,51 @@ int httpin_chunk(struct httpin_chunks *s, const char *p, size_t n, size_t *ret_u
             return 0;
         }
         i++;
+        bool room = s->state < TRAILER || ++s->trailer < HTTPIN_TRAILER_MAX;
         switch (s->state) {
         case SIZE:
             if (hex(c) >= 0 && s->digits < 8) {
                 s->left = s->left * 16 + (uint64_t)hex(c);
                 s->digits++;
             } else {
-                ok = s->digits > 0 && (c == '\r' || c == ';');
-                s->state = c == '\r' ? SIZE_LF : EXTENSION;
+                ok = s->digits > 0 && (c == '\r' || c == ';' || blank);
+                s->state = c == '\r' ? SIZE_LF : blank ? BLANKS : EXTENSION;
             }
+            break;
+        case BLANKS:
+            ok = ++s->line < HTTPIN_CHUNK_LINE_MAX && (c == '\r' || c == ';' || blank);
+            s->state = c == '\r' ? SIZE_LF : blank ? BLANKS : EXTENSION;
             break;
         case EXTENSION: /* nothing is known of any: passed over, as long as it is a line */
             if (c == '\r')
                 s->state = SIZE_LF;
             else
-                ok = ++s->line < HTTPIN_CHUNK_LINE_MAX && (unsigned char)c >= 0x20 && c != 0x7f;
+                ok = ++s->line < HTTPIN_CHUNK_LINE_MAX && (plain || blank);
             break;
         case SIZE_LF:
             ok = c == '\n';
-            s->state = s->left ? DATA : LAST_CR;
+            s->state = s->left ? DATA : TRAILER;
             s->digits = s->line = 0;
             break;
         case DATA_CR: ok = c == '\r', s->state = DATA_LF; break;
         case DATA_LF: ok = c == '\n', s->state = SIZE; break;
-        case LAST_CR: ok = c == '\r', s->state = LAST_LF; break; /* no trailer fields */
+        /* Trailer fields: nothing is known of any, and none may mean what a header does. */
+        case TRAILER:
+            ok = c == '\r' || is_token(c);
+            s->state = c == '\r' ? LAST_LF : TRAILER_NAME;
+            break;
+        case TRAILER_NAME:
+            ok = c == ':' || is_token(c);
+            s->state = c == ':' ? TRAILER_VALUE : TRAILER_NAME;
+            break;
+        case TRAILER_VALUE:
+            ok = c == '\r' || plain || blank;
+            s->state = c == '\r' ? TRAILER_LF : TRAILER_VALUE;
+            break;
+        case TRAILER_LF: ok = c == '\n', s->state = TRAILER; break;
         default: ok = c == '\n', s->state = DONE; break;
         }
-        if (!ok)
+        if (!ok || !room)
             return err_set(eb, BAD, "the chunks of the body are not well formed");
     }
     *ret_used = i;

@@ -2,7 +2,7 @@
  *
  * What two parsers could read in two ways is refused (RFC 9112): bare LF or CR, zero and control
  * bytes, folded lines, space before a colon, a length that is not digits alone, two lengths, a
- * length beside Transfer-Encoding.  Knows no sockets; nothing here blocks or keeps state. */
+ * length beside Transfer-Encoding, an absolute target that is not Host's.  Knows no sockets; nothing here blocks or keeps state. */
 #ifndef FRONT_HTTPIN_H
 #define FRONT_HTTPIN_H
 #include "base/err.h"
@@ -10,11 +10,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HTTPIN_HEAD_MAX = 16 << 10, HTTPIN_FIELDS_MAX = 100, HTTPIN_CHUNK_LINE_MAX = 256 };
+enum {
+    HTTPIN_HEAD_MAX = 16 << 10,
+    HTTPIN_FIELDS_MAX = 100,
+    HTTPIN_CHUNK_LINE_MAX = 256,  /* behind a chunk's size */
+    HTTPIN_TRAILER_MAX = 4 << 10, /* behind the last chunk; passed over */
+};
 
 struct httpin_head {
     char *text;                /* malloc'd; what follows points into it */
     const char *method, *path; /* path begins with '/', ends before a '?' */
+    const char
+        *authority; /* of an absolute target, the same as Host; not terminated; or NULL */
+    uint32_t authority_bytes;
     struct {
         const char *name, *value;
     } field[HTTPIN_FIELDS_MAX];
@@ -42,7 +50,7 @@ char *httpin_unescape(const char *s);
 struct httpin_chunks {
     int state;
     uint64_t left;
-    uint32_t digits, line;
+    uint32_t digits, line, trailer;
 };
 /* Takes *ret_used bytes of p; those that are body are ret_data[0..*ret_n), within p.
  * 1: the body is whole; 0: go on with what is left, or with more; -400 with words. */

@@ -69,11 +69,12 @@ static void ask_core(struct hx *x, bool metrics)
 /* --- routes ------------------------------------------------------------------------------ */
 static bool method_is(struct hx *x, const char *name)
 {
-    if (strcmp(hx_method(x), name) == 0)
-        return true;
+    bool get = strcmp(name, "GET") == 0;
+    if (strcmp(hx_method(x), name) == 0 || (get && strcmp(hx_method(x), "HEAD") == 0))
+        return true; /* hx_reply leaves the body out */
     char words[80];
     snprintf(words, sizeof words, "this address wants %s", name);
-    hx_add_header(x, "Allow", name);
+    hx_add_header(x, "Allow", get ? "GET, HEAD" : name);
     openai_fail(x, 405, "bad_field", NULL, words, 0);
     return false;
 }

@@ -482,6 +482,7 @@ static void what_could_be_read_in_two_ways_is_refused(void)
         RAW("GET /hea\x7flth HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         RAW("GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n", 505),
         RAW("GET /health\r\n\r\n", 400),
+        RAW("GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     };
     up(NULL);
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
@@ -496,8 +497,8 @@ static void what_could_be_read_in_two_ways_is_refused(void)
     static const char good[] = HEAD "Content-Type: application/json\r\nConnection: close\r\n"
                                     "Transfer-Encoding: chunked\r\n\r\n"
                                     "1;ext=1\r\n{\r\n0D\r\n\"messages\":[{\r\n"
-                                    "27\r\n\"role\":\"user\",\"content\":\"hi words=3\"}]}\r\n"
-                                    "0\r\n\r\n";
+                                    "27 \r\n\"role\":\"user\",\"content\":\"hi words=3\"}]}\r\n"
+                                    "0\r\nX-Sum: 1\r\n\r\n";
     int fd = http_connect(f.port);
     for (size_t i = 0; i + 1 < sizeof good; i++)
         CHECK_EQ(send(fd, good + i, 1, MSG_NOSIGNAL), 1);
@@ -558,8 +559,14 @@ static void expect_continue_is_met(void)
     read_all(fd, got, sizeof got);
     close(fd);
     CHECK(has("[DONE]\n\n") && !has("chunked") && !has("\r\n0\r\n"));
-    CHECK_EQ(http(f.port, "HEAD", "/v1/models", NULL, NULL, got, sizeof got), 405);
-    CHECK(strstr(got, "\r\n\r\n") && strlen(strstr(got, "\r\n\r\n")) == 4);
+    static const char *const paths[] = {"/v1/models", "/v1/models/fake", "/health", "/metrics"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        CHECK_EQ(http(f.port, "HEAD", paths[i], NULL, NULL, got, sizeof got), 200);
+        CHECK(strstr(got, "\r\n\r\n") && strlen(strstr(got, "\r\n\r\n")) == 4);
+        CHECK(has("Content-Length: ") && !has("Content-Length: 0"));
+    }
+    CHECK_EQ(http(f.port, "HEAD", "/v1/chat/completions", NULL, NULL, got, sizeof got), 405);
+    CHECK(strlen(strstr(got, "\r\n\r\n")) == 4);
     front_stop(&f);
 }
 

@@ -33,6 +33,13 @@ static void a_head_means_one_thing_or_is_refused(void)
         {HEAD "Content-Length: 15\r\nContent-Length: 15\r\n\r\n", -400},
         {HEAD "Host: h\r\n\r\n", -400},
         {HEAD "Authorization: a\r\nauthorization: b\r\n\r\n", -400},
+        {HEAD "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n\r\n", -400},
+        {HEAD "Sec-Fetch-Mode: navigate\r\nsec-fetch-mode: cors\r\n\r\n", -400},
+        {"GET http://h/x HTTP/1.1\r\nHost: h\r\n\r\n", 0},
+        {"GET HTTP://H/x HTTP/1.1\r\nHost: h\r\n\r\n", 0},
+        {"GET http://evil.example/x HTTP/1.1\r\nHost: h\r\n\r\n", -400},
+        {"GET http://h.evil.example/x HTTP/1.1\r\nHost: h\r\n\r\n", -400},
+        {"GET http://h@evil.example/x HTTP/1.1\r\nHost: h\r\n\r\n", -400},
         {HEAD "X: a\r\nX: b\r\n\r\n", 0}, /* of what means nothing here */
         {HEAD "Content-Length: 0x0f\r\n\r\n", -400},
         {HEAD "Content-Length: 1234567890123456789\r\n\r\n", -400},
@@ -123,7 +130,35 @@ static void chunks_end_where_they_say(void)
     CHECK_EQ(chunks_of("3\nabc\r\n0\r\n\r\n", b, sizeof b), -400);
     CHECK_EQ(chunks_of("00000000a\r\n", b, sizeof b), -400); /* nine digits */
     CHECK_EQ(chunks_of("\r\nabc\r\n", b, sizeof b), -400);
-    CHECK_EQ(chunks_of("0\r\nTrailer: x\r\n\r\n", b, sizeof b), -400);
+}
+
+static void trailers_and_blanks_are_passed_over(void)
+{
+    static char b[100], s[3 * HTTPIN_TRAILER_MAX];
+    CHECK_EQ(chunks_of("2 \r\nab\r\n1\t ;x=y\r\nc\r\n0\t\r\n\r\n", b, sizeof b), 1);
+    CHECK_STR(b, "abc");
+    CHECK_EQ(chunks_of("1\r\na\r\n0\r\nX-Sum: 1 2\r\nY:\r\n\r\n", b, sizeof b), 1);
+    CHECK_STR(b, "a");
+    CHECK_EQ(chunks_of("0\r\nX: 1\r\n", b, sizeof b), 0); /* not whole */
+    static const char *const bad[] = {
+        " 2\r\nab\r\n",     "2 x\r\nab\r\n",    "2 1\r\nab\r\n",       "2 \nab\r\n",
+        "0\r\nX\r\n\r\n",   "0\r\n: x\r\n\r\n", "0\r\n X: folded\r\n", "0\r\nX: a\n\r\n",
+        "0\r\nX: \x01\r\n", "0\r\nX y: a\r\n",  "0\r\nX: a\r\r\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (chunks_of(bad[i], b, sizeof b) != -400)
+            t_fail(__FILE__, __LINE__, "%zu: taken", i);
+    memset(s, ' ', 1000);
+    memcpy(s, "2", 1);
+    strcpy(s + HTTPIN_CHUNK_LINE_MAX + 10, "\r\nab\r\n");
+    CHECK_EQ(chunks_of(s, b, sizeof b), -400);
+    strcpy(s, "0\r\nX: ");
+    memset(s + 6, 'x', HTTPIN_TRAILER_MAX);
+    strcpy(s + 6 + HTTPIN_TRAILER_MAX, "\r\n\r\n");
+    CHECK_EQ(chunks_of(s, b, sizeof b), -400);
+    strcpy(s, "0\r\n");
+    for (int i = 0; i < HTTPIN_TRAILER_MAX / 2; i++)
+        strcat(s, "x:\r\n"); /* short lines add up */
+    CHECK_EQ(chunks_of(s, b, sizeof b), -400);
 }
 
 #define C(f)                                                                                   \
@@ -132,4 +167,4 @@ static void chunks_end_where_they_say(void)
     }
 T_MAIN(C(a_head_means_one_thing_or_is_refused),
        C(a_head_says_how_its_body_comes_and_what_follows), C(headers_have_a_bound),
-       C(chunks_end_where_they_say))
+       C(chunks_end_where_they_say), C(trailers_and_blanks_are_passed_over))
