@@ -495,6 +495,13 @@ uint32_t corelink_generation(const struct corelink *l)
 {
     return l->generation;
 }
+uint64_t corelink_bytes(const struct corelink *l, const char *as)
+{
+    const struct owner *o = l->owners;
+    while (o && strcmp(o->as, as ? as : "") != 0)
+        o = o->next;
+    return o ? o->bytes : 0;
+}
 uint32_t corelink_asks(const struct corelink *l)
 {
     return l->asks;

@@ -70,5 +70,7 @@ bool corelink_over(const struct corelink *l); /* exit_with_core, and the core ha
 /* How often a link has been made: a stream notices by it that its core may be another one. */
 uint32_t corelink_generation(const struct corelink *l);
 uint32_t corelink_asks(const struct corelink *l);
+uint64_t corelink_bytes(const struct corelink *l,
+                        const char *as); /* of this owner's requests */
 
 #endif

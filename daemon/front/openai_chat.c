@@ -425,6 +425,22 @@ static void on_tick(void *user)
     gstream_tick(c->g);
 }
 
+/* No room for one more on the link. */
+static void fail_full(struct hx *x, int why)
+{
+    uint64_t own = corelink_bytes(hx_core(x), hx_as(x));
+    char words[200];
+    if (why == -EAGAIN && own >> 20) {
+        snprintf(words, sizeof words,
+                 "requests that hearthd has not answered hold %llu MiB of yours, which is your "
+                 "share of %d for all; wait for answers",
+                 (unsigned long long)(own >> 20), CORELINK_BYTES_MAX >> 20);
+        openai_fail(x, 429, "queue_full", NULL, words, 1000);
+        return;
+    }
+    openai_fail(x, 503, "queue_full", NULL, "too many requests are open; try again", 1000);
+}
+
 void openai_chat(struct hx *x, const char *body, size_t n)
 {
     static const struct gstream_ops stream_ops = {on_admitted, on_records, on_waiting, on_done,
@@ -457,7 +473,7 @@ void openai_chat(struct hx *x, const char *body, size_t n)
     r = gstream_open(&c->g, hx_core(x), hx_as(x), start, c->req.id, &stream_ops, c);
     if (r < 0) {
         c->g = NULL;
-        openai_fail(x, 503, "queue_full", NULL, "too many requests are open; try again", 1000);
+        fail_full(x, r);
         chat_end(c);
         return;
     }

@@ -139,6 +139,40 @@ static void requests_of_one_leave_room_for_another(void)
     down();
 }
 
+/* hearthd answers none of them: they wait in the front. */
+static void requests_that_wait_of_one_leave_room_for_another(void)
+{
+    enum { N = 40, BYTES = 7 << 20 };
+    static int fd[N];
+    static const char ask[] = ASK("slow words=2 ");
+    char *body = malloc(BYTES);
+    int n = 0;
+    bool told = false;
+    up();
+    memset(body, 'x', BYTES);
+    memcpy(body, ask, sizeof ask - 1 - 4);
+    memcpy(body + BYTES - 4, "\"}]}", 4);
+    kill(f.core_pid, SIGSTOP);
+    for (; n < N && !told; n++) {
+        fd[n] = http_connect(f.port);
+        dprintf(fd[n], HEAD "%d\r\n" KEY1 "\r\n", BYTES);
+        CHECK_EQ(send(fd[n], body, BYTES, MSG_NOSIGNAL), BYTES);
+        told = answered(fd[n], n < 5 ? 0 : 300);
+    }
+    printf("    %d requests of 7 MiB wait\n", n - 1);
+    CHECK(has("HTTP/1.1 429 ") && has("of yours, which is your share of 256 for all"));
+    CHECK(n > 10 && n < CORELINK_BYTES_MAX / BYTES * 2 / 3);
+    fd[n] = http_connect(f.port);
+    dprintf(fd[n], HEAD "%d\r\n" KEY2 "\r\n", BYTES);
+    CHECK_EQ(send(fd[n], body, BYTES, MSG_NOSIGNAL), BYTES);
+    CHECK(!answered(fd[n], 500)); /* taken: it waits */
+    for (int i = 0; i <= n; i++)
+        close(fd[i]);
+    kill(f.core_pid, SIGCONT);
+    free(body);
+    down();
+}
+
 static void connections_of_a_key_leave_room_for_another(void)
 {
     static int fd[HTTP_CONNS_FOREIGN_MAX + 1];
@@ -273,6 +307,8 @@ T_MAIN({"bodies_of_one_leave_room_for_another", bodies_of_one_leave_room_for_ano
        {"a_body_longer_than_hearthd_takes_is_refused_by_its_header",
         a_body_longer_than_hearthd_takes_is_refused_by_its_header},
        {"requests_of_one_leave_room_for_another", requests_of_one_leave_room_for_another},
+       {"requests_that_wait_of_one_leave_room_for_another",
+        requests_that_wait_of_one_leave_room_for_another},
        {"connections_of_a_key_leave_room_for_another",
         connections_of_a_key_leave_room_for_another},
        {"silent_strangers_give_way", silent_strangers_give_way},
