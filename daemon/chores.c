@@ -1,12 +1,12 @@
 /* chores.c - see chores.h. */
 #include "daemon/chores.h"
 #include "base/clock.h"
+#include "base/share.h"
 #include "daemon/daemon.h"
 #include "daemon/gen.h"
 #include "daemon/ident.h"
 #include "daemon/loop.h"
 #include "daemon/pace.h"
-#include "daemon/share.h"
 #include <errno.h>
 #include <stdlib.h>
 

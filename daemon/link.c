@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "daemon/call.h"
 #include "daemon/conf.h"
 #include "daemon/coresock.h"
@@ -20,7 +21,6 @@
 #include "daemon/ident.h"
 #include "daemon/loop.h"
 #include "daemon/pace.h"
-#include "daemon/share.h"
 #include "json/json.h"
 #include <errno.h>
 #include <fcntl.h>

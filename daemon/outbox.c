@@ -8,12 +8,12 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "daemon/daemon.h"
 #include "daemon/ident.h"
 #include "daemon/noroom.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
-#include "daemon/share.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

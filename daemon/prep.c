@@ -2,7 +2,7 @@
 #include "daemon/prep.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "daemon/share.h"
+#include "base/share.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,11 +1,11 @@
 /* quota.c - see quota.h. */
 #include "daemon/quota.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/ident.h"
 #include "daemon/sess.h"
-#include "daemon/share.h"
 #include "kvstore/kvstore.h"
 #include <stdio.h>
 

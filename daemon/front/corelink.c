@@ -10,8 +10,8 @@
 #include "base/bounds.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "daemon/front/fjson.h"
-#include "daemon/share.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>

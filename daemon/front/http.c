@@ -9,6 +9,7 @@
 #include "daemon/front/http.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/share.h"
 #include "daemon/front/fjson.h"
 #include "daemon/front/httpin.h"
 #include "daemon/front/httplisten.h"
@@ -19,7 +20,6 @@
 #include "daemon/front/origin.h"
 #include "daemon/front/peers.h"
 #include "daemon/front/sandbox.h"
-#include "daemon/share.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>

@@ -7,7 +7,7 @@
 #include "daemon/model.h"
 #include "daemon/quota.h"
 #include "daemon/sess.h"
-#include "daemon/share.h"
+#include "base/share.h"
 #include "daemon/stored.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"

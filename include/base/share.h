@@ -8,8 +8,8 @@
  * A user may take one more while he has less than what nobody has: alone he gets half, of n
  * users who want all they can get each has max / (n + 1), and as much is left for who comes
  * next.  A user with keys shares in the same way among their owners what he may have. */
-#ifndef DAEMON_SHARE_H
-#define DAEMON_SHARE_H
+#ifndef BASE_SHARE_H
+#define BASE_SHARE_H
 #include <stdbool.h>
 #include <stdint.h>
 
