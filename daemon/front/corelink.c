@@ -509,10 +509,9 @@ uint32_t corelink_asks(const struct corelink *l)
 
 static void send_some(struct corelink *l)
 {
-    for (struct ask *a; l->sending || (a = next_ask(l));) {
+    for (struct ask *a; (a = l->sending ? l->sending : next_ask(l));) {
         if (!l->sending)
             ask_begin(l, a);
-        a = l->sending;
         ssize_t n = send(l->fd, a->bytes + l->sent, a->n - l->sent, MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;

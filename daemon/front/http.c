@@ -27,7 +27,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,10 +34,8 @@ enum {
     HTTP_TICK_MS = 250,
     ACCEPTS_A_ROUND = 64,
     ACCEPT_PAUSE_MS = 250, /* when descriptors or memory have run out */
-    FDS_KEPT = 32,         /* for everything that is no connection */
     LINGER_MS = 2000,      /* a refused client may finish its sending, to read why */
     STOP_MS = 400,         /* for the last words to everybody; hearthd waits half a second */
-    BODY_SMALL = 16 << 10, /* taken even when large bodies fill their bound */
 };
 
 enum conn_state {
@@ -56,7 +53,7 @@ struct server {
     int core_fd; /* what core_ev watches; -1: nothing */
     short core_events;
     struct conn *newest, *oldest; /* by the time of their last request */
-    uint32_t n_conns, conns_max, n_foreign;
+    uint32_t n_conns, conns_max, n_foreign, foreign_max;
     struct peers peers;
     char addr[64]; /* what we listen on */
     uint16_t port;
@@ -209,32 +206,6 @@ void hx_add_header(struct hx *x, const char *name, const char *value)
         snprintf(x->extra + n, sizeof x->extra - n, "%s: %s\r\n", name, value);
 }
 
-static const char *reason(int code)
-{
-    switch (code) {
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 413: return "Content Too Large";
-    case 415: return "Unsupported Media Type";
-    case 417: return "Expectation Failed";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 499: return "Cancelled";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 505: return "HTTP Version Not Supported";
-    default: return code < 500 ? "Error" : "Internal Server Error";
-    }
-}
-
 /* Status line and headers; a length of -1: the body is a stream. */
 static void put_head(struct hx *x, int code, const char *type, int64_t length)
 {
@@ -249,7 +220,7 @@ static void put_head(struct hx *x, int code, const char *type, int64_t length)
         c->reuse = false; /* HTTP/1.0: the end of the connection is the end of the body */
     struct evbuffer *out = output(c);
     (void)evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n", code,
-                              reason(code), date, type);
+                              httpin_reason(code), date, type);
     (void)evbuffer_add_printf(out, "Cache-Control: no-store\r\n%s", x->extra);
     const char *origin = c->cors ? httpin_field(&c->head, "Origin") : NULL;
     if (origin)
@@ -357,13 +328,6 @@ static bool drop_oldest(struct server *s, const struct peer *p, bool idle,
     return false;
 }
 
-/* How many connections may be of others than our own user's processes. */
-static uint32_t foreign_max(const struct server *s)
-{
-    return s->conns_max / 4 < HTTP_CONNS_FOREIGN_MAX ? s->conns_max / 4
-                                                     : HTTP_CONNS_FOREIGN_MAX;
-}
-
 static struct peer *peer_of(struct server *s, const char *as, uint32_t uid, int fd)
 {
     struct sockaddr_storage ss = {0};
@@ -383,12 +347,12 @@ static bool become(struct conn *c, const char *as)
         refuse(c, 503, "out_of_memory", "no memory for this request", 1000);
         return false;
     }
-    if (as && p != c->peer && !share_more(p->conns - 1, s->peers.keyed - 1, foreign_max(s)) &&
+    if (as && p != c->peer && !share_more(p->conns - 1, s->peers.keyed - 1, s->foreign_max) &&
         !drop_oldest(s, p, true, c)) {
         snprintf(words, sizeof words,
                  "%u connections of this key are in use, which is its share of the %u for "
                  "holders of keys; use those",
-                 p->conns - 1, foreign_max(s));
+                 p->conns - 1, s->foreign_max);
         peer_drop(&s->peers, p);
         refuse(c, 429, "queue_full", words, 1000);
         return false;
@@ -457,10 +421,18 @@ static bool admit(struct conn *c)
     return true;
 }
 
-/* hearthd takes as many of what is made of it, where no escapes are left. */
-#define BODY_HINT "; text takes fewer as UTF-8 than as \\u escapes"
-
 /* --- requests come in ------------------------------------------------------------------------ */
+/* hearthd takes as many bytes of what is made of it, where no escapes are left. */
+static void too_large(struct conn *c, uint64_t n)
+{
+    char words[200];
+    snprintf(words, sizeof words,
+             "the body has %llu bytes or more, at most %d are taken; text takes fewer as UTF-8 "
+             "than as \\u escapes",
+             (unsigned long long)n, HTTP_BODY_MAX);
+    refuse(c, 413, "too_large", words, 0);
+}
+
 /* false: more bytes are needed, or a refusal is on its way. */
 static bool take_head(struct conn *c)
 {
@@ -493,10 +465,7 @@ static bool take_head(struct conn *c)
     if (!admit(c))
         return false;
     if (c->body_left > HTTP_BODY_MAX) {
-        char words[200];
-        snprintf(words, sizeof words, "the body has %llu bytes, at most %d are taken" BODY_HINT,
-                 (unsigned long long)c->body_left, HTTP_BODY_MAX);
-        refuse(c, 413, "too_large", words, 0);
+        too_large(c, c->body_left);
         return false;
     }
     if (c->head.expects)
@@ -513,28 +482,15 @@ static bool take_head(struct conn *c)
 static bool body_room(struct conn *c, size_t n)
 {
     size_t have = evbuffer_get_length(c->body);
-    struct peers *all = &c->s->peers;
     char words[200];
-    if (have + n > HTTP_BODY_MAX) {
-        snprintf(words, sizeof words,
-                 "the body has more than the %d bytes that are taken" BODY_HINT, HTTP_BODY_MAX);
-        refuse(c, 413, "too_large", words, 0);
-        return false;
-    }
-    if (have + n > BODY_SMALL &&
-        !share_more(c->peer->body_bytes + n - 1, all->body_bytes + n - 1, HTTP_BODIES_MAX)) {
-        bool own = c->peer->body_bytes > have;
-        snprintf(words, sizeof words,
-                 "requests that are being sent hold %llu MiB, %llu of them yours, of at most "
-                 "%d: %s",
-                 (unsigned long long)(all->body_bytes >> 20),
-                 (unsigned long long)(c->peer->body_bytes >> 20), HTTP_BODIES_MAX >> 20,
-                 own ? "that is your share; send fewer at a time" : "try again");
-        refuse(c, own ? 429 : 503, "queue_full", words, 1000);
-        return false;
-    }
-    peer_body(all, c->peer, (int64_t)n);
-    return true;
+    int no = peer_no_body(&c->s->peers, c->peer, have, n, words);
+    if (have + n > HTTP_BODY_MAX)
+        too_large(c, have + n);
+    else if (no)
+        refuse(c, no, "queue_full", words, 1000);
+    else
+        peer_body(&c->s->peers, c->peer, (int64_t)n);
+    return have + n <= HTTP_BODY_MAX && !no;
 }
 
 /* true: the body is whole. */
@@ -578,14 +534,10 @@ static bool take_body(struct conn *c)
 
 static void begin(struct conn *c)
 {
-    const struct peer *p = c->peer;
-    uint32_t all = c->s->peers.open;
-    if (!share_more(p->open, all, HTTP_OPEN_MAX)) {
-        char words[160];
-        snprintf(words, sizeof words,
-                 "%u requests are open, %u of them yours, of at most %d: %s", all, p->open,
-                 HTTP_OPEN_MAX, p->open ? "that is your share; wait for answers" : "try again");
-        refuse(c, p->open ? 429 : 503, "queue_full", words, 1000);
+    char words[200];
+    int no = peer_no_open(&c->s->peers, c->peer, words);
+    if (no) {
+        refuse(c, no, "queue_full", words, 1000);
         return;
     }
     httproute(hx_open(c, false), c->head.path);
@@ -647,28 +599,13 @@ static void on_event(struct bufferevent *b, short what, void *user)
  * with one that he has, so that who holds one is heard; of several he with the most. */
 static bool conn_room(struct server *s, const struct peer *p)
 {
-    uint32_t most = foreign_max(s);
     if (!p->as && p->uid == s->uid)
-        return s->n_conns - s->n_foreign < s->conns_max - most || drop_oldest(s, p, true, NULL);
+        return s->n_conns - s->n_foreign < s->conns_max - s->foreign_max ||
+               drop_oldest(s, p, true, NULL);
     if (p->conns > HTTP_CONNS_PEER_MAX && !drop_oldest(s, p, false, NULL))
         return false;
-    return s->n_foreign < most || drop_oldest(s, peer_crowd(&s->peers, s->uid), false, NULL);
-}
-
-static void conn_refuse(int fd, const struct peer *p)
-{
-    char words[200], reply[600];
-    snprintf(words, sizeof words,
-             "%u connections of this %s are in use, and no more of them are taken; use those",
-             p ? p->conns - 1 : 0, p && p->uid != (uint32_t)PEER_UID_NONE ? "user" : "address");
-    char *json = openai_error_json(429, "queue_full", "", words);
-    int n = snprintf(reply, sizeof reply,
-                     "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: "
-                     "application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
-                     json ? strlen(json) : 0, json ? json : "");
-    free(json);
-    if (n > 0 && n < (int)sizeof reply)
-        (void)send(fd, reply, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return s->n_foreign < s->foreign_max ||
+           drop_oldest(s, peer_crowd(&s->peers, s->uid), false, NULL);
 }
 
 static void conn_open(struct server *s, int fd)
@@ -685,7 +622,7 @@ static void conn_open(struct server *s, int fd)
     if (!c || !c->body || !c->b) {
         log_at(LOG_WARN_, "uid %d has as many connections as it may, or all have: refused one",
                (int)uid);
-        conn_refuse(fd, p);
+        httproute_full(fd, p ? p->conns - 1 : 0, uid != (uint32_t)PEER_UID_NONE);
         if (p)
             peer_drop(&s->peers, p);
         if (c && c->body)
@@ -878,15 +815,6 @@ static int listen_on(struct server *s, const struct http_opts *o, struct errbuf 
     return 0;
 }
 
-/* As many connections as there are descriptors for, up to our own bound. */
-static uint32_t conns_limit(void)
-{
-    struct rlimit lim;
-    rlim_t n = getrlimit(RLIMIT_NOFILE, &lim) == 0 ? lim.rlim_cur : 1024;
-    n = n > 2 * FDS_KEPT ? n - FDS_KEPT : FDS_KEPT;
-    return n < HTTP_CONNS_MAX ? (uint32_t)n : HTTP_CONNS_MAX;
-}
-
 /* The front ends.  Whoever waits for an answer hears so, as an error of its own or, when that has
  * begun, as an event in it: a connection that just breaks looks like a fault. */
 static void say_stop(struct server *s)
@@ -929,7 +857,10 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
     if (r < 0)
         return r;
     net_check_open();
-    s.conns_max = conns_limit();
+    s.conns_max = http_conns_limit();
+    s.foreign_max = s.conns_max / 4;
+    if (s.foreign_max > HTTP_CONNS_FOREIGN_MAX)
+        s.foreign_max = HTTP_CONNS_FOREIGN_MAX;
     s.base = event_base_new();
     if (s.base) {
         s.core_ev = event_new(s.base, -1, 0, on_core, &s);

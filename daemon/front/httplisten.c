@@ -7,8 +7,11 @@
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { FDS_KEPT = 32 }; /* for everything that is no connection */
 
 /* Whole or not at all: a reader never sees half a number. */
 void http_write_port(uint16_t port, const char *runtime)
@@ -72,4 +75,12 @@ int http_listen(const struct http_opts *o, bool keyed, char ret_addr[64], uint16
     *ret_port = (uint16_t)strtoul(port, NULL, 10);
     (void)fcntl(ret_fd[0], F_SETFL, fcntl(ret_fd[0], F_GETFL) | O_NONBLOCK);
     return 0;
+}
+
+uint32_t http_conns_limit(void)
+{
+    struct rlimit lim;
+    rlim_t n = getrlimit(RLIMIT_NOFILE, &lim) == 0 ? lim.rlim_cur : 1024;
+    n = n > 2 * FDS_KEPT ? n - FDS_KEPT : FDS_KEPT;
+    return n < HTTP_CONNS_MAX ? (uint32_t)n : HTTP_CONNS_MAX;
 }

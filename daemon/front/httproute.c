@@ -6,6 +6,7 @@
 #include "daemon/front/openai.h"
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 /* --- small endpoints --------------------------------------------------------------------- */
 struct probe {
@@ -142,4 +143,20 @@ void httproute(struct hx *x, const char *path)
                  front_utf8_ok(path, strlen(path)) ? path : "(not UTF-8)");
         openai_fail(x, 404, "not_found", NULL, words, 0);
     }
+}
+
+void httproute_full(int fd, uint32_t conns, bool user)
+{
+    char words[200], reply[600];
+    snprintf(words, sizeof words,
+             "%u connections of this %s are in use, and no more of them are taken; use those",
+             conns, user ? "user" : "address");
+    char *json = openai_error_json(429, "queue_full", "", words);
+    int n = snprintf(reply, sizeof reply,
+                     "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: "
+                     "application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+                     json ? strlen(json) : 0, json ? json : "");
+    free(json);
+    if (n > 0 && n < (int)sizeof reply)
+        (void)send(fd, reply, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

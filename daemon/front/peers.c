@@ -1,9 +1,13 @@
 /* peers.c - see peers.h. */
 #include "daemon/front/peers.h"
 #include "base/check.h"
+#include "base/share.h"
+#include "daemon/front/http.h"
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { BODY_SMALL = 16 << 10 }; /* taken even when large bodies fill their bound */
 
 static void addr_of(uint8_t ret[16], const struct sockaddr_storage *ss)
 {
@@ -66,6 +70,31 @@ void peer_body(struct peers *s, struct peer *p, int64_t bytes)
 {
     p->body_bytes += (uint64_t)bytes;
     s->body_bytes += (uint64_t)bytes;
+}
+
+int peer_no_body(const struct peers *s, const struct peer *p, size_t have, size_t n,
+                 char words[200])
+{
+    bool own = p->body_bytes > have;
+    if (have + n <= BODY_SMALL ||
+        share_more(p->body_bytes + n - 1, s->body_bytes + n - 1, HTTP_BODIES_MAX))
+        return 0;
+    snprintf(
+        words, 200,
+        "requests that are being sent hold %llu MiB, %llu of them yours, of at most %d: %s",
+        (unsigned long long)(s->body_bytes >> 20), (unsigned long long)(p->body_bytes >> 20),
+        HTTP_BODIES_MAX >> 20, own ? "that is your share; send fewer at a time" : "try again");
+    return own ? 429 : 503;
+}
+
+int peer_no_open(const struct peers *s, const struct peer *p, char words[200])
+{
+    if (share_more(p->open, s->open, HTTP_OPEN_MAX))
+        return 0;
+    snprintf(words, 200, "%u requests are open, %u of them yours, of at most %d: %s", s->open,
+             p->open, HTTP_OPEN_MAX,
+             p->open ? "that is your share; wait for answers" : "try again");
+    return p->open ? 429 : 503;
 }
 
 const struct peer *peer_crowd(const struct peers *s, uint32_t uid)

@@ -3,11 +3,12 @@
  * A peer is the holder of one API key, or our own user without one; and, for as long as no key was
  * shown, another user of this machine (his uid) or another machine (its address; of IPv6 the first
  * 64 bits, which are one network's).  Each connection has one, and it is there for as long as
- * connections have it.  What it counts http.c shares by share.h's rule: all who may ask are one
- * user's, our own, so there is one level.  One thread. */
+ * connections have it.  Bounds are shared by share.h's rule: all who may ask are one user's, our own, so
+ * there is one level.  One thread. */
 #ifndef FRONT_PEERS_H
 #define FRONT_PEERS_H
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 
@@ -36,6 +37,11 @@ struct peer *peer_take(struct peers *s, const char *as, uint32_t uid,
 void peer_drop(struct peers *s, struct peer *p);
 void peer_open(struct peers *s, struct peer *p, bool open); /* an exchange begins, or ends */
 void peer_body(struct peers *s, struct peer *p, int64_t bytes);
+/* n bytes more of a body that has `have`; one exchange more.  0: there is room; else the status to
+ * refuse it with, and words. */
+int peer_no_body(const struct peers *s, const struct peer *p, size_t have, size_t n,
+                 char words[200]);
+int peer_no_open(const struct peers *s, const struct peer *p, char words[200]);
 /* Of those who have shown no key and are not uid, the one with the most connections; or NULL. */
 const struct peer *peer_crowd(const struct peers *s, uint32_t uid);
 
