@@ -192,8 +192,9 @@ static void make_anew(struct kvstore *s, const char *path, const char *matter)
                    path, aside);
     s->index_bad = false;
     s->acked_seq = m.seq;
-    if (m.missing) { /* what is written from here on does not follow what the log ends with */
-        s->acked_lost = s->log_hurt = true;
+    s->acked_lost |= m.lost;
+    if (m.blind) { /* the log has a hole, or ends too early: what comes now does not follow it */
+        s->log_hurt = true;
         s->ckpt.again_ns = 0;
         turnlog_keep_old(s->log);
     }

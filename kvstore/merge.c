@@ -297,6 +297,7 @@ static int frame_take(void *ctx, bool base, uint64_t seq, const uint8_t *recs, u
     /* Behind L nothing was acknowledged: a hole at the very end is a torn one. */
     bool hole = recs ? m->hole_ahead : !m->behind;
     m->holes += hole;
+    m->hole_behind |= hole && m->behind;
     m->rep->blind |= hole && (m->behind || !m->have_l || !m->sound);
     m->hole_ahead = !recs && m->behind;
     if (!recs)
@@ -651,10 +652,11 @@ static void end_look(struct merge *m)
 
     m->rep->seq = have > acked ? have : acked;
     m->rep->missing = m->rep->seq - have;
-    m->ends_early = m->rep->missing > 0;
-    m->holes += m->ends_early;
-    m->lossy |= m->ends_early;
-    m->rep->blind |= m->ends_early;
+    bool early = m->rep->missing > 0;
+    m->holes += early;
+    m->hole_behind |= early;
+    m->lossy |= early;
+    m->rep->blind |= early;
 }
 
 static int fill(struct merge *m, const char *old, struct errbuf *eb)

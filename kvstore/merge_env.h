@@ -31,7 +31,7 @@ struct merge {
     } ids;                      /* sessions: removed, or behind which hole they were seen */
     uint64_t holes;             /* in the log: what was in them is not known */
     bool hole_ahead, log_behind;
-    bool ends_early;   /* both copies, before what was acknowledged */
+    bool hole_behind;  /* one of these is behind L: the old index is not the newest there is */
     uint64_t base_seq; /* of the checkpoint that the log begins with; 0: none */
     bool base_hurt;
     struct index_sums found, said; /* the old index's rows, and what it says of them */

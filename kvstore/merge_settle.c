@@ -277,7 +277,7 @@ static int session_settle(struct merge *m, struct kvs_session *x)
      * had come. */
     bool hole = false,
          unsure = m->holes && !merge_ids_is(&m->ids, &x->id, m->holes) &&
-                  (m->ends_early || !merge_ids_is(&m->ids, &x->id, MERGE_FROM_INDEX));
+                  (m->hole_behind || !merge_ids_is(&m->ids, &x->id, MERGE_FROM_INDEX));
     struct kvs_branch b;
     uint64_t end;
     char who[64];

@@ -744,6 +744,66 @@ static bool loss_stands(void)
     return is;
 }
 
+/* Both are older when the group has written its frame, which so lies behind a hole. */
+struct both {
+    uint8_t *index, *log;
+    size_t index_bytes, log_bytes;
+    bool due;
+};
+static int both_at_sync(void *user, const struct sys_event *e)
+{
+    struct both *x = user;
+    char log[512];
+
+    if (!x->due || e->op != SYS_SYNC || e->after)
+        return 0;
+    x->due = false;
+    snprintf(log, sizeof log, "%.400s/log/seg-0001", g.dir);
+    size_t end = x->log_bytes;
+    while (end && !x->log[end - 1])
+        end--;
+    uint8_t none[8] = {0}; /* what follows the older copy's end */
+    int fd = open(log, O_WRONLY);
+    CHECK(fd >= 0);
+    CHECK_EQ(pwrite(fd, none, sizeof none, (off_t)((end + 7) & ~7ull)), 8);
+    close(fd);
+    index_put_back(x->index, x->index_bytes);
+    return 0;
+}
+
+static void a_group_behind_what_neither_has_is_kept(void)
+{
+    struct both x = {.due = true};
+    char log[512];
+
+    open_rig(false);
+    hurt_path(&g, "log/seg-0001", log);
+    x.index = index_read(g.dir, &x.index_bytes);
+    x.log = hurt_load(log, &x.log_bytes);
+    CHECK_EQ(rig_talk(&g, 3, TOKENS, TOKENS + 10), 0);
+    g.s->sys.hook = both_at_sync;
+    g.s->sys.user = &x;
+    CHECK_EQ(rig_talk(&g, 1, TOKENS, TOKENS + 10), 0);
+    CHECK(!x.due);
+    g.s->sys.hook = NULL;
+    CHECK(!said("nothing is missing"));
+    CHECK(marked(3) && !marked(1));
+    CHECK_EQ(rig_talk(&g, 3, TOKENS + 10, TOKENS + 20), E_CORRUPT);
+    CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+    looked_at();
+    CHECK(!g.s->log_hurt);
+    rig_close(&g);
+    rig_no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(marked(3));
+    CHECK(rig_tokens_ok(&g, 1, TOKENS + 10));
+    CHECK(rig_tokens_ok(&g, 2, TOKENS + 10));
+    all_is_there();
+    free(x.index);
+    free(x.log);
+    rig_fini(&g);
+}
+
 /* The store remembers how far it had come, and neither copy reaches as far: older ones of both, or
  * of the index beside a log that has lost its end. */
 static void what_neither_copy_has_is_no_nothing(void)
@@ -840,4 +900,4 @@ T_MAIN(ROW(pages_overwritten_under_the_open_store_cost_nothing),
        ROW(what_lmdb_meets_itself_is_damage_too), ROW(the_clock_outlives_a_kill_soon_after),
        ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
        ROW(a_log_that_could_not_be_made_anew_is_still_hurt), ROW(a_log_that_was_touched_stays),
-       ROW(what_neither_copy_has_is_no_nothing))
+       ROW(what_neither_copy_has_is_no_nothing), ROW(a_group_behind_what_neither_has_is_kept))
