@@ -2,7 +2,8 @@
  *
  * Goes into STATE/index.mdb.new, which nobody takes for an index before it is whole, synced
  * and renamed; a start may be killed at any instant.  Neither the old index nor the log is
- * changed: the old file stays as index.mdb.bad-TIME.  Only at open, before threads run. */
+ * changed: the old file stays as index.mdb.bad-TIME.  At open before threads run, or on the commit
+ * thread while it alone may touch the index (heal.c). */
 #ifndef KVSTORE_MERGE_H
 #define KVSTORE_MERGE_H
 #include "base/err.h"
