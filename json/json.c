@@ -3,13 +3,11 @@
 #include "base/bounds.h"
 #include "base/surrogate.h"
 #include <errno.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NUMBER_MAX = 60 };
 struct scan {
     const uint8_t *p, *end, *start;
     uint32_t objects; /* bit per open level: 1 an object, 0 an array */
@@ -127,11 +125,7 @@ static int scan_number(struct scan *s)
         if (!digits(s))
             return bad(s, "want a digit in the exponent");
     }
-    if (s->p - from > NUMBER_MAX)
-        return bad(s, "a number of more than 60 characters");
-    char text[NUMBER_MAX + 1] = "";
-    memcpy(text, from, (size_t)(s->p - from));
-    return isfinite(strtod(text, NULL)) ? 0 : bad(s, "a number that no double holds");
+    return s->p - from > 60 ? bad(s, "a number of more than 60 characters") : 0;
 }
 
 static int scan_scalar(struct scan *s)

@@ -57,7 +57,7 @@ if [ -x "$bin/hearthd" ]; then
     HOME=$tmp "$bin/hearthd" --config systemd/hearth.conf.example --check-config || { echo "the example configuration is refused"; bad=1; }
     # What is commented out must be good as well: every line that looks like a setting.
     (umask 077 && echo a-key-of-enough-bytes >"$tmp/key")
-    sed -e 's/^# \([a-z-]* *=\)/\1/' -e 's/^# \(\[model\)/\1/' -e 's,/srv/models/small.gguf,/dev/null,' \
+    sed -e 's/^# \([a-z-]* *=\)/\1/' -e 's/^# \(\[model\)/\1/' -e 's,/srv/models/small.gguf,'"$PWD"'/tests/golden/own_vocab.gguf,' \
         -e 's,~/,/tmp/,' -e "s,/etc/hearth/api-key,$tmp/key," systemd/hearth.conf.example >"$tmp/all.conf"
     HOME=$tmp "$bin/hearthd" --config "$tmp/all.conf" --check-config || { echo "a commented setting is refused"; bad=1; }
     # Each setting of the table that is not a diagnostic is in the example.

@@ -336,7 +336,7 @@ static void what_llama_cannot_do_here_is_refused(void)
     CHECK(strstr(eb.s, "llama.context_length is 1048577") != NULL);
     o.page_memory = 100;
     CHECK_EQ(open_edited(&tiny_default, NULL, NULL, &o, &eb), E_LIMIT);
-    CHECK(strstr(eb.s, "page memory is 100 bytes") != NULL);
+    CHECK(strstr(eb.s, "are less than one block of this model") != NULL);
 }
 
 /* What would change the mathematics and is not honoured; and the same key where it says

@@ -97,7 +97,6 @@ static void bad_texts_are_refused_with_the_place_and_the_reason(void)
         {"{\"a\":+1}", "want a value"},
         {"{\"a\":1e}", "want a digit in the exponent"},
         {"{\"a\":-}", "want a digit"},
-        {"{\"a\":1e999}", "no double holds"},
         {"{\"a\":NaN}", "want a value"},
         {"{\"a\":Infinity}", "want a value"},
         {"{\"a\":tru}", "want a value"},
