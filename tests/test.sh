@@ -19,7 +19,8 @@ echo "-- units"
 JOBS=$(($(nproc) + 1)) TIMEOUT=${UNIT_TIMEOUT:-180} tests/run.sh "$dir" "$@" || bad=1
 # Two at a time, longest first: no time that these measure is near its bound beside one other.
 beside="resume.py tree.py http_hostile.py recover.py rebuild.py kill_compact.py fronts.py cli.py room.py eval.sh full.py
-    peer_templates.sh rest.py dialect.py guard.py peer_tokens.sh peer_gguf.sh peer_logits.sh confined.py shared.py"
+    bad_input.py rest.py dialect.py peer_templates.sh limit.py guard.py harm.py peer_tokens.sh peer_gguf.sh openai.py malformed.py
+    words.py clients.py turns.py peer_logits.sh confined.py shared.py"
 echo "-- end to end in pairs, and beside independent implementations"
 # shellcheck disable=SC2046,SC2086
 JOBS=2 TIMEOUT=${E2E_TIMEOUT:-400} tests/run.sh "$dir" $(printf 'tests/e2e/test_%s\n' $beside) || bad=1
