@@ -395,8 +395,9 @@ int recover_open(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
     if (r == 0 && !s->scrub_due) /* a full disk: the next open does it */
         (void)index_sum_make(s->idx, QUICK_BYTES);
     if (r == 0 && hurt) {
+        /* What fails is said, and tried again while the store is open. */
         s->log_hurt = true;
-        (void)ckpt_all(s); /* else it is tried again while the store is open, and that is said */
+        (void)ckpt_all(s);
     }
     if (r == 0)
         r = kept_look(s, rep->rebuilt);

@@ -1,5 +1,6 @@
 /* test_sess.c - sessions as places in a tree of tokens, on a real store. */
 #include "base/clock.h"
+#include "base/share.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/ident.h"
@@ -7,7 +8,6 @@
 #include "daemon/model.h"
 #include "daemon/quota.h"
 #include "daemon/sess.h"
-#include "base/share.h"
 #include "daemon/stored.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
