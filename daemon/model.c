@@ -126,28 +126,28 @@ static bool recall(struct slot *s)
 
 /* Where the KV lies that this file's weights have made so far, to be found before the next load:
  * by whoever asks where, and by `rm`.  Blocks are taken under no key but a loaded model's. */
-struct lies {
+struct kv_found {
     struct file_stamp file;
     uint8_t fingerprint[32];
     uint64_t variant, block_bytes;
 };
 
-static void lies_name(const struct file_stamp *f, char ret[64])
+static void kv_name(const struct file_stamp *f, char ret[64])
 {
     snprintf(ret, 64, "blocks/%llx/%llx", (unsigned long long)f->dev,
              (unsigned long long)f->ino);
 }
 
-static void lies_remember(const struct slot *s)
+static void kv_remember(const struct slot *s)
 {
-    struct lies v = {.file = s->stamp,
-                     .variant = s->m.variant,
-                     .block_bytes = s->m.known_block_bytes},
-                was;
+    struct kv_found v = {.file = s->stamp,
+                         .variant = s->m.variant,
+                         .block_bytes = s->m.known_block_bytes},
+                    was;
     char name[64];
 
     memcpy(v.fingerprint, s->m.fingerprint, sizeof v.fingerprint);
-    lies_name(&v.file, name);
+    kv_name(&v.file, name);
     if (kvs_meta_get(s->d->store, name, &was, sizeof was) == (int)sizeof was &&
         memcmp(&was, &v, sizeof v) == 0)
         return;
@@ -155,15 +155,15 @@ static void lies_remember(const struct slot *s)
                        sizeof v); /* else it is known when it is loaded */
 }
 
-static void lies_recall(struct slot *s)
+static void kv_recall(struct slot *s)
 {
     struct file_stamp now = {0};
-    struct lies v;
+    struct kv_found v;
     char name[64];
 
     if (stamp_read(s->m.path, &now) < 0)
         return;
-    lies_name(&now, name);
+    kv_name(&now, name);
     if (kvs_meta_get(s->d->store, name, &v, sizeof v) != (int)sizeof v ||
         !stamp_same(&v.file, &now))
         return;
@@ -192,7 +192,7 @@ static bool identify(struct slot *s)
     s->m.variant = kvs_variant(eng_info(s->m.eng)->epoch, 0);
     s->m.known_block_bytes = kl.hot_bytes + kl.cold_bytes;
     s->m.keyed = true;
-    lies_remember(s);
+    kv_remember(s);
     return true;
 }
 
@@ -574,7 +574,7 @@ static int slot_add(struct daemon *d, const char *name, const char *path, bool f
     s->unload = (struct loop_timer){.fire = unload_poll, .user = s};
     t->slot[s->m.index] = s;
     t->n += s->m.index == t->n;
-    lies_recall(s);
+    kv_recall(s);
     return 0;
 }
 
