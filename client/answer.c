@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -306,6 +307,13 @@ static int send_start(struct run *r)
     }
 }
 
+/* Where that number is this process's; 0: unknown. */
+static unsigned long pid_ns(void)
+{
+    struct stat st;
+    return stat("/proc/self/ns/pid", &st) == 0 ? (unsigned long)st.st_ino : 0;
+}
+
 /* One NEXT. CLI_OK with *ret NULL: ask again. */
 static int ask_next(struct run *r, cJSON **ret)
 {
@@ -313,8 +321,8 @@ static int ask_next(struct run *r, cJSON **ret)
     struct errbuf eb = {""};
     char json[200];
     snprintf(json, sizeof json,
-             "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":%d,\"pid\":%ld}", r->a->request,
-             r->a->n, NEXT_WAIT_MS, (long)getpid());
+             "{\"stream\":\"%s\",\"cursor\":%u,\"max_wait_ms\":%d,\"pid\":%ld,\"pid_ns\":%lu}",
+             r->a->request, r->a->n, NEXT_WAIT_MS, (long)getpid(), pid_ns());
     *ret = NULL;
     int e =
         hearth_call(r->conn, HRT_NEXT, json, NULL, 0, NEXT_WAIT_MS + NEXT_SPARE_MS, &rep, &eb);
@@ -402,6 +410,7 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     snprintf(ret->request, sizeof ret->request, "%s", j_str(start, "id", ""));
     /* Who reads: when this process has ended, nobody does. */
     cJSON_AddNumberToObject(start, "pid", (double)getpid());
+    cJSON_AddNumberToObject(start, "pid_ns", (double)pid_ns());
     r.start = cJSON_PrintUnformatted(start);
     r.warned = cJSON_CreateArray();
     cJSON_Delete(start);

@@ -491,6 +491,7 @@ int cli_turn_text(struct cli *c, const cJSON *session, const cJSON *turn,
         return cli_fail(c, CLI_FAILED, "the daemon's turns do not fit its tokens");
     cJSON *req = cJSON_CreateObject();
     cJSON_AddStringToObject(req, "model", j_str(session, "model", ""));
+    cJSON_AddStringToObject(req, "session", j_str(session, "id", ""));
     int code = cli_call(c, HRT_DETOKENIZE, req, ids->tail + (size_t)at * sizeof(int32_t),
                         (size_t)n * sizeof(int32_t), NULL, &rep);
     if (code != CLI_OK)

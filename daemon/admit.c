@@ -273,15 +273,22 @@ static int pick_session(struct call *c, bool create, bool fork, struct model **m
     }
     *m = model_find(d, s && !model ? s->rec.model : model, &eb);
     if (!*m) {
-        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s",
-                  eb.s[0] ? eb.s : "no such model");
+        if (s && !model)
+            call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL,
+                      "session \"%s\": %s; if the file of its model has another name now, "
+                      "`--model %s=FILE` gives it this one again",
+                      name, eb.s[0] ? eb.s : "no such model", s->rec.model);
+        else
+            call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL, "%s",
+                      eb.s[0] ? eb.s : "no such model");
         return -ENOENT;
     }
     if (s && model && s->head && model_find(d, s->rec.model, NULL) != *m) {
         call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
-                  "model: session \"%s\" belongs to model %s, not to %s; take another name, "
-                  "or remove it",
-                  name, s->rec.model, (*m)->name);
+                  "model: session \"%s\" belongs to model %s, not to %s; take another name; "
+                  "if this is that model's file under a new name, `--model %s=FILE` gives it "
+                  "the old one",
+                  name, s->rec.model, (*m)->name, s->rec.model);
         return -EINVAL;
     }
     if (!name || !name[0])
@@ -397,8 +404,10 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
     r->keep = keep;
     r->prefix = prefix;
     r->s = s;
-    if (s)
+    if (s) {
         s->running = r;
+        r->sess_used_ns = s->unborn ? 0 : s->rec.used_ns;
+    }
     r->m = m;
     model_use(m);
     r->using_model = true;
@@ -423,6 +432,7 @@ static void take_cands(struct req *r, struct prepared *p)
     const struct sess_user *u = sess_user(d->sess, r->uid, false);
     struct sess *at[SESS_LISTS_] = {0};
     uint64_t tokens = 0;
+    char other[MISFIT_WORDS];
 
     for (int k = 0; u && k < SESS_LISTS_; k++)
         at[k] = u->list[k].newest;
@@ -441,7 +451,7 @@ static void take_cands(struct req *r, struct prepared *p)
             return;
         at[from] = s->older;
         if (s->removing || !s->head || strcmp(s->rec.model, r->m->name) != 0 ||
-            sess_tokens(d, s, &c->toks) < 0)
+            sess_misfit(s, r->m, other) || sess_tokens(d, s, &c->toks) < 0)
             continue;
         c->session = s->rec.id;
         c->head = s->head;
@@ -458,7 +468,6 @@ void admit_model_ready(struct req *r)
     struct prepared *p = r->prep;
     struct daemon *d = r->d;
     const struct eng_info *info = eng_info(r->m->eng);
-    static const uint8_t none[32];
     struct errbuf eb = {{0}};
     struct sess *s = r->s;
     int res;
@@ -475,11 +484,9 @@ void admit_model_ready(struct req *r)
         req_fail(r, HRT_INVALID_ARGUMENT, "bad_field", "params.%s", eb.s);
         return;
     }
-    if (s && s->head && memcmp(s->rec.tokenizer_id, none, sizeof none) != 0 &&
-        memcmp(s->rec.tokenizer_id, info->tokenizer_id, sizeof none) != 0) {
-        req_fail(r, HRT_FAILED_PRECONDITION, "session_read_only",
-                 "session \"%s\" was made with another tokenizer than model %s has now",
-                 s->rec.name, r->m->name);
+    char other[MISFIT_WORDS];
+    if (s && sess_misfit(s, r->m, other)) {
+        req_fail(r, HRT_FAILED_PRECONDITION, "session_read_only", "%s", other);
         return;
     }
     prepared_model(p, r->m->eng);
@@ -557,8 +564,11 @@ static int64_t turn_with_room(const struct sess *s, uint64_t more, uint64_t cont
 
 static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
 {
-    char way[120] = "";
+    uint32_t own = eng_info(r->m->eng)->ctx_own;
+    char way[120] = "", set[80] = "";
 
+    if (own > context)
+        snprintf(set, sizeof set, " (by the setting `context`, its file allows %u)", own);
     r->err_a = tokens;
     r->err_b = context;
     r->err_held = r->s ? r->s->head : 0;
@@ -568,13 +578,14 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
     if (r->err_turn > 0)
         snprintf(way, sizeof way, "; after turn %lld there is room for it",
                  (long long)r->err_turn);
-    req_fail(r, HRT_OUT_OF_RANGE, "context_length_exceeded",
-             /* Programs know this error by the first half, as OpenAI words it. */
-             "this model's maximum context length is %llu tokens, the input comes to %llu%s%s; "
-             "nothing was changed%s",
-             (unsigned long long)context, (unsigned long long)tokens,
-             r->err_held ? " with what the session holds" : "",
-             tokens == context ? " and leaves no room for an answer" : "", way);
+    req_fail(
+        r, HRT_OUT_OF_RANGE, "context_length_exceeded",
+        /* Programs know this error by the first half, as OpenAI words it. */
+        "this model's maximum context length is %llu tokens%s, the input comes to %llu%s%s; "
+        "nothing was changed%s",
+        (unsigned long long)context, set, (unsigned long long)tokens,
+        r->err_held ? " with what the session holds" : "",
+        tokens == context ? " and leaves no room for an answer" : "", way);
 }
 
 /* A model that goes in circles would write until the context is full, and that were the end of the
@@ -620,6 +631,7 @@ static int place_anonymous(struct req *r, struct prepared *p)
             if (from->head > p->base)
                 sess_move(d, from, p->base); /* written with the beginning of r */
             r->s = from;
+            r->sess_used_ns = from->rec.used_ns;
             from->running = r;
             if (r->keep) /* what one question began is a conversation now */
                 (void)sess_setting_set(from, "keep", NULL);

@@ -16,6 +16,7 @@
 #include "daemon/quota.h"
 #include "daemon/req.h"
 #include "daemon/steps.h"
+#include "daemon/swapped.h"
 #include "engine/engine.h"
 #include "kvstore/kvstore.h"
 #include "proto.h"
@@ -28,6 +29,7 @@
 #define KEPT_NS    (600 * 1000000000ull) /* a stream after its end */
 #define COMMIT_NS  (2 * 1000000000ull)
 #define PAUSE_NS   (15 * 1000000000ull) /* nobody reads: pause, then cancel */
+#define UNSEEN_NS  (4 * 1000000000ull)  /* and nobody would see the end of who read */
 #define ABANDON_NS (60 * 1000000000ull)
 #define GIVEWAY_NS (5 * 1000000000ull) /* nobody reads, and somebody wants the session */
 #define AT_WORK_NS (200 * 1000000ull)  /* since it was last looked at for a step */
@@ -231,6 +233,7 @@ void req_finish(struct req *r, enum finish fin)
     r->finish = (uint8_t)fin;
     r->ended_ns = now;
     warn_room(r, fin);
+    swapped_warn(r, r->sess_used_ns);
     if (kvflow_fault(r->m))
         req_warn(r,
                  "finished blocks do not reach the disk, and what is not kept in memory is "
@@ -505,8 +508,9 @@ void req_pause(struct req *r)
 {
     bool was = r->paused;
 
-    r->paused = stream_unread(&r->st, r->acked) > STREAM_UNREAD_MAX ||
-                (!r->waits && now_ns() - r->read_ns > PAUSE_NS);
+    r->paused =
+        stream_unread(&r->st, r->acked) > STREAM_UNREAD_MAX ||
+        (!r->waits && now_ns() - r->read_ns > (r->reader_unseen ? UNSEEN_NS : PAUSE_NS));
     if (was && !r->paused)
         gen_kick(r->d);
 }

@@ -24,6 +24,7 @@
 #include "daemon/sess.h"
 #include "daemon/status.h"
 #include "daemon/stored.h"
+#include "daemon/swapped.h"
 #include "daemon/templates.h"
 #include "daemon/weightsid.h"
 #include "kvstore/kvstore.h"
@@ -273,6 +274,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
         r = models_open(d, eb);
     if (r == 0)
         models_on_change(d, ops_text_model_changed);
+    if (r == 0)
+        models_on_change(d, swapped_model);
     if (r == 0)
         r = opened(sess_open(d, eb), "sessions", eb);
     if (r == 0)

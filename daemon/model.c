@@ -189,6 +189,7 @@ static bool identify(struct slot *s)
         return false;
     }
     eng_fingerprint(s->m.eng, s->m.weights_id, s->m.fingerprint);
+    s->m.compared = false;
     s->m.variant = kvs_variant(eng_info(s->m.eng)->epoch, 0);
     s->m.known_block_bytes = kl.hot_bytes + kl.cold_bytes;
     s->m.keyed = true;

@@ -31,10 +31,12 @@ struct model {
     char *path;
     uint8_t state; /* enum model_state */
     char error[512];
-    struct engd *engd;  /* its thread; NULL unless loading or loaded */
-    struct engine *eng; /* valid while MODEL_LOADED */
-    bool gone;          /* its file was taken out of the directory: nobody is shown it */
-    bool keyed;         /* weights_id, fingerprint, variant are those of what is loaded */
+    struct engd *engd;   /* its thread; NULL unless loading or loaded */
+    struct engine *eng;  /* valid while MODEL_LOADED */
+    bool gone;           /* its file was taken out of the directory: nobody is shown it */
+    bool keyed;          /* weights_id, fingerprint, variant are those of what is loaded */
+    bool compared;       /* and were compared with what the name stood for (swapped.h) */
+    uint64_t swapped_ns; /* since then (wall clock) it is what is loaded now; 0: always */
     uint8_t weights_id[16], fingerprint[32];
     uint64_t variant;
     uint64_t known_block_bytes; /* 0: it was never keyed; stays when it is unloaded */

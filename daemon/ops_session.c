@@ -534,9 +534,11 @@ void op_session_open(struct call *c)
                   "session \"%s\" is just being made by another request; try again", name);
     } else if (model && model[0] &&
                model_find(c->d, model, NULL) != model_find(c->d, s->rec.model, NULL)) {
-        call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
-                  "model: session \"%s\" belongs to model %s; take another name, or remove it",
-                  name, s->rec.model);
+        call_fail(
+            c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
+            "model: session \"%s\" belongs to model %s; take another name; if this is that "
+            "model's file under a new name, `--model %s=FILE` gives it the old one",
+            name, s->rec.model, s->rec.model);
     } else {
         call_ok(c, sess_json(c->d, s), NULL, 0);
     }

@@ -12,6 +12,7 @@
 #include "daemon/model.h"
 #include "daemon/prep.h"
 #include "daemon/req.h"
+#include "daemon/sess.h"
 #include "engine/engine.h"
 #include "engine/tokenizer.h"
 #include <errno.h>
@@ -25,6 +26,8 @@ struct text_job {
     struct call *c;
     struct model *m;
     const struct tokenizer *tok;
+    struct kvs_id sess; /* DETOKENIZE: whose ids they are */
+    bool of_sess;
     bool special, bos;
     struct prepared *count; /* COUNT */
     int res;
@@ -187,6 +190,14 @@ static void text_drop(struct prep_job *j)
 
 static void text_start(struct text_job *t)
 {
+    struct sess *s = t->of_sess ? sess_by_id(t->c->d, t->c->uid, &t->sess) : NULL;
+    char other[MISFIT_WORDS];
+
+    if (s && sess_misfit(s, t->m, other)) {
+        call_fail(t->c, HRT_FAILED_PRECONDITION, "session_read_only", NULL, "%s", other);
+        text_free(t);
+        return;
+    }
     t->tok = eng_tokenizer(t->m->eng);
     if (t->count) {
         prepared_model(t->count, t->m->eng);
@@ -296,6 +307,7 @@ void op_tokenize(struct call *c)
 void op_detokenize(struct call *c)
 {
     bool special = true;
+    struct sess *s = NULL;
     struct model *m;
     struct text_job *t;
 
@@ -306,9 +318,15 @@ void op_detokenize(struct call *c)
                   "tail: want int32 ids, so a multiple of 4 bytes, got %u", c->tail_bytes);
         return;
     }
+    if (cJSON_HasObjectItem(c->json, "session") && !(s = op_session(c)))
+        return;
     if (!(m = op_model(c)) || !(t = text_new(c)))
         return;
     t->special = special;
+    if (s) {
+        t->sess = s->rec.id;
+        t->of_sess = true;
+    }
     text_submit(c, m, t);
 }
 

@@ -131,8 +131,9 @@ struct req {
     uint32_t magic;
     struct daemon *d;
     struct kvs_id id;
-    uint32_t uid;  /* its owner */
-    uint32_t user; /* ident_uid of it */
+    uint32_t uid;          /* its owner */
+    uint32_t user;         /* ident_uid of it */
+    uint64_t sess_used_ns; /* its session was last used then, before this; wall clock, 0: new */
     uint64_t arrived_ns, admitted_ns, wall_ns;
     uint8_t state;  /* enum req_state */
     bool load_only; /* MODEL_LOAD's stream */
@@ -189,7 +190,8 @@ struct req {
     uint32_t acked;
     uint64_t read_ns;   /* somebody last asked for news */
     const void *reader; /* his link, to be compared only */
-    int32_t reader_pid; /* as he said it; 0: he did not */
+    int32_t reader_pid; /* as he said it; 0: he did not, or its end cannot be seen */
+    bool reader_unseen; /* the latter */
     uint64_t left_ns;   /* his link closed then; 0: it is open, or another has come */
     struct wait *waits;
     struct call *asker; /* who had it read back, until recover returns: hears why not */

@@ -278,6 +278,11 @@ void sess_place(struct daemon *d, struct sess *s, struct branch *b,
  * durable, or a rewind.  false: nothing is missing.  *ret_none: nothing is left of it. */
 bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none);
 
+/* The tokens of s, if it has any, are not of the tokenizer that m has now (loaded): in words, with the
+ * way on. */
+enum { MISFIT_WORDS = 2 * NAME_BYTES_MAX + 320 };
+bool sess_misfit(const struct sess *s, const struct model *m, char ret[MISFIT_WORDS]);
+
 /* settings: JSON members kept with the session; "" when absent. */
 int sess_setting_set(struct sess *s, const char *key,
                      const char *value); /* NULL: remove; E_LIMIT, -ENOMEM */

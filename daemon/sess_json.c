@@ -6,6 +6,7 @@
 #include "daemon/model.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
+#include "engine/engine.h"
 #include "kvstore/kvstore.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -165,6 +166,23 @@ static cJSON *bytes_json(struct daemon *d, struct sess *s, uint32_t *found)
         cJSON_AddNullToObject(o, "file");
     }
     return o;
+}
+
+bool sess_misfit(const struct sess *s, const struct model *m, char ret[MISFIT_WORDS])
+{
+    const struct eng_info *info = eng_info(m->eng);
+    static const uint8_t none[32];
+    char hex[33];
+
+    if (!s->head || memcmp(s->rec.tokenizer_id, none, sizeof none) == 0 ||
+        memcmp(s->rec.tokenizer_id, info->tokenizer_id, sizeof none) == 0)
+        return false;
+    snprintf(ret, MISFIT_WORDS,
+             "session \"%s\" was made with another tokenizer than model %s has now, its tokens "
+             "are other text there; put back the file it was made with, or name it: "
+             "--model %s=FILE",
+             sess_label(s, hex), m->name, m->name);
+    return true;
 }
 
 const char *sess_label(const struct sess *s, char ret[33])

@@ -132,6 +132,7 @@ static int open_model(struct engine *e, const struct eng_opts *o, struct errbuf 
                          &e->info, eb);
     if (r == 0)
         r = heads_fit(e, eb);
+    e->info.ctx_own = e->info.ctx_max;
     if (r == 0 && o->ctx_max && o->ctx_max < e->info.ctx_max)
         e->info.ctx_max = o->ctx_max;
     if (r == 0)

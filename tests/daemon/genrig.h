@@ -15,6 +15,7 @@
 struct rig {
     char base[128], core[200], logf[200], model[200];
     const char *flags;                  /* more of them, blank-separated */
+    const char *name;                   /* what the model is called; NULL: m */
     int (*main)(int argc, char **argv); /* the program, when it is part of the test */
     pid_t pid;
     int fd;
@@ -88,9 +89,10 @@ static void rig_up(struct rig *g)
     if (!g->main && access(program, X_OK) < 0)
         t_skip("the program hearthd is not built");
     snprintf(buf, sizeof buf,
-             "--state %s/state --runtime %s/run --models %s/none --model m=%s --no-front "
+             "--state %s/state --runtime %s/run --models %s/none --model %s=%s --no-front "
              "--disk 1GiB --host-memory 64MiB --threads 1 --http off %s",
-             g->base, g->base, g->base, g->model, g->flags ? g->flags : "");
+             g->base, g->base, g->base, g->name ? g->name : "m", g->model,
+             g->flags ? g->flags : "");
     argv[argc++] = program;
     for (char *p = strtok(buf, " "); p; p = strtok(NULL, " "))
         argv[argc++] = p;

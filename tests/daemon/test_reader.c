@@ -129,6 +129,85 @@ static void a_process_that_was_never_seen_ends_nothing(void)
     rig_down(&g, SIGTERM);
 }
 
+/* How far it has come, without reading it. */
+static uint64_t made_so_far(void)
+{
+    struct wire_reply r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+    const cJSON *turns = cJSON_GetObjectItem(r.json, "turns");
+    const cJSON *last = cJSON_GetArrayItem(turns, cJSON_GetArraySize(turns) - 1);
+    uint64_t n = (uint64_t)cJSON_GetNumberValue(cJSON_GetObjectItem(last, "tokens"));
+
+    wire_reply_fini(&r);
+    return n;
+}
+/* It lives elsewhere: the process of that number here may end, and has nothing to do with it.  Nor is
+ * anything computed for a reader who may have ended unseen. */
+static void not_seen_to_end(const char *ns, pid_t pid)
+{
+    char id[33], more[240];
+
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    answer_clear(&a);
+    snprintf(more, sizeof more, LONG ",\"session\":\"s\",\"pid\":%d%s", (int)pid, ns);
+    CHECK(rig_start(&g, id, ids, 100, more));
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    usleep(1500000);
+    CHECK_EQ(busy(), 1);
+    usleep(3500000 * T_SLOWER);
+    uint64_t n = made_so_far();
+    usleep(700000);
+    CHECK_EQ(busy(), 1);
+    CHECK(n > 0 && n < 32000);
+    CHECK_EQ(made_so_far(), n);
+    CHECK(!rig_read(&g, id, &a, (uint32_t)n + 10)); /* and goes on when he asks again */
+    rig_down(&g, SIGTERM);
+}
+static void a_pid_of_another_namespace_is_nobodys_here(void)
+{
+    some_ids(ids, 2000, 3);
+    not_seen_to_end(",\"pid_ns\":7", somebody());
+}
+static void a_pid_of_another_users_process_is_not_the_readers(void)
+{
+    pid_t pid;
+
+    if (geteuid() != 0)
+        t_skip("only root can be two users");
+    pid = fork();
+    if (pid == 0) {
+        if (setuid(65534) == 0)
+            pause();
+        _exit(1);
+    }
+    usleep(200000);
+    some_ids(ids, 2000, 3);
+    not_seen_to_end("", pid);
+}
+static void a_pid_of_this_namespace_is_the_readers(void)
+{
+    char id[33], more[240];
+    pid_t pid = somebody();
+    struct stat st;
+
+    CHECK_EQ(stat("/proc/self/ns/pid", &st), 0);
+    some_ids(ids, 2000, 3);
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    snprintf(more, sizeof more, LONG ",\"session\":\"s\",\"pid\":%d,\"pid_ns\":%lu", (int)pid,
+             (unsigned long)st.st_ino);
+    CHECK(rig_start(&g, id, ids, 100, more));
+    usleep(700000);
+    CHECK_EQ(busy(), 1);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    CHECK(idle_within(1.5));
+    rig_down(&g, SIGTERM);
+}
+
 static void an_answer_ends_some_seconds_after_its_link(void)
 {
     char id[33];
@@ -153,10 +232,13 @@ static void an_answer_ends_some_seconds_after_its_link(void)
     rig_down(&g, SIGTERM);
 }
 
-T_MAIN({"an_answer_ends_with_the_process_that_reads_it",
-        an_answer_ends_with_the_process_that_reads_it},
-       {"a_start_that_waits_ends_with_its_process", a_start_that_waits_ends_with_its_process},
-       {"a_process_that_was_never_seen_ends_nothing",
-        a_process_that_was_never_seen_ends_nothing},
-       {"an_answer_ends_some_seconds_after_its_link",
-        an_answer_ends_some_seconds_after_its_link})
+T_MAIN(
+    {"an_answer_ends_with_the_process_that_reads_it",
+     an_answer_ends_with_the_process_that_reads_it},
+    {"a_start_that_waits_ends_with_its_process", a_start_that_waits_ends_with_its_process},
+    {"a_process_that_was_never_seen_ends_nothing", a_process_that_was_never_seen_ends_nothing},
+    {"a_pid_of_another_namespace_is_nobodys_here", a_pid_of_another_namespace_is_nobodys_here},
+    {"a_pid_of_another_users_process_is_not_the_readers",
+     a_pid_of_another_users_process_is_not_the_readers},
+    {"a_pid_of_this_namespace_is_the_readers", a_pid_of_this_namespace_is_the_readers},
+    {"an_answer_ends_some_seconds_after_its_link", an_answer_ends_some_seconds_after_its_link})

@@ -45,7 +45,8 @@ def too_long_a_prompt_is_said_in_the_words_programs_look_for():
         code, r = post(port, {"messages": [user("a b " * 800)], "stream": stream})
         e = r["error"] if isinstance(r, dict) else r[0]["error"]
         check_eq((code, e["code"]), (400, "context_length_exceeded"), "code")
-        check("this model's maximum context length is 512 tokens" in e["message"], lambda: e["message"])
+        check("this model's maximum context length is 512 tokens (by the setting `context`, its file allows 8192), the"
+              in e["message"], lambda: e["message"])
     d.stop()
 
 
