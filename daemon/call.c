@@ -1,5 +1,6 @@
 /* call.c - see call.h: replies, and members read with their bounds. */
 #include "daemon/call.h"
+#include "base/text.h"
 #include "daemon/daemon.h"
 #include "daemon/ident.h"
 #include "daemon/link.h"
@@ -10,9 +11,25 @@
 
 enum { RETRY_AFTER_MS = 1000 }; /* said when the handler knows nothing better */
 
+/* As text.  A file's name may hold any bytes, and words that were cut end in the middle of a
+ * character: JSON is UTF-8, so what belongs to no character goes as U+FFFD.  NULL: no memory. */
+static char *printed(const cJSON *o)
+{
+    char *s = cJSON_PrintUnformatted(o);
+    size_t n = s ? strlen(s) : 0;
+
+    if (!s || text_bad(s, n) == n)
+        return s;
+    char *fit = malloc(3 * n + 1);
+    if (fit)
+        text_mend(fit, s, n);
+    free(s);
+    return fit;
+}
+
 void call_ok(struct call *c, cJSON *reply, const void *tail, size_t tail_bytes)
 {
-    char *s = reply ? cJSON_PrintUnformatted(reply) : NULL;
+    char *s = reply ? printed(reply) : NULL;
 
     if (reply && !s) {
         cJSON_Delete(reply);
@@ -70,7 +87,7 @@ void call_fail(struct call *c, uint32_t status, const char *slug, cJSON *extra, 
         if ((status == HRT_RESOURCE_EXHAUSTED || status == HRT_UNAVAILABLE) &&
             !cJSON_GetObjectItemCaseSensitive(o, "retry_after_ms"))
             cJSON_AddNumberToObject(o, "retry_after_ms", RETRY_AFTER_MS);
-        s = cJSON_PrintUnformatted(o);
+        s = printed(o);
     }
     static const char plain[] =
         "{\"status\":\"RESOURCE_EXHAUSTED\",\"slug\":\"out_of_memory\","

@@ -1,5 +1,6 @@
 /* metrics.c - see status.h: counters and gauges as Prometheus text, one table. */
 #include "base/clock.h"
+#include "base/text.h"
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/frontchild.h"
@@ -32,13 +33,16 @@ static void one(FILE *f, const char *name, bool counter, const char *help, doubl
 /* A label's value: backslash, quote and newline are escaped, as the format wants. */
 static void label(FILE *f, const char *s)
 {
-    for (; *s; s++) {
+    for (size_t len; *s; s += len ? len : 1) {
+        len = text_char(s, strlen(s));
         if (*s == '\\' || *s == '"')
             fputc('\\', f);
         if (*s == '\n')
             fputs("\\n", f);
+        else if (len)
+            fwrite(s, 1, len, f);
         else
-            fputc(*s, f);
+            fputs("\xef\xbf\xbd", f);
     }
 }
 
@@ -152,22 +156,11 @@ static void link_part(FILE *f, struct daemon *d)
                     l.replies[s]);
 }
 
-char *metrics_text(struct daemon *d, size_t *ret_bytes)
+/* What all users' requests together come to: from how it moves each could tell what another does. */
+static void whole_part(FILE *f, struct daemon *d)
 {
-    char *text = NULL;
-    FILE *f = open_memstream(&text, ret_bytes);
     struct gen_counts g = {0};
-    uint32_t anonymous = 0, sessions;
 
-    if (!f)
-        return NULL;
-    head(f, "build_info", false, "Always 1; the labels say what runs.");
-    fprintf(f, "hearth_build_info{version=\"%s\",backend=\"%s\"} 1\n", HEARTH_VERSION,
-            d->backend[0] ? d->backend : "cpu");
-    one(f, "uptime_seconds", false, "Since start.", (double)(now_ns() - d->started_ns) / 1e9);
-    sessions = sess_count(d, &anonymous);
-    one(f, "sessions", false, "Sessions known.", sessions);
-    one(f, "sessions_anonymous", false, "Of them without a name.", anonymous);
     gen_counts(d, &g);
     one(f, "requests_running", false, "Requests in steps or being restored.", g.running);
     one(f, "requests_waiting", false, "Requests queued.", g.waiting);
@@ -178,6 +171,26 @@ char *metrics_text(struct daemon *d, size_t *ret_bytes)
     model_part(f, d);
     link_part(f, d);
     process_part(f);
+}
+
+char *metrics_text(struct daemon *d, uint32_t uid, size_t *ret_bytes)
+{
+    char *text = NULL;
+    FILE *f = open_memstream(&text, ret_bytes);
+    uint32_t anonymous = 0, sessions;
+    bool whole = daemon_trusts(d, uid);
+
+    if (!f)
+        return NULL;
+    head(f, "build_info", false, "Always 1; the labels say what runs.");
+    fprintf(f, "hearth_build_info{version=\"%s\",backend=\"%s\"} 1\n", HEARTH_VERSION,
+            d->backend[0] ? d->backend : "cpu");
+    one(f, "uptime_seconds", false, "Since start.", (double)(now_ns() - d->started_ns) / 1e9);
+    sessions = whole ? sess_count(d, &anonymous) : sess_count_of(d, uid, &anonymous);
+    one(f, "sessions", false, "Sessions known.", sessions);
+    one(f, "sessions_anonymous", false, "Of them without a name.", anonymous);
+    if (whole)
+        whole_part(f, d);
     if (fclose(f) != 0) {
         free(text);
         return NULL;

@@ -58,7 +58,7 @@ void op_status(struct call *c)
 void op_metrics(struct call *c)
 {
     size_t n = 0;
-    char *text = metrics_text(c->d, &n);
+    char *text = metrics_text(c->d, c->uid, &n);
 
     if (!text) {
         call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL,

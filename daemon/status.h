@@ -14,6 +14,6 @@ cJSON *status_json(struct daemon *d, uint32_t uid);
 /* Where the HTTP front listens; reads RUNTIME/http.port when it changed.  "" when nowhere. */
 const char *status_http(struct daemon *d);
 /* Free and of *ret_bytes bytes; NULL: no memory. */
-char *metrics_text(struct daemon *d, size_t *ret_bytes);
+char *metrics_text(struct daemon *d, uint32_t uid, size_t *ret_bytes);
 
 #endif

@@ -56,8 +56,9 @@ static void ask_core(struct hx *x, bool metrics)
         p->x = x;
         p->began_ns = now_ns();
         p->metrics = metrics;
-        p->ask = corelink_send(hx_core(x), metrics ? HRT_METRICS : HRT_PING, "{}", 2, NULL, 0,
-                               on_probe, p);
+        p->ask =
+            corelink_send_as(hx_core(x), metrics ? hx_as(x) : NULL,
+                             metrics ? HRT_METRICS : HRT_PING, "{}", 2, NULL, 0, on_probe, p);
     }
     if (!p || p->ask < 0) {
         free(p);

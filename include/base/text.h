@@ -38,6 +38,25 @@ static inline size_t text_bad(const char *s, size_t n)
     return i;
 }
 
+/* n bytes of s with U+FFFD for each byte that belongs to no character, or is zero; terminated.  ret has
+ * 3 * n + 1 bytes.  Returns its length. */
+static inline size_t text_mend(char *ret, const char *s, size_t n)
+{
+    size_t at = 0;
+
+    for (size_t i = 0, len; i < n; i += len) {
+        len = s[i] ? text_char(s + i, n - i) : 0;
+        if (len)
+            memcpy(ret + at, s + i, len);
+        else
+            memcpy(ret + at, "\xef\xbf\xbd", 3);
+        at += len ? len : 3;
+        len = len ? len : 1;
+    }
+    ret[at] = 0;
+    return at;
+}
+
 /* The code point of the character of len bytes at s, as text_char counted them. */
 static inline uint32_t text_code(const char *s, size_t len)
 {
