@@ -146,7 +146,17 @@ static void not_seen_to_end(const char *ns, pid_t pid)
 {
     char id[33], more[240];
 
-    rig_make_ctx(&g, "", 32768);
+    struct mk_llama slow =
+        rig_tiny(32768); /* enough for unread tokens not to be what ends it */
+    struct mk m = {0};
+
+    rig_make(&g, "");
+    slow.layers = 16;
+    slow.embd = 768;
+    slow.ff = 2048;
+    mk_llama(&m, &slow);
+    rig_model(&g, &m);
+    free(m.p);
     rig_up(&g);
     rig_id(id);
     answer_clear(&a);
@@ -160,7 +170,8 @@ static void not_seen_to_end(const char *ns, pid_t pid)
     uint64_t n = made_so_far();
     usleep(700000);
     CHECK_EQ(busy(), 1);
-    CHECK(n > 0 && n < 32000);
+    if (n == 0 || n >= 9000)
+        t_fail(__FILE__, __LINE__, "%llu tokens", (unsigned long long)n);
     CHECK_EQ(made_so_far(), n);
     CHECK(!rig_read(&g, id, &a, (uint32_t)n + 10)); /* and goes on when he asks again */
     rig_down(&g, SIGTERM);
