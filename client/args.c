@@ -70,7 +70,7 @@ static const char *near_sub(const char *first, const char *word)
 }
 
 /* The verb of two words wins over that of one. */
-static const struct verb *find_verb(const char *first, const char *second, bool *ret_two)
+const struct verb *args_verb(const char *first, const char *second, bool *ret_two)
 {
     const struct verb *one = NULL;
     size_t n = strlen(first);
@@ -111,8 +111,7 @@ static const struct flag *each_flag(const struct verb *v, int *group, int *row)
         *row = 0;
     }
 }
-static const struct flag *find_flag(const struct verb *v, const char *name, size_t n,
-                                    char letter)
+const struct flag *args_flag(const struct verb *v, const char *name, size_t n, char letter)
 {
     int group = -1, row = 0;
     for (const struct flag *f; (f = each_flag(v, &group, &row));)
@@ -177,7 +176,7 @@ static int unknown_letter(const struct verb *v, char letter, struct errbuf *eb)
 static bool is_flag(const struct verb *v, const char *word)
 {
     return strncmp(word, "--", 2) == 0 && word[2] &&
-           find_flag(v, word + 2, strlen(word + 2), 0);
+           args_flag(v, word + 2, strlen(word + 2), 0);
 }
 
 static int give(struct args *a, const struct flag *f, const char *value, struct errbuf *eb)
@@ -189,7 +188,7 @@ static int give(struct args *a, const struct flag *f, const char *value, struct 
     return 0;
 }
 
-static bool wants_value(const struct flag *f)
+bool args_wants_value(const struct flag *f)
 {
     return f->value && f->value[0] != '[';
 }
@@ -201,26 +200,26 @@ static int take_flag(struct args *a, const char *arg, const char *next, struct e
     if (arg[1] == '-') {
         size_t n = strcspn(arg + 2, "=");
         const char *eq = arg[2 + n] ? arg + 3 + n : NULL;
-        const struct flag *f = find_flag(v, arg + 2, n, 0);
+        const struct flag *f = args_flag(v, arg + 2, n, 0);
         if (!f)
             return unknown_flag(v, arg, eb);
         if (eq && !f->value)
             return err_set(eb, -EINVAL, "--%s takes no value", f->name);
-        if (!eq && wants_value(f) && !next)
+        if (!eq && args_wants_value(f) && !next)
             return err_set(eb, -EINVAL, "--%s wants a value: --%s %s", f->name, f->name,
                            f->value);
-        if (!eq && wants_value(f) && is_flag(v, next))
+        if (!eq && args_wants_value(f) && is_flag(v, next))
             return err_set(eb, -EINVAL,
                            "--%s wants a value and got %s; if that is meant: --%s=%s", f->name,
                            next, f->name, next);
-        int r = give(a, f, eq ? eq : wants_value(f) ? next : NULL, eb);
-        return r < 0 ? r : !eq && wants_value(f) ? 2 : 1;
+        int r = give(a, f, eq ? eq : args_wants_value(f) ? next : NULL, eb);
+        return r < 0 ? r : !eq && args_wants_value(f) ? 2 : 1;
     }
     for (const char *p = arg + 1; *p; p++) {
-        const struct flag *f = find_flag(v, NULL, 0, *p);
+        const struct flag *f = args_flag(v, NULL, 0, *p);
         if (!f)
             return unknown_letter(v, *p, eb);
-        if (!wants_value(f)) {
+        if (!args_wants_value(f)) {
             int r = give(a, f, NULL, eb);
             if (r < 0)
                 return r;
@@ -314,7 +313,7 @@ int args_parse(struct args *ret, int argc, char *const *argv, struct errbuf *eb)
         i++;
         if (!ret->verb) {
             bool two = false;
-            ret->verb = find_verb(arg, next, &two);
+            ret->verb = args_verb(arg, next, &two);
             if (!ret->verb)
                 return unknown_verb(arg, eb);
             i += two;

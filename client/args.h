@@ -53,6 +53,13 @@ int args_num(const struct args *a, const char *name, double min, double max, boo
              double *ret, struct errbuf *eb);
 /* The nearest of the verbs to a word, or NULL when none is near. */
 const char *args_near_verb(const char *word);
+/* The verb that begins with these words, that of two before that of one; NULL: none does.
+ * second: NULL when there is none.  *ret_two is set for one of two words, and else left alone. */
+const struct verb *args_verb(const char *first, const char *second, bool *ret_two);
+/* A flag of v (NULL: no verb yet) or one of every verb: by its name's n bytes, or by its letter when
+ * that is not 0. */
+const struct flag *args_flag(const struct verb *v, const char *name, size_t n, char letter);
+bool args_wants_value(const struct flag *f); /* in the next word, when it is not with it */
 /* Edits between two words, adjacent swaps counting one. */
 int args_distance(const char *a, const char *b);
 

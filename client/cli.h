@@ -126,9 +126,10 @@ int cmd_status(struct cli *c, const struct args *a); /* cmd_status.c */
 int cmd_why(struct cli *c, const struct args *a);
 int cmd_fsck(struct cli *c, const struct args *a);
 int cmd_version(struct cli *c, const struct args *a);
-int cmd_tokenize(struct cli *c, const struct args *a);   /* cmd_tokenize.c */
-int cmd_doctor(struct cli *c, const struct args *a);     /* cmd_doctor.c */
-int cmd_serve(struct cli *c, const struct args *a);      /* cmd_serve.c */
+int cmd_tokenize(struct cli *c, const struct args *a); /* cmd_tokenize.c */
+int cmd_doctor(struct cli *c, const struct args *a);   /* cmd_doctor.c */
+int cmd_serve(struct cli *c, const struct args *a);    /* cmd_serve.c */
+char *serve_help(void); /* what `hearthd --help` says, or NULL; to free */
 int cmd_completion(struct cli *c, const struct args *a); /* complete.c */
 int cmd_help(struct cli *c, const struct args *a);       /* help.c */
 void help_verb(const struct verb *v);

@@ -1,6 +1,7 @@
 /* help.c - help texts, from the table of verbs. */
 #include "client/cli.h"
 #include "client/table.h"
+#include <stdlib.h>
 
 /* left in a column of `width`, counted as a terminal does: an ellipsis is three bytes. */
 static void print_row(const char *left, int width, const char *does)
@@ -50,6 +51,11 @@ void help_verb(const struct verb *v)
         puts("");
         for (const struct flag *const *f = v->flags; *f; f++)
             print_flags(*f, v->hide);
+    }
+    if (v->raw) { /* what it is handed is another program's to explain */
+        char *theirs = serve_help();
+        printf("%s%s", theirs ? "\n" : "", theirs ? theirs : "");
+        free(theirs);
     }
 }
 

@@ -85,7 +85,7 @@ const struct verb verbs[] = {
      .does = "run hearthd and its front",
      .more =
          "In the foreground, until Ctrl-C. --detach leaves it running, once it is ready.\n"
-         "-q and --json are of --detach. All others are hearthd's own: see hearthd --help.\n",
+         "-q and --json are of --detach. All others are hearthd's own, which follow here.\n",
      .pos_max = -1,
      .run = cmd_serve,
      .raw = true},
@@ -265,7 +265,7 @@ const struct verb verbs[] = {
      .does = "completion script for a shell",
      .more = "For example: source <(hearth completion bash)\n",
      .pos_min = 1,
-     .pos_max = 1,
+     .pos_max = -1, /* `completion words` takes a command line */
      .run = cmd_completion},
     {.name = "help",
      .takes = "[VERB]",

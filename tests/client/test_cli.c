@@ -689,80 +689,6 @@ static void help_lists_every_verb(void)
     CHECK_EQ(RUN("help", "chat"), 0);
     CHECK(!strstr(out, "--ids") && strstr(out, "--temp"));
     CHECK_EQ(RUN("help", "akk"), 2);
-    CHECK_EQ(RUN("completion", "bash"), 0);
-    const char *words = strstr(out, "help) w='");
-    CHECK(words && strncmp(words, "help) w='serve run chat ", 24) == 0);
-    CHECK_EQ(RUN("completion", "zsh"), 0);
-    CHECK(strstr(out, "'help') _describe verb verbs;;"));
-    CHECK_EQ(RUN("completion", "fish"), 0);
-    CHECK(strstr(out, "'__fish_seen_subcommand_from help' -a 'serve run chat "));
-    down();
-}
-
-static void completion_scripts_are_valid(void)
-{
-    up();
-    static const char *const shells[] = {"bash", "zsh", "fish"};
-    for (int i = 0; i < 3; i++) {
-        char cmd[300];
-        CHECK_EQ(RUN("completion", shells[i]), 0);
-        CHECK(strstr(out, "ingest") && strstr(out, "rewind") && strstr(out, "max-tokens"));
-        snprintf(cmd, sizeof cmd, "command -v %s >/dev/null", shells[i]);
-        if (system(cmd) != 0)
-            continue;
-        snprintf(cmd, sizeof cmd, "%s -n", shells[i]);
-        FILE *p = popen(cmd, "w");
-        fputs(out, p);
-        CHECK_EQ(pclose(p), 0);
-    }
-    down();
-}
-
-/* Sessions of the fake core are named to be run, split and misquoted by a careless script. */
-static void completion_runs_nothing_and_quotes(void)
-{
-    static const char *const cases[][2] = {
-        {"hearth ask -s ''", "fake|\\$\\(touch\\ pwned\\)\\ \\\"a\\ b\\\"|it\\'s|"},
-        {"hearth ask -s '$'", "\\$\\(touch\\ pwned\\)\\ \\\"a\\ b\\\"|"},
-        {"hearth ask -s '\"$('", "\\$(touch pwned) \\\"a b\\\"|"},
-        {"hearth ask -s \\'i", "it'\\''s|"},
-        {"hearth ask -s 'it\\'\\'", "it\\'s|"},
-        {"hearth sessions rm f", "fake|"},
-        {"hearth run o", "other|"},
-        {"hearth sessions ren", "rename|"},
-        {"hearth ask --cr", "--create|"},
-        {"hearth help comp", "completion|"},
-        {"hearth ask -s '*'", ""},
-    };
-    if (system("command -v bash >/dev/null") != 0)
-        return;
-    up();
-    char path[200], cmd[400], got[600], bin[4200];
-    snprintf(bin, sizeof bin, "%s", built("hearth"));
-    *strrchr(bin, '/') = 0;
-    snprintf(path, sizeof path, "%s/t.bash", dir);
-    CHECK_EQ(RUN("completion", "sessions"), 0);
-    CHECK(strcmp(out, "fake\n$(touch pwned) \"a b\"\nit's\n") == 0);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        FILE *f = fopen(path, "w");
-        CHECK(f);
-        fprintf(f,
-                "PATH=\"$(cd '%s' && pwd):$PATH\"\ncd '%s' || exit 9\n"
-                "export HEARTH_SOCKET='%s'\nsource <(hearth completion bash)\n"
-                "COMP_WORDS=(%s)\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_hearth\n"
-                "[[ ${#COMPREPLY[@]} -eq 0 ]] || printf '%%s|' \"${COMPREPLY[@]}\"\n"
-                "[[ ! -e pwned ]]\n",
-                bin, dir, url, cases[i][0]);
-        fclose(f);
-        snprintf(cmd, sizeof cmd, "bash '%s'", path);
-        f = popen(cmd, "r");
-        size_t n = fread(got, 1, sizeof got - 1, f);
-        got[n] = 0;
-        CHECK_EQ(pclose(f), 0);
-        if (strcmp(got, cases[i][1]) != 0)
-            t_fail(__FILE__, __LINE__, "%s: got \"%s\", want \"%s\"", cases[i][0], got,
-                   cases[i][1]);
-    }
     down();
 }
 
@@ -817,6 +743,4 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"what_is_said_is_of_what_was_typed", what_is_said_is_of_what_was_typed},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
        {"help_lists_every_verb", help_lists_every_verb},
-       {"completion_scripts_are_valid", completion_scripts_are_valid},
-       {"completion_runs_nothing_and_quotes", completion_runs_nothing_and_quotes},
        {"bytes_that_are_not_known_are_a_dash", bytes_that_are_not_known_are_a_dash})
