@@ -26,7 +26,8 @@ static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
             r = -errno;
         *s = '/';
     }
-    if (r == 0 && mkdir(path, mode) < 0 && errno != EEXIST)
+    /* The umask may have taken from it what a group needs; one that was there stays as it is. */
+    if (r == 0 && (mkdir(path, mode) < 0 ? errno != EEXIST : chmod(path, mode) < 0))
         r = -errno;
     free(p);
     return r < 0 ? err_set(eb, r,

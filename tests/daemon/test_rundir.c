@@ -34,6 +34,25 @@ static void it_is_made_with_its_parents_and_closed_to_others(void)
     CHECK_EQ(st.st_mode & 07777, 0700);
     close(fd);
 }
+/* hearthd's umask is 077. */
+static void the_systems_is_for_its_group_whatever_the_umask(void)
+{
+    struct stat st;
+    int fd;
+
+    fresh("/system/hearth");
+    conf.system = true;
+    umask(077);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0);
+    CHECK_EQ(stat(path, &st), 0);
+    CHECK_EQ(st.st_mode & 07777, 0750);
+    close(fd);
+    chmod(path, 0700); /* somebody's own choice */
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), 0);
+    CHECK_EQ(stat(path, &st), 0);
+    CHECK_EQ(st.st_mode & 07777, 0700);
+    close(fd);
+}
 static void one_that_others_can_enter_is_refused(void)
 {
     int fd;
@@ -205,6 +224,7 @@ static void a_lock_that_is_a_link_is_not_followed(void)
     }
 T_MAIN(CASE(a_state_directory_that_cannot_be_used_says_what_mends_it),
        CASE(it_is_made_with_its_parents_and_closed_to_others),
+       CASE(the_systems_is_for_its_group_whatever_the_umask),
        CASE(one_that_others_can_enter_is_refused), CASE(one_that_belongs_to_another_is_refused),
        CASE(one_that_cannot_be_made_says_why_and_what_to_do),
        CASE(a_second_daemon_is_refused_with_the_pid_of_the_first),
