@@ -579,29 +579,6 @@ static int slot_add(struct daemon *d, const char *name, const char *path, bool f
     return 0;
 }
 
-static int is_gguf(const struct dirent *e)
-{
-    size_t n = strlen(e->d_name);
-
-    return e->d_name[0] != '.' && n > 5 && n - 5 <= NAME_BYTES_MAX &&
-           strcasecmp(e->d_name + n - 5, ".gguf") == 0;
-}
-
-/* Why a file of the models' directory cannot be one: 0, it may be; -1: it has just gone. */
-static int unreadable(const char *path)
-{
-    struct stat st;
-
-    if (lstat(path, &st) < 0)
-        return -1;
-    if (stat(path, &st) < 0)
-        return errno;
-    return S_ISDIR(st.st_mode)      ? EISDIR
-           : !S_ISREG(st.st_mode)   ? EINVAL
-           : access(path, R_OK) < 0 ? errno
-                                    : 0;
-}
-
 /* One that cannot be read is listed with the reason, and looked at again each time. */
 static void note_unreadable(struct model_table *t, const char *name, const char *path, int why)
 {
@@ -656,12 +633,12 @@ static void discover(struct daemon *d)
     uint32_t left = 0;
 
     look_for_gone(d);
-    n = scandir(d->conf->models, &e, is_gguf, alphasort);
+    n = scandir(d->conf->models, &e, modelfile_named, alphasort);
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%s", d->conf->models, e[i]->d_name);
         snprintf(name, sizeof name, "%s", e[i]->d_name);
         name[strlen(name) - 5] = 0;
-        int why = unreadable(path);
+        int why = modelfile_unreadable(path);
         /* A [model NAME] section with a path of its own owns the name already. */
         int r = why < 0 ? 0 : slot_add(d, name, path, true);
         if (why >= 0)
@@ -761,6 +738,11 @@ static struct model *first(struct daemon *d)
             other = &s->m;
     }
     return other;
+}
+
+bool model_is_default(struct daemon *d, const struct model *m)
+{
+    return m == first(d);
 }
 
 /* By name; by name in another case, with or without ".gguf"; by the beginning of one name
@@ -892,7 +874,7 @@ cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid)
     cJSON_AddNumberToObject(j, "sessions",
                             daemon_trusts(d, uid) ? sess_count_model(d, m->name)
                                                   : sess_count_model_of(d, m->name, uid));
-    cJSON_AddBoolToObject(j, "default", m == first(d));
+    cJSON_AddBoolToObject(j, "default", model_is_default(d, m));
     cJSON_AddBoolToObject(j, "hashing", s->hashing);
     return j;
 }

@@ -58,6 +58,7 @@ void models_close(struct daemon *d);
  * default (the first --model, else the only or first one found).  NULL: none; eb lists what
  * there is. */
 struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb);
+bool model_is_default(struct daemon *d, const struct model *m);
 struct model *model_at(struct daemon *d, uint32_t index); /* NULL past the end */
 /* Looks at the models' directory again: what is new is known, what is gone is so. */
 void models_look(struct daemon *d);

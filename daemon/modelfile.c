@@ -10,6 +10,30 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int modelfile_named(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return e->d_name[0] != '.' && n > 5 && n - 5 <= NAME_BYTES_MAX &&
+           strcasecmp(e->d_name + n - 5, ".gguf") == 0;
+}
+
+int modelfile_unreadable(const char *path)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+        return -1;
+    if (stat(path, &st) < 0)
+        return errno;
+    return S_ISDIR(st.st_mode)      ? EISDIR
+           : !S_ISREG(st.st_mode)   ? EINVAL
+           : access(path, R_OK) < 0 ? errno
+                                    : 0;
+}
 
 static bool arch_u64(const struct gguf *g, const char *arch, const char *key, uint64_t *ret)
 {

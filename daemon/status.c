@@ -104,6 +104,14 @@ static void blocks_stay(struct daemon *d, uint32_t uid, cJSON *w)
     }
 }
 
+/* It cannot be loaded, and is what this daemon is for: named at start, or what is answered with when
+ * nobody names one. */
+static bool missed(struct daemon *d, const struct model *m)
+{
+    return m->state == MODEL_FAILED && !m->gone &&
+           (conf_model(d->conf, m->name)->path || model_is_default(d, m));
+}
+
 static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, cJSON *j)
 {
     cJSON *w = cJSON_AddArrayToObject(j, "warnings");
@@ -155,7 +163,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
         cJSON_AddItemToArray(w, cJSON_CreateString("no-fsync is on: a power cut loses turns"));
     const struct model *m;
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
-        if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path) {
+        if (missed(d, m)) {
             char failed[sizeof m->error + NAME_BYTES_MAX + 64];
 
             snprintf(failed, sizeof failed, "model %s cannot be loaded: %s", m->name, m->error);
@@ -184,9 +192,8 @@ static const char *state_word(struct daemon *d, const struct kvs_stats *k)
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (m->state == MODEL_LOADING && conf_model(d->conf, m->name)->path)
             return "starting";
-    /* One that was named at start is what this daemon is for. */
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
-        if (m->state == MODEL_FAILED && conf_model(d->conf, m->name)->path)
+        if (missed(d, m))
             return "degraded";
     return "ok";
 }
@@ -203,6 +210,7 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
 
     if (!j)
         return NULL;
+    models_look(d); /* the word and the warnings speak of the same files */
     kvs_stats(d->store, &k);
     kvflow_usage(d, NULL, &dev);
     gen_counts(d, &g);
@@ -225,7 +233,6 @@ cJSON *status_json(struct daemon *d, uint32_t uid)
         cJSON_AddNullToObject(j, "epoch");
     o = cJSON_AddArrayToObject(j, "models");
     const struct model *m;
-    models_look(d);
     for (uint32_t i = 0; (m = model_at(d, i)) != NULL; i++)
         if (!m->gone)
             cJSON_AddItemToArray(o, model_json(d, m, uid));

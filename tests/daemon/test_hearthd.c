@@ -608,6 +608,39 @@ static void a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up(void)
     close(fd);
     stop();
 }
+/* The only one, so the default, found in the directory and named by nobody. */
+static void a_default_that_fails_degrades(void)
+{
+    char path[200];
+
+    fresh();
+    snprintf(path, sizeof path, "%s/models", base);
+    mkdir(path, 0700);
+    snprintf(path, sizeof path, "%s/models/mended.gguf", base);
+    FILE *out = fopen(path, "w");
+    fputs("this is no model", out);
+    fclose(out);
+    start("");
+    int fd = up();
+    struct wire_reply r = ask(fd, HRT_STATUS, "{}", NULL, 0);
+    CHECK_STR(wire_str(&r, "status"), "ok"); /* nobody has tried it */
+    wire_reply_fini(&r);
+    for (int i = 0; i < 2; i++) { /* the second time out of its memory */
+        r = ask(fd, HRT_TOKENIZE, "{}", "x", 1);
+        CHECK_EQ(r.f.status, HRT_FAILED_PRECONDITION);
+        wire_reply_fini(&r);
+    }
+    const char *once = strstr(log_text(), "mended: loading ");
+    CHECK(once && !strstr(once + 1, "mended: loading "));
+    r = ask(fd, HRT_STATUS, "{}", NULL, 0);
+    CHECK_STR(wire_str(&r, "status"), "degraded");
+    const char *words =
+        cJSON_GetStringValue(cJSON_GetArrayItem(cJSON_GetObjectItem(r.json, "warnings"), 0));
+    CHECK(words && strstr(words, "model mended cannot be loaded: ") && strstr(words, "GGUF"));
+    wire_reply_fini(&r);
+    close(fd);
+    stop();
+}
 static void a_model_file_copied_there_later_is_found(void)
 {
     char path[200];
@@ -746,5 +779,5 @@ T_MAIN(CASE(wrong_usage_ends_with_2_and_a_sentence),
        CASE(it_is_unloaded_when_told_when_idle_and_loaded_again_when_wanted),
        CASE(a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up),
        CASE(the_name_of_a_model_that_is_gone_is_given_back),
-       CASE(a_model_file_copied_there_later_is_found),
+       CASE(a_default_that_fails_degrades), CASE(a_model_file_copied_there_later_is_found),
        CASE(a_model_too_large_for_its_pages_is_refused_with_the_numbers))
