@@ -93,6 +93,9 @@ static const char *remedy(const struct cli *c, const char *slug, const cJSON *nu
         {"session_not_found", "`hearth sessions` lists them; `hearth ask -s NAME --create`, "
                               "`hearth ingest -s NAME` and `hearth chat -s NAME` make one"},
         {"model_not_found", "`hearth models` lists what there is"},
+        {"model_load_failed",
+         "its next use tries again, once its file has changed or ten seconds "
+         "are over; `hearth load MODEL` tries at once"},
         {"session_exists", "choose another name, or `hearth sessions rm` the old one"},
         {"model_has_no_template", "use --raw to send plain text"},
         {"template_not_supported", "use --raw to send plain text"},

@@ -50,7 +50,8 @@ struct slot {
     bool found; /* in the directory; not named by its path */
     bool unreadable;
     uint64_t failed_ns;
-    struct eng_info info; /* of the last load; info_known */
+    struct file_stamp tried; /* of the file when the last load began; zeros: there was none */
+    struct eng_info info;    /* of the last load; info_known */
     bool info_known;
 };
 struct model_table {
@@ -81,6 +82,16 @@ static void failed(struct slot *s, const char *words)
     s->failed_ns = now_ns();
     log_at(LOG_ERROR_, "model %s: cannot be loaded: %s", s->m.name, words);
     tell(s);
+}
+
+/* What was found wrong holds for the file that it was found in, and for a moment only. */
+static bool fails_still(const struct slot *s)
+{
+    struct file_stamp now = {0};
+
+    (void)stamp_read(s->m.path, &now);
+    return s->m.state == MODEL_FAILED && now_ns() - s->failed_ns < FAILED_FOR_NS &&
+           stamp_same(&now, &s->tried);
 }
 
 /* ---- identity of the weights ---------------------------------------------------------------- */
@@ -464,11 +475,13 @@ int model_want(struct daemon *d, struct model *m, struct errbuf *eb)
         s->wanted_again = true;
         return -EAGAIN;
     }
-    if (m->state == MODEL_FAILED && now_ns() - s->failed_ns < FAILED_FOR_NS)
+    if (fails_still(s))
         return err_set(eb, -EIO, "%s", m->error);
     m->state = MODEL_LOADING;
     m->load_done = 0;
     m->load_started_ns = now_ns();
+    s->tried = (struct file_stamp){0};
+    (void)stamp_read(m->path, &s->tried); /* before it is read: what comes later is another */
     s->peek = (struct prep_job){.run = peek_run,
                                 .done = peek_done,
                                 .user = s,

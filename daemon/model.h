@@ -63,7 +63,8 @@ struct model *model_at(struct daemon *d, uint32_t index); /* NULL past the end *
 /* Looks at the models' directory again: what is new is known, what is gone is so. */
 void models_look(struct daemon *d);
 /* Starts loading when needed.  0: loaded now; -EAGAIN: under way, models_on_change callbacks
- * will say; other: failed, eb says (a failure is kept for ten seconds before the next try). */
+ * will say; other: failed, eb says (a failure is kept for ten seconds, or until the file
+ * is another, before the next try). */
 int model_want(struct daemon *d, struct model *m, struct errbuf *eb);
 /* keyed will become true, or is not going to be. */
 bool model_hashing(const struct model *m);

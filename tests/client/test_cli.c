@@ -208,6 +208,7 @@ static void advice_is_the_hint(void)
          "has no flag --sede",
          "did you mean --seed?",
          2},
+        {{"run", "broken", "hi"}, "", "its next use tries again", 1},
         {{"sessions", "show", "0000"}, "is the beginning of 2 ids", "type more of it", 1},
         {{"help"}, "--json: help and completion scripts are text", "leave it out", 2},
         {{"completion", "bash"}, "completion scripts are text", "leave it out", 2},

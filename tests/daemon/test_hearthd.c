@@ -609,9 +609,9 @@ static void a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up(void)
     stop();
 }
 /* The only one, so the default, found in the directory and named by nobody. */
-static void a_default_that_fails_degrades(void)
+static void a_default_that_fails_degrades_and_its_new_file_is_tried_at_once(void)
 {
-    char path[200];
+    char path[200], made[220];
 
     fresh();
     snprintf(path, sizeof path, "%s/models", base);
@@ -637,6 +637,15 @@ static void a_default_that_fails_degrades(void)
     const char *words =
         cJSON_GetStringValue(cJSON_GetArrayItem(cJSON_GetObjectItem(r.json, "warnings"), 0));
     CHECK(words && strstr(words, "model mended cannot be loaded: ") && strstr(words, "GGUF"));
+    wire_reply_fini(&r);
+    snprintf(made, sizeof made, "%s.part", path);
+    CHECK_EQ(symlink(t_model(), made), 0);
+    CHECK_EQ(rename(made, path), 0);
+    r = ask(fd, HRT_TOKENIZE, "{}", "x", 1);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    r = ask(fd, HRT_STATUS, "{}", NULL, 0);
+    CHECK_STR(wire_str(&r, "status"), "ok");
     wire_reply_fini(&r);
     close(fd);
     stop();
@@ -779,5 +788,6 @@ T_MAIN(CASE(wrong_usage_ends_with_2_and_a_sentence),
        CASE(it_is_unloaded_when_told_when_idle_and_loaded_again_when_wanted),
        CASE(a_damaged_or_cut_model_says_why_and_leaves_the_daemon_up),
        CASE(the_name_of_a_model_that_is_gone_is_given_back),
-       CASE(a_default_that_fails_degrades), CASE(a_model_file_copied_there_later_is_found),
+       CASE(a_default_that_fails_degrades_and_its_new_file_is_tried_at_once),
+       CASE(a_model_file_copied_there_later_is_found),
        CASE(a_model_too_large_for_its_pages_is_refused_with_the_numbers))

@@ -199,6 +199,10 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         fc_refuse(c, conn, f, HRT_NOT_FOUND, "model_not_found", "");
         return;
     }
+    if (strcmp(fc_str(o, "model"), "broken") == 0) {
+        fc_refuse(c, conn, f, HRT_FAILED_PRECONDITION, "model_load_failed", "");
+        return;
+    }
     if (strcmp(fc_str(o, "session"), "nosuch") == 0) {
         fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
         return;
