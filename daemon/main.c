@@ -186,6 +186,11 @@ static int store_open(struct daemon *d, struct errbuf *eb)
            (unsigned long long)rep.blocks, rep.io ? rep.io : "?",
            rep.clean || fresh ? "" : ", was not closed cleanly",
            rep.rebuilt ? ", index rebuilt" : "");
+    if (rep.format_was)
+        log_at(LOG_INFO_,
+               "store %s: was of format %u and is upgraded to %u: an older hearthd does not "
+               "open it any more",
+               c->state, rep.format_was, rep.format);
     if (rep.blocks_dropped || rep.log_torn_bytes)
         log_at(LOG_INFO_,
                "store: %llu blocks not finished were dropped, %llu torn bytes of the "

@@ -311,9 +311,7 @@ static int saved_read(const char *dir, uint32_t number, struct saved *f, struct 
     if (r == E_VERSION) {
         free(f->b);
         f->b = NULL;
-        return err_set(eb, r,
-                       "%s is of a newer version of the store: use the program that wrote it",
-                       path);
+        return err_set(eb, r, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
     }
     f->headless = r < 0 || f->h.number != number;
     if (f->headless)

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "kvstore/turnlog.h"
 
+#define LOG_NEWER_DO "start the newer hearthd, or put back a copy made before the upgrade"
 enum { LOG_FORMAT_OLDEST = 1, LOG_FORMAT = 3, LOG_COPY_AT = 2048 };
 
 struct log_head {

@@ -223,8 +223,12 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
     (void)meta_u64(s, "schema", &schema);
     if (schema < SCHEMA_OLDEST || schema > SCHEMA)
         return err_set(eb, E_VERSION,
-                       "the store in %s has format %llu, this program knows %d to %d", s->dir,
-                       (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA);
+                       "the store in %s has format %llu, this program knows %d to %d; %s",
+                       s->dir, (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA, LOG_NEWER_DO);
+    if (schema < SCHEMA) { /* mark_open() raises it, or the open fails and nothing is said */
+        rep->format_was = (uint32_t)schema;
+        rep->format = SCHEMA;
+    }
     (void)meta_u64(s, "clean", &clean);
     (void)meta_u64(s, "logseq", &p.applied);
     (void)meta_u64(s, "whole", &whole);

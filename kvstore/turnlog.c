@@ -163,9 +163,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         int e = log_head_read(l->dir, l->seg[i].number, &head[i]);
         seg_path(l, l->seg[i].number, "", path);
         if (e == E_VERSION)
-            r = err_set(eb, e,
-                        "%s is of a newer version of the store: use the program that wrote it",
-                        path);
+            r = err_set(eb, e, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
         else if (e == E_CORRUPT)
             l->seg[i].bad = true;
         else if (e < 0)

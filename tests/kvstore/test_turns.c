@@ -606,6 +606,7 @@ static void a_store_of_an_old_version_goes_on_in_new_files(void)
         set_schema((uint8_t)version);
         CHECK_EQ(rig_open(&g), 0);
         CHECK(!g.rep.rebuilt);
+        CHECK(g.rep.format_was == version && g.rep.format == 3); /* for the log to say */
         CHECK_EQ(part(1, 0, "new"), 0);
         CHECK_EQ(rig_talk(&g, 1, 1000, 1500), 0);
         rig_close(&g);
@@ -617,6 +618,7 @@ static void a_store_of_an_old_version_goes_on_in_new_files(void)
                 CHECK_EQ(remove(path), 0);
             CHECK_EQ(rig_open(&g), 0);
             CHECK_EQ(g.rep.rebuilt, rebuilt);
+            CHECK_EQ(g.rep.format_was, 0); /* once */
             CHECK(rig_tokens_ok(&g, 1, 1500));
             CHECK_STR(parts(1), "0:new ");
             rig_close(&g);
@@ -624,10 +626,12 @@ static void a_store_of_an_old_version_goes_on_in_new_files(void)
         /* One of tomorrow is left alone. */
         set_schema(4);
         CHECK_EQ(rig_open(&g), E_VERSION);
+        CHECK(
+            strstr(g.eb.s, "has format 4, this program knows 1 to 3; start the newer hearthd"));
         set_schema(3);
         set_version(newer, 4);
         CHECK_EQ(rig_open(&g), E_VERSION);
-        CHECK(strstr(g.eb.s, "newer version"));
+        CHECK(strstr(g.eb.s, "newer version of the store; start the newer hearthd"));
         rig_fini(&g);
     }
 }
