@@ -238,19 +238,36 @@ static int gather_flags(struct gather *g, struct conf *c, int argc, char *const 
 }
 
 /* ---- gathering: environment ------------------------------------------------------------- */
+static void env_name(const struct row *row, char ret[64])
+{
+    size_t n = (size_t)snprintf(ret, 64, "HEARTH_");
+
+    for (const char *p = row->name; *p; p++)
+        ret[n++] = *p == '-' ? '_' : (char)(*p >= 'a' && *p <= 'z' ? *p - 32 : *p);
+    ret[n] = 0;
+}
+
+uint32_t confrow_env(char ret[CONF_ROWS_MAX][64])
+{
+    uint32_t n = 0;
+
+    _Static_assert((int)ROWS <= (int)CONF_ROWS_MAX, "a name for each row");
+    for (size_t i = 0; i < ROWS; i++)
+        if (!(rows[i].flags & R_ONLY_MODEL))
+            env_name(&rows[i], ret[n++]);
+    return n;
+}
+
 static int gather_env(struct gather *g, struct errbuf *eb)
 {
     int r = 0;
 
     for (size_t i = 0; i < ROWS && r == 0; i++) {
-        char name[64] = "HEARTH_";
-        size_t n = strlen(name);
+        char name[64];
 
         if (rows[i].flags & R_ONLY_MODEL)
             continue;
-        for (const char *p = rows[i].name; *p; p++)
-            name[n++] = *p == '-' ? '_' : (char)(*p >= 'a' && *p <= 'z' ? *p - 32 : *p);
-        name[n] = 0;
+        env_name(&rows[i], name);
         const char *v = g->env(name);
         if (!v || !*v)
             continue;

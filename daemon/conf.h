@@ -12,6 +12,7 @@
 #include "base/bounds.h"
 #include "base/err.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define HEARTH_VERSION "0.1.0"
@@ -87,6 +88,10 @@ int conf_parse_check(const char *text, uint64_t bytes, struct errbuf *eb);
 void conf_print(const struct conf *c);
 /* Can the models' directory be listed?  It may be made later: words for a warning. */
 int conf_models_dir(const struct conf *c, struct errbuf *eb);
+
+/* Words for a warning about a variable of env from *at on that is named HEARTH_ and something and is
+ * no setting; *at is moved behind it.  false: there is none left. */
+bool conf_env_odd(char *const *env, size_t *at, struct errbuf *ret);
 
 /* Memory of this machine, or of the container or unit it runs in. */
 uint64_t conf_ram_bytes(void);

@@ -1,7 +1,7 @@
 /* confrow.h - the shape of an option's row, and how a text becomes its value.
  *
- * Between conf.c (the table and who wins), confvalue.c (one text, one value) and confplace.c
- * (what depends on the user and the machine); nobody else includes it. */
+ * Between conf.c (the table and who wins), confvalue.c (one text, one value), confplace.c
+ * (what depends on the user and the machine) and confenv.c (what only looks like one); nobody else includes it. */
 #ifndef DAEMON_CONFROW_H
 #define DAEMON_CONFROW_H
 #include "daemon/conf.h"
@@ -60,6 +60,10 @@ struct text { /* one value of one row */
  * the setting itself, "name: " behind a place in a file.  Returns ret. */
 enum { CONFROW_NAME_BYTES = 64 };
 const char *confrow_name(const char *where, const char *name, char ret[CONFROW_NAME_BYTES]);
+
+/* The variables that are settings: their names, and how many. */
+enum { CONF_ROWS_MAX = 64 };
+uint32_t confrow_env(char ret[CONF_ROWS_MAX][64]);
 
 /* Applies one text to its place in base (a conf, conf_model or raw_conf).  dir: what relative
  * paths start from, NULL: the working directory.  -EINVAL with words that begin with t->where. */

@@ -353,7 +353,10 @@ int main(int argc, char **argv)
         else {
             conf_print(c);
             (void)fflush(stdout);
-            struct errbuf dir = {""}, section = {""};
+            struct errbuf dir = {""}, section = {""}, odd;
+            size_t at = 0;
+            while (conf_env_odd(environ, &at, &odd))
+                complain("warning: ", odd.s);
             if (conf_models_dir(c, &dir) < 0)
                 complain("warning: ", dir.s);
             int r = modelfile_check(c, &section, &eb);
@@ -371,6 +374,10 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     log_setup(c->log_level, c->journal);
+    size_t at = 0;
+    while (conf_env_odd(environ, &at, &eb))
+        log_at(LOG_WARN_, "%s", eb.s);
+    eb.s[0] = 0;
     if (conf_models_dir(c, &eb) < 0) {
         log_at(LOG_WARN_, "%s", eb.s);
         eb.s[0] = 0;

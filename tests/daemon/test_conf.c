@@ -447,7 +447,35 @@ static void what_to_do_instead_of_running_is_said(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(CASE(defaults_are_those_of_the_documents),
+/* A key of the file that is unknown is an error; the environment is not ours alone. */
+static void a_misspelt_variable_is_said_and_those_of_others_are_not(void)
+{
+    char *const e[] = {(char[]){"HEARTH_BOGUS=1"},
+                       (char[]){"HEARTH_HOST_MEMORY=1GiB"},
+                       (char[]){"HEARTH_SOCKET=unix:///x"},
+                       (char[]){"HEARTH_TEST_MODEL=m.gguf"},
+                       (char[]){"HEARTH_STAT=/x"},
+                       (char[]){"HEARTH_TOP_K=1"},
+                       (char[]){"HEARTH_EMPTY="},
+                       (char[]){"HEARTHSTONE=1"},
+                       NULL};
+    static const char *const want[] = {
+        "environment: HEARTH_BOGUS is no setting and does nothing (hearthd --help lists them "
+        "all)",
+        "environment: HEARTH_STAT is no setting and does nothing; did you mean HEARTH_STATE?",
+        "environment: HEARTH_TOP_K is no setting and does nothing"};
+    size_t at = 0;
+
+    for (int i = 0; i < 3; i++) {
+        CHECK(conf_env_odd(e, &at, &eb));
+        if (strncmp(eb.s, want[i], strlen(want[i])) != 0)
+            t_fail(__FILE__, __LINE__, "got \"%s\", want \"%s\"", eb.s, want[i]);
+    }
+    CHECK(!conf_env_odd(e, &at, &eb));
+}
+
+T_MAIN(CASE(a_misspelt_variable_is_said_and_those_of_others_are_not),
+       CASE(defaults_are_those_of_the_documents),
        CASE(the_system_service_has_places_of_its_own),
        CASE(directories_made_by_the_manager_are_used),
        CASE(a_flag_beats_the_environment_beats_the_file_beats_the_default),

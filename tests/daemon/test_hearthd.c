@@ -168,14 +168,22 @@ static void version_help_and_check_config_end_with_0(void)
     refuses("--check-config --state @/x", 0, "/x\n");
     refuses("--check-config --step-goal 70", 0, "step-goal = 70\n");
     refuses("--check-config --host-memory 2GiB", 0, "host-memory = 2GiB\n");
+    setenv("HEARTH_STEP_GAOL", "70", 1);
+    refuses("--check-config", 0,
+            "hearthd: warning: environment: HEARTH_STEP_GAOL is no setting");
+    unsetenv("HEARTH_STEP_GAOL");
     refuses("--check-config --model a=@/none.gguf", 2, "none.gguf: No such file");
     CHECK(access(core, F_OK) < 0);
 }
 static void without_models_it_serves_and_stops_cleanly(void)
 {
     fresh();
+    setenv("HEARTH_STEP_GAOL", "70", 1);
     start("");
+    unsetenv("HEARTH_STEP_GAOL");
     int fd = up();
+    CHECK(strstr(log_text(), "HEARTH_STEP_GAOL is no setting and does nothing; did you mean "
+                             "HEARTH_STEP_GOAL?"));
     struct wire_reply r = ask(fd, HRT_HELLO, "{\"min\":1,\"max\":1,\"client\":\"t\"}", NULL, 0);
     CHECK_EQ(r.f.status, 0);
     CHECK_EQ((int)wire_num(&r, "version"), 1);
