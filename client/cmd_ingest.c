@@ -2,9 +2,10 @@
  *
  * Each FILE is one START of its own (input "documents", max_tokens 0).  Its request id is
  * remembered (ledger.h) before it is sent.  The same command again skips a document that is
- * in, goes on with one whose request the daemon still knows, and otherwise takes the session
- * back to where the document began and sends it anew: blocks that were finished are found in
- * the store, so nothing is computed twice. */
+ * in, goes on with one whose request the daemon still knows, and otherwise, when nothing
+ * came behind it, takes the session back to where the document began and sends it anew: blocks
+ * that were finished are found in the store, so nothing is computed twice.  What came behind it
+ * stays, whatever it is. */
 #include "client/answer.h"
 #include "client/encoding.h"
 #include "client/ledger.h"
@@ -39,6 +40,7 @@ struct ingest {
     struct doc first;   /* read before anything is made */
     struct answer last; /* of the last document that was sent */
     bool has_last;
+    cJSON *warnings; /* for the last object; NULL: none */
 };
 
 /* Tokens of the session now; with ids: those from `from` on hashed into ret_hash. */
@@ -68,33 +70,6 @@ static int look(struct ingest *g, bool ids, uint64_t from, uint64_t to, uint64_t
     return CLI_OK;
 }
 
-/* Where the first answer since position p begins: somebody has gone on talking, and what is there
- * is not ours to take back.  Negative: there is none. */
-static double answered_since(const cJSON *session, uint64_t p)
-{
-    const cJSON *t;
-    cJSON_ArrayForEach(t, j_get(session, "turns"))
-    {
-        if (strcmp(j_str(t, "role", ""), "assistant") == 0 &&
-            j_num(t, "position", 0) >= (double)p)
-            return j_num(t, "position", 0);
-    }
-    return -1;
-}
-
-/* Where the turn at or behind position p ends; 0: there is none. */
-static double turn_end(const cJSON *session, double p)
-{
-    const cJSON *t;
-    cJSON_ArrayForEach(t, j_get(session, "turns"))
-    {
-        double end = j_num(t, "position", 0) + j_num(t, "tokens", 0);
-        if (j_num(t, "position", 0) >= p && end > p)
-            return end;
-    }
-    return 0;
-}
-
 /* Is what the session has below position `to` on the disk?  A turn is when all before it are. */
 static bool on_disk(const cJSON *session, double to)
 {
@@ -108,34 +83,67 @@ static bool on_disk(const cJSON *session, double to)
     return durable;
 }
 
-/* Is the document of a stopped ingest whole in the session, before the answer at `to`?  (A
- * question goes behind what the stopped one had begun, which is read to its end for it.) */
-static int is_whole(struct ingest *g, struct ledger_doc *d, double to, const void *doc,
-                    size_t n, bool *ret)
+/* Is the document what the session has in [from, to)?  A document's tokens go in whole before any
+ * of them is read, and with them what the template puts around it. */
+static int is_there(struct ingest *g, const cJSON *session, const struct hearth_reply *ids,
+                    double from, double to, const void *doc, size_t n, bool *ret)
+{
+    const size_t id = sizeof(int32_t);
+    cJSON *range = cJSON_CreateObject();
+    char *text = NULL;
+    size_t text_n = 0;
+    int code = CLI_OK;
+    cJSON_AddNumberToObject(range, "position", from);
+    cJSON_AddNumberToObject(range, "tokens", to - from);
+    if (args_has(g->a, "ids"))
+        *ret =
+            n <= (size_t)(to - from) * id && memcmp(ids->tail + (size_t)from * id, doc, n) == 0;
+    else if ((code = cli_turn_text(g->c, session, range, ids, &text, &text_n)) == CLI_OK)
+        *ret = memmem(text, text_n, doc, n) != NULL;
+    free(text);
+    cJSON_Delete(range);
+    return code;
+}
+
+/* What became of a document that this user has begun to put in. */
+struct found {
+    bool whole; /* all of it is there: in d's before, after and ids */
+    bool open;  /* it is the end of the session, and its reading was stopped */
+    bool more;  /* there is something behind it, or in its place */
+    uint64_t now;
+};
+
+/* Looks for it from where it began.  What is only begun and has nothing behind it is nobody's
+ * acknowledged turn; all else that is found there is. */
+static int find(struct ingest *g, struct ledger_doc *d, const void *doc, size_t n,
+                struct found *ret)
 {
     cJSON *req = cJSON_CreateObject(), *s = NULL;
     struct hearth_reply rep = {0};
-    uint64_t from = d->before, all, id = sizeof(int32_t);
+    const cJSON *t;
     cJSON_AddStringToObject(req, "session", g->session);
     cJSON_AddTrueToObject(req, "ids");
+    *ret = (struct found){0};
     int code = cli_call(g->c, HRT_SESSION_SHOW, req, NULL, 0, &s, &rep);
-    all = rep.tail_bytes / id;
-    *ret = false;
-    if (code == CLI_OK && (uint64_t)to <= all && from < (uint64_t)to) {
-        cJSON *range = cJSON_CreateObject();
-        char *text = NULL;
-        size_t text_n = 0;
-        cJSON_AddNumberToObject(range, "position", (double)from);
-        cJSON_AddNumberToObject(range, "tokens", to - (double)from);
-        if (args_has(g->a, "ids"))
-            *ret = n <= ((uint64_t)to - from) * id && memcmp(rep.tail + from * id, doc, n) == 0;
-        else if ((code = cli_turn_text(g->c, s, range, &rep, &text, &text_n)) == CLI_OK)
-            *ret = memmem(text, text_n, doc, n) != NULL;
-        free(text);
-        cJSON_Delete(range);
+    double all = (double)(rep.tail_bytes / sizeof(int32_t)), before = (double)d->before;
+    ret->now = (uint64_t)all;
+    cJSON_ArrayForEach(t, j_get(s, "turns"))
+    {
+        double from = j_num(t, "position", 0), to = from + j_num(t, "tokens", 0);
+        if (code != CLI_OK || to <= before || to > all)
+            continue;
+        ret->more |= from > before || to < all || !j_get(s, "ingest");
+        ret->open |= from >= before && to == all && j_get(s, "ingest");
+        if (ret->whole || from < before || !j_bool(t, "document"))
+            continue;
+        code = is_there(g, s, &rep, from, to, doc, n, &ret->whole);
+        if (code != CLI_OK || !ret->whole)
+            continue;
+        d->before = (uint64_t)from;
         d->after = (uint64_t)to;
-        if (*ret)
-            ledger_hash(rep.tail + from * id, (d->after - from) * id, "", d->ids);
+        ledger_hash(rep.tail + d->before * sizeof(int32_t),
+                    (d->after - d->before) * sizeof(int32_t), "", d->ids);
+        ret->open = to == all && j_get(s, "ingest");
     }
     hearth_reply_fini(&rep);
     cJSON_Delete(s);
@@ -151,33 +159,54 @@ static void remember(struct ingest *g, const struct ledger_doc *d)
     }
 }
 
-/* A stopped one that cannot be continued by its id: back to where it began, unless somebody has
- * talked since.  Then d->done says that the document is whole in the session. */
-static int take_back(struct ingest *g, struct ledger_doc *d, const void *doc, size_t n)
+/* Said in words at once, in --json as a warning of the last object. */
+static void tell(struct ingest *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void tell(struct ingest *g, const char *fmt, ...)
 {
-    cJSON *s = NULL;
-    uint64_t now;
-    char none[33];
-    int code = look(g, false, 0, 0, &now, none, &s);
+    char words[700];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(words, sizeof words, fmt, ap);
+    va_end(ap);
+    if (!g->warnings)
+        g->warnings = cJSON_CreateArray();
+    cJSON_AddItemToArray(g->warnings, cJSON_CreateString(words));
+    if (!g->c->json)
+        say_err("hearth: warning: %s\n", shown(words));
+}
+
+/* A stopped one that cannot be continued by its id.  Where something has come behind it, that was
+ * acknowledged and stays: it has had the document read to its end (then d->done), or the document
+ * is not there (any more), and goes in at the end.  Else back to where it began. */
+static int settle(struct ingest *g, struct ledger_doc *d, const char *what, const void *doc,
+                  size_t n)
+{
+    struct found f;
+    int code = find(g, d, doc, n, &f);
     if (code != CLI_OK)
         return code;
-    double answer = answered_since(s, d->before);
-    /* The question behind it is none of it. */
-    for (double to = (double)d->before; now > d->before && answer >= 0 && code == CLI_OK &&
-                                        !d->done && (to = turn_end(s, to)) > 0 && to <= answer;)
-        code = is_whole(g, d, to, doc, n, &d->done);
-    if (now > d->before && answer < 0) {
-        cJSON *req = j_req();
+    if (f.whole && !f.open) {
+        d->done = true;
+        return CLI_OK;
+    }
+    /* What is whole the daemon knows by itself, and goes on with it: nobody else's turn can be
+     * taken back then, not even one that comes at this moment. */
+    bool goes_on = f.whole && !args_has(g->a, "ids") && !args_str(g->a, "system");
+    if (f.open && (f.whole || !f.more)) {
+        cJSON *req = goes_on ? NULL : j_req();
         cJSON_AddStringToObject(req, "session", g->session);
         cJSON_AddNumberToObject(req, "to_tokens", (double)d->before);
-        code = cli_call(g->c, HRT_SESSION_REWIND, req, NULL, 0, NULL, NULL);
-        now = d->before;
+        if (!goes_on)
+            code = cli_call(g->c, HRT_SESSION_REWIND, req, NULL, 0, NULL, NULL);
+        f.now = d->before;
+    } else if (f.more) {
+        tell(g,
+             "%s was stopped, is not whole in session %s, and other turns came after it; they "
+             "stay, and it goes in behind them",
+             what, g->name);
     }
-    cJSON_Delete(s);
-    if (!d->done) {
-        hearth_new_id(d->request);
-        d->before = now;
-    }
+    hearth_new_id(d->request);
+    d->before = f.now;
     return code;
 }
 
@@ -333,11 +362,13 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         hearth_new_id(d.request);
         remember(g, &d);
     }
-    bool probe = !fresh && known_there(g, &d);
-    if (fresh || probe)
+    bool probe = !fresh && known_there(g, &d), attached = false;
+    if (fresh || probe) {
         code = send_doc(g, &d, what, tail, n, probe);
+        attached = probe && code == CLI_OK;
+    }
     if (!fresh && (!probe || code == CLI_PROBE_MISSED)) {
-        code = take_back(g, &d, tail, n);
+        code = settle(g, &d, what, tail, n);
         if (code != CLI_OK)
             return code;
         remember(g, &d);
@@ -351,7 +382,11 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     }
     if (code != CLI_OK)
         return code;
-    code = look(g, true, d.before, 0, &d.after, d.ids, NULL);
+    struct found f = {0};
+    if (attached) /* it may have ended long ago, and others have come since */
+        code = find(g, &d, tail, n, &f);
+    if (code == CLI_OK && !f.whole)
+        code = look(g, true, d.before, 0, &d.after, d.ids, NULL);
     d.done = true;
     if (code == CLI_OK)
         remember(g, &d);
@@ -448,6 +483,16 @@ static int check_files(struct cli *c, const struct args *a)
     return CLI_OK;
 }
 
+/* Beside those that the daemon has for its answer. */
+static void add_warnings(struct ingest *g)
+{
+    cJSON *w = cJSON_GetObjectItemCaseSensitive(g->last.last, "warnings"), *one;
+    if (!w && g->warnings)
+        w = cJSON_AddArrayToObject(g->last.last, "warnings");
+    while ((one = cJSON_DetachItemFromArray(g->warnings, 0)) != NULL)
+        cJSON_AddItemToArray(w, one);
+}
+
 /* Makes the session and puts docs into it, the files of the command line or (part) one of theirs. */
 static int into_session(struct ingest *g, const struct doc *part)
 {
@@ -485,6 +530,8 @@ static int into_session(struct ingest *g, const struct doc *part)
     if (c->json &&
         (code == CLI_OK || (code == CLI_INTERRUPTED && g->has_last && g->last.last))) {
         if (g->has_last && g->last.last)
+            add_warnings(g);
+        if (g->has_last && g->last.last)
             answer_print_done(&g->last, false);
         else
             code = print_nothing_to_do(g);
@@ -492,6 +539,8 @@ static int into_session(struct ingest *g, const struct doc *part)
     if (g->has_last)
         answer_fini(&g->last);
     g->has_last = false;
+    cJSON_Delete(g->warnings);
+    g->warnings = NULL;
     ledger_close(&g->ledger);
     return code;
 }

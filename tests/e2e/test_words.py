@@ -179,6 +179,65 @@ def a_stopped_document_that_was_asked_about_goes_in_once():
     d.stop()
 
 
+def stop_reading(d, session, doc, *more):
+    """An ingest that is stopped while it reads a document that no other session has read."""
+    with open(doc, "w") as f:
+        f.write("In %s the stars are many. " % session + "The stars are many and the rivers run. " * 200)
+    p = subprocess.Popen([prog("hearth"), "--socket", "unix://" + d.sock, "ingest", "-s", session, doc, *more], stdin=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, text=True, env={"HOME": d.dir})
+    t0 = time.monotonic()
+    with d.link() as l:
+        while p.poll() is None and time.monotonic() - t0 < 60 * SLOWER:
+            s = [x for x in l.call(SESSION_LIST, {"all": True})["sessions"] if x["name"] == session and x["running"]]
+            if s and l.call(NEXT, {"stream": s[0]["request"], "cursor": 0, "max_wait_ms": 0})["state"] == "prefill":
+                break
+        p.send_signal(signal.SIGINT)
+        err = p.communicate(timeout=60 * SLOWER)[1]
+        while l.call(SESSION_SHOW, {"session": session})["running"]:
+            pass
+    if p.returncode == 0:
+        skip("the document was read before it could be stopped")
+    check_eq(p.returncode, 130, err)
+
+
+def nothing_that_came_behind_a_stopped_document_is_taken_back():
+    d = serve()
+    docs = {}
+    for name, words in (("r.txt", ""), ("d1.txt", "One duck swims.\n"), ("d2.txt", "Two dogs bark.\n")):
+        docs[name] = os.path.join(d.dir, name)
+        with open(docs[name], "w") as f:
+            f.write(words)
+    show = lambda s: last_json(d.cli("sessions", "show", s, "--text", "--json"))["turns"]
+    said = lambda s: [[w for w in ("stars", "duck", "dogs") if w in t["text"]] for t in show(s)]
+    # Documents that were acknowledged since; the stopped one is whole, read to its end by what came.
+    stop_reading(d, "wk", docs["r.txt"])
+    for n in ("d1.txt", "d2.txt"):
+        check_eq(d.cli("ingest", "-s", "wk", docs[n]).returncode, 0, n)
+    for how in ([], ["--json"], []):
+        p = d.cli("ingest", "-s", "wk", docs["r.txt"], *how)
+        check(p.returncode == 0 and (how or "r.txt is in session wk already" in p.stderr), lambda: p.stdout + p.stderr)
+        check_eq(said("wk"), [["stars"], ["duck"], ["dogs"]], "documents of wk")
+    # The other way round within one command.
+    stop_reading(d, "k", docs["r.txt"], docs["d1.txt"])
+    p = d.cli("ingest", "-s", "k", docs["d1.txt"], docs["r.txt"])
+    check_eq((p.returncode, said("k")), (0, [["stars"], ["duck"]]), "documents of k: " + p.stderr)
+    # One that is not whole any more goes in again, behind what came since; that is said.
+    for how in ([], ["--json"]):
+        s = "cut%d" % len(how)
+        stop_reading(d, s, docs["r.txt"])
+        check_eq(d.cli("sessions", "rewind", s, "--tokens", "300").returncode, 0, "rewind")
+        check_eq(d.cli("ingest", "-s", s, docs["d1.txt"]).returncode, 0, "d1.txt")
+        p = d.cli("ingest", "-s", s, docs["r.txt"], *how)
+        words = "r.txt was stopped, is not whole in session " + s
+        check(p.returncode == 0 and (words in last_json(p)["warnings"][0] if how else words in p.stderr), lambda: p.stdout + p.stderr)
+        check_eq(said(s), [["stars"], ["duck"], ["stars"]], "documents of " + s)
+    # With nothing behind it it goes on where it was.
+    stop_reading(d, "alone", docs["r.txt"])
+    check_eq(d.cli("ingest", "-s", "alone", docs["r.txt"]).returncode, 0, "alone")
+    check_eq(said("alone"), [["stars"]], "documents of alone")
+    d.stop()
+
+
 def what_cannot_be_meant_is_answered_with_what_can():
     d = serve()
     d.cli("ask", "-s", "book", "--create", "-m", "m", "One.", "-n", "4")
@@ -223,5 +282,5 @@ def what_cannot_be_meant_is_answered_with_what_can():
 
 main(a_context_the_model_cannot_have_is_said, chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
      a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason,
-     a_stopped_document_that_was_asked_about_goes_in_once,
+     a_stopped_document_that_was_asked_about_goes_in_once, nothing_that_came_behind_a_stopped_document_is_taken_back,
      what_cannot_be_meant_is_answered_with_what_can)
