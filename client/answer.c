@@ -487,16 +487,17 @@ void answer_print_done(const struct answer *a, bool top)
     jout_fini(&j);
 }
 
-void answer_print_stats(struct cli *c, const struct answer *a)
+void answer_print_stats(struct cli *c, const struct answer *a, const char *of)
 {
     const cJSON *u = j_get(a->last, "usage"), *t = j_get(a->last, "timings");
-    char b[7][WORDS_BYTES], line[400];
+    char b[7][WORDS_BYTES], line[700];
     double made = j_num(u, "generated", a->n), decode = j_num(t, "decode_ms", 0);
     double read = j_num(u, "prefilled", 0), prefill = j_num(t, "prefill_ms", 0);
     double load = j_num(t, "load_ms", 0), first = j_num(t, "first_token_ms", 0);
     bool whole =
         first > 0; /* no first token: this is the end of one that went on after a restart */
-    int n = snprintf(line, sizeof line, "[%.40s] ", shown(answer_finish(a)));
+    int n = snprintf(line, sizeof line, "%.200s%s[%.40s] ", shown(of), of[0] ? ": " : "",
+                     shown(answer_finish(a)));
     if (made > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s tokens", words_count(b[0], made));
     if (whole && made > 1 && decode > 0)

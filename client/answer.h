@@ -35,7 +35,8 @@ void answer_fini(struct answer *a);
 const char *answer_finish(const struct answer *a); /* "stop" ...; "" when unknown */
 /* The done object of CLI.md, one line on stdout. */
 void answer_print_done(const struct answer *a, bool top);
-void answer_print_stats(struct cli *c, const struct answer *a);
+/* of: which of several documents it is, "": there is but one. */
+void answer_print_stats(struct cli *c, const struct answer *a, const char *of);
 
 /* --- generation flags: into START's members. An exit code. */
 extern const struct flag flags_gen[];

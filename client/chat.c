@@ -319,7 +319,7 @@ static int say(struct chat *t, const char *text)
         if (t->c->json)
             answer_print_done(&ans, args_str(t->a, "logprobs") != NULL);
         else
-            answer_print_stats(t->c, &ans);
+            answer_print_stats(t->c, &ans, "");
     }
     answer_fini(&ans);
     return code;

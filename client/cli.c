@@ -60,6 +60,8 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
     double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
     double turn = j_num(numbers, "turn", -1), left = j_num(numbers, "context", 0) - held;
     const char *name = words_shell(b, j_str(numbers, "session", "NAME"));
+    if (c->occupied && held > 0)
+        return c->occupied;
     if (turn > 0)
         snprintf(
             way, sizeof way,

@@ -37,6 +37,7 @@ struct ingest {
     const char *name;
     struct ledger ledger;
     bool warned, told;  /* told: that the part is in already */
+    bool many;          /* documents: each line says of which it is */
     struct doc first;   /* read before anything is made */
     struct answer last; /* of the last document that was sent */
     bool has_last;
@@ -326,17 +327,23 @@ static int known_by_fork(struct ingest *g, struct ledger_doc *d, bool *ret)
     return code;
 }
 
+/* A document is its bytes, and how they are read. */
+static void doc_hash(const struct ingest *g, const void *doc, size_t n, char ret[33])
+{
+    ledger_hash(doc, n,
+                args_has(g->a, "ids")   ? "ids"
+                : args_has(g->a, "raw") ? "raw"
+                                        : "text",
+                ret);
+}
+
 static int one_doc(struct ingest *g, const char *what, const void *tail, size_t n)
 {
     struct cli *c = g->c;
     struct ledger_doc d = {0};
     char hash[33], ids[33];
     uint64_t now;
-    ledger_hash(tail, n,
-                args_has(g->a, "ids")   ? "ids"
-                : args_has(g->a, "raw") ? "raw"
-                                        : "text",
-                hash);
+    doc_hash(g, tail, n, hash);
     bool known = ledger_find(&g->ledger, hash, &d), fresh = !known;
     int code = look(g, known && d.done, d.before, d.after, &now, ids, NULL);
     if (code != CLI_OK)
@@ -391,7 +398,7 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     if (code == CLI_OK)
         remember(g, &d);
     if (!c->json)
-        answer_print_stats(c, &g->last);
+        answer_print_stats(c, &g->last, g->many ? what : "");
     return code;
 }
 
@@ -456,6 +463,17 @@ static int read_doc(struct cli *c, const struct args *a, const char *path, bool 
     return CLI_OK;
 }
 
+static int a_directory(struct cli *c, const char *path)
+{
+    char dir[4096], word[WORDS_SHELL_BYTES];
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    snprintf(dir, sizeof dir, "%.*s", (int)n, path);
+    return cli_mistake(c, path, "cannot read %s: it is a directory; give the files in it: %s/*",
+                       path, n == 1 && dir[0] == '/' ? "" : words_shell(word, dir));
+}
+
 /* What can be known of the files before a session is made for them: an exit code. */
 static int check_files(struct cli *c, const struct args *a)
 {
@@ -467,7 +485,7 @@ static int check_files(struct cli *c, const struct args *a)
         if (stat(path, &st) < 0 || access(path, R_OK) < 0)
             return cli_mistake(c, path, "cannot read %s: %s", path, strerror(errno));
         if (S_ISDIR(st.st_mode))
-            return cli_mistake(c, path, "cannot read %s: it is a directory", path);
+            return a_directory(c, path);
         if (S_ISREG(st.st_mode) && st.st_size == 0)
             return cli_mistake(c, path, "%s is empty", path);
         if (S_ISREG(st.st_mode) && st.st_size > DOC_BYTES_MAX)
@@ -545,15 +563,45 @@ static int into_session(struct ingest *g, const struct doc *part)
     return code;
 }
 
+/* Is the session of that name free for the part: there is none, nothing is in it, or the part is
+ * (what this user has written down says so, or that of the session it was forked from)?  Others
+ * would be mixed with it. */
+static int free_for(struct ingest *g, const struct doc *part)
+{
+    cJSON *req = cJSON_CreateObject(), *o = NULL;
+    struct ledger_doc d = {0};
+    bool ours = false;
+    cJSON_AddStringToObject(req, "session", g->name);
+    int r = ask_quietly(g, HRT_SESSION_SHOW, req, &o), code = CLI_OK;
+    if (r == HRT_OK && j_num(o, "tokens", 0) > 0) {
+        snprintf(g->session, sizeof g->session, "%s", j_str(o, "id", ""));
+        ledger_open(&g->ledger, g->session);
+        doc_hash(g, part->text, part->n, d.hash);
+        ours = ledger_find(&g->ledger, d.hash, &d);
+        if (!ours)
+            code = known_by_fork(g, &d, &ours);
+        ledger_close(&g->ledger);
+        if (code == CLI_OK && !ours)
+            code = cli_fail_as(
+                g->c, CLI_FAILED, HRT_ALREADY_EXISTS, "session_exists",
+                "session %s has something else in it than %s, and nothing was put in; give "
+                "this split another NAME, or remove what the old one left: `hearth sessions "
+                "rm %s`",
+                g->name, part->what, g->name);
+    }
+    cJSON_Delete(o);
+    return code;
+}
+
 /* --split: all files in parts, each in a session of its own, NAME-1 and so on; of only one part in
- * all, NAME. */
+ * all, NAME.  All names are looked at before the first is written to. */
 static int in_parts(struct ingest *g)
 {
     struct cli *c = g->c;
     const char *base = g->name;
     struct doc file[SPLIT_FILES_MAX] = {g->first};
     struct part *part[SPLIT_FILES_MAX] = {NULL};
-    size_t n[SPLIT_FILES_MAX] = {0}, all = 0, at = 0;
+    size_t n[SPLIT_FILES_MAX] = {0}, all = 0;
     char name[NAME_BYTES_MAX + 32];
     int code = CLI_OK;
     g->first.text = NULL;
@@ -565,22 +613,31 @@ static int in_parts(struct ingest *g)
                               &part[i], &n[i]);
         all += n[i];
     }
-    for (int i = 0; i < g->a->n; i++) {
-        for (size_t k = 0; k < n[i] && code == CLI_OK; k++) {
-            struct doc d = {(char *)file[i].text + part[i][k].from, part[i][k].n, ""};
-            char of[200];
-            at++;
-            snprintf(name, sizeof name, all > 1 ? "%s-%zu" : "%s", base, at);
-            g->name = name;
-            doc_name(g->a, i, of, sizeof of);
-            snprintf(d.what, sizeof d.what, "%.150s, part %zu of %zu", of, k + 1, n[i]);
-            g->told = false;
-            code = cli_name(c, "--session", name);
-            if (code == CLI_OK)
-                code = into_session(g, &d);
-            if (code == CLI_OK && all > 1 && !g->told)
-                cli_note(c, "%s is in session %s", shown(d.what), shown(name));
+    g->many = all > 1;
+    g->name = name;
+    for (int round = all > 1 ? 0 : 1; round < 2; round++) {
+        size_t at = 0;
+        for (int i = 0; i < g->a->n; i++) {
+            for (size_t k = 0; k < n[i] && code == CLI_OK; k++) {
+                struct doc d = {(char *)file[i].text + part[i][k].from, part[i][k].n, ""};
+                char of[140];
+                at++;
+                snprintf(name, sizeof name, all > 1 ? "%s-%zu" : "%s", base, at);
+                doc_name(g->a, i, of, sizeof of);
+                if (n[i] > 1)
+                    snprintf(d.what, sizeof d.what, "%.139s, part %zu of %zu", of, k + 1, n[i]);
+                else
+                    snprintf(d.what, sizeof d.what, "%s", of);
+                g->told = false;
+                code = cli_name(c, "--session", name);
+                if (code == CLI_OK)
+                    code = round ? into_session(g, &d) : free_for(g, &d);
+                if (round && code == CLI_OK && all > 1 && !g->told)
+                    cli_note(c, "%s is in session %s", shown(d.what), shown(name));
+            }
         }
+    }
+    for (int i = 0; i < g->a->n; i++) {
         free(file[i].text);
         free(part[i]);
     }
@@ -603,6 +660,9 @@ int cmd_ingest(struct cli *c, const struct args *a)
         c->too_long =
             "the same command with --split makes parts of it, NAME-1 and so on, each a "
             "session with room for questions";
+    if (split)
+        c->occupied = "there is other text in it already; give this split another NAME";
+    g.many = a->n > 1;
     int code = check_files(c, a);
     if (code == CLI_OK)
         code = read_doc(c, a, a->pos[0], false, &g.first.text, &g.first.n);

@@ -23,7 +23,7 @@ static int finish(struct cli *c, const struct args *a, cJSON *start, const char 
         if (c->json)
             answer_print_done(&ans, args_str(a, "logprobs") != NULL);
         else
-            answer_print_stats(c, &ans);
+            answer_print_stats(c, &ans, "");
     }
     answer_fini(&ans);
     free(tail);

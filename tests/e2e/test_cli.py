@@ -225,6 +225,38 @@ def parts_that_are_in_are_said_once():
     d.stop()
 
 
+def a_split_goes_on_with_its_own_parts_only():
+    d = Daemon("--http", "off", "--context", "512").start()
+    d.load()
+    doc = {}
+    for name in ("d1", "d2", "q3", "q4"):
+        doc[name] = os.path.join(d.dir, name + ".txt")
+        with open(doc[name], "w") as f:
+            f.write("".join("%s: %d bottles stand on a wall.\n" % (name, i) for i in range(10)))
+    split = lambda name, *docs: d.cli("ingest", "-s", name, "-m", "m", "--split", *[doc[x] for x in docs])
+    tokens = lambda: {s["name"]: s["tokens"] for s in last_json(d.cli("sessions", "--json"))["sessions"]}
+    p = split("sp", "d1", "d2")
+    check(p.returncode == 0 and "d1.txt (1 of 2) is in session sp-1\n" in p.stderr and "part 1" not in p.stderr, lambda: p.stderr)
+    check("d1.txt (1 of 2): [stop] context" in p.stderr and "d2.txt (2 of 2): [stop] context" in p.stderr, lambda: p.stderr)
+    # Other documents of the same name are refused before anything is written, also where only a later name is taken.
+    check_eq(d.cli("sessions", "rename", "sp-2", "so-2").returncode, 0, "rename")
+    before = tokens()
+    for name, taken in (("sp", "sp-1"), ("so", "so-2")):
+        p = split(name, "q3", "q4")
+        check(p.returncode == 1 and "session %s has something else in it than q" % taken in p.stderr and "sessions rm " + taken in p.stderr, lambda: p.stderr)
+    check_eq(tokens(), before, "sessions after what was refused")
+    # Its own go on, also in a fork of them, and after a question.
+    check_eq(d.cli("sessions", "fork", "so-2", "sp-2").returncode, 0, "fork")
+    check_eq(d.cli("ask", "-s", "sp-1", "What stands there?", "-n", "4").returncode, 0, "ask")
+    p = split("sp", "d1", "d2")
+    check(p.returncode == 0 and p.stderr.count(" already (") == 2, lambda: p.stderr)
+    # One that is all one part goes into the session that was named; that this is not empty is said.
+    check_eq(d.cli("ask", "-s", "one", "--create", "-m", "m", "word " * 400, "-n", "4").returncode, 0, "ask")
+    p = split("one", "q3")
+    check(p.returncode == 1 and "other text in it already; give this split another NAME" in p.stderr, lambda: p.stderr)
+    d.stop()
+
+
 def a_chat_that_goes_on_shows_where_it_was():
     try:
         for fd in pty.openpty():
@@ -424,4 +456,5 @@ main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are
      what_serve_warns_of_is_the_same_in_words_and_in_json,
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      what_a_session_had_its_fork_has, one_end_of_input_on_a_terminal_is_enough, an_output_that_is_closed_is_an_error,
-     a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once)
+     a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once,
+     a_split_goes_on_with_its_own_parts_only)
