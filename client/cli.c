@@ -59,7 +59,8 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
     char b[WORDS_SHELL_BYTES];
     double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
     double turn = j_num(numbers, "turn", -1), left = j_num(numbers, "context", 0) - held;
-    const char *name = words_shell(b, j_str(numbers, "session", "NAME"));
+    const char *name =
+        words_shell(b, c->forked ? c->forked : j_str(numbers, "session", "NAME"));
     if (c->occupied && held > 0)
         return c->occupied;
     if (turn > 0)
@@ -192,7 +193,9 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
         if (rest)
             cJSON_AddStringToObject(o, "field", field);
         for (const cJSON *m = numbers ? numbers->child : NULL; m; m = m->next)
-            if (!cJSON_HasObjectItem(o, m->string))
+            if (c->forked && strcmp(m->string, "session") == 0)
+                cJSON_AddStringToObject(o, "session", c->forked);
+            else if (!cJSON_HasObjectItem(o, m->string))
                 cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
         out_json(o);
         cJSON_Delete(o);

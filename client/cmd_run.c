@@ -55,8 +55,10 @@ int cmd_ask(struct cli *c, const struct args *a)
     cJSON *start = j_req();
     cJSON_AddStringToObject(start, "session", whole);
     cJSON_AddBoolToObject(start, "create", args_has(a, "create"));
-    if (args_has(a, "fork"))
+    if (args_has(a, "fork")) {
         cJSON_AddTrueToObject(start, "fork");
+        c->forked = name;
+    }
     if (args_str(a, "model"))
         cJSON_AddStringToObject(start, "model", args_str(a, "model"));
     return finish(c, a, start, a->n ? a->pos[0] : NULL, name);

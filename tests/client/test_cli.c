@@ -189,6 +189,19 @@ static void errors_are_json_when_asked(void)
     down();
 }
 
+/* A fork is there only for an answer: what has none is asked of the session again. */
+static void a_refused_fork_is_not_named(void)
+{
+    up();
+    for (int fork = 0; fork < 2; fork++) {
+        CHECK_EQ(RUN("ask", "-s", "my book", "full", fork ? "--fork" : "-q"), 1);
+        CHECK(strstr(err, "hearth ask -s 'my book' --fork ") && !strstr(err, "76af"));
+        CHECK_EQ(RUN("ask", "-s", "my book", "full", "--json", fork ? "--fork" : "-q"), 1);
+        CHECK(strstr(out, "\"session\":\"my book\"") && !strstr(out, "76af"));
+    }
+    down();
+}
+
 /* What is wrong is the message, what to do about it the hint; as text they are one sentence. */
 static void advice_is_the_hint(void)
 {
@@ -717,6 +730,7 @@ static void bytes_that_are_not_known_are_a_dash(void)
 
 T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
+       {"a_refused_fork_is_not_named", a_refused_fork_is_not_named},
        {"advice_is_the_hint", advice_is_the_hint},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
        {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},

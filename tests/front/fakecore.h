@@ -7,7 +7,7 @@
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "fail" (ends in
- * error), "long" (refused: context_length_exceeded), "busy" (refused: queue_full),
+ * error), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
@@ -193,6 +193,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
                      const char *tail)
 {
     const char *id = fc_str(o, "id"), *p = fc_prompt(o, tail), *q;
+    char more[200];
     const cJSON *max = cJSON_GetObjectItemCaseSensitive(
         cJSON_GetObjectItemCaseSensitive(o, "params"), "max_tokens");
     if (strcmp(fc_str(o, "model"), "nosuch") == 0) {
@@ -210,6 +211,14 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
     if (strstr(p, "long")) {
         fc_refuse(c, conn, f, HRT_OUT_OF_RANGE, "context_length_exceeded",
                   ",\"tokens\":9000,\"context\":8192");
+        return;
+    }
+    if (strstr(p, "full")) { /* of a fork, which goes again with what was refused */
+        bool fork = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "fork"));
+        snprintf(more, sizeof more,
+                 ",\"tokens\":9000,\"context\":8192,\"held\":7000,\"session\":\"%.99s\"",
+                 fork ? "76af2ef0000000000000000000000000" : fc_str(o, "session"));
+        fc_refuse(c, conn, f, HRT_OUT_OF_RANGE, "context_length_exceeded", more);
         return;
     }
     if (strstr(p, "busy")) {
