@@ -263,7 +263,8 @@ static bool start_again(struct run *r, int e, int *tries)
     }
     /* Who was there and is no more is waited for, as in the middle of an answer: the same
      * START finds or makes the stream.  Who was never there is not. */
-    bool gone = (e == -ETIMEDOUT || e == -ECONNREFUSED) && hearth_reached(r->conn);
+    bool gone =
+        (e == -ETIMEDOUT || e == -ECONNREFUSED || e == -EACCES) && hearth_reached(r->conn);
     return (gone || r->a->start) && patience(r);
 }
 

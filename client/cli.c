@@ -299,6 +299,16 @@ int cli_not_yet(struct cli *c, const char *verb, const char *instead)
     return CLI_FAILED;
 }
 
+const char *cli_no_access(const char *url)
+{
+    return strncmp(url, SYSTEM_URL, sizeof SYSTEM_URL - 1) == 0
+               ? "join the group hearth (`sudo usermod -aG hearth \"$USER\"`) and log in "
+                 "again, "
+                 "or start a daemon of your own with `hearth serve`"
+               : "ask whose it is, start one of your own with `hearth serve`, or name another "
+                 "with --socket";
+}
+
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
 {
     char words[700];
@@ -308,6 +318,11 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
         snprintf(words, sizeof words,
                  "%s%cstart one with `hearth serve`, or name it with --socket", eb->s, ADVICE);
         say(c, "UNAVAILABLE", "no_daemon", words, NULL);
+        return CLI_NO_DAEMON;
+    }
+    if (r == -EACCES) {
+        snprintf(words, sizeof words, "%s%c%s", eb->s, ADVICE, cli_no_access(c->url));
+        say(c, "PERMISSION_DENIED", "no_access", words, NULL);
         return CLI_NO_DAEMON;
     }
     if (r == -ETIMEDOUT) {

@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #define HEARTH_VERSION "0.1.0"
+#define SYSTEM_URL     "unix:///run/hearth/" /* of the system's daemon, and more */
 
 enum cli_exit {
     CLI_OK = 0,
@@ -63,6 +64,7 @@ __attribute__((format(printf, 5, 6))) int cli_fail_as(struct cli *c, int code,
                                                       enum hrt_status status, const char *slug,
                                                       const char *fmt, ...);
 int cli_fail_call(struct cli *c, int r, const struct errbuf *eb); /* hearth_call's < 0 */
+const char *cli_no_access(const char *url); /* what to do for whom its socket is closed */
 int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply);
 int cli_exit_of(uint32_t status, const char *slug);
 /* A name before it is sent: UTF-8 without control bytes, not too long.  What else a new one may not

@@ -225,6 +225,9 @@ static int take_reply(const uint8_t *m, size_t n, uint8_t type, uint64_t id,
 
 static int nobody(const struct hearth_conn *c, int e, struct errbuf *eb)
 {
+    if (e == EACCES) /* perhaps there is one: who is kept out cannot see that */
+        return err_set(eb, -EACCES, "this user may not reach a daemon at %s (%s)", c->path,
+                       strerror(e));
     return err_set(eb, -ECONNREFUSED, "no daemon listens at %s (%s)", c->path, strerror(e));
 }
 

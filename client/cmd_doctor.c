@@ -23,6 +23,7 @@ struct doctor {
     int bad, warned;
     char state[4096]; /* where the store is, or would be; "" when nobody can say */
     bool runs;        /* a daemon has it now */
+    int why;          /* that the last call of it failed: negative */
 };
 
 __attribute__((format(printf, 5, 6))) static void found(struct doctor *d, enum verdict v,
@@ -65,10 +66,10 @@ static cJSON *ask(struct doctor *d, enum hrt_type type, struct errbuf *eb)
     cJSON *o = NULL;
     if (!d->c->conn && hearth_connect(&d->c->conn, d->c->url, eb) < 0)
         return NULL;
-    int r = hearth_call(d->c->conn, type,
-                        type == HRT_HELLO ? "{\"min\":1,\"max\":1,\"client\":\"hearth doctor\"}"
-                                          : NULL,
-                        NULL, 0, 5000, &rep, eb);
+    int r = d->why = hearth_call(
+        d->c->conn, type,
+        type == HRT_HELLO ? "{\"min\":1,\"max\":1,\"client\":\"hearth doctor\"}" : NULL, NULL,
+        0, 5000, &rep, eb);
     if (r == 0 && rep.status == HRT_OK)
         o = cJSON_Parse(rep.json);
     else if (r == 0)
@@ -83,7 +84,9 @@ static void daemon_there(struct doctor *d)
     const cJSON *w;
     cJSON *hello = ask(d, HRT_HELLO, &eb), *st = hello ? ask(d, HRT_STATUS, &eb) : NULL;
     if (!hello) {
-        found(d, WARN, "daemon", "start it: hearth serve, or systemctl --user start hearthd",
+        found(d, WARN, "daemon",
+              d->why == -EACCES ? cli_no_access(d->c->url)
+                                : "start it: hearth serve, or systemctl --user start hearthd",
               "%s", eb.s);
         return;
     }
@@ -228,7 +231,7 @@ static void state_inside(struct doctor *d)
 
 static void state_dir(struct doctor *d)
 {
-    bool system = strncmp(d->c->url, "unix:///run/hearth/", 19) == 0;
+    bool system = strncmp(d->c->url, SYSTEM_URL, sizeof SYSTEM_URL - 1) == 0;
     char word[SHELL_WORD_BYTES(4096)], todo[sizeof word + 100] = "";
     struct stat st;
     if (!d->state[0] && place_store(d->state, sizeof d->state, system) < 0)

@@ -93,7 +93,8 @@ int hearth_default_url(char *ret, size_t cap)
     if (r == 0 && stat(dir, &st) == 0 && (st.st_uid == geteuid() || st.st_uid == 0) &&
         stat(ret + 6, &st) == 0)
         return 0;
-    if (stat(system_sock, &st) == 0)
+    /* Who is not in its group is told so, and not that there is no daemon. */
+    if (stat(system_sock, &st) == 0 || errno == EACCES)
         return put(ret, cap, snprintf(ret, cap, "unix://%s", system_sock));
     return r < 0 ? r : -ENOENT;
 }

@@ -1,4 +1,5 @@
 /* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C, ingest. */
+#include "client/cli.h"
 #include "tests/client/cliproc.h"
 #include <pty.h>
 
@@ -41,6 +42,32 @@ static void exit_codes_say_what_happened(void)
     CHECK_EQ(RUN("--socket", gone, "status"), 3);
     CHECK(strstr(err, "hearth serve"));
     down();
+}
+
+/* Who may not enter the socket's directory is not told to start what runs. */
+static void a_daemon_out_of_reach_is_told_from_none(void)
+{
+    CHECK(strstr(cli_no_access("unix:///run/hearth/core.sock"), "usermod -aG hearth "));
+    CHECK(!strstr(cli_no_access("unix:///run/user/1/hearth/core.sock"), "usermod"));
+    up();
+    CHECK_EQ(chmod(dir, geteuid() == 0 ? 0700 : 0), 0);
+    as_uid = geteuid() == 0 ? 12345 : 0;
+    int code = RUN("status");
+    bool ran = code != 127; /* the other user may read where this was built */
+    if (ran) {
+        CHECK_EQ(code, 3);
+        CHECK(strstr(err, "may not reach a daemon at ") && !strstr(err, "no daemon") &&
+              strstr(err, "; ask whose it is"));
+        CHECK_EQ(RUN("status", "--json"), 3);
+        CHECK(strstr(out, "\"slug\":\"no_access\"") && strstr(out, "\"PERMISSION_DENIED\""));
+        (void)RUN("doctor");
+        CHECK(strstr(out, "may not reach a daemon") && strstr(out, "-> ask whose it is"));
+    }
+    as_uid = 0;
+    CHECK_EQ(chmod(dir, 0700), 0);
+    down();
+    if (!ran)
+        t_skip("another user may not run what was built here");
 }
 
 static void a_users_mistake_names_its_field(void)
@@ -732,6 +759,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"a_refused_fork_is_not_named", a_refused_fork_is_not_named},
        {"advice_is_the_hint", advice_is_the_hint},
+       {"a_daemon_out_of_reach_is_told_from_none", a_daemon_out_of_reach_is_told_from_none},
        {"a_users_mistake_names_its_field", a_users_mistake_names_its_field},
        {"a_cancelled_answer_ends_as_one", a_cancelled_answer_ends_as_one},
        {"the_beginning_of_an_id_is_enough", the_beginning_of_an_id_is_enough},
