@@ -215,7 +215,12 @@ static bool cancel(struct run *r)
     if (!r->c->conn && cli_connect(r->c, &r->c->conn) != CLI_OK)
         return false;
     if (hearth_call(r->c->conn, HRT_CANCEL, json, NULL, 0, CANCEL_MS, &rep, &eb) < 0) {
-        cli_note(r->c, "the daemon could not be told to stop; it may go on with the answer");
+        /* It sees that this process has ended; one that starts anew goes on with an answer only
+         * for who comes back for it. */
+        cli_note(r->c,
+                 "the daemon does not reply, so it was not told to stop; nobody reads the "
+                 "answer any more, so it does not go on with it, now or after a restart; "
+                 "what there was of it is kept");
         return false;
     }
     hearth_reply_fini(&rep);

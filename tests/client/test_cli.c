@@ -446,6 +446,25 @@ static void an_answer_outlives_its_daemon(void)
     down();
 }
 
+static void ctrl_c_without_a_daemon_says_what_becomes_of_the_answer(void)
+{
+    up();
+    int o, e;
+    char first[64];
+    pid_t pid =
+        begin((const char *const[]){"run", "fake", "words=500 pace=20", NULL}, &o, &e, NULL);
+    CHECK(read(o, first, sizeof first) > 0);
+    fakecore_kill(core_pid);
+    poll(NULL, 0, 300);
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid, o, e), 130);
+    CHECK(strstr(err, "was not told to stop; nobody reads the answer any more, so it does not "
+                      "go on with it, now or after a restart") &&
+          !strstr(err, "may go on"));
+    core_pid = fakecore(core);
+    down();
+}
+
 /* Before START was answered there is nothing yet to go on with: the same START is sent again. */
 static void a_question_outlives_its_daemon(void)
 {
@@ -773,6 +792,8 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"flags_reach_start", flags_reach_start},
        {"ctrl_c_cancels_and_keeps_what_is_there", ctrl_c_cancels_and_keeps_what_is_there},
        {"a_signal_cancels_like_ctrl_c", a_signal_cancels_like_ctrl_c},
+       {"ctrl_c_without_a_daemon_says_what_becomes_of_the_answer",
+        ctrl_c_without_a_daemon_says_what_becomes_of_the_answer},
        {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
        {"a_question_outlives_its_daemon", a_question_outlives_its_daemon},
        {"documents_are_put_in_once", documents_are_put_in_once},

@@ -257,6 +257,24 @@ def a_split_goes_on_with_its_own_parts_only():
     d.stop()
 
 
+def an_answer_that_was_left_while_the_daemon_was_gone_does_not_go_on():
+    d = Daemon("--http", "off").start()
+    d.load()
+    p = subprocess.Popen([prog("hearth"), "--socket", "unix://" + d.sock, "ask", "-s", "left", "--create", "-m", "m", "Count.", "--ignore-eos"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={"HOME": d.dir})
+    p.stdout.read(40)
+    d.kill9()
+    time.sleep(0.3)
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=60 * SLOWER)[1]
+    check(p.returncode == 130 and "does not go on with it, now or after a restart" in err, lambda: "%d %s" % (p.returncode, err))
+    d.start()
+    d.load()
+    seen = [last_json(d.cli("sessions", "show", "left", "--json")) for _ in (time.sleep(0), time.sleep(2))]
+    check(not any(s["running"] for s in seen) and seen[0]["tokens"] == seen[1]["tokens"] and len(seen[0]["turns"]) == 2, lambda: repr(seen))
+    d.stop()
+
+
 def a_chat_that_goes_on_shows_where_it_was():
     try:
         for fd in pty.openpty():
@@ -457,4 +475,4 @@ main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are
      verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
      what_a_session_had_its_fork_has, one_end_of_input_on_a_terminal_is_enough, an_output_that_is_closed_is_an_error,
      a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once,
-     a_split_goes_on_with_its_own_parts_only)
+     a_split_goes_on_with_its_own_parts_only, an_answer_that_was_left_while_the_daemon_was_gone_does_not_go_on)
