@@ -179,8 +179,20 @@ static bool is_flag(const struct verb *v, const char *word)
            args_flag(v, word + 2, strlen(word + 2), 0);
 }
 
+static bool repeats(const struct flag *f)
+{
+    const char *end = f->value ? strstr(f->value, "...") : NULL;
+    return end && !end[3];
+}
+
+/* Of two values one would be dropped without a word: which is meant is not known here. */
 static int give(struct args *a, const struct flag *f, const char *value, struct errbuf *eb)
 {
+    const char *was = repeats(f) ? NULL : args_str(a, f->name);
+    if (was && value && strcmp(was, value) != 0)
+        return err_set(eb, -EINVAL,
+                       "--%s is given twice, as \"%.80s\" and as \"%.80s\"; give one of them",
+                       f->name, was, value);
     if (a->n_given == GIVEN_MAX)
         return err_set(eb, -EINVAL, "more than %d flags", GIVEN_MAX);
     a->given[a->n_given].flag = f;

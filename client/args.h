@@ -14,7 +14,8 @@ struct args;
 struct flag {
     const char *name;  /* without dashes */
     char letter;       /* 0: none */
-    const char *value; /* its name in help; NULL: no value; "[N]": only as --name=N */
+    const char *value; /* its name in help; NULL: no value; "[N]": only as --name=N;
+                          "N...": may be given again with another one, and all count */
     const char *does;
 };
 struct verb {
@@ -47,7 +48,7 @@ struct args {
 /* argv[1..]. 0; -EINVAL with words (what is wrong, and the nearest that is right). */
 int args_parse(struct args *ret, int argc, char *const *argv, struct errbuf *eb);
 bool args_has(const struct args *a, const char *name);
-const char *args_str(const struct args *a, const char *name); /* the last one given, or NULL */
+const char *args_str(const struct args *a, const char *name); /* the value, or NULL */
 /* 1: given and in [min,max]; 0: not given; -EINVAL with words. */
 int args_num(const struct args *a, const char *name, double min, double max, bool integer,
              double *ret, struct errbuf *eb);

@@ -437,6 +437,8 @@ int cmd_chat(struct cli *c, const struct args *a)
     const char *model = args_str(a, "model") ? args_str(a, "model") : a->n ? a->pos[0] : NULL;
     if (args_has(a, "ids"))
         return cli_usage(c, "--ids is for run, ask and ingest");
+    if (a->n && args_str(a, "model") && strcmp(a->pos[0], args_str(a, "model")) != 0)
+        return cli_usage(c, "--model: another MODEL is given beside it; give one of them");
     int code = CLI_OK;
     if (name)
         code = named_session(c, name, NAMED_LEAST_SURE, false, t.session);

@@ -26,7 +26,7 @@ const struct flag flags_gen[] = {
     {"presence-penalty", 0, "X", "subtract X from tokens that occurred"},
     {"frequency-penalty", 0, "X", "subtract X per occurrence"},
     {"seed", 0, "N", "the same seed gives the same answer"},
-    {"stop", 0, "STR", "end before this string (repeatable)"},
+    {"stop", 0, "STR...", "end before this string (repeatable)"},
     {"system", 0, "TEXT", "system message of a conversation that begins"},
     {"raw", 0, NULL, "plain text, no chat template"},
     {"greedy", 0, NULL, "the same as --temp 0"},

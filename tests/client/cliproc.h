@@ -36,7 +36,7 @@ static pid_t begin(const char *const *words, int *ret_out, int *ret_err, const c
     pid_t pid = fork();
     if (pid == 0) {
         const char *argv[40] = {"hearth", "--socket", url};
-        int n = 3;
+        int n = *words && strcmp(*words, "--socket") == 0 ? 1 : 3; /* another's */
         while (*words && n < 39)
             argv[n++] = *words++;
         dup2(i[0], 0);

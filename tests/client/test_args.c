@@ -2,6 +2,7 @@
 #include "client/args.h"
 #include "client/cli.h"
 #include "tests/t.h"
+#include <errno.h>
 
 static struct args a;
 static struct errbuf eb;
@@ -59,15 +60,45 @@ static void verbs_of_two_words_win(void)
 
 static void a_flag_can_be_given_more_than_once(void)
 {
-    CHECK_EQ(PARSE("run", "m", "x", "--stop", "a", "--stop", "b", "--temp", "1", "--temp", "2"),
+    CHECK_EQ(PARSE("run", "m", "x", "--stop", "a", "--stop", "b", "--temp", "1", "--temp=1"),
              0);
     int n = 0;
     for (int i = 0; i < a.n_given; i++)
         n += strcmp(a.given[i].flag->name, "stop") == 0;
     CHECK_EQ(n, 2);
-    CHECK(strcmp(args_str(&a, "temp"), "2") == 0); /* the last one counts */
-    CHECK_EQ(PARSE("ask", "--session=--fork", "--stop", "--", "-sx"), 0);
+    CHECK(strcmp(args_str(&a, "temp"), "1") == 0);
+    CHECK_EQ(PARSE("-q", "ask", "--session=--fork", "--stop", "--", "-s--fork", "-q"), 0);
     CHECK(strcmp(args_str(&a, "stop"), "--") == 0);
+}
+
+/* One of the values would be dropped without a word, and the turn be kept in the wrong place. */
+static void a_flag_with_two_values_is_refused(void)
+{
+    int asked = 0;
+    CHECK_EQ(PARSE("ask", "-s", "book", "-s", "big", "q"), -EINVAL);
+    CHECK(strcmp(eb.s,
+                 "--session is given twice, as \"book\" and as \"big\"; give one of them") ==
+          0);
+    CHECK_EQ(PARSE("--socket=unix:///a", "status", "--socket", "unix:///b"), -EINVAL);
+    for (size_t i = 0; i < n_verbs; i++)
+        for (const struct flag *const *g = verbs[i].flags; g && *g; g++)
+            for (const struct flag *f = *g; f->name; f++) {
+                char words[2][100], verb[100],
+                    *second = strchr(strcpy(verb, verbs[i].name), ' ');
+                if (!f->value)
+                    continue;
+                if (second)
+                    *second++ = 0;
+                for (int k = 0; k < 2; k++)
+                    snprintf(words[k], sizeof words[k], "--%s=%d", f->name, k + 1);
+                const char *argv[] = {
+                    verb, second ? second : "--help", words[0], words[1], "-h", NULL};
+                int r = parse(argv);
+                asked++;
+                if (strcmp(f->name, "stop") == 0 ? r != 0 : r != -EINVAL)
+                    t_fail(__FILE__, __LINE__, "%s --%s: %d", verbs[i].name, f->name, r);
+            }
+    CHECK(asked > 30);
 }
 
 static void an_optional_value_needs_an_equals_sign(void)
@@ -182,6 +213,7 @@ T_MAIN({"flags_may_stand_anywhere", flags_may_stand_anywhere},
        {"two_dashes_end_the_flags", two_dashes_end_the_flags},
        {"verbs_of_two_words_win", verbs_of_two_words_win},
        {"a_flag_can_be_given_more_than_once", a_flag_can_be_given_more_than_once},
+       {"a_flag_with_two_values_is_refused", a_flag_with_two_values_is_refused},
        {"an_optional_value_needs_an_equals_sign", an_optional_value_needs_an_equals_sign},
        {"mistakes_are_named_with_what_was_meant", mistakes_are_named_with_what_was_meant},
        {"help_needs_no_arguments", help_needs_no_arguments},

@@ -90,6 +90,8 @@ static void a_users_mistake_names_its_field(void)
              {{"run", "fake", "hi", "--greedy", "--temp", "1"}, "--greedy", 2},
              {{"run", "fake", "hi", "--stop", "\377"}, "--stop", 2},
              {{"ask", "hi"}, "--session", 2},
+             {{"ask", "hi", "-s", "fake", "-s", "book"}, "--session", 2},
+             {{"chat", "fake", "-m", "other"}, "--model", 2},
              {{"ingest", "f"}, "--session", 2},
              {{"sessions", "rm", "--older", "1d"}, "--older", 2},
              {{"sessions", "show", "0000"}, "--session", 1},
