@@ -622,6 +622,17 @@ static int check_names(struct cli *c, const struct args *a)
     return code;
 }
 
+/* What is written out, and the exit code of it all. */
+static int finish(struct cli *c, int code)
+{
+    hearth_close(c->conn);
+    int end = out_end(c);
+    if (code == CLI_INTERRUPTED && cli_signal)
+        code = 128 + cli_signal;
+    /* Interrupted because the output failed: that is the reason. */
+    return code == CLI_OK || (code == CLI_INTERRUPTED && end == CLI_FAILED) ? end : code;
+}
+
 /* --- the whole ------------------------------------------------------------------------------ */
 int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
 {
@@ -637,8 +648,17 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
         c.color = false;
     if (r < 0)
         return cli_usage(&c, eb.s);
+    const char *url = args_str(&a, "socket");
+    if (!url)
+        url = env_socket;
+    if (url && strlen(url) >= sizeof c.url)
+        return cli_usage(&c, "--socket: that is longer than any socket's path");
+    if (url)
+        memcpy(c.url, url, strlen(url) + 1);
+    else
+        (void)hearth_default_url(c.url, sizeof c.url);
     if (args_has(&a, "version"))
-        return cmd_version(&c, &a);
+        return finish(&c, cmd_version(&c, &a));
     if (c.json && (args_has(&a, "help") || !a.verb || a.verb->run == cmd_help ||
                    a.verb->run == cmd_completion))
         return cli_usage(&c, "--json: help and completion scripts are text; leave it out");
@@ -652,20 +672,5 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     int code = check_names(&c, &a);
     if (code != CLI_OK)
         return code;
-    const char *url = args_str(&a, "socket");
-    if (!url)
-        url = env_socket;
-    if (url && strlen(url) >= sizeof c.url)
-        return cli_usage(&c, "--socket: that is longer than any socket's path");
-    if (url)
-        memcpy(c.url, url, strlen(url) + 1);
-    else
-        (void)hearth_default_url(c.url, sizeof c.url);
-    code = a.verb->run(&c, &a);
-    hearth_close(c.conn);
-    int end = out_end(&c);
-    if (code == CLI_INTERRUPTED && cli_signal)
-        code = 128 + cli_signal;
-    /* Interrupted because the output failed: that is the reason. */
-    return code == CLI_OK || (code == CLI_INTERRUPTED && end == CLI_FAILED) ? end : code;
+    return finish(&c, a.verb->run(&c, &a));
 }

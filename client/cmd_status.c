@@ -98,9 +98,10 @@ int cmd_why(struct cli *c, const struct args *a)
 int cmd_fsck(struct cli *c, const struct args *a)
 {
     (void)a;
-    return cli_not_yet(c, "fsck",
-                       "hearthd checks every block when it reads it, and rebuilds a "
-                       "lost index from the blocks at its next start");
+    return cli_not_yet(
+        c, "fsck",
+        "hearthd checks every block when it reads it, and makes a lost index anew "
+        "from the turn log at its next start");
 }
 
 int cmd_version(struct cli *c, const struct args *a)
@@ -109,18 +110,17 @@ int cmd_version(struct cli *c, const struct args *a)
     struct hearth_reply rep = {0};
     struct errbuf eb;
     cJSON *o = NULL;
-    const char *url = args_str(a, "socket");
-    if (url && strlen(url) < sizeof c->url)
-        memcpy(c->url, url, strlen(url) + 1);
-    if (!c->url[0])
-        (void)hearth_default_url(c->url, sizeof c->url);
+    (void)a;
+    int r = hearth_connect(&conn, c->url, &eb);
+    if (r < 0)
+        return cli_fail_call(c, r, &eb);
     /* Who asks for a version wants one at once; a daemon's is an extra. */
-    if (hearth_connect(&conn, c->url, &eb) == 0 &&
-        hearth_call(conn, HRT_HELLO,
+    r = hearth_call(conn, HRT_HELLO,
                     "{\"min\":1,\"max\":1,\"client\":\"hearth " HEARTH_VERSION "\"}", NULL, 0,
-                    1000, &rep, &eb) == 0 &&
-        rep.status == HRT_OK)
+                    1000, &rep, &eb);
+    if (r == 0 && rep.status == HRT_OK)
         o = cJSON_Parse(rep.json);
+    uint32_t status = rep.status;
     hearth_reply_fini(&rep);
     hearth_close(conn);
     if (c->json) {
@@ -138,6 +138,10 @@ int cmd_version(struct cli *c, const struct args *a)
         if (o)
             say_out("%s, pid %.0f, at %s\n", shown(j_str(o, "server", "hearthd ?")),
                     j_num(o, "pid", 0), shown(c->url));
+        else if (r < 0)
+            cli_note(c, "no daemon's version: %s", eb.s);
+        else
+            cli_note(c, "no daemon's version: it answers %s", hrt_status_str(status));
     }
     cJSON_Delete(o);
     return CLI_OK;

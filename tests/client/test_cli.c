@@ -733,6 +733,32 @@ static void lists_print_tables_and_json(void)
     down();
 }
 
+/* Its daemon is an extra, but nothing is left out without a word, or asked for in vain. */
+static void a_version_says_why_there_is_none_of_a_daemon(void)
+{
+    char gone[200];
+    up();
+    snprintf(gone, sizeof gone, "unix://%s/nobody.sock", dir);
+    for (int flag = 0; flag < 2; flag++) {
+        const char *verb = flag ? "--version" : "version";
+        CHECK_EQ(RUN("--socket", "tcp://x", verb), 2);
+        CHECK(!out[0] && strstr(err, "--socket: want ipc://PATH or unix://PATH"));
+        CHECK_EQ(RUN("--socket", "tcp://x", verb, "--json"), 2);
+        CHECK(strstr(out, "\"field\":\"--socket\""));
+        CHECK_EQ(RUN("--socket", gone, verb), 0);
+        CHECK(strncmp(out, "hearth ", 7) == 0 && strstr(err, "no daemon listens at "));
+        CHECK_EQ(RUN("--socket", gone, verb, "-q"), 0);
+        CHECK(!err[0]);
+        CHECK_EQ(RUN("--socket", gone, verb, "--json"), 0);
+        CHECK(strstr(out, "\"daemon\":null") && !err[0]);
+    }
+    CHECK_EQ(RUN("--version"), 0);
+    CHECK(strstr(out, "fakecore") && !err[0]);
+    CHECK_EQ(RUN("fsck"), 1);
+    CHECK(strstr(err, "from the turn log"));
+    down();
+}
+
 static void help_lists_every_verb(void)
 {
     up();
@@ -808,5 +834,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"chat_stays_at_its_prompt_without_a_daemon", chat_stays_at_its_prompt_without_a_daemon},
        {"what_is_said_is_of_what_was_typed", what_is_said_is_of_what_was_typed},
        {"lists_print_tables_and_json", lists_print_tables_and_json},
+       {"a_version_says_why_there_is_none_of_a_daemon",
+        a_version_says_why_there_is_none_of_a_daemon},
        {"help_lists_every_verb", help_lists_every_verb},
        {"bytes_that_are_not_known_are_a_dash", bytes_that_are_not_known_are_a_dash})
