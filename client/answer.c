@@ -38,6 +38,9 @@ struct run { /* one answer_run */
     bool met;            /* the daemon has answered a PING while START waited */
     bool cancelled;      /* CANCEL was sent */
     bool wrote;          /* text is on stdout */
+    char last;           /* the end of it */
+    bool one_place;      /* stdout and stderr go to the same terminal, file or pipe */
+    int warnings_said;   /* of those in warned */
     uint32_t restarts;
     cJSON *warned;
 };
@@ -91,6 +94,7 @@ static void put_text(struct run *r, const char *s, size_t n)
 {
     cli_text(stdout, r->c->out_tty, s, n);
     r->wrote |= n > 0;
+    r->last = n ? s[n - 1] : r->last;
 }
 
 static int records(struct run *r, const uint8_t *p, size_t n)
@@ -161,10 +165,23 @@ static void show_progress(struct run *r, const cJSON *reply)
                                                .eta_ms = j_num(g, "eta_ms", -1)});
 }
 
-/* Between words and the text of an answer on one terminal: the text's line is ended first. */
-static const char *torn(const struct run *r)
+/* Between words and the text of an answer in one place: the text's line is ended first. */
+static const char *torn(struct run *r)
 {
-    return r->wrote && r->c->out_tty && r->c->err_tty ? "\n" : "";
+    bool in_line = r->wrote && r->last != '\n' && r->one_place;
+    r->last = in_line ? '\n' : r->last;
+    return in_line ? "\n" : "";
+}
+
+/* Those that have not been said yet. */
+static void say_warnings(struct run *r)
+{
+    for (const cJSON *w; (w = cJSON_GetArrayItem(r->warned, r->warnings_said)) != NULL;
+         r->warnings_said++) {
+        progress_clear(&r->p);
+        if (!r->c->json)
+            say_err("%shearth: warning: %s\n", torn(r), shown(w->valuestring));
+    }
 }
 
 static void show_warnings(struct run *r, const cJSON *reply)
@@ -180,10 +197,10 @@ static void show_warnings(struct run *r, const cJSON *reply)
         if (seen)
             continue;
         cJSON_AddItemToArray(r->warned, cJSON_Duplicate(w, false));
-        progress_clear(&r->p);
-        if (!r->c->json)
-            say_err("%shearth: warning: %s\n", torn(r), shown(w->valuestring));
     }
+    /* Where the two may be joined again (2>&1, a pager), an answer is not cut in two by them. */
+    if (!r->wrote || (r->c->out_tty && r->c->err_tty))
+        say_warnings(r);
 }
 
 static void keep_top(struct answer *a, const cJSON *reply)
@@ -407,6 +424,13 @@ static int verdict(struct run *r)
     return CLI_INTERRUPTED;
 }
 
+static bool same_file(int a, int b)
+{
+    struct stat x, y;
+    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
 int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
                const struct answer_opts *o, struct answer *ret)
 {
@@ -424,6 +448,7 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     snprintf(r.p.what, sizeof r.p.what, "%s", o->what ? shown(o->what) : "");
     if (ioctl(2, TIOCGWINSZ, &ws) == 0)
         r.p.width = ws.ws_col;
+    r.one_place = c->out_tty ? c->err_tty : same_file(STDOUT_FILENO, STDERR_FILENO);
     cli_interrupted = 0;
     cli_catch_interrupt();
     int code = r.start && r.warned && ret->text ? cli_connect(c, &r.conn)
@@ -438,7 +463,9 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
     if (r.wrote && (ret->text_n == 0 || ret->text[ret->text_n - 1] != '\n')) {
         putchar('\n');
         (void)out_flush();
+        r.last = '\n';
     }
+    say_warnings(&r);
     if (code == CLI_OK)
         code = verdict(&r);
     /* Who reads JSON is told how it ended, also before there was anything to be done with. */
@@ -505,7 +532,7 @@ void answer_print_stats(struct cli *c, const struct answer *a, const char *of)
     int n = snprintf(line, sizeof line, "%.200s%s[%.40s] ", shown(of), of[0] ? ": " : "",
                      shown(answer_finish(a)));
     if (made > 0)
-        n += snprintf(line + n, sizeof line - (size_t)n, "%s tokens", words_count(b[0], made));
+        n += snprintf(line + n, sizeof line - (size_t)n, "%s", words_tokens(b[0], made));
     if (whole && made > 1 && decode > 0)
         n += snprintf(line + n, sizeof line - (size_t)n, ", %.1f t/s",
                       (made - 1) * 1000 / decode);

@@ -23,6 +23,7 @@ struct chat {
     EditLine *el;      /* NULL: stdin is no terminal */
     History *hist;
     char hist_path[4200];
+    int failed; /* the worst exit code of a command */
 };
 
 static char *prompt_text(EditLine *el)
@@ -129,24 +130,24 @@ static void now_in(struct chat *t, const cJSON *s)
     t->made = true;
 }
 
-static bool begun(struct chat *t, const char *command)
+static int begun(struct chat *t, const char *command)
 {
-    if (!t->made)
-        (void)cli_mistake(
-            t->c, command,
-            "%s: nothing has been said here yet; ask your first question, then %s", command,
-            command);
-    return t->made;
+    return t->made ? CLI_OK
+                   : cli_mistake(
+                         t->c, command,
+                         "%s: nothing has been said here yet; ask your first question, then %s",
+                         command, command);
 }
 
-static void do_fork(struct chat *t, const char *name)
+static int do_fork(struct chat *t, const char *name)
 {
     cJSON *req = j_req(), *o = NULL;
     cJSON_AddStringToObject(req, "session", t->session);
     if (name[0])
         cJSON_AddStringToObject(req, "name", name);
-    if (cli_call(t->c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL) != CLI_OK)
-        return;
+    int code = cli_call(t->c, HRT_SESSION_FORK, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
     char old[sizeof t->session];
     snprintf(old, sizeof old, "%s", t->session);
     now_in(t, o);
@@ -155,9 +156,10 @@ static void do_fork(struct chat *t, const char *name)
     if (!t->named)
         cli_note(t->c, "it has no name and will expire; /save NAME keeps it");
     cJSON_Delete(o);
+    return CLI_OK;
 }
 
-static void do_rewind(struct chat *t, const char *arg)
+static int do_rewind(struct chat *t, const char *arg)
 {
     cJSON *req = cJSON_CreateObject(), *o = NULL;
     const cJSON *turn;
@@ -166,13 +168,13 @@ static void do_rewind(struct chat *t, const char *arg)
     int n = (int)back;
     if (back < 1 || back > INT32_MAX || (arg[0] && *end)) {
         cJSON_Delete(req);
-        (void)cli_fail(t->c, CLI_USAGE,
-                       "/rewind: want how many questions to take back, got \"%.20s\"", arg);
-        return;
+        return cli_fail(t->c, CLI_USAGE,
+                        "/rewind: want how many questions to take back, got \"%.20s\"", arg);
     }
     cJSON_AddStringToObject(req, "session", t->session);
-    if (cli_call(t->c, HRT_SESSION_SHOW, req, NULL, 0, &o, NULL) != CLI_OK)
-        return;
+    int code = cli_call(t->c, HRT_SESSION_SHOW, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
     const cJSON *turns = j_get(o, "turns");
     for (int i = cJSON_GetArraySize(turns); i-- > 0 && back;) {
         turn = cJSON_GetArrayItem(turns, i);
@@ -181,28 +183,29 @@ static void do_rewind(struct chat *t, const char *arg)
             keep = (long)j_num(turn, "n", 1) - 1;
     }
     cJSON_Delete(o);
-    if (keep < 0) {
-        (void)cli_mistake(t->c, "/rewind",
-                          "/rewind: the conversation has fewer questions than that");
-        return;
-    }
+    if (keep < 0)
+        return cli_mistake(t->c, "/rewind",
+                           "/rewind: the conversation has fewer questions than that");
     req = j_req();
     o = NULL;
     cJSON_AddStringToObject(req, "session", t->session);
     cJSON_AddNumberToObject(req, "to_turn", (double)keep);
-    if (cli_call(t->c, HRT_SESSION_REWIND, req, NULL, 0, &o, NULL) == CLI_OK)
-        cli_note(t->c, "took back %d question%s; %s tokens are left", n, words_s(n),
-                 words_count(b, j_num(o, "tokens", 0)));
+    code = cli_call(t->c, HRT_SESSION_REWIND, req, NULL, 0, &o, NULL);
+    if (code == CLI_OK)
+        cli_note(t->c, "took back %d question%s; %s left", n, words_s(n),
+                 words_tokens(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
+    return code;
 }
 
-static void do_save(struct chat *t, const char *name)
+static int do_save(struct chat *t, const char *name)
 {
     cJSON *req = j_req(), *o = NULL;
     cJSON_AddStringToObject(req, "session", t->session);
     cJSON_AddStringToObject(req, "name", name);
-    if (cli_call(t->c, HRT_SESSION_RENAME, req, NULL, 0, &o, NULL) != CLI_OK)
-        return;
+    int code = cli_call(t->c, HRT_SESSION_RENAME, req, NULL, 0, &o, NULL);
+    if (code != CLI_OK)
+        return code;
     char old[sizeof t->session], word[WORDS_SHELL_BYTES];
     snprintf(old, sizeof old, "%s", t->session);
     if (t->named)
@@ -214,6 +217,7 @@ static void do_save(struct chat *t, const char *name)
     cli_note(t->c, "saved as %s, where you are; `hearth chat -s %s` goes on here", shown(name),
              shown(words_shell(word, name)));
     cJSON_Delete(o);
+    return CLI_OK;
 }
 
 /* Its whole name into ret; an exit code. */
@@ -243,25 +247,32 @@ static bool command(struct chat *t, char *line)
     arg += strspn(arg, " ");
     if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0)
         return false;
+    int code = CLI_OK;
     if (strcmp(line, "/help") == 0) {
         fputs(help, stderr);
     } else if (strcmp(line, "/fork") == 0) {
-        if (begun(t, line))
-            do_fork(t, arg);
+        code = begun(t, line);
+        if (code == CLI_OK)
+            code = do_fork(t, arg);
     } else if (strcmp(line, "/rewind") == 0) {
-        if (begun(t, line))
-            do_rewind(t, arg);
+        code = begun(t, line);
+        if (code == CLI_OK)
+            code = do_rewind(t, arg);
     } else if (strcmp(line, "/save") == 0) {
-        if (!arg[0])
-            (void)cli_fail(t->c, CLI_USAGE, "/save: under which name?");
-        else if (strcmp(arg, t->session) == 0)
+        if (arg[0] && strcmp(arg, t->session) == 0)
             cli_note(t->c, "it is called %s already", shown(arg));
-        else if (cli_name(t->c, "/save", arg) == CLI_OK && begun(t, line))
-            do_save(t, arg);
+        else
+            code = !arg[0] ? cli_fail(t->c, CLI_USAGE, "/save: under which name?")
+                           : cli_name(t->c, "/save", arg);
+        if (code == CLI_OK && strcmp(arg, t->session) != 0) {
+            code = begun(t, line);
+            if (code == CLI_OK)
+                code = do_save(t, arg);
+        }
     } else if (strcmp(line, "/model") == 0) {
         if (!arg[0]) {
             cli_note(t->c, "model: %s", t->model[0] ? shown(t->model) : "the daemon's default");
-        } else if (find_model(t, arg, t->model, sizeof t->model) == CLI_OK) {
+        } else if ((code = find_model(t, arg, t->model, sizeof t->model)) == CLI_OK) {
             t->made = t->named = false;
             t->session[0] = 0; /* a session belongs to its model: the old one stays as it is */
             cli_note(t->c, "a new conversation with %s", shown(t->model));
@@ -274,14 +285,15 @@ static bool command(struct chat *t, char *line)
                 best = args_distance(line, known[i]);
                 near = known[i];
             }
-        (void)cli_fail(
-            t->c, CLI_USAGE,
-            near ? "no command %.20s; did you mean %s? (a question that begins with / "
-                   "stands behind a blank)"
-                 : "no command %.20s; /help lists them%s (a question that begins with "
-                   "/ stands behind a blank)",
-            line, near ? near : "");
+        code =
+            cli_fail(t->c, CLI_USAGE,
+                     near ? "no command %.20s; did you mean %s? (a question that begins with / "
+                            "stands behind a blank)"
+                          : "no command %.20s; /help lists them%s (a question that begins with "
+                            "/ stands behind a blank)",
+                     line, near ? near : "");
     }
+    t->failed = code > t->failed ? code : t->failed;
     return true;
 }
 
@@ -422,8 +434,8 @@ static int greet(struct chat *t)
         if (!t->model[0])
             snprintf(t->model, sizeof t->model, "%s", model);
         show_last(t);
-        cli_note(t->c, "%s with %s: %s tokens, last used %s; /help lists what can be typed",
-                 shown(t->session), shown(t->model), words_count(b[0], j_num(o, "tokens", 0)),
+        cli_note(t->c, "%s with %s: %s, last used %s; /help lists what can be typed",
+                 shown(t->session), shown(t->model), words_tokens(b[0], j_num(o, "tokens", 0)),
                  words_idle(b[1], j_num(o, "idle_s", 0)));
     }
     cJSON_Delete(o);
@@ -449,6 +461,7 @@ int cmd_chat(struct cli *c, const struct args *a)
     if (code != CLI_OK)
         return code;
     edit_open(&t);
+    bool interactive = t.el != NULL;
     if (!t.session[0])
         greet_new(&t);
     cli_catch_interrupt();
@@ -486,6 +499,9 @@ int cmd_chat(struct cli *c, const struct args *a)
         code = CLI_OK;
     }
     edit_close(&t);
+    /* Who sits there has read it; a script goes on behind a command that failed, and is told. */
+    if (code == CLI_OK && !interactive)
+        code = t.failed;
     if (t.made && !t.named && c->out_tty && !t.c->quiet)
         cli_note(c,
                  "this conversation has no name and will expire; `hearth sessions rename %s "

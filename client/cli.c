@@ -56,7 +56,7 @@ int cli_exit_of(uint32_t status, const char *slug)
 static const char *make_room(const struct cli *c, const cJSON *numbers)
 {
     static char way[3 * WORDS_SHELL_BYTES + 400];
-    char b[WORDS_SHELL_BYTES];
+    char b[WORDS_SHELL_BYTES], part[WORDS_BYTES];
     double held = j_num(numbers, "held", 0), tokens = j_num(numbers, "tokens", 0);
     double turn = j_num(numbers, "turn", -1), left = j_num(numbers, "context", 0) - held;
     const char *name =
@@ -71,8 +71,8 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
             "and forgets what came after",
             name, turn, name, turn);
     else if (c->too_long && tokens > held)
-        snprintf(way, sizeof way, "%s; as it is, about %.0f %% of it would fit", c->too_long,
-                 left * 100 / (tokens - held));
+        snprintf(way, sizeof way, "%s; as it is, %s of it would fit", c->too_long,
+                 words_share(part, left / (tokens - held)));
     else if (held > 0 && left >= SUMMARY_TOKENS)
         snprintf(way, sizeof way,
                  "shorten the input, or begin another session; for a summary to begin it with: "
@@ -93,8 +93,7 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
 static const char *remedy(const struct cli *c, const char *slug, const cJSON *numbers)
 {
     static const char *const rows[][2] = {
-        {"session_not_found", "`hearth sessions` lists them; `hearth ask -s NAME --create`, "
-                              "`hearth ingest -s NAME` and `hearth chat -s NAME` make one"},
+        {"session_not_found", "`hearth sessions` lists them"},
         {"model_not_found", "`hearth models` lists what there is"},
         {"model_load_failed",
          "its next use tries again, once its file has changed or ten seconds "
@@ -107,6 +106,9 @@ static const char *remedy(const struct cli *c, const char *slug, const cJSON *nu
     };
     if (strcmp(slug, "context_length_exceeded") == 0)
         return make_room(c, numbers);
+    if (c->makes && strcmp(slug, "session_not_found") == 0)
+        return "`hearth sessions` lists them; `hearth ask -s NAME --create`, "
+               "`hearth ingest -s NAME` and `hearth chat -s NAME` make one";
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strcmp(rows[i][0], slug) == 0)
             return rows[i][1];
@@ -528,7 +530,8 @@ int cli_turn_text(struct cli *c, const cJSON *session, const cJSON *turn,
 
 int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *ret_n)
 {
-    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    const char *what = strcmp(path, "-") == 0 ? "standard input" : path;
+    FILE *f = what != path ? stdin : fopen(path, "re");
     if (!f)
         return cli_mistake(c, path, "cannot read %s: %s", path, strerror(errno));
     size_t n = 0, cap = 1 << 16;
@@ -552,11 +555,11 @@ int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *re
     if (f != stdin)
         fclose(f);
     int code =
-        !p    ? cli_fail(c, CLI_FAILED, "no memory for %s", path)
-        : e   ? cli_mistake(c, path, "cannot read %s: %s", path, strerror(e))
-        : big ? cli_mistake(c, path,
+        !p    ? cli_fail(c, CLI_FAILED, "no memory for %s", what)
+        : e   ? cli_mistake(c, what, "cannot read %s: %s", what, strerror(e))
+        : big ? cli_mistake(c, what,
                             "%s is longer than the %zu bytes one request may carry; split it",
-                            path, max)
+                            what, max)
               : CLI_OK;
     if (code != CLI_OK) {
         free(p);
@@ -672,5 +675,6 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     int code = check_names(&c, &a);
     if (code != CLI_OK)
         return code;
+    c.makes = a.verb->run == cmd_ask || a.verb->run == cmd_ingest || a.verb->run == cmd_chat;
     return finish(&c, a.verb->run(&c, &a));
 }

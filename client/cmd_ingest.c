@@ -302,8 +302,8 @@ static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_
     int code = look(g, false, 0, 0, &now, none, &s);
     g->told = true;
     if (code == CLI_OK)
-        cli_note(g->c, "%s is in session %s already (%s tokens)%s", shown(what), shown(g->name),
-                 words_count(b, (double)(d->after - d->before)),
+        cli_note(g->c, "%s is in session %s already (%s)%s", shown(what), shown(g->name),
+                 words_tokens(b, (double)(d->after - d->before)),
                  on_disk(s, (double)d->after) ? "" : "; NOT on disk");
     cJSON_Delete(s);
     return code;

@@ -261,10 +261,10 @@ int cmd_plan(struct cli *c, const struct args *a)
     double kv = per * context, total = weights + (pages > 0 ? pages : kv);
     double mem = meminfo("MemTotal"), free_mem = meminfo("MemAvailable");
     bool known = per > 0 && context > 0;
-    char longer[120], few[WORDS_BYTES];
+    char longer[140], few[WORDS_BYTES];
     snprintf(longer, sizeof longer,
-             "no: the model's context has %s tokens; `hearth ingest --split` makes parts",
-             words_count(few, most));
+             "no: the model's context has %s; `hearth ingest --split` makes parts",
+             words_tokens(few, most));
     const char *fits = !known                       ? "unknown until the model is loaded"
                        : context > most && most > 0 ? longer
                        : pages > 0 && kv > pages
@@ -294,8 +294,8 @@ int cmd_plan(struct cli *c, const struct args *a)
     } else {
         struct table t;
         char b[7][WORDS_BYTES], what[80];
-        snprintf(what, sizeof what, context > 0 ? "one session of %s tokens" : "one session",
-                 words_count(b[0], context));
+        snprintf(what, sizeof what, context > 0 ? "one session of %s" : "one session",
+                 words_tokens(b[0], context));
         table_init(&t, head, 3);
         table_add(&t, "weights", words_bytes(b[1], weights), j_str(o, "quant", ""));
         table_add(&t, what, known ? words_bytes(b[2], kv) : "?",

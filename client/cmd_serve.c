@@ -90,6 +90,44 @@ static void core_url(const struct args *a, char *ret, size_t cap)
     snprintf(ret, cap, "unix://%s/core.sock", dir);
 }
 
+/* --state's, or NULL. */
+static const char *state_given(const struct args *a)
+{
+    const char *dir = NULL;
+    for (int i = 0; i < a->n; i++) {
+        if (strncmp(a->pos[i], "--state=", 8) == 0)
+            dir = a->pos[i] + 8;
+        else if (strcmp(a->pos[i], "--state") == 0 && i + 1 < a->n)
+            dir = a->pos[i + 1];
+    }
+    return dir;
+}
+
+/* The log of --detach, beside what else the command keeps; where that cannot be written, as in a
+ * home that is read-only, in --state's directory.  A descriptor, or -1: it has been said. */
+static int open_log(struct cli *c, const struct args *a, char *ret, size_t cap)
+{
+    const char *state = state_given(a);
+    char dir[4000];
+    int fd = -1, e = -place_state(dir, sizeof dir);
+    snprintf(ret, cap, "%s/hearthd.log", dir);
+    if (e == 0) {
+        fd = open(ret, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        e = errno;
+    }
+    if (fd < 0 && state && place_make(state) == 0) {
+        snprintf(ret, cap, "%s/hearthd.log", state);
+        fd = open(ret, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        e = errno;
+    }
+    if (fd < 0)
+        (void)cli_fail(c, CLI_FAILED,
+                       "cannot write the log %s: %s; give a directory that can be written, for "
+                       "it and for the sessions: --state DIR",
+                       ret, strerror(e));
+    return fd;
+}
+
 /* What hearthd wrote since `from`: its errors, or the last lines when it says none.  The end of
  * text; line[]: at most LINES_SHOWN of it.  How many. */
 static int last_lines(const char *log, off_t from, char *text, size_t cap,
@@ -127,7 +165,7 @@ static const char *bare(const char *line)
  * start. */
 static int ended(struct cli *c, int st, const char *log, off_t from)
 {
-    char text[8192], words[1024];
+    char text[8192], words[5400];
     const char *line[LINES_SHOWN], *how = WIFEXITED(st) ? "exit code" : "signal";
     int n = last_lines(log, from, text, sizeof text, line);
     int code = WIFEXITED(st) && WEXITSTATUS(st) ? WEXITSTATUS(st) : CLI_FAILED;
@@ -279,7 +317,7 @@ static int await(struct cli *c, pid_t pid, const char *url, const char *log, off
 int cmd_serve(struct cli *c, const struct args *a)
 {
     static char *argv[ARGS_MAX + 2];
-    char prog[4096], url[4200], dir[4000], log[4200] = "/dev/null";
+    char prog[4096], url[4200], log[4200];
     bool detach = false;
     int n = 0;
     find_hearthd(prog, sizeof prog);
@@ -302,11 +340,9 @@ int cmd_serve(struct cli *c, const struct args *a)
     if (!detach)
         return become(c, prog, argv);
 
-    if (place_state(dir, sizeof dir) == 0)
-        snprintf(log, sizeof log, "%s/hearthd.log", dir);
-    int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int out = open_log(c, a, log, sizeof log);
     if (out < 0)
-        return cli_fail(c, CLI_FAILED, "cannot write the log %s: %s", log, strerror(errno));
+        return CLI_FAILED;
     off_t from = lseek(out, 0, SEEK_END);
     fflush(NULL);
     pid_t pid = fork();

@@ -6,6 +6,7 @@
 #include "client/table.h"
 #include "client/words.h"
 #include <stdlib.h>
+#include <strings.h>
 #include <time.h>
 
 /* "-": it cannot be told until the model is loaded. */
@@ -210,8 +211,8 @@ static int change(struct cli *c, enum hrt_type type, cJSON *req, const char *did
     if (c->json)
         out_json(o);
     else
-        cli_note(c, "%s %s, %s tokens", did, shown(cli_session_name(o)),
-                 words_count(b, j_num(o, "tokens", 0)));
+        cli_note(c, "%s %s, %s", did, shown(cli_session_name(o)),
+                 words_tokens(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
     return CLI_OK;
 }
@@ -377,6 +378,22 @@ static void removed_say(struct cli *c, const cJSON *o, const char *typed)
         cli_note(c, "removed %s", shown(id[0] ? id : typed));
 }
 
+/* Is it one of those that went before?  Named twice, by its name, its id or the beginning of that,
+ * it is to go once. */
+static bool gone_already(const cJSON *gone, const char *typed, const char *whole)
+{
+    const cJSON *o;
+    cJSON_ArrayForEach(o, gone)
+    {
+        const char *id = j_str(o, "id", "");
+        if (strcmp(j_str(o, "session", ""), typed) == 0 ||
+            strcmp(j_str(o, "name", ""), typed) == 0 || strcmp(id, whole) == 0 ||
+            (strlen(typed) >= NAMED_LEAST_SURE && strncasecmp(id, typed, strlen(typed)) == 0))
+            return true;
+    }
+    return false;
+}
+
 int cmd_session_rm(struct cli *c, const struct args *a)
 {
     const char *older = args_str(a, "older");
@@ -392,9 +409,14 @@ int cmd_session_rm(struct cli *c, const struct args *a)
     if (older || !a->n)
         return cli_usage(c, older ? "--older goes with --anonymous"
                                   : "which? hearth sessions rm NAME..., or --anonymous");
+    cJSON *gone = cJSON_CreateArray();
     for (int i = 0; i < a->n; i++) {
-        cJSON *req, *o = NULL;
+        cJSON *req = NULL, *o = NULL;
         int code = for_session(c, a->pos[i], true, &req);
+        if (code == CLI_OK && gone_already(gone, a->pos[i], j_str(req, "session", ""))) {
+            cJSON_Delete(req);
+            continue;
+        }
         if (code == CLI_OK)
             code = cli_call(c, HRT_SESSION_REMOVE, req, NULL, 0, &o, NULL);
         if (code != CLI_OK) {
@@ -402,14 +424,14 @@ int cmd_session_rm(struct cli *c, const struct args *a)
             continue;
         }
         ledger_unlink(j_str(o, "id", ""));
-        if (c->json) {
-            cJSON_AddStringToObject(o, "session", a->pos[i]);
+        cJSON_AddStringToObject(o, "session", a->pos[i]);
+        if (c->json)
             out_json(o);
-        } else {
+        else
             removed_say(c, o, a->pos[i]);
-        }
-        cJSON_Delete(o);
+        cJSON_AddItemToArray(gone, o);
     }
+    cJSON_Delete(gone);
     return worst;
 }
 

@@ -21,6 +21,13 @@ const char *words_count(char ret[WORDS_BYTES], double n)
     return ret;
 }
 
+const char *words_tokens(char ret[WORDS_BYTES], double n)
+{
+    char b[WORDS_BYTES];
+    snprintf(ret, WORDS_BYTES, "%.24s token%s", words_count(b, n), words_s(n));
+    return ret;
+}
+
 const char *words_short(char ret[WORDS_BYTES], double n)
 {
     if (n < 10000)
@@ -41,6 +48,17 @@ const char *words_bytes(char ret[WORDS_BYTES], double n)
         u++;
     }
     snprintf(ret, WORDS_BYTES, u && n < 100 ? "%.1f %s" : "%.0f %s", n, unit[u]);
+    return ret;
+}
+
+const char *words_share(char ret[WORDS_BYTES], double of_one)
+{
+    if (of_one <= 0)
+        snprintf(ret, WORDS_BYTES, "none");
+    else if (of_one < 0.01)
+        snprintf(ret, WORDS_BYTES, "less than 1 %%");
+    else
+        snprintf(ret, WORDS_BYTES, "about %.0f %%", floor(of_one * 100));
     return ret;
 }
 

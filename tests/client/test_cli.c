@@ -120,7 +120,7 @@ static void a_users_mistake_names_its_field(void)
         }
     }
     CHECK_EQ(fakecore_count(core, "50 {"), 0);
-    CHECK_EQ(RUN_IN("/rewind\n/quit\n", "chat", "--json"), 0);
+    CHECK_EQ(RUN_IN("/rewind\n/quit\n", "chat", "--json"), 1);
     CHECK(strstr(out, "\"field\":\"/rewind\""));
     down();
 }
@@ -309,6 +309,89 @@ static void answers_go_to_stdout_and_the_rest_to_stderr(void)
     CHECK(strcmp(out, "w0 w1 \n") == 0);
     CHECK_EQ(RUN_IN("words=2", "ask", "-s", "fake", "-"), 0);
     CHECK(strcmp(out, "w0 w1 \n") == 0);
+    down();
+}
+
+/* Also where both go to one file, as in a log: no word is glued to the answer, nor cuts it. */
+static void words_and_an_answer_in_one_file_have_lines_of_their_own(void)
+{
+    char cmd[5000], file[200], got[1000] = "", gone[1000] = "";
+    up();
+    snprintf(file, sizeof file, "%s/both", dir);
+    snprintf(cmd, sizeof cmd,
+             "'%s' --socket '%s' run fake 'warn words=4 pace=30' </dev/null >'%s' 2>&1",
+             built("hearth"), url, file);
+    CHECK_EQ(system(cmd), 0);
+    FILE *f = fopen(file, "re");
+    got[fread(got, 1, sizeof got - 1, f)] = 0;
+    fclose(f);
+    if (strstr(got, "w0 w1 w2 w3 \nhearth: warning: fake: mind\n[stop] ") != got)
+        t_fail(__FILE__, __LINE__, "got \"%s\"", got);
+    /* What cannot wait ends the line. */
+    snprintf(cmd, sizeof cmd,
+             "'%s' --socket '%s' run fake 'words=60 pace=30' </dev/null >'%s' 2>&1 &",
+             built("hearth"), url, file);
+    CHECK_EQ(system(cmd), 0);
+    poll(NULL, 0, 900);
+    fakecore_kill(core_pid);
+    poll(NULL, 0, 3600); /* so long it waits for a reply before it says a word */
+    core_pid = fakecore(core);
+    for (int i = 0; i < 100 && !strstr(gone, "[stop]"); i++) {
+        poll(NULL, 0, 100);
+        f = fopen(file, "re");
+        gone[fread(gone, 1, sizeof gone - 1, f)] = 0;
+        fclose(f);
+    }
+    if (!strstr(gone, "w59 \n[stop]") || !strstr(gone, " \nhearthd is gone or busy"))
+        t_fail(__FILE__, __LINE__, "got \"%s\"", gone);
+    down();
+}
+
+static void numbers_of_one_have_no_plural(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "words=1"), 0);
+    CHECK(strstr(err, "] 1 token, first"));
+    CHECK_EQ(RUN("run", "fake", "words=2"), 0);
+    CHECK(strstr(err, "] 2 tokens, "));
+    down();
+}
+
+static void who_removes_one_twice_removes_it_once(void)
+{
+    static const char *const twice[] = {"n", "00000000deadbeef0000000000000000",
+                                        "00000000DEAD"};
+    up();
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(RUN("sessions", "rm", "n", twice[i]), 0);
+        CHECK_EQ(fakecore_count(core, "27 {"), i + 1);
+    }
+    CHECK_EQ(RUN("sessions", "rm", "nosuch"), 4);
+    CHECK(strstr(err, "`hearth sessions` lists them") && !strstr(err, "ingest"));
+    CHECK_EQ(RUN("ask", "-s", "nosuch", "x"), 4);
+    CHECK(strstr(err, "--create"));
+    down();
+}
+
+static void what_is_given_wrong_is_answered_in_words_of_it(void)
+{
+    char sub[100], state[140];
+    up();
+    snprintf(sub, sizeof sub, "%s/my docs", dir);
+    CHECK_EQ(mkdir(sub, 0700), 0);
+    CHECK_EQ(RUN("ingest", "-s", "fake", sub), 1);
+    CHECK(strstr(err, "it is a directory; give the files in it: '/tmp/") &&
+          strstr(err, "/my docs'/*"));
+    /* A home that nothing can be written to. */
+    snprintf(state, sizeof state, "%s/.local", dir);
+    FILE *f = fopen(state, "we");
+    CHECK(f && fclose(f) == 0);
+    CHECK_EQ(RUN("serve", "--detach"), 1);
+    CHECK(strstr(err, "cannot write the log ") && strstr(err, "; give a directory that can be "
+                                                              "written, for it and for the "
+                                                              "sessions: --state DIR"));
+    CHECK_EQ(RUN("serve", "--detach", "--state", sub, "--no-such-flag"), 2);
+    CHECK(strstr(err, "my docs/hearthd.log"));
     down();
 }
 
@@ -575,7 +658,7 @@ static void chat_reads_lines_and_commands(void)
 {
     up();
     CHECK_EQ(RUN_IN("words=2\n/help\nwords=1\n/nosuch\n/quit\nwords=9\n", "chat", "-m", "fake"),
-             0);
+             2);
     CHECK(strcmp(out, "w0 w1 \nw0 \n") == 0);
     CHECK(strstr(err, "/rewind") && strstr(err, "/nosuch"));
     CHECK_EQ(fakecore_count(core, "50 {"), 2);
@@ -597,7 +680,7 @@ static void chat_refuses_what_ask_refuses(void)
     CHECK_EQ(RUN_IN("hi\n", "chat", "-s", "a\xff"), 2);
     CHECK(strstr(err, "\"a\\xff\" is not UTF-8"));
     CHECK_EQ(fakecore_count(core, "50 {"), 0);
-    CHECK_EQ(RUN_IN("/save x\n/fork\n/rewind\n/quit\n", "chat", "-s", "talk"), 0);
+    CHECK_EQ(RUN_IN("/save x\n/fork\n/rewind\n/quit\n", "chat", "-s", "talk"), 1);
     CHECK(strstr(err, "/save: nothing has been said here yet") && strstr(err, "/fork: ") &&
           strstr(err, "/rewind: ") && !strstr(err, "no session"));
     down();
@@ -814,6 +897,12 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
         what_changes_or_removes_wants_eight_digits_of_an_id},
        {"answers_go_to_stdout_and_the_rest_to_stderr",
         answers_go_to_stdout_and_the_rest_to_stderr},
+       {"words_and_an_answer_in_one_file_have_lines_of_their_own",
+        words_and_an_answer_in_one_file_have_lines_of_their_own},
+       {"numbers_of_one_have_no_plural", numbers_of_one_have_no_plural},
+       {"who_removes_one_twice_removes_it_once", who_removes_one_twice_removes_it_once},
+       {"what_is_given_wrong_is_answered_in_words_of_it",
+        what_is_given_wrong_is_answered_in_words_of_it},
        {"what_is_piped_in_follows_the_question", what_is_piped_in_follows_the_question},
        {"the_done_object_has_its_keys", the_done_object_has_its_keys},
        {"text_lines_never_split_a_code_point", text_lines_never_split_a_code_point},

@@ -29,6 +29,12 @@ static void numbers_read_as_people_write_them(void)
     SAYS(words_count(b, 1048576), "1,048,576");
     SAYS(words_count(b, -1234), "-1,234");
     SAYS(words_count(b, INFINITY), "0");
+    SAYS(words_tokens(b, 1), "1 token");
+    SAYS(words_tokens(b, 0), "0 tokens");
+    SAYS(words_tokens(b, 412330), "412,330 tokens");
+    SAYS(words_share(b, 0.999), "about 99 %");
+    SAYS(words_share(b, 0.004), "less than 1 %");
+    SAYS(words_share(b, -1), "none");
     SAYS(words_short(b, 830), "830");
     SAYS(words_short(b, 212400), "212k");
     SAYS(words_short(b, 1048576), "1.05M");

@@ -6,7 +6,7 @@
  * knows no stream, and the same START gives the same words.
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
- * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "fail" (ends in
+ * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "warn" (of its second token), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
@@ -32,7 +32,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms;
-    bool emoji, fail, cut, late, cancelled, ingest, probs;
+    bool emoji, fail, cut, late, warn, cancelled, ingest, probs;
     int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
 };
@@ -142,6 +142,8 @@ static void fc_next(struct fc *c, const struct fc_due *d)
         if (j + 1 == i)
             k += snprintf(json + k, sizeof json - (size_t)k, "]");
     }
+    if (s->warn && i > 1) /* in the middle of the text */
+        k += snprintf(json + k, sizeof json - (size_t)k, ",\"warnings\":[\"fake: mind\"]");
     if (done && s->fail)
         k += snprintf(json + k, sizeof json - (size_t)k,
                       ",\"finish\":\"error\",\"error\":{\"status\":\"DATA_LOSS\",\"slug\":"
@@ -248,6 +250,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         s.fail = strstr(p, "fail") != NULL;
         s.cut = strstr(p, "cut") != NULL;
         s.late = strstr(p, "late") != NULL;
+        s.warn = strstr(p, "warn") != NULL;
         if (cJSON_IsNumber(max) && max->valuedouble < s.words)
             s.words = (int)max->valuedouble;
         c->s[i = c->n_s++] = s;
@@ -328,7 +331,11 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                     cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? sizeof ids : 0);
         break;
     case HRT_SESSION_REMOVE:
-        fc_send(c, conn, f, HRT_OK,
+        if (strcmp(fc_str(o, "session"), "nosuch") == 0)
+            fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
+        else
+            fc_send(
+                c, conn, f, HRT_OK,
                 "{\"removed\":true,\"id\":\"00000000deadbeef0000000000000000\",\"name\":\"n\"}",
                 NULL, 0);
         break;
