@@ -85,8 +85,9 @@ static void daemon_there(struct doctor *d)
     cJSON *hello = ask(d, HRT_HELLO, &eb), *st = hello ? ask(d, HRT_STATUS, &eb) : NULL;
     if (!hello) {
         found(d, WARN, "daemon",
-              d->why == -EACCES ? cli_no_access(d->c->url)
-                                : "start it: hearth serve, or systemctl --user start hearthd",
+              d->why == -EACCES  ? cli_no_access(d->c->url)
+              : d->why == -EPERM ? NULL /* its words say what to do */
+                                 : "start it: hearth serve, or systemctl --user start hearthd",
               "%s", eb.s);
         return;
     }

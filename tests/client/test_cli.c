@@ -64,6 +64,9 @@ static void a_daemon_out_of_reach_is_told_from_none(void)
         CHECK(strstr(out, "may not reach a daemon") && strstr(out, "-> ask whose it is"));
     }
     as_uid = 0;
+    CHECK_EQ(chmod(dir, 0777), 0); /* one that is not asked says itself what to do */
+    (void)RUN("doctor");
+    CHECK(strstr(out, "may be written by others") && !strstr(out, "-> start it"));
     CHECK_EQ(chmod(dir, 0700), 0);
     down();
     if (!ran)
@@ -382,6 +385,13 @@ static void what_is_given_wrong_is_answered_in_words_of_it(void)
     CHECK_EQ(RUN("ingest", "-s", "fake", sub), 1);
     CHECK(strstr(err, "it is a directory; give the files in it: '/tmp/") &&
           strstr(err, "/my docs'/*"));
+    char cmd[5000];
+    snprintf(
+        cmd, sizeof cmd,
+        "head -c 16777300 /dev/zero | tr '\\0' x | '%s' --socket '%s' ingest -s fake - 2>&1 "
+        "| grep -q '^hearth: standard input is longer than the '",
+        built("hearth"), url);
+    CHECK_EQ(system(cmd), 0);
     /* A home that nothing can be written to. */
     snprintf(state, sizeof state, "%s/.local", dir);
     FILE *f = fopen(state, "we");
