@@ -8,14 +8,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* The line of the same key; 0: it is new. */
+static uint32_t line_of(const struct keyfile *k, const char *key, size_t n)
+{
+    char want[KEYFILE_KEY_BYTES_MAX + 1] = {0};
+    uint32_t at = 0;
+
+    memcpy(want, key, n);
+    while (at < k->n && sodium_memcmp(want, k->key[at], sizeof want) != 0)
+        at++;
+    sodium_memzero(want, sizeof want);
+    return at < k->n ? k->line[at] : 0;
+}
+
 /* The key itself never leaves this process; it is long and random, or the hash would not hide
  * it. */
-static void keyfile_add(struct keyfile *k, const char *key, size_t n)
+static void keyfile_add(struct keyfile *k, const char *key, size_t n, uint32_t line)
 {
     static const char domain[] = "hearth api key 1";
     uint8_t h[16];
 
     memcpy(k->key[k->n], key, n + 1);
+    k->line[k->n] = line;
     crypto_generichash(h, sizeof h, (const uint8_t *)key, n, (const uint8_t *)domain,
                        sizeof domain);
     sodium_bin2hex(k->as[k->n], sizeof k->as[k->n], h, sizeof h);
@@ -60,6 +74,7 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
     char *line = NULL;
     size_t cap = 0;
     ssize_t got;
+    uint32_t twin;
     for (int n = 1; r == 0 && (got = getline(&line, &cap, f)) > 0; n++) {
         size_t len = (size_t)got;
         while (len && (line[len - 1] == '\n' || line[len - 1] == '\r'))
@@ -72,11 +87,16 @@ int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb)
                         "--api-key-file: %s:%d: want a key of 16 to %d bytes, letters, digits "
                         "and signs (head -c 24 /dev/urandom | base64)",
                         path, n, KEYFILE_KEY_BYTES_MAX);
+        else if ((twin = line_of(ret, line, len)))
+            r = err_set(eb, -EINVAL,
+                        "--api-key-file: %s: lines %u and %d hold the same key; two that were "
+                        "given it would be one user: make a key for each, or take one line out",
+                        path, twin, n);
         else if (ret->n == KEYFILE_KEYS_MAX)
             r = err_set(eb, E_LIMIT, "--api-key-file: %s: more than %d keys", path,
                         KEYFILE_KEYS_MAX);
         else
-            keyfile_add(ret, line, len);
+            keyfile_add(ret, line, len, (uint32_t)n);
     }
     if (line)
         sodium_memzero(line, cap);
@@ -97,8 +117,12 @@ const char *keyfile_fits(const struct keyfile *k, const char *auth)
         strlen(auth + 7) > KEYFILE_KEY_BYTES_MAX)
         return NULL;
     memcpy(want, auth + 7, strlen(auth + 7));
-    uint32_t fits = 0;
-    for (uint32_t i = 0; i < k->n; i++) /* every key, always: time tells nothing */
-        fits |= (sodium_memcmp(want, k->key[i], sizeof want) == 0) * (i + 1);
-    return fits ? k->as[fits - 1] : NULL;
+    /* Every key, always: time tells nothing.  What is chosen is the index of one that fits and
+     * nothing made of several: should two be equal, it is the first. */
+    uint32_t at = k->n;
+    for (uint32_t i = k->n; i-- > 0;) {
+        uint32_t fits = 0u - (uint32_t)(sodium_memcmp(want, k->key[i], sizeof want) == 0);
+        at = (at & ~fits) | (i & fits);
+    }
+    return at < k->n ? k->as[at] : NULL;
 }

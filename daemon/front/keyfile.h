@@ -9,9 +9,11 @@ enum { KEYFILE_KEYS_MAX = 64, KEYFILE_KEY_BYTES_MAX = 256, KEYFILE_BYTES_MAX = 1
 struct keyfile {
     char key[KEYFILE_KEYS_MAX][KEYFILE_KEY_BYTES_MAX + 1];
     char as[KEYFILE_KEYS_MAX][33]; /* how hearthd knows its holder: 32 digits of its hash */
+    uint32_t line[KEYFILE_KEYS_MAX];
     uint32_t n;
 };
-/* One key a line, # begins a comment. Refuses a file that others may read. 0; < 0 with words. */
+/* One key a line, # begins a comment. Refuses a file that others may read, and one with a key
+ * twice. 0; < 0 with words. */
 int keyfile_read(struct keyfile *ret, const char *path, struct errbuf *eb);
 /* Is the value of an Authorization header ("Bearer KEY") one of them?  Its `as`; NULL: no (or
  * no header). */

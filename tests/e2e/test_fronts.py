@@ -237,6 +237,7 @@ def what_the_front_would_refuse_ends_the_start():
                               # Taken up to there they would be other keys, shorter ones.
                               ("a-key-of-some-length-1\0and-more\n", 0o600, "keys:1: want a key"),
                               ("a-key-of-some-length-1\n# \0\na-key-of-some-length-2\rand-more\n", 0o600, "keys:3: want a key"),
+                              ("a-key-of-some-length-1\n\na-key-of-some-length-1\n", 0o600, "lines 1 and 3 hold the same key"),
                               ("a-key-of-some\tlength-1\n", 0o600, "keys:1: want a key"),
                               ("k" * (1 << 21), 0o600, "more than 1024 KiB"), (None, 0o600, "not a regular file")):
         if text is None and mode:

@@ -82,6 +82,49 @@ static void keys_are_told_apart_to_their_ends(void)
     drop_keys();
 }
 
+/* Refused, for it is a mistake: who was given the second would be who was given the first. */
+static void a_key_that_stands_twice_is_refused_with_its_lines(void)
+{
+    static struct keyfile k;
+    struct errbuf eb = {""};
+    char text[2000] = "";
+    write_keys("# ours\n" KEY1 "\n\n" KEY2 "\n" KEY1 "\r\n", 0600);
+    k = (struct keyfile){.n = 0};
+    CHECK_EQ(keyfile_read(&k, path, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "lines 2 and 5 ") && !strstr(eb.s, KEY1));
+    drop_keys();
+    for (int i = 0; i < KEYFILE_KEYS_MAX; i++) /* the last two of as many as there may be */
+        sprintf(text + strlen(text), "a-key-of-a-set-%02d\n", i < 62 ? i : 62);
+    write_keys(text, 0600);
+    k = (struct keyfile){.n = 0};
+    CHECK_EQ(keyfile_read(&k, path, &eb), -EINVAL);
+    CHECK(strstr(eb.s, "lines 63 and 64 "));
+    drop_keys();
+}
+
+/* However they came there: it is one of the equal ones, and never a third. */
+static void equal_keys_are_the_first_of_them(void)
+{
+    static struct keyfile k;
+    static const struct {
+        uint32_t n, twin[2];
+    } rows[] = {{3, {0, 1}}, {64, {62, 63}}, {64, {0, 63}}, {64, {21, 42}}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const uint32_t *twin = rows[i].twin;
+        char shown[64];
+        k = (struct keyfile){.n = rows[i].n};
+        for (uint32_t j = 0; j < k.n; j++) {
+            sprintf(k.key[j], "a-key-of-a-set-%02u", j == twin[1] ? twin[0] : j);
+            sprintf(k.as[j], "%032u", j);
+        }
+        for (uint32_t j = 0; j < k.n; j++) {
+            sprintf(shown, "Bearer %s", k.key[j]);
+            CHECK_STR(keyfile_fits(&k, shown), k.as[j == twin[1] ? twin[0] : j]);
+        }
+        CHECK(!keyfile_fits(&k, "Bearer a-key-of-a-set-99"));
+    }
+}
+
 /* One request on a connection that stays; its status. */
 static int ask(int fd, const char *authorization)
 {
@@ -202,6 +245,9 @@ static void beyond_this_machine_it_serves_with_keys_alone(void)
 T_MAIN({"others_may_not_have_the_file", others_may_not_have_the_file},
        {"a_key_has_16_bytes_at_least", a_key_has_16_bytes_at_least},
        {"keys_are_told_apart_to_their_ends", keys_are_told_apart_to_their_ends},
+       {"a_key_that_stands_twice_is_refused_with_its_lines",
+        a_key_that_stands_twice_is_refused_with_its_lines},
+       {"equal_keys_are_the_first_of_them", equal_keys_are_the_first_of_them},
        {"each_request_is_for_the_key_it_shows", each_request_is_for_the_key_it_shows},
        {"beyond_this_machine_it_serves_with_keys_alone",
         beyond_this_machine_it_serves_with_keys_alone})
