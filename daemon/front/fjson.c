@@ -1,34 +1,30 @@
 /* fjson.c - see fjson.h. */
 #include "daemon/front/fjson.h"
+#include "base/text.h"
 #include "proto.h"
 #include "json/json.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
+#define TEXT_BAD "\xef\xbf\xbd" /* U+FFFD, as for half a surrogate pair */
+
 bool front_utf8_ok(const char *s, size_t n)
 {
-    const uint8_t *p = (const uint8_t *)s, *end = p + n;
-    while (p < end) {
-        if (*p < 0x80) {
-            p++;
-            continue;
-        }
-        int more = *p >= 0xc2 && *p <= 0xdf   ? 1
-                   : (*p & 0xf0) == 0xe0      ? 2
-                   : *p >= 0xf0 && *p <= 0xf4 ? 3
-                                              : 0;
-        if (!more || end - p <= more)
-            return false;
-        for (int i = 1; i <= more; i++)
-            if ((p[i] & 0xc0) != 0x80)
-                return false;
-        if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-            (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-            return false; /* overlong, surrogate, past U+10FFFF */
-        p += more + 1;
-    }
-    return true;
+    size_t i = 0, len;
+    while (i < n && (len = text_char(s + i, n - i)))
+        i += len;
+    return i == n;
+}
+
+int front_cut(const char *s, size_t most)
+{
+    size_t n = strnlen(s, most + 1);
+    if (n >
+        most) /* back to where a character begins; no text has more than 3 bytes behind it */
+        for (n = most; n > 0 && most - n < 3 && (s[n] & 0xc0) == 0x80; n--)
+            ;
+    return (int)n;
 }
 
 cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
@@ -42,6 +38,18 @@ cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
     int r = json_parse(&o, p, n, &why);
     if (r < 0)
         err_set(eb, r, "the body is not taken: %s", why.s[0] ? why.s : err_str(r));
+    return o;
+}
+
+cJSON *front_reply(const char *p, size_t n)
+{
+    struct fbuf b = {0};
+    cJSON *o;
+    if (front_utf8_ok(p, n))
+        return front_parse(p, n, NULL);
+    fbuf_text(&b, p, n);
+    o = b.bad ? NULL : front_parse(b.p, b.n, NULL);
+    fbuf_fini(&b);
     return o;
 }
 
@@ -115,6 +123,24 @@ void fbuf_printf(struct fbuf *b, const char *fmt, ...)
     must(n >= 0 && (size_t)n < sizeof words);
     fbuf_put(b, words, (size_t)n);
 }
+void fbuf_text(struct fbuf *b, const char *p, size_t n)
+{
+    size_t from = 0, i = 0;
+    while (i < n) {
+        size_t len = text_char(p + i, n - i);
+        i += len;
+        if (len)
+            continue;
+        fbuf_put(b, p + from, i - from);
+        fbuf_puts(b, TEXT_BAD);
+        i++;
+        /* What is left of a character that was cut or broken is part of the same fault. */
+        for (int k = 0; k < 3 && i < n && (p[i] & 0xc0) == 0x80; k++)
+            i++;
+        from = i;
+    }
+    fbuf_put(b, p + from, n - from);
+}
 void fbuf_json_str(struct fbuf *b, const char *p, size_t n)
 {
     static const char hex[] = "0123456789abcdef";
@@ -124,7 +150,7 @@ void fbuf_json_str(struct fbuf *b, const char *p, size_t n)
         uint8_t c = (uint8_t)p[i];
         if (c >= 0x20 && c != '"' && c != '\\')
             continue;
-        fbuf_put(b, p + from, i - from);
+        fbuf_text(b, p + from, i - from);
         from = i + 1;
         if (c == '"' || c == '\\')
             fbuf_put(b, (char[]){'\\', (char)c}, 2);
@@ -133,6 +159,6 @@ void fbuf_json_str(struct fbuf *b, const char *p, size_t n)
         else
             fbuf_put(b, (char[]){'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]}, 6);
     }
-    fbuf_put(b, p + from, n - from);
+    fbuf_text(b, p + from, n - from);
     fbuf_put(b, "\"", 1);
 }

@@ -18,14 +18,16 @@ struct probe {
 static void on_probe(void *user, const struct corelink_reply *r)
 {
     struct probe *p = user;
-    cJSON *o = front_parse(r->json, r->json_len, NULL);
+    cJSON *o = front_reply(r->json, r->json_len);
     if (r->status != HRT_OK)
         openai_fail(p->x, hrt_status_http(r->status), front_str(o, "slug", "internal"), NULL,
                     front_str(o, "message", "hearthd refused"), 1000);
-    else if (p->metrics)
-        hx_reply(p->x, 200, "text/plain; version=0.0.4; charset=utf-8", r->tail, r->tail_len,
-                 0);
-    else
+    else if (p->metrics) {
+        struct fbuf b = {0};
+        fbuf_text(&b, (const char *)r->tail, r->tail_len);
+        hx_reply(p->x, 200, "text/plain; version=0.0.4; charset=utf-8", b.p, b.n, 0);
+        fbuf_fini(&b);
+    } else
         hx_reply(p->x, 200, "application/json", "{\"status\":\"ok\"}", 15, 0);
     cJSON_Delete(o);
     free(p);

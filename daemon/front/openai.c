@@ -28,7 +28,8 @@ __attribute__((format(printf, 4, 5))) static int bad(struct openai_error *e, con
 static const char *shown(const cJSON *v, char *buf, size_t cap)
 {
     char *s = cJSON_PrintUnformatted(v);
-    snprintf(buf, cap, "%.40s%s", s ? s : "?", s && strlen(s) > 40 ? "..." : "");
+    int n = front_cut(s ? s : "?", 40);
+    snprintf(buf, cap, "%.*s%s", n, s ? s : "?", s && s[n] ? "..." : "");
     free(s);
     return buf;
 }
@@ -108,7 +109,7 @@ static void ignore(struct openai_req *q, const char *of, const char *name)
     char quoted[100];
     size_t n = strlen(q->ignored);
     struct fbuf b = {0};
-    snprintf(quoted, sizeof quoted, "%s%.60s", of, name);
+    snprintf(quoted, sizeof quoted, "%s%.*s", of, front_cut(name, 60), name);
     fbuf_json_str(&b, quoted, strlen(quoted));
     if (!b.bad && !strstr(q->ignored, b.p) && n + b.n + 2 <= sizeof q->ignored)
         snprintf(q->ignored + n, sizeof q->ignored - n, "%s%s", n ? "," : "", b.p);
@@ -343,7 +344,8 @@ static int f_stream_options(struct parse *p, const cJSON *v)
             continue; /* an option that is not wanted */
         if (strcmp(m->string, "include_usage") != 0)
             return bad(p->e, "unsupported_field", "stream_options",
-                       "stream_options.%.40s is not supported", m->string);
+                       "stream_options.%.*s is not supported", front_cut(m->string, 40),
+                       m->string);
         if (!cJSON_IsBool(m))
             return bad(p->e, "bad_field", "stream_options.include_usage",
                        "stream_options.include_usage: want true or false, got %s",
@@ -392,7 +394,8 @@ static int f_logit_bias(struct parse *p, const cJSON *v)
         size_t n = strlen(m->string);
         if (n == 0 || n > 9 || strspn(m->string, "0123456789") != n)
             return bad(p->e, "bad_field", "logit_bias",
-                       "logit_bias: want token ids as names, got \"%.40s\"", m->string);
+                       "logit_bias: want token ids as names, got \"%.*s\"",
+                       front_cut(m->string, 40), m->string);
         if (!cJSON_IsNumber(m) || !(fabs(m->valuedouble) <= 100))
             return bad(p->e, "bad_field", "logit_bias",
                        "logit_bias.%s: want a number in [-100,100], got %s", m->string,
@@ -534,7 +537,7 @@ static int field(struct parse *p, const cJSON *v)
     if (r != -ENOENT || says_nothing(v))
         return r == -ENOENT ? 0 : r;
     char name[96];
-    snprintf(name, sizeof name, "%.90s", v->string);
+    snprintf(name, sizeof name, "%.*s", front_cut(v->string, 90), v->string);
     return bad(p->e, "unsupported_field", name, "%s is not supported", name);
 }
 

@@ -489,13 +489,13 @@ struct listing {
 
 static void put_model(struct fbuf *b, const cJSON *m)
 {
-    const char *name = front_str(m, "name", "");
+    const char *name = front_str(m, "name", ""), *state = front_str(m, "state", "available");
     double context = front_num(m, "context", 0);
     fbuf_puts(b, "{\"id\":");
     fbuf_json_str(b, name, strlen(name));
-    fbuf_printf(
-        b, ",\"object\":\"model\",\"created\":%.0f,\"owned_by\":\"hearth\",\"state\":\"%.20s\"",
-        front_num(m, "created", 0), front_str(m, "state", "available"));
+    fbuf_printf(b, ",\"object\":\"model\",\"created\":%.0f,\"owned_by\":\"hearth\",\"state\":",
+                front_num(m, "created", 0));
+    fbuf_json_str(b, state, strlen(state));
     if (context > 0)
         fbuf_printf(b, ",\"context_length\":%.0f,\"max_model_len\":%.0f", context, context);
     fbuf_puts(b, "}");
@@ -510,7 +510,7 @@ static void listing_end(struct listing *l)
 static void on_models(void *user, const struct corelink_reply *r)
 {
     struct listing *l = user;
-    cJSON *o = front_parse(r->json, r->json_len, NULL);
+    cJSON *o = front_reply(r->json, r->json_len);
     const cJSON *m, *list = cJSON_GetObjectItemCaseSensitive(o, "models");
     struct fbuf b = {0};
     if (r->status != HRT_OK || !o) {
@@ -536,8 +536,8 @@ static void on_models(void *user, const struct corelink_reply *r)
             fbuf_puts(&b, "]}");
         if (l->id && !found) {
             char words[400];
-            snprintf(words, sizeof words, "no model \"%.255s\"; GET /v1/models lists them",
-                     l->id);
+            snprintf(words, sizeof words, "no model \"%.*s\"; GET /v1/models lists them",
+                     front_cut(l->id, 255), l->id);
             openai_fail(l->x, 404, "model_not_found", "model", words, 0);
         } else {
             hx_reply(l->x, 200, "application/json", b.p, b.n, 0);

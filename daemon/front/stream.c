@@ -92,7 +92,7 @@ static void ask_next(struct gstream *g)
 /* The core said no.  Its restart is not the client's business; everything else is. */
 static void on_refusal(struct gstream *g, const struct corelink_reply *r, bool next)
 {
-    cJSON *o = front_parse(r->json, r->json_len, NULL);
+    cJSON *o = front_reply(r->json, r->json_len);
     const char *slug = front_str(o, "slug", "internal");
     double after = front_num(o, "retry_after_ms", 0);
     uint64_t now = now_ns();
@@ -138,7 +138,7 @@ static void on_start(void *user, const struct corelink_reply *r)
         on_refusal(g, r, false);
     } else {
         if (!g->admitted) {
-            cJSON *o = front_parse(r->json, r->json_len, NULL);
+            cJSON *o = front_reply(r->json, r->json_len);
             g->admitted = true;
             g->ops->admitted(g->user, o);
             cJSON_Delete(o);
@@ -194,7 +194,7 @@ static void on_next(void *user, const struct corelink_reply *r)
     size_t count = 0;
     if (r->status != HRT_OK) {
         on_refusal(g, r, true);
-    } else if (!(o = front_parse(r->json, r->json_len, NULL)) ||
+    } else if (!(o = front_reply(r->json, r->json_len)) ||
                !hand_out(g, r->tail, r->tail_len, o, &count)) {
         if (!g->closed)
             fail_plain(g, HRT_INTERNAL, "internal", "hearthd sent a reply that cannot be read");

@@ -54,6 +54,8 @@ struct fc {
     int n_due;
 };
 
+static bool fakecore_latin1; /* set before it starts: a model's name is no UTF-8 */
+
 static void fc_send(struct fc *c, int conn, const struct hrt_frame *req, uint32_t status,
                     const char *json, const void *tail, size_t n)
 {
@@ -294,8 +296,19 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 "\"warnings\":[]}",
                 NULL, 0);
         break;
-    case HRT_METRICS: fc_send(c, conn, f, HRT_OK, "{}", "fake_total 1\n", 13); break;
+    case HRT_METRICS:
+        fc_send(c, conn, f, HRT_OK, "{}",
+                fakecore_latin1 ? "fake{m=\"\xe9\"} 1\n" : "fake_total 1\n",
+                fakecore_latin1 ? 14 : 13);
+        break;
     case HRT_MODEL_LIST:
+        if (fakecore_latin1) {
+            fc_send(c, conn, f, HRT_OK,
+                    "{\"models\":[{\"name\":\"caf\xe9\",\"state\":\"failed\"},{\"name\":"
+                    "\"other\",\"state\":\"available\"}]}",
+                    NULL, 0);
+            break;
+        }
         fc_send(c, conn, f, HRT_OK,
                 "{\"models\":[{\"name\":\"fake\",\"state\":\"loaded\",\"context\":8192,\"file_"
                 "bytes\":1000,\"keep_alive_s\":-1,\"sessions\":1,\"default\":true},{\"name\":"

@@ -1,4 +1,5 @@
 /* test_http.c - the HTTP face over a fake core: shapes, refusals, streams across a restart. */
+#include "daemon/front/fjson.h"
 #include "tests/front/frontproc.h"
 
 static char got[1 << 20];
@@ -52,6 +53,31 @@ static void small_addresses_answer(void)
     CHECK(has("Allow: POST"));
     CHECK_EQ(http(f.port, "DELETE", "/v1/models", NULL, NULL, got, sizeof got), 405);
     front_stop(&f);
+}
+
+/* Neither a client's bytes nor a file's name make a reply that clients cannot decode, and no name
+ * takes the others' answer away. */
+static void what_is_no_text_comes_back_as_text(void)
+{
+    static const char *const paths[] = {"/v1/models/%ff", "/v1/models/caf%e9",
+                                        "/v1/models/%f0%9f%a6", "/v1/models/%c3%28"};
+    for (fakecore_latin1 = true;; fakecore_latin1 = false) {
+        up(NULL);
+        for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+            CHECK_EQ(http(f.port, "GET", paths[i], NULL, NULL, got, sizeof got), 404);
+            if (!front_utf8_ok(got, strlen(got)) || !has("\xef\xbf\xbd"))
+                t_fail(__FILE__, __LINE__, "%s: %s", paths[i], got);
+        }
+        CHECK_EQ(http(f.port, "GET", "/v1/models", NULL, NULL, got, sizeof got), 200);
+        CHECK(has("\"id\":\"other\"") && front_utf8_ok(got, strlen(got)));
+        CHECK_EQ(has("\"id\":\"caf\xef\xbf\xbd\""), fakecore_latin1);
+        CHECK_EQ(http(f.port, "GET", "/v1/models/other", NULL, NULL, got, sizeof got), 200);
+        CHECK_EQ(http(f.port, "GET", "/metrics", NULL, NULL, got, sizeof got), 200);
+        CHECK(has("fake") && front_utf8_ok(got, strlen(got)));
+        front_stop(&f);
+        if (!fakecore_latin1)
+            break;
+    }
 }
 
 static void a_whole_answer_has_openais_shape(void)
@@ -663,6 +689,7 @@ static void headers_come_while_start_is_slow(void)
 }
 
 T_MAIN({"small_addresses_answer", small_addresses_answer},
+       {"what_is_no_text_comes_back_as_text", what_is_no_text_comes_back_as_text},
        {"a_whole_answer_has_openais_shape", a_whole_answer_has_openais_shape},
        {"a_stream_is_events_that_end_in_done", a_stream_is_events_that_end_in_done},
        {"no_chunk_splits_a_code_point", no_chunk_splits_a_code_point},

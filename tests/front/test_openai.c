@@ -369,6 +369,68 @@ static void strings_are_escaped_and_read_back(void)
     fbuf_fini(&b);
 }
 
+/* Wherever a sentence cuts a client's words, it does so between two characters. */
+static void what_is_shown_of_a_request_is_whole_characters(void)
+{
+    static const char *const rows[] = {
+        "{" MSG ",\"%s\":1}", "{" MSG ",\"tool_choice\":\"%s\"}",
+        "{\"messages\":[{\"role\":\"%s\",\"content\":\"x\"}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"%s\"}]}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":{\"%s\":1}}]}",
+        "{" MSG ",\"stream\":true,\"stream_options\":{\"%s\":true}}",
+        "{" MSG ",\"logit_bias\":{\"%s\":1}}", "{" MSG ",\"temperature\":\"%s\"}",
+        "{" MSG ",\"metadata\":\"%s\"}",
+        /* taken: the name is in hearth.ignored */
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"%s\":1}]}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\","
+        "\"%s\":1}]}]}"};
+    static const char *const letters[] = {"\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\xa6\x94"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t k = 0; k < 4 * 3; k++) {
+            char words[400], body[800];
+            size_t n = (size_t)snprintf(words, sizeof words, "%.*s", (int)(k % 4), "abc");
+            while (n < 240)
+                n += (size_t)snprintf(words + n, sizeof words - n, "%s", letters[k / 4]);
+            const char *at = strstr(rows[i], "%s");
+            snprintf(body, sizeof body, "%.*s%s%s", (int)(at - rows[i]), rows[i], words,
+                     at + 2);
+            struct openai_req q = {0};
+            struct openai_error e = {0};
+            bool taken = start_of(body, &q, &e) != NULL;
+            char *s = openai_error_json(400, "bad_field", e.param, e.message);
+            CHECK_EQ(taken, i >= sizeof rows / sizeof *rows - 2);
+            if (!front_utf8_ok(s, strlen(s)) || strstr(s, "\xef\xbf\xbd") ||
+                !front_utf8_ok(q.ignored, strlen(q.ignored)) ||
+                strstr(q.ignored, "\xef\xbf\xbd"))
+                t_fail(__FILE__, __LINE__, "row %zu, %zu: %s %s", i, k, s, q.ignored);
+            free(s);
+            openai_req_fini(&q);
+        }
+}
+
+static void what_is_written_is_utf8(void)
+{
+    static const struct {
+        const char *in, *out;
+    } rows[] = {{"caf\xe9", "\"caf\xef\xbf\xbd\""},
+                {"\xff\"\xc3", "\"\xef\xbf\xbd\\\"\xef\xbf\xbd\""},
+                {"a\xf0\x9f\xa6", "\"a\xef\xbf\xbd\""},
+                {"\xf0\x9f\n\xa6\x94", "\"\xef\xbf\xbd\\n\xef\xbf\xbd\""},
+                {"\xed\xa0\x80x", "\"\xef\xbf\xbdx\""},
+                {"\xc3\xa9\xf0\x9f\xa6\x94", "\"\xc3\xa9\xf0\x9f\xa6\x94\""},
+                {"", "\"\""}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct fbuf b = {0};
+        fbuf_json_str(&b, rows[i].in, strlen(rows[i].in));
+        CHECK_STR(b.p, rows[i].out);
+        fbuf_fini(&b);
+    }
+    /* Whatever a cut leaves. */
+    char *s = openai_error_json(400, "bad_field", "p\xc3", "cut here: \xe2\x82");
+    CHECK(front_utf8_ok(s, strlen(s)));
+    free(s);
+}
+
 static void errors_have_openais_shape(void)
 {
     char *s = openai_error_json(429, "queue_full", "", "say \"when\"");
@@ -396,4 +458,7 @@ T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refus
        {"members_by_the_hundred_thousand_cost_no_time",
         members_by_the_hundred_thousand_cost_no_time},
        {"strings_are_escaped_and_read_back", strings_are_escaped_and_read_back},
+       {"what_is_shown_of_a_request_is_whole_characters",
+        what_is_shown_of_a_request_is_whole_characters},
+       {"what_is_written_is_utf8", what_is_written_is_utf8},
        {"errors_have_openais_shape", errors_have_openais_shape})
