@@ -39,7 +39,7 @@ own '\bgetenv\(' 'daemon/conf[a-z_]*\.c|daemon/front/main\.c|client/[a-z_]*\.c' 
 own '\bmdb_[a-z_]+ *\(|<lmdb\.h>' 'kvstore/index(_walk\.c|_sum\.c|_rows\.c|_trust\.c|_shrink\.c|_env\.h|\.c)' "LMDB outside kvstore/index*"
 own '\bnn_[a-z]+ *\(|<nanomsg/' 'daemon/front/nn\.c|client/client\.c|daemon/front/nn\.h' "nanomsg outside daemon/front/nn.c, client/client.c"
 own '\bio_uring_[a-z_]+ *\(|<liburing\.h>' 'kvstore/ring_uring\.c' "io_uring outside kvstore/ring_uring.c"
-own '\bev(http|buffer|ent)_[a-z_]+ *\(|<event2/' 'daemon/front/http\.c' "libevent outside daemon/front/http.c"
+own '\bev(http|buffer|ent)_[a-z_]+ *\(|<event2/' 'daemon/front/(http|hx)\.c|daemon/front/httpconn\.h' "libevent outside daemon/front/http.c, hx.c"
 own '\bseccomp_[a-z_]+ *\(|<seccomp\.h>' 'daemon/front/sandbox\.c' "libseccomp outside daemon/front/sandbox.c"
 own '<cuda|\bcuda[A-Z][A-Za-z]+ *\(' 'kernels/cuda/[a-z_]*\.(cu|cuh|c|h)' "CUDA outside kernels/cuda/"
 own 'pcre2_[a-z_]+ *\(|<pcre2\.h>' 'engine/[a-z_]*\.[ch]' "PCRE2 outside engine/"

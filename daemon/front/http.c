@@ -1,4 +1,4 @@
-/* http.c - see http.h.  The only file that knows libevent: its loop and its buffers.
+/* http.c - see http.h.  Connections and requests in libevent's loop; hx.c has the replies.
  *
  * Who may ask: a TCP peer of our own uid (the kernel's word), or the bearer of an API key;
  * and without a key only under a name that is this machine's (Host, Origin), so that a web
@@ -10,24 +10,18 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/share.h"
-#include "daemon/front/fjson.h"
-#include "daemon/front/httpin.h"
+#include "daemon/front/httpconn.h"
 #include "daemon/front/httplisten.h"
 #include "daemon/front/httproute.h"
-#include "daemon/front/keyfile.h"
 #include "daemon/front/netcheck.h"
 #include "daemon/front/openai.h"
-#include "daemon/front/origin.h"
-#include "daemon/front/peers.h"
 #include "daemon/front/sandbox.h"
 #include <errno.h>
 #include <event2/buffer.h>
-#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -38,65 +32,10 @@ enum {
     STOP_MS = 400,         /* for the last words to everybody; hearthd waits half a second */
 };
 
-enum conn_state {
-    CS_HEAD, /* between requests, or within one's headers */
-    CS_BODY,
-    CS_BUSY,   /* an exchange is open */
-    CS_ENDING, /* the reply goes out; then the next request, or the end */
-    CS_LINGER, /* the reply is out; what still comes is thrown away */
-};
-
-struct server {
-    struct event_base *base;
-    struct corelink *core;
-    struct event *core_ev, *core_timer, *tick, *accept_ev, *accept6_ev, *accept_again;
-    int core_fd; /* what core_ev watches; -1: nothing */
-    short core_events;
-    struct conn *newest, *oldest; /* by the time of their last request */
-    uint32_t n_conns, conns_max, n_foreign, foreign_max;
-    struct peers peers;
-    char addr[64]; /* what we listen on */
-    uint16_t port;
-    uint32_t uid;
-    struct keyfile keys;
-    struct origins origins;
-    const volatile int *stop;
-};
-struct hx {
-    struct conn *c;
-    const struct hx_ops *ops;
-    void *user;
-    char extra[1024]; /* header lines of this reply */
-    bool stream, chunked;
-};
-struct conn {
-    struct server *s;
-    struct conn *older, *newer;
-    struct bufferevent *b;
-    uint32_t uid;      /* of the other end; PEER_UID_NONE: not known */
-    struct peer *peer; /* who asks */
-    bool trusted;      /* our own uid, or has shown a key */
-    bool open;         /* x is an exchange */
-    bool cors;         /* the page that asks may read the answer */
-    bool reuse;        /* another request may follow */
-    uint8_t state;     /* enum conn_state */
-    size_t seen;       /* of the head's bytes */
-    uint64_t since_ns; /* of this state; of the request, from its first byte to the last */
-    struct httpin_head head;
-    struct httpin_chunks chunks;
-    uint64_t body_left;
-    struct evbuffer *body;
-    struct hx x;
-};
-
 /* --- connections --------------------------------------------------------------------------- */
 static struct evbuffer *input(struct conn *c)
 {
     return bufferevent_get_input(c->b);
-}
-static struct evbuffer *output(struct conn *c)
-{
-    return bufferevent_get_output(c->b);
 }
 
 static void conn_unlink(struct conn *c)
@@ -112,7 +51,7 @@ static void conn_link(struct conn *c)
     c->s->newest = c;
 }
 
-static void conn_state(struct conn *c, enum conn_state state)
+void conn_state(struct conn *c, enum conn_state state)
 {
     c->state = (uint8_t)state;
     c->since_ns = now_ns();
@@ -152,145 +91,7 @@ static void conn_free(struct conn *c)
     bufferevent_free(c->b);
     free(c);
 }
-
-/* --- exchanges --------------------------------------------------------------------------- */
 static void conn_run(struct conn *c);
-
-/* The reply is on its way; what follows on this connection is looked at when the client has
- * taken it: who sends requests and reads nothing gets no further. */
-static void hx_close(struct hx *x)
-{
-    struct conn *c = x->c;
-    c->open = false;
-    peer_open(&c->s->peers, c->peer, false);
-    httpin_fini(&c->head);
-    conn_state(c, CS_ENDING);
-    c->seen = 0;
-}
-
-void hx_own(struct hx *x, const struct hx_ops *ops, void *user)
-{
-    x->ops = ops;
-    x->user = user;
-}
-const char *hx_as(const struct hx *x)
-{
-    return x->c->peer->as;
-}
-struct corelink *hx_core(struct hx *x)
-{
-    return x->c->s->core;
-}
-const char *hx_method(const struct hx *x)
-{
-    return x->c->head.method;
-}
-const char *hx_header(const struct hx *x, const char *name)
-{
-    return httpin_field(&x->c->head, name);
-}
-const char *hx_body(struct hx *x, size_t *ret_n)
-{
-    *ret_n = evbuffer_get_length(x->c->body);
-    const char *p = *ret_n ? (const char *)evbuffer_pullup(x->c->body, -1) : "";
-    if (!p)
-        *ret_n = 0;
-    return p;
-}
-
-void hx_add_header(struct hx *x, const char *name, const char *value)
-{
-    size_t n = strlen(x->extra);
-    if (strpbrk(value, "\r\n") == NULL &&
-        n + strlen(name) + strlen(value) + 5 < sizeof x->extra)
-        snprintf(x->extra + n, sizeof x->extra - n, "%s: %s\r\n", name, value);
-}
-
-/* Status line and headers; a length of -1: the body is a stream. */
-static void put_head(struct hx *x, int code, const char *type, int64_t length)
-{
-    struct conn *c = x->c;
-    char date[64];
-    time_t now = time(NULL);
-    struct tm tm;
-    (void)strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
-    x->stream = length < 0;
-    x->chunked = x->stream && c->head.minor;
-    if (x->stream && !x->chunked)
-        c->reuse = false; /* HTTP/1.0: the end of the connection is the end of the body */
-    struct evbuffer *out = output(c);
-    (void)evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n", code,
-                              httpin_reason(code), date, type);
-    (void)evbuffer_add_printf(out, "Cache-Control: no-store\r\n%s", x->extra);
-    const char *origin = c->cors ? httpin_field(&c->head, "Origin") : NULL;
-    if (origin)
-        (void)evbuffer_add_printf(out,
-                                  "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
-                                  "Access-Control-Expose-Headers: Retry-After\r\n",
-                                  origin);
-    if (code == 204)
-        ;
-    else if (!x->stream)
-        (void)evbuffer_add_printf(out, "Content-Length: %lld\r\n", (long long)length);
-    else if (x->chunked)
-        (void)evbuffer_add_printf(out, "Transfer-Encoding: chunked\r\n");
-    (void)evbuffer_add_printf(out, "%s\r\n",
-                              !c->reuse       ? "Connection: close\r\n"
-                              : c->head.minor ? ""
-                                              : "Connection: keep-alive\r\n");
-}
-
-void hx_reply(struct hx *x, int code, const char *type, const void *p, size_t n,
-              uint32_t retry_after_ms)
-{
-    if (retry_after_ms) {
-        char s[32];
-        snprintf(s, sizeof s, "%u", (retry_after_ms + 999) / 1000);
-        hx_add_header(x, "Retry-After", s);
-    }
-    put_head(x, code, type, (int64_t)n);
-    if (!x->c->head.method || strcmp(x->c->head.method, "HEAD") != 0)
-        (void)evbuffer_add(output(x->c), p, n);
-    hx_close(x);
-}
-
-void hx_stream_begin(struct hx *x)
-{
-    hx_add_header(x, "X-Accel-Buffering", "no");
-    put_head(x, 200, "text/event-stream; charset=utf-8", -1);
-}
-void hx_stream_write(struct hx *x, const void *p, size_t n)
-{
-    struct evbuffer *out = output(x->c);
-    if (!n)
-        return; /* an empty chunk would be the end */
-    if (x->chunked)
-        (void)evbuffer_add_printf(out, "%zx\r\n", n);
-    (void)evbuffer_add(out, p, n);
-    if (x->chunked)
-        (void)evbuffer_add(out, "\r\n", 2);
-}
-void hx_stream_end(struct hx *x)
-{
-    if (x->chunked)
-        (void)evbuffer_add(output(x->c), "0\r\n\r\n", 5);
-    hx_close(x);
-}
-size_t hx_backlog(const struct hx *x)
-{
-    return evbuffer_get_length(output(x->c));
-}
-
-/* Opens the exchange of this connection.  last: no other request follows on it. */
-static struct hx *hx_open(struct conn *c, bool last)
-{
-    c->x = (struct hx){.c = c};
-    c->open = true;
-    c->reuse = !last && c->head.keep;
-    peer_open(&c->s->peers, c->peer, true);
-    conn_state(c, CS_BUSY);
-    return &c->x;
-}
 
 /* A request that is answered before, or instead of, its body. */
 static void refuse(struct conn *c, int code, const char *slug, const char *words,
@@ -469,7 +270,7 @@ static bool take_head(struct conn *c)
         return false;
     }
     if (c->head.expects)
-        (void)evbuffer_add_printf(output(c), "HTTP/1.1 100 Continue\r\n\r\n");
+        (void)evbuffer_add_printf(conn_output(c), "HTTP/1.1 100 Continue\r\n\r\n");
     uint64_t since = c->since_ns;
     conn_state(c, CS_BODY);
     c->since_ns = since; /* one deadline for headers and body */
@@ -567,7 +368,7 @@ static void on_read(struct bufferevent *b, void *user)
 static void on_written(struct bufferevent *b, void *user)
 {
     struct conn *c = user;
-    if (c->state != CS_ENDING || evbuffer_get_length(output(c)))
+    if (c->state != CS_ENDING || evbuffer_get_length(conn_output(c)))
         return;
     if (c->reuse) {
         conn_state(c, CS_HEAD);
@@ -586,7 +387,7 @@ static void on_event(struct bufferevent *b, short what, void *user)
     (void)b;
     /* A client that sends no more may still read the reply that is on its way. */
     if ((what & BEV_EVENT_EOF) && !c->open && c->state != CS_LINGER &&
-        evbuffer_get_length(output(c))) {
+        evbuffer_get_length(conn_output(c))) {
         c->reuse = false;
         conn_state(c, CS_ENDING);
         return;

@@ -5,7 +5,7 @@
  * is told so and the others are served.  At the bound of connections the asker's oldest silent one
  * gives way; of those who have shown no key, also one that is not silent.
  *
- * http.c is the only file that knows libevent; dialects see exchanges (struct hx): one request
+ * Only http.c and hx.c know libevent; dialects see exchanges (struct hx): one request
  * that gets one reply, whole or as a stream of server-sent events.  One thread. */
 #ifndef FRONT_HTTP_H
 #define FRONT_HTTP_H
