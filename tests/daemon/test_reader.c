@@ -219,6 +219,33 @@ static void a_pid_of_this_namespace_is_the_readers(void)
     rig_down(&g, SIGTERM);
 }
 
+/* Whose START said a process that lives: a look from another pid namespace is no end of it. */
+static void a_process_that_reads_on_and_was_never_seen_ends_nothing(void)
+{
+    char id[33], more[200];
+    pid_t reads = somebody(), unseen = somebody();
+
+    kill(unseen, SIGKILL);
+    waitpid(unseen, NULL, 0);
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    rig_id(id);
+    snprintf(more, sizeof more, LONG ",\"pid\":%d", (int)reads);
+    CHECK(rig_start(&g, id, ids, 100, more));
+    struct wire_reply r = rig_call(
+        &g, HRT_NEXT, NULL, 0,
+        "{\"stream\":\"%s\",\"cursor\":0,\"max_wait_ms\":2000,\"pid\":%d}", id, (int)unseen);
+    CHECK_EQ(r.f.status, HRT_OK);
+    wire_reply_fini(&r);
+    usleep(1200000);
+    CHECK_EQ(busy(), 1);
+    kill(reads, SIGKILL); /* nor does the one before him, who reads no more */
+    waitpid(reads, NULL, 0);
+    usleep(1200000);
+    CHECK_EQ(busy(), 1);
+    rig_down(&g, SIGTERM);
+}
+
 static void an_answer_ends_some_seconds_after_its_link(void)
 {
     char id[33];
@@ -248,6 +275,8 @@ T_MAIN(
      an_answer_ends_with_the_process_that_reads_it},
     {"a_start_that_waits_ends_with_its_process", a_start_that_waits_ends_with_its_process},
     {"a_process_that_was_never_seen_ends_nothing", a_process_that_was_never_seen_ends_nothing},
+    {"a_process_that_reads_on_and_was_never_seen_ends_nothing",
+     a_process_that_reads_on_and_was_never_seen_ends_nothing},
     {"a_pid_of_another_namespace_is_nobodys_here", a_pid_of_another_namespace_is_nobodys_here},
     {"a_pid_of_another_users_process_is_not_the_readers",
      a_pid_of_another_users_process_is_not_the_readers},

@@ -44,6 +44,8 @@ static void a_head_means_one_thing_or_is_refused(void)
         {HEAD "Content-Length: 0x0f\r\n\r\n", -400},
         {HEAD "Content-Length: 1234567890123456789\r\n\r\n", -400},
         {HEAD "Transfer-Encoding: gzip\r\n\r\n", -501},
+        {HEAD "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", -400},
+        {HEAD "Transfer-Encoding: chunked\r\ntransfer-encoding: gzip\r\n\r\n", -400},
         {"POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", -400},
         {LINE "\r\n", -400}, /* no Host */
         {"GET /x HTTP/1.0\r\n\r\n", 0},

@@ -184,8 +184,9 @@ static void a_preflight_is_answered_for_pages_that_may(void)
     front_stop(&f);
 }
 
-/* The status a stranger without a key gets for a preflight with this origin. */
-static int stranger_asks(const char *origin, const char *more)
+/* The status a stranger without a key gets for a preflight with this origin, or for what has its
+ * headers alone. */
+static int stranger_asks(const char *method, const char *origin, const char *more)
 {
     int out[2], code = 0;
     CHECK_EQ(pipe(out), 0);
@@ -196,7 +197,7 @@ static int stranger_asks(const char *origin, const char *more)
         if (setgid(65534) != 0 || setuid(65534) != 0)
             _exit(99);
         snprintf(headers, sizeof headers, PRE "Origin: %s\r\n%s", origin, more);
-        code = http(f.port, "OPTIONS", "/v1/models", headers, NULL, got, sizeof got);
+        code = http(f.port, method, "/v1/models", headers, NULL, got, sizeof got);
         _exit(write(out[1], &code, sizeof code) == sizeof code ? 0 : 1);
     }
     CHECK_EQ(read(out[0], &code, sizeof code), sizeof code);
@@ -227,10 +228,13 @@ static void a_strangers_preflight_gets_in_by_the_list_alone(void)
         front_start(&f, false, true, more);
         int mine = page_of(0, &ours);
         snprintf(own, sizeof own, "http://localhost:%d", mine);
-        CHECK_EQ(stranger_asks("app://obsidian.md", ""), keyed ? 204 : 401);
-        CHECK_EQ(stranger_asks("app://obsidian.md", "Content-Length: 1000\r\n"), 401);
-        CHECK_EQ(stranger_asks(own, ""), 401);
-        CHECK_EQ(stranger_asks("http://evil.example", ""), 401);
+        CHECK_EQ(stranger_asks("OPTIONS", "app://obsidian.md", ""), keyed ? 204 : 401);
+        CHECK_EQ(stranger_asks("OPTIONS", "app://obsidian.md", "Content-Length: 1000\r\n"),
+                 401);
+        CHECK_EQ(stranger_asks("GET", "app://obsidian.md", ""), 401);
+        CHECK_EQ(stranger_asks("POST", "app://obsidian.md", ""), 401);
+        CHECK_EQ(stranger_asks("OPTIONS", own, ""), 401);
+        CHECK_EQ(stranger_asks("OPTIONS", "http://evil.example", ""), 401);
         CHECK_EQ(ask("http://localhost", mine, NEAR, &readable), 200); /* our own may */
         CHECK(readable);
         fakecore_kill(ours);
