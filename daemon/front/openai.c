@@ -96,10 +96,10 @@ static void add_number(cJSON *params, const struct num_field *f, double v)
 
 /* --- what changes nothing ------------------------------------------------------------------ */
 
-/* null is how some clients spell absent, others send what is empty. */
-static bool says_nothing(const cJSON *v)
+/* Of a member whose meaning is not known what is empty asks for nothing that we could miss. */
+static bool is_empty(const cJSON *v)
 {
-    return cJSON_IsNull(v) || ((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child) ||
+    return ((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child) ||
            (cJSON_IsString(v) && !v->valuestring[0]);
 }
 
@@ -117,7 +117,9 @@ static void ignore(struct openai_req *q, const char *of, const char *name)
 }
 
 /* Members of which only some values can be had, and those as if they were not there.  values:
- * a JSON list; NULL: any, it is a hint. */
+ * a JSON list; NULL: any, it is a hint; NOTHING: none, for also an empty one asks for something (any
+ * JSON, a search of the web). */
+static const char NOTHING[] = "[]";
 static const struct {
     const char *name, *values;
 } idle_fields[] = {
@@ -130,11 +132,17 @@ static const struct {
     {"reasoning_effort", "[\"none\"]"},
     {"verbosity", "[\"medium\"]"},
     {"service_tier", "[\"auto\",\"default\"]"},
+    {"audio", NOTHING},
+    {"web_search_options", NOTHING},
     {"prediction", NULL},
     {"prompt_cache_key", NULL},
     {"prompt_cache_retention", NULL},
     {"safety_identifier", NULL},
     /* what servers like this one have beside, as they have it by default */
+    {"json_schema", NOTHING},
+    {"guided_json", NOTHING},
+    {"structured_outputs", NOTHING},
+    {"grammar", "[\"\"]"},
     {"best_of", "[1]"},
     {"echo", "[false]"},
     {"use_beam_search", "[false]"},
@@ -177,6 +185,8 @@ static int idle_field(struct openai_req *q, const cJSON *v, struct openai_error 
         const cJSON *w;
         cJSON_ArrayForEach(w, list) fits |= cJSON_Compare(v, w, true) != 0;
         cJSON_Delete(list);
+        if (values == NOTHING)
+            return bad(e, "unsupported_field", name, "%s is not supported", name);
         /* The list as it stands, without its brackets. */
         return fits ? 0
                     : bad(e, "unsupported_field", name,
@@ -220,7 +230,7 @@ static int content(struct openai_req *req, cJSON *to, const cJSON *v, int i,
         cJSON_ArrayForEach(m, p)
         {
             if (strcmp(m->string, "type") != 0 && strcmp(m->string, "text") != 0 &&
-                !says_nothing(m))
+                !cJSON_IsNull(m))
                 ignore(req, "messages[].content[].", m->string);
         }
         cJSON *q = cJSON_CreateObject();
@@ -266,9 +276,11 @@ static int message(struct openai_req *req, cJSON *to, const cJSON *m, int i,
     cJSON_ArrayForEach(f, m)
     {
         if (strcmp(f->string, "role") == 0 || strcmp(f->string, "content") == 0 ||
-            says_nothing(f))
+            cJSON_IsNull(f))
             continue;
         if (has_part_of_it(f->string)) {
+            if (is_empty(f)) /* there is no such part */
+                continue;
             snprintf(path, sizeof path, "messages[%d].%.32s", i, f->string);
             return bad(e, "unsupported_field", path, "%s is not supported", path);
         }
@@ -340,8 +352,14 @@ static int f_stream_options(struct parse *p, const cJSON *v)
                    "stream_options: want an object, got %s", shown(v, got, sizeof got));
     cJSON_ArrayForEach(m, v)
     {
-        if (cJSON_IsNull(m) || (cJSON_IsFalse(m) && strcmp(m->string, "include_usage") != 0))
-            continue; /* an option that is not wanted */
+        if (cJSON_IsNull(m))
+            continue;
+        if (cJSON_IsFalse(m) && strcmp(m->string, "include_usage") != 0) {
+            /* an option that is not wanted */
+            if (strcmp(m->string, "include_obfuscation") != 0)
+                ignore(p->req, "stream_options.", m->string);
+            continue;
+        }
         if (strcmp(m->string, "include_usage") != 0)
             return bad(p->e, "unsupported_field", "stream_options",
                        "stream_options.%.*s is not supported", front_cut(m->string, 40),
@@ -392,7 +410,9 @@ static int f_logit_bias(struct parse *p, const cJSON *v)
     cJSON_ArrayForEach(m, v)
     {
         size_t n = strlen(m->string);
-        if (n == 0 || n > 9 || strspn(m->string, "0123456789") != n)
+        /* One spelling each, so that no token is there twice: "01" would be another's 1. */
+        if (n == 0 || n > 9 || strspn(m->string, "0123456789") != n ||
+            (n > 1 && m->string[0] == '0'))
             return bad(p->e, "bad_field", "logit_bias",
                        "logit_bias: want token ids as names, got \"%.*s\"",
                        front_cut(m->string, 40), m->string);
@@ -443,14 +463,21 @@ static int f_user(struct parse *p, const cJSON *v)
     ignore(p->req, "", "user");
     return 0;
 }
-/* Given back with the answer, as OpenAI does. */
+/* Given back with the answer, as OpenAI does, which takes strings alone. */
 static int f_metadata(struct parse *p, const cJSON *v)
 {
     char got[64];
+    const cJSON *m;
     if (!cJSON_IsObject(v) || cJSON_GetArraySize(v) > METADATA_MAX)
         return bad(p->e, "bad_field", "metadata",
                    "metadata: want an object of at most %d members, got %s", METADATA_MAX,
                    shown(v, got, sizeof got));
+    cJSON_ArrayForEach(m, v)
+    {
+        if (!cJSON_IsString(m))
+            return bad(p->e, "bad_field", "metadata", "metadata.%.*s: want a string, got %s",
+                       front_cut(m->string, 64), m->string, shown(m, got, sizeof got));
+    }
     p->req->metadata = cJSON_PrintUnformatted(v);
     return p->req->metadata ? 0 : bad(p->e, "out_of_memory", "", "no memory for this request");
 }
@@ -534,8 +561,12 @@ static int field(struct parse *p, const cJSON *v)
             return r;
         }
     int r = idle_field(p->req, v, p->e);
-    if (r != -ENOENT || says_nothing(v))
-        return r == -ENOENT ? 0 : r;
+    if (r != -ENOENT)
+        return r;
+    if (is_empty(v)) {
+        ignore(p->req, "", v->string);
+        return 0;
+    }
     char name[96];
     snprintf(name, sizeof name, "%.*s", front_cut(v->string, 90), v->string);
     return bad(p->e, "unsupported_field", name, "%s is not supported", name);

@@ -60,34 +60,37 @@ void openai_fail_event(struct hx *x, int code, const char *slug, const char *wor
     free(json);
 }
 
-/* "params.top_p: want ..." names its member: the client's own name for it, or "". */
+/* What hearthd says of START's "params.top_p" is for a client who sent top_p. */
+static const char *own_words(const char *words)
+{
+    return strncmp(words, "params.", 7) == 0 ? words + 7 : words;
+}
+
+/* "top_p: want ..." names its member; "": none. */
 static void param_of(const char *words, char *ret, size_t cap)
 {
     size_t n = strcspn(words, ":");
     ret[0] = 0;
     if (words[n] != ':' || strcspn(words, " ") < n)
         return;
-    if (strncmp(words, "params.", 7) == 0) {
-        words += 7;
-        n -= 7;
-    }
     snprintf(ret, cap, "%.*s", (int)(n < cap ? n : cap - 1), words);
 }
 
 static void refuse(struct chat *c, const struct gstream_error *e)
 {
     int code = hrt_status_http(e->status);
+    const char *words = own_words(e->message);
     char param[96] = "";
     if (strcmp(e->slug, "bad_field") == 0 || strcmp(e->slug, "unsupported_field") == 0)
-        param_of(e->message, param, sizeof param);
+        param_of(words, param, sizeof param);
     else if (strcmp(e->slug, "context_length_exceeded") == 0)
         snprintf(param, sizeof param, "messages");
     else if (strcmp(e->slug, "model_not_found") == 0)
         snprintf(param, sizeof param, "model");
     if (!c->streaming) {
-        openai_fail(c->x, code, e->slug, param, e->message, e->retry_after_ms);
+        openai_fail(c->x, code, e->slug, param, words, e->retry_after_ms);
     } else {
-        openai_fail_event(c->x, code, e->slug, e->message);
+        openai_fail_event(c->x, code, e->slug, words);
     }
     chat_end(c);
 }

@@ -207,6 +207,13 @@ static void refusals_have_the_codes_of_their_kind(void)
     CHECK(has("Retry-After: 2") && has("queue_full"));
     CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, "{", got, sizeof got), 400);
     CHECK(has("bad_json"));
+    /* hearthd's own names are not for them. */
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                  "{\"samplers\":\"foo\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+                  got, sizeof got),
+             400);
+    CHECK(has("\"message\":\"samplers: want") && has("\"param\":\"samplers\"") &&
+          !has("params."));
     CHECK_EQ(http(f.port, "POST", "/v1/chat/completions",
                   "Host: localhost\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n", NULL,
                   got, sizeof got),
