@@ -31,6 +31,11 @@ cJSON *front_parse(const char *p, size_t n, struct errbuf *eb)
 {
     struct errbuf why = {""};
     cJSON *o = NULL;
+    /* A byte order mark, which some editors put before a text: no part of it (RFC 8259, 8.1). */
+    if (n >= 3 && memcmp(p, "\xef\xbb\xbf", 3) == 0) {
+        p += 3;
+        n -= 3;
+    }
     if (n == 0) {
         err_set(eb, -EINVAL, "the body is empty; want a JSON object");
         return NULL;

@@ -207,7 +207,11 @@ static bool admit(struct conn *c)
                0);
         return false;
     }
-    if (!net_host_ok(httpin_field(h, "Host"), s->addr)) {
+    /* HTTP/1.0 has no Host, and what speaks it is no browser, which the name is asked for: that
+     * always sends one. */
+    bool nameless =
+        !h->minor && !h->authority && !httpin_field(h, "Host") && !httpin_field(h, "Origin");
+    if (!nameless && !net_host_ok(httpin_field(h, "Host"), s->addr)) {
         char words[120];
         snprintf(words, sizeof words,
                  "the Host header names another machine than this; use http://127.0.0.1:%u",

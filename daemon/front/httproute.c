@@ -94,6 +94,15 @@ static void chat(struct hx *x)
         openai_fail(x, 415, "bad_field", NULL, "want Content-Type: application/json", 0);
         return;
     }
+    const char *coding = hx_header(x, "Content-Encoding");
+    if (coding && coding[0] && strcasecmp(coding, "identity") != 0) {
+        char words[160];
+        snprintf(words, sizeof words,
+                 "Content-Encoding: %.*s is not taken; send the body as it is",
+                 front_cut(coding, 60), coding);
+        openai_fail(x, 415, "unsupported_field", NULL, words, 0);
+        return;
+    }
     size_t n;
     const char *p = hx_body(x, &n);
     openai_chat(x, p ? p : "", n);

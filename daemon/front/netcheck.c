@@ -422,8 +422,8 @@ bool net_host_ok(const char *host, const char *addr)
     if (*rest && (*rest != ':' || !rest[1] ||
                   strspn(rest + 1, "0123456789") != strlen(rest + 1) || strlen(rest) > 6))
         return false;
-    return name_is(name, n, "localhost") || name_is(name, n, "127.0.0.1") ||
-           name_is(name, n, "::1") || name_is(name, n, addr);
+    return name_is(name, n, "localhost") || name_is(name, n, "localhost.") ||
+           name_is(name, n, "127.0.0.1") || name_is(name, n, "::1") || name_is(name, n, addr);
 }
 bool net_origin_ok(const char *origin, const char *addr)
 {

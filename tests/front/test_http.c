@@ -266,6 +266,65 @@ static void other_sites_and_names_are_kept_out(void)
 }
 
 /* The 4-tuple of a peer of another user: only root can make one. */
+/* Bytes as they are; the status of the first reply, -1: none came. */
+static int raw(const char *bytes, size_t n)
+{
+    int fd = http_connect(f.port);
+    CHECK(send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n);
+    shutdown(fd, SHUT_WR);
+    read_all(fd, got, sizeof got);
+    close(fd);
+    return strncmp(got, "HTTP/1.1 ", 9) == 0 ? atoi(got + 9) : -1;
+}
+
+/* Old tools have none; a browser, whose pages the name keeps out, always has one. */
+static void a_request_of_http_1_0_needs_no_host_but_no_wrong_one(void)
+{
+    static const struct {
+        const char *s;
+        int code;
+    } rows[] = {
+        {"GET /v1/models HTTP/1.0\r\n\r\n", 200},
+        {"GET /v1/models HTTP/1.0\r\nHost: localhost.\r\n\r\n", 200},
+        {"GET /v1/models HTTP/1.0\r\nHost: evil.example\r\n\r\n", 403},
+        {"GET /v1/models HTTP/1.0\r\nHost:\r\n\r\n", 403},
+        {"GET http://evil.example/v1/models HTTP/1.0\r\n\r\n", 403},
+        {"GET /v1/models HTTP/1.0\r\nOrigin: http://evil.example\r\n\r\n", 403},
+        {"GET /v1/models HTTP/1.0\r\nOrigin: http://localhost:1\r\n\r\n", 403},
+        {"GET /v1/models HTTP/1.0\r\nSec-Fetch-Site: cross-site\r\n\r\n", 403},
+        {"GET /v1/models HTTP/1.1\r\n\r\n", 400},
+    };
+    up(NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int code = raw(rows[i].s, strlen(rows[i].s));
+        if (code != rows[i].code)
+            t_fail(__FILE__, __LINE__, "%s: got %d, want %d", rows[i].s, code, rows[i].code);
+    }
+    front_stop(&f);
+}
+
+static void a_body_is_taken_as_it_is_or_its_coding_is_named(void)
+{
+    static const struct {
+        const char *coding;
+        int code;
+    } rows[] = {{"gzip", 415}, {"BR", 415}, {"identity, gzip", 415}, {"Identity", 200}};
+    up(NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char headers[100];
+        snprintf(headers, sizeof headers, "Host: localhost\r\nContent-Encoding: %s\r\n",
+                 rows[i].coding);
+        CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", headers, CHAT("words=2"), got,
+                      sizeof got),
+                 rows[i].code);
+        CHECK(rows[i].code == 200 || (has("Content-Encoding: ") && has(rows[i].coding)));
+    }
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL, "\xef\xbb\xbf" CHAT("words=2"),
+                  got, sizeof got),
+             200);
+    front_stop(&f);
+}
+
 static void another_users_process_needs_a_key(void)
 {
     if (getuid() != 0)
@@ -462,17 +521,6 @@ static void too_much_is_refused(void)
     free(many);
     CHECK_EQ(http(f.port, "GET", "/health", NULL, NULL, got, sizeof got), 200);
     front_stop(&f);
-}
-
-/* Bytes as they are; the status of the first reply, -1: none came. */
-static int raw(const char *bytes, size_t n)
-{
-    int fd = http_connect(f.port);
-    CHECK(send(fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n);
-    shutdown(fd, SHUT_WR);
-    read_all(fd, got, sizeof got);
-    close(fd);
-    return strncmp(got, "HTTP/1.1 ", 9) == 0 ? atoi(got + 9) : -1;
 }
 
 static void what_could_be_read_in_two_ways_is_refused(void)
@@ -705,6 +753,10 @@ T_MAIN({"small_addresses_answer", small_addresses_answer},
        {"refusals_have_the_codes_of_their_kind", refusals_have_the_codes_of_their_kind},
        {"an_error_in_the_middle_is_an_event", an_error_in_the_middle_is_an_event},
        {"other_sites_and_names_are_kept_out", other_sites_and_names_are_kept_out},
+       {"a_request_of_http_1_0_needs_no_host_but_no_wrong_one",
+        a_request_of_http_1_0_needs_no_host_but_no_wrong_one},
+       {"a_body_is_taken_as_it_is_or_its_coding_is_named",
+        a_body_is_taken_as_it_is_or_its_coding_is_named},
        {"another_users_process_needs_a_key", another_users_process_needs_a_key},
        {"a_client_that_leaves_cancels", a_client_that_leaves_cancels},
        {"a_stream_outlives_its_core", a_stream_outlives_its_core},

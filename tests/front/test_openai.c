@@ -337,6 +337,18 @@ static void bodies_that_are_no_object_are_refused_with_words(void)
     CHECK(strstr(eb.s, "32"));
 }
 
+static void a_byte_order_mark_is_no_part_of_a_body(void)
+{
+    struct openai_req q = {0};
+    struct openai_error e = {0};
+    CHECK(start_of("\xef\xbb\xbf{" MSG "}", &q, &e) != NULL);
+    openai_req_fini(&q);
+    CHECK(!start_of("\xef\xbb\xbf\xef\xbb\xbf{" MSG "}", &q, &e));
+    CHECK(!start_of("\xef\xbb{" MSG "}", &q, &e));
+    e.message[0] = 0;
+    CHECK(!start_of("\xef\xbb\xbf", &q, &e) && strstr(e.message, "the body is empty"));
+}
+
 static void half_a_surrogate_pair_is_a_replacement_character(void)
 {
     struct openai_req q = {0};
@@ -473,6 +485,7 @@ T_MAIN({"what_is_not_honoured_is_refused_by_name", what_is_not_honoured_is_refus
        {"stream_and_usage_are_understood", stream_and_usage_are_understood},
        {"bodies_that_are_no_object_are_refused_with_words",
         bodies_that_are_no_object_are_refused_with_words},
+       {"a_byte_order_mark_is_no_part_of_a_body", a_byte_order_mark_is_no_part_of_a_body},
        {"half_a_surrogate_pair_is_a_replacement_character",
         half_a_surrogate_pair_is_a_replacement_character},
        {"members_by_the_hundred_thousand_cost_no_time",
