@@ -283,9 +283,13 @@ bool call_as(struct call *c)
     if (r == -EEXIST)
         call_fail(c, HRT_INTERNAL, "internal", NULL,
                   "as: this key has the number of another one; make a new key");
+    else if (r == -EAGAIN) /* waiting does not help */
+        call_fail(
+            c, HRT_PERMISSION_DENIED, "permission_denied", NULL,
+            "as: hearthd has seen %d API keys of one user since it began and takes no new "
+            "one; those go on to work; restart hearthd for others",
+            IDENT_KEYS_MAX);
     else
-        call_fail(c, HRT_RESOURCE_EXHAUSTED, "queue_full", NULL,
-                  "as: more than %d keys of one user since the daemon began; restart it",
-                  IDENT_KEYS_MAX);
+        call_fail(c, HRT_RESOURCE_EXHAUSTED, "out_of_memory", NULL, "no memory for this key");
     return false;
 }

@@ -8,14 +8,17 @@
  * The number is a keyed hash of uid and `as`, the key being the store's own random id: the same
  * after every restart and rebuild, with nothing stored.  Who could try numbers until one is
  * another's would read his sessions; so a daemon takes IDENT_KEYS_MAX different keys of one uid
- * in its life, and a number that two share is refused to the later.  Loop thread only. */
+ * in its life, and a number that two share is refused to the later.  None is forgotten before: keys
+ * that come and go without a session would be tries without end.  There is room for the largest file
+ * of keys a front takes to be changed whole fifteen times; one guess hits one owner in 2^31.
+ * Loop thread only. */
 #ifndef DAEMON_IDENT_H
 #define DAEMON_IDENT_H
 #include "base/err.h"
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { IDENT_BYTES = 16, IDENT_KEYS_MAX = 128 };
+enum { IDENT_BYTES = 16, IDENT_KEYS_MAX = 1024 };
 #define IDENT_FIRST 0x80000000u /* owners above are keys'; no uid may be one of them */
 
 struct idents;

@@ -1,5 +1,6 @@
 /* test_hearthd.c - the real program: starting, refusing to, answering, stopping, dying. */
 #include "base/clock.h"
+#include "daemon/ident.h"
 #include "tests/daemon/wire.h"
 #include "tests/t.h"
 #include <fcntl.h>
@@ -302,6 +303,32 @@ static void a_stop_during_start_up_and_a_second_signal_both_end_it(void)
     }
     start("");
     close(up());
+    stop();
+}
+/* More of them would be guesses at another's number; but that is for good, and not for a moment. */
+static void a_key_too_many_is_told_the_remedy_and_not_to_wait(void)
+{
+    struct wire_reply r;
+    char json[64];
+
+    fresh();
+    start("");
+    int fd = up();
+    for (int i = 0; i <= IDENT_KEYS_MAX; i++) {
+        snprintf(json, sizeof json, "{\"as\":\"%032x\"}", i);
+        r = ask(fd, HRT_PING, json, NULL, 0);
+        CHECK_EQ(r.f.status, i < IDENT_KEYS_MAX ? HRT_OK : HRT_PERMISSION_DENIED);
+        if (i == IDENT_KEYS_MAX) {
+            CHECK_STR(wire_str(&r, "slug"), "permission_denied");
+            CHECK(strstr(wire_str(&r, "message"), "restart hearthd"));
+            CHECK(!cJSON_HasObjectItem(r.json, "retry_after_ms"));
+        }
+        wire_reply_fini(&r);
+    }
+    r = ask(fd, HRT_PING, "{\"as\":\"00000000000000000000000000000007\"}", NULL, 0);
+    CHECK_EQ(r.f.status, HRT_OK); /* those it knows go on */
+    wire_reply_fini(&r);
+    close(fd);
     stop();
 }
 static void hup_and_usr1_leave_it_running(void)
@@ -786,6 +813,7 @@ T_MAIN(CASE(wrong_usage_ends_with_2_and_a_sentence),
        CASE(a_file_in_the_sockets_place_is_kept_and_named),
        CASE(directories_that_cannot_be_used_are_named),
        CASE(a_stop_during_start_up_and_a_second_signal_both_end_it),
+       CASE(a_key_too_many_is_told_the_remedy_and_not_to_wait),
        CASE(hup_and_usr1_leave_it_running),
        CASE(ready_is_said_when_it_answers_and_stopping_when_told),
        CASE(a_socket_of_the_service_manager_is_taken_and_left_in_place),

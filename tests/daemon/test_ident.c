@@ -94,7 +94,7 @@ static int by_owner(const void *a, const void *b)
 /* Two keys that get the same number, each where it is the first: among so many there are some. */
 static bool two_that_meet(struct named ret[2])
 {
-    enum { USERS = 2048, ALL = USERS * IDENT_KEYS_MAX };
+    enum { USERS = (1 << 18) / IDENT_KEYS_MAX, ALL = USERS * IDENT_KEYS_MAX };
     struct named *all = calloc(ALL, sizeof *all);
     uint8_t as[IDENT_BYTES];
     struct idents *t;
