@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/lograte.h"
 #include "base/text.h"
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,21 @@ void flog_init(const char *name, bool to_journal, enum log_level level)
     face = name;
     journal = to_journal;
     most = level;
+}
+
+static volatile sig_atomic_t hup;
+
+void flog_on_hup(int sig)
+{
+    (void)sig;
+    hup = 1;
+}
+void flog_hup_said(void)
+{
+    if (!hup)
+        return;
+    hup = 0;
+    log_at(LOG_WARN_, "SIGHUP: keys and settings are read at start only; restart for new ones");
 }
 
 void log_at(enum log_level level, const char *fmt, ...)

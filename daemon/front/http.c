@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/share.h"
+#include "daemon/front/flog.h"
 #include "daemon/front/httpconn.h"
 #include "daemon/front/httplisten.h"
 #include "daemon/front/httproute.h"
@@ -599,6 +600,7 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
     }
     corelink_tick(s->core);
     core_arm(s);
+    flog_hup_said();
     if (*s->stop)
         event_base_loopbreak(s->base);
 }

@@ -198,6 +198,7 @@ static int keep(const struct opts *o)
     while (!stop && !ended) {
         int st;
         pid_t pid = waitpid(-1, &st, 0);
+        flog_hup_said();
         if (pid < 0)
             continue; /* a signal: stop says */
         for (int i = 0; i < 2; i++) {
@@ -263,6 +264,9 @@ int main(int argc, char **argv)
     /* Ignored when hearthd is the parent, which answers Ctrl-C itself. */
     if (signal(SIGINT, SIG_IGN) != SIG_IGN)
         sigaction(SIGINT, &sa, NULL);
+    /* Not ended by it: streams are open.  It wakes whoever waits, to say that. */
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
+        sigaction(SIGHUP, &(struct sigaction){.sa_handler = flog_on_hup}, NULL);
     signal(SIGPIPE, SIG_IGN);
     sandbox_begin();
     umask(077);

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "daemon/front/fjson.h"
+#include "daemon/front/flog.h"
 #include "daemon/front/sandbox.h"
 #include "proto.h"
 #include <errno.h>
@@ -268,6 +269,7 @@ static int serve(struct nnface *f, const volatile int *stop, struct errbuf *eb)
         if (p[1].revents)
             corelink_ready(f->core, p[1].revents);
         corelink_tick(f->core);
+        flog_hup_said();
         if (more || p[0].revents)
             more = drain(f);
     }

@@ -96,6 +96,50 @@ static void who_has_nothing_more_to_send_gets_his_answer(void)
     front_stop(&f);
 }
 
+/* What is open goes on; what a new file of keys says is not known, and the log says so. */
+static void a_hangup_ends_nobody_and_is_said(void)
+{
+    char log[64] = "/tmp/hearth-t-XXXXXX", line[4000];
+    int to = mkstemp(log);
+    for (int face = 0; face < 3; face++) { /* HTTP, nanomsg, and their keeper */
+        static const char *const name[] = {"http", "nn", "keeper"};
+        int old = dup(2), st;
+        f = (struct frontproc){0};
+        CHECK_EQ(ftruncate(to, 0) + lseek(to, 0, SEEK_SET), 0);
+        setenv("VERBOSE", "1", 1);
+        dup2(to, 2);
+        front_start(&f, face != 0, face != 1, NULL);
+        dup2(old, 2);
+        close(old);
+        unsetenv("VERBOSE");
+        int fd = face != 1 ? post(ASK("true", "words=40 pace=25")) : -1;
+        poll(NULL, 0, 200);
+        for (int i = 0; i < 2; i++) {
+            bool said = false;
+            CHECK_EQ(kill(f.front_pid, SIGHUP), 0);
+            for (int k = 0; k < 100 && !said; k++) {
+                ssize_t n = pread(to, line, sizeof line - 1, 0);
+                line[n > 0 ? n : 0] = 0;
+                char *at = strstr(line, ": SIGHUP: keys and settings are read at start only");
+                said =
+                    at && memcmp(at - strlen(name[face]), name[face], strlen(name[face])) == 0;
+                poll(NULL, 0, 20);
+            }
+            if (!said)
+                t_fail(__FILE__, __LINE__, "the %s said: %s", name[face], line);
+        }
+        CHECK_EQ(waitpid(f.front_pid, &st, WNOHANG), 0);
+        if (fd >= 0) {
+            read_all(fd, got, sizeof got);
+            close(fd);
+            CHECK(strstr(got, "w39 ") && strstr(got, "[DONE]"));
+        }
+        front_stop(&f);
+    }
+    close(to);
+    unlink(log);
+}
+
 static bool saw(int fd, const char *a, const char *b)
 {
     read_all(fd, got, sizeof got);
@@ -150,6 +194,7 @@ T_MAIN({"whoever_leaves_ends_his_request_in_any_phase",
         whoever_dies_with_a_request_ahead_ends_his_request},
        {"who_has_nothing_more_to_send_gets_his_answer",
         who_has_nothing_more_to_send_gets_his_answer},
+       {"a_hangup_ends_nobody_and_is_said", a_hangup_ends_nobody_and_is_said},
        {"whoever_waits_hears_that_it_stops", whoever_waits_hears_that_it_stops},
        {"whoever_waits_hears_that_the_core_has_ended",
         whoever_waits_hears_that_the_core_has_ended})
