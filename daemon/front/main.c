@@ -144,7 +144,13 @@ static int run_face(const struct opts *o, bool nn)
         dprintf(STDOUT_FILENO, "%s\n", eb.s);
     else if (r < 0)
         log_at(LOG_ERROR_, "%s", eb.s);
-    return !nn && r == -EADDRINUSE ? EXIT_PORT : r < 0 ? 1 : EXIT_CORE_GONE;
+    if (!nn && r == -EADDRINUSE)
+        return EXIT_PORT;
+    /* A service manager need not try again what will be as wrong then; hearthd does, slowly, in
+     * case a file is put right. */
+    if (r == -EINVAL && !o->exit_with_core)
+        return EXIT_USAGE;
+    return r < 0 ? 1 : EXIT_CORE_GONE;
 }
 
 /* For hearthd's start: the words go to stdout. */

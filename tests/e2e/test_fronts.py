@@ -253,6 +253,16 @@ def what_the_front_would_refuse_ends_the_start():
             check_eq(p.returncode, 2, "exit code of %r: %s" % (how[0], p.stderr))
             check(words in p.stderr and keys in p.stderr, lambda: "%r says %r" % (how[0], p.stderr))
             check(time.monotonic() - t0 < 10 * SLOWER, "refused after %.1f s" % (time.monotonic() - t0))
+    # By itself it ends with what the units take for a mistake, which is not tried again.
+    with open(keys + "2", "w") as f:
+        os.fchmod(f.fileno(), 0o600)
+        f.write("short\n")
+    p = subprocess.run([prog("hearth-front"), "--http", "127.0.0.1:0", "--core", d.dir + "/none", "--runtime", d.dir,
+                        "--api-key-file", keys + "2"], capture_output=True, text=True, timeout=60 * SLOWER)
+    check(p.returncode == 2 and "16 to 256 bytes" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    for unit in ("hearth-front.service", "user/hearth-front-http.service"):
+        with open(os.path.join(os.path.dirname(__file__), "../../systemd", unit)) as f:
+            check("RestartPreventExitStatus=2 3\n" in f.read(), unit)
     # So is whatever else the front would end for.
     for more in ([], ["--check-config"]):
         p = subprocess.run(d.argv()[:-4] + ["--http", "127.0.0.1:0", "--http-origin", "https://a.example nonsense"] + more, env={"HOME": d.dir},
