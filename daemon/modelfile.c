@@ -1,10 +1,10 @@
 /* modelfile.c - see modelfile.h. */
 #include "daemon/modelfile.h"
 #include "base/bytes.h"
+#include "base/dirlist.h"
 #include "engine/gguf.h"
 #include "engine/source.h"
 #include "engine/weights.h"
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -202,17 +202,17 @@ static bool is_of(const char *name, const char *file)
     return strncmp(file, name, n) == 0 && strcasecmp(file + n, ".gguf") == 0;
 }
 
+static int is_it(void *ctx, const char *file)
+{
+    return is_of(ctx, file);
+}
+
+/* Where it could not be listed to the end it may be there: nothing is said against it. */
 static bool lies_there(const char *dir, const char *name)
 {
-    DIR *d = opendir(dir);
-    struct dirent *e;
-    bool found = false;
+    int r = dir_list(dir, is_it, (void *)name);
 
-    while (d && !found && (e = readdir(d)) != NULL)
-        found = is_of(name, e->d_name);
-    if (d)
-        closedir(d);
-    return found;
+    return r == 1 || (r < 0 && r != -ENOENT && r != -ENOTDIR);
 }
 
 int modelfile_check(const struct conf *c, struct errbuf *warn, struct errbuf *eb)

@@ -167,8 +167,10 @@ static void ckpt_over(struct kvstore *s, int r)
         else if (!full && !healed)
             store_state(s, SAY_LOG,
                         "the turn log (%.300s/log) could not be compacted (%s): it grows on, "
-                        "and is tried again in a minute; if that goes on, check the disk",
-                        s->dir, err_str(r));
+                        "and is tried again in a minute; if that goes on, %s",
+                        s->dir, err_str(r),
+                        r == -EEXIST ? "move away what has the next number there"
+                                     : "check the disk");
     }
     commit_sizes(s);
 }

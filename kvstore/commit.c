@@ -336,8 +336,8 @@ static int group_write(struct kvstore *s, struct group *g)
         g->job[i]->res = rows;
         blocks |= g->job[i]->kind == JOB_BLOCK;
     }
-    if (rows == -EROFS && !logged)
-        return r < 0 ? r : -EROFS;
+    if (rows == -EROFS && !logged) /* -EEXIST would say that the batch names something twice */
+        return r < 0 && r != -EEXIST ? r : -EROFS;
     uint32_t heals = s->heals;
     int t = group_index(s, g, true);
     if (sys_full(t) && reserve_release(s))

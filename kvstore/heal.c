@@ -101,7 +101,7 @@ static void others_back(struct kvstore *s, const char *path, const char *aside)
 {
     struct stat st;
 
-    if (aside[0] && lstat(path, &st) < 0 && errno == ENOENT && rename(aside, path) == 0)
+    if (aside[0] && lstat(path, &st) < 0 && errno == ENOENT && sys_rename_new(aside, path) == 0)
         (void)sys_sync_dir(&s->sys, s->dir);
 }
 

@@ -3,10 +3,10 @@
  * LMDB's file never shrinks by itself.  The copy is made beside it, synced, and takes its name;
  * a kill at any instant leaves the one or the other. */
 #include "base/check.h"
+#include "base/dirlist.h"
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include "kvstore/sys.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -48,22 +48,29 @@ uint64_t index_table_bytes(struct index *i, enum index_db db)
     return n;
 }
 
-static uint64_t taken_under(const char *dir, int depth)
-{
-    DIR *d = depth < DEPTH_MAX ? opendir(dir) : NULL;
-    uint64_t n = 0;
+struct taken {
+    const char *dir;
+    int depth;
+    uint64_t bytes;
+};
 
-    for (struct dirent *e; d && (e = readdir(d));) {
-        struct stat st;
-        char path[PATH_MAX];
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
-            index_path(path, dir, e->d_name) < 0 || lstat(path, &st) < 0)
-            continue;
-        n += S_ISDIR(st.st_mode) ? taken_under(path, depth + 1) : (uint64_t)st.st_blocks * 512;
+static int taken_one(void *ctx, const char *name)
+{
+    struct taken *t = ctx;
+    struct stat st;
+    char path[PATH_MAX];
+
+    if (index_path(path, t->dir, name) < 0 || lstat(path, &st) < 0)
+        return 0;
+    if (!S_ISDIR(st.st_mode)) {
+        t->bytes += (uint64_t)st.st_blocks * 512;
+        return 0;
     }
-    if (d)
-        closedir(d);
-    return n;
+    struct taken sub = {path, t->depth + 1, 0};
+    int r = sub.depth < DEPTH_MAX ? dir_list(path, taken_one, &sub) : 0;
+    t->bytes += sub.bytes;
+    return r == -EIO ? r
+                     : 0; /* of what this user may not read nobody knows how much it takes */
 }
 
 static int sync_file(struct sys *y, const char *path)
@@ -104,13 +111,14 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
         mdb_txn_abort(txn);
     }
     /* Over the limit already (it was lowered): this is a way back. */
-    uint64_t all = taken_under(dir, 0);
-    bool worth = used < taken / 2 && (all > disk_bytes || all + used <= disk_bytes);
+    struct taken all = {.dir = dir};
+    bool worth = used < taken / 2 && dir_list(dir, taken_one, &all) == 0 &&
+                 (all.bytes > disk_bytes || all.bytes + used <= disk_bytes);
     int r = worth ? index_err(mdb_env_copy2(env, tmp, MDB_CP_COMPACT)) : -ENOENT;
     mdb_env_close(env);
     if (r == 0)
         r = sync_file(y, tmp);
-    if (r == 0 && rename(tmp, path) < 0)
+    if (r == 0 && rename(tmp, path) < 0) /* in place of the one it was copied from */
         r = -errno;
     if (r < 0) {
         (void)unlink(tmp);
@@ -218,7 +226,7 @@ int index_shrink_open(struct index *i)
     }
     pthread_mutex_lock(&i->swap);
     index_shut(i);
-    bool same = rename(tmp, i->path) < 0;
+    bool same = rename(tmp, i->path) < 0; /* in place of the one it was copied from */
     if (same)
         (void)unlink(tmp); /* it stays as it was */
     else

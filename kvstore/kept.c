@@ -4,9 +4,9 @@
  * that nothing is missed.  That is noticed while the store is open, too (commit thread).  A
  * directory that cannot be listed may hold some: then all stays as it is, and that is said. */
 #include "base/clock.h"
+#include "base/dirlist.h"
 #include "kvstore/merge.h"
 #include "kvstore/store.h"
-#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,24 +23,30 @@ struct bad {
 
 /* --- looking ------------------------------------------------------------------------------------ */
 
+struct look {
+    const char *dir;
+    void (*each)(const char *path, struct bad *x);
+    struct bad *x;
+};
+
+static int look_one(void *ctx, const char *name)
+{
+    struct look *l = ctx;
+    char path[PATH_MAX];
+
+    if (name[0] != '.' && snprintf(path, sizeof path, "%s/%s", l->dir, name) < PATH_MAX)
+        l->each(path, l->x);
+    return 0;
+}
+
 static void each_in(const char *dir, void (*each)(const char *path, struct bad *x),
                     struct bad *x)
 {
-    char path[PATH_MAX];
-    DIR *d = opendir(dir);
-    struct dirent *e;
-    int why = d ? 0 : errno;
+    struct look l = {dir, each, x};
+    int why = dir_list(dir, look_one, &l);
 
-    while (d && (errno = 0, e = readdir(d)) != NULL)
-        if (e->d_name[0] != '.' &&
-            snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
-            each(path, x);
-    if (d) {
-        why = errno;
-        closedir(d);
-    }
-    if (why && !x->why) {
-        x->why = -why;
+    if (why < 0 && !x->why) {
+        x->why = why;
         snprintf(x->where, sizeof x->where, "%s", dir);
     }
 }

@@ -6,8 +6,8 @@
 #include "kvstore/logfile.h"
 #include "base/bytes.h"
 #include "base/crc32c.h"
+#include "base/dirlist.h"
 #include "kvstore/sys.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -104,50 +104,57 @@ uint64_t log_length(const char *path)
     return stat(path, &st) < 0 ? 0 : (uint64_t)st.st_size;
 }
 
+struct listing {
+    const char *dir;
+    bool tidy;
+    struct log_file *v;
+    uint32_t n, cap;
+    int said; /* what eb has words for already */
+    struct errbuf *eb;
+};
+
+static int list_one(void *ctx, const char *name)
+{
+    struct listing *l = ctx;
+    uint32_t number;
+    char end, path[PATH_MAX];
+    size_t len = strlen(name);
+
+    /* A file that never became one. */
+    if (len > 4 && !strncmp(name, "seg-", 4) && !strcmp(name + len - 4, ".tmp")) {
+        if (l->tidy && snprintf(path, sizeof path, "%s/%s", l->dir, name) < PATH_MAX)
+            l->said = sys_clear(path, l->eb);
+        return l->said;
+    }
+    if (sscanf(name, "seg-%9u%c", &number, &end) != 1)
+        return 0;
+    if (l->n == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 16;
+        struct log_file *more = realloc(l->v, l->cap * sizeof *more);
+        if (!more)
+            return -ENOMEM;
+        l->v = more;
+    }
+    log_path(l->dir, number, "", path);
+    l->v[l->n++] = (struct log_file){
+        .number = number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
+    return 0;
+}
+
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb)
 {
-    struct log_file *v = NULL;
-    uint32_t n = 0, cap = 0;
-    DIR *d = opendir(dir);
-    int r = 0, said = 0;
+    struct listing l = {.dir = dir, .tidy = tidy, .eb = eb};
+    int r = dir_list(dir, list_one, &l);
 
-    if (!d)
-        return sys_unread(eb, -errno, dir);
-    for (struct dirent *e; r == 0 && (e = readdir(d));) {
-        uint32_t number;
-        char end, path[PATH_MAX];
-        size_t len = strlen(e->d_name);
-        /* A file that never became one. */
-        if (len > 4 && !strncmp(e->d_name, "seg-", 4) && !strcmp(e->d_name + len - 4, ".tmp")) {
-            if (tidy && snprintf(path, sizeof path, "%s/%s", dir, e->d_name) < PATH_MAX)
-                r = said = sys_clear(path, eb);
-            continue;
-        }
-        if (sscanf(e->d_name, "seg-%9u%c", &number, &end) != 1)
-            continue;
-        if (n == cap) {
-            cap = cap ? 2 * cap : 16;
-            struct log_file *more = realloc(v, cap * sizeof *v);
-            if (!more) {
-                r = -ENOMEM;
-                break;
-            }
-            v = more;
-        }
-        log_path(dir, number, "", path);
-        v[n++] = (struct log_file){
-            .number = number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
+    if (r < 0) { /* not all of them: nobody may take that for the log */
+        free(l.v);
+        return l.said < 0 ? r : sys_unread(eb, r, dir);
     }
-    closedir(d);
-    if (r < 0) {
-        free(v);
-        return said < 0 ? r : sys_unread(eb, r, dir);
-    }
-    if (n)
-        qsort(v, n, sizeof *v, by_number);
-    *ret = v;
-    *ret_n = n;
+    if (l.n)
+        qsort(l.v, l.n, sizeof *l.v, by_number);
+    *ret = l.v;
+    *ret_n = l.n;
     return 0;
 }
 

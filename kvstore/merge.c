@@ -597,7 +597,7 @@ static int put_in_place(struct kvstore *s, const char *tmp, const char *path)
     }
     if (r == 0)
         index_lock_away(path);
-    if (r == 0 && rename(tmp, path) < 0)
+    if (r == 0 && rename(tmp, path) < 0) /* in place of the old one, which is aside or empty */
         r = -errno;
     return r < 0 ? r : sys_sync_dir(&s->sys, s->dir);
 }
@@ -773,9 +773,12 @@ int merge_leftover(struct kvstore *s, struct errbuf *eb)
         v[0] = 0;
     index_close(idx);
     (void)unlink(lock);
-    if (r == 0 && v[0] != 0)
-        r = rename(tmp, path) < 0 ? -errno : sys_sync_dir(&s->sys, s->dir);
-    else
+    if (r == 0 && v[0] != 0) {
+        r = sys_rename_new(tmp, path);
+        if (r == 0)
+            r = sys_sync_dir(&s->sys, s->dir);
+    } else {
         r = sys_unlink(&s->sys, tmp);
+    }
     return r < 0 ? sys_refuse(eb, r, "clear", tmp) : 0;
 }

@@ -11,13 +11,13 @@
  * Nothing is formatted while there is something to read; damaged files are set aside. */
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/dirlist.h"
 #include "kvstore/codec.h"
 #include "kvstore/index_check.h"
 #include "kvstore/logfile.h"
 #include "kvstore/merge.h"
 #include "kvstore/repair.h"
 #include "kvstore/store.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -148,20 +148,20 @@ static bool meta_u64(struct kvstore *s, const char *name, uint64_t *ret)
     return true;
 }
 
+static int used_by(void *ctx, const char *name)
+{
+    (void)ctx;
+    return name[0] != '.';
+}
+
 /* 1: something is in it. */
 static int dir_used(const char *path, struct errbuf *eb)
 {
-    DIR *d = opendir(path);
-    int used = 0;
+    int r = dir_list(path, used_by, NULL);
 
-    if (!d) {
-        int r = -errno;
-        return r == -ENOENT && sys_leads(path) == 0 ? 0 : sys_unread(eb, r, path);
-    }
-    for (struct dirent *e; !used && (e = readdir(d));)
-        used = e->d_name[0] != '.';
-    closedir(d);
-    return used;
+    if (r == -ENOENT && sys_leads(path) == 0)
+        return 0;
+    return r < 0 ? sys_unread(eb, r, path) : r;
 }
 
 /* Frames behind damage that the index has not seen: only a merge keeps them. */

@@ -3,8 +3,8 @@
  * A header that is damaged is written again from its copy at the file's end or from any slot.
  * Where nothing speaks the file is set aside under another name.  What cannot be read is left
  * as it is: it costs its blocks for this run, and only those. */
+#include "base/dirlist.h"
 #include "kvstore/store.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
@@ -19,6 +19,8 @@ struct scan {
     struct kvs_open_report *rep;
     uint32_t said;  /* files named one by one so far */
     uint64_t quiet; /* those that were not */
+    const char *folder;
+    int ended; /* the first code that ends the scan */
 };
 
 /* --- what is not ours to touch ------------------------------------------------------------------ */
@@ -370,24 +372,29 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
     return leave_alone(c, folder, number, path, r);
 }
 
-static int folder_take(struct scan *c, const char *folder)
+/* What ends a listing on its own account is kept apart from what could not be listed. */
+static int name_take(void *ctx, const char *name)
 {
-    char path[PATH_MAX];
-    struct dirent *e;
-    int r = 0;
+    struct scan *c = ctx;
 
-    if (snprintf(path, sizeof path, "%s/kv/%s", c->s->dir, folder) >= PATH_MAX)
+    if (name[0] != '.')
+        c->ended = seg_take(c, c->folder, name);
+    return c->ended;
+}
+
+static int folder_take(void *ctx, const char *folder)
+{
+    struct scan *c = ctx;
+    char path[PATH_MAX];
+
+    if (folder[0] == '.' || strlen(folder) >= LAYOUT_ID_BYTES ||
+        snprintf(path, sizeof path, "%s/kv/%s", c->s->dir, folder) >= PATH_MAX)
         return 0;
-    DIR *d = opendir(path);
-    if (!d)
-        return leave_alone(c, folder, SEG_ANY, path, -errno);
-    while (r == 0 && (errno = 0, e = readdir(d)))
-        if (e->d_name[0] != '.')
-            r = seg_take(c, folder, e->d_name);
-    if (r == 0 && errno)
-        r = leave_alone(c, folder, SEG_ANY, path, -errno);
-    closedir(d);
-    return r;
+    c->folder = folder;
+    int why = dir_list(path, name_take, c);
+    if (c->ended == 0 && why < 0)
+        c->ended = leave_alone(c, folder, SEG_ANY, path, why);
+    return c->ended;
 }
 
 /* All of it: nothing is put into it either, since nobody knows what is there. */
@@ -412,20 +419,10 @@ int recover_segs(struct kvstore *s, struct kvs_open_report *rep, struct errbuf *
 {
     struct scan c = {.s = s, .rep = rep};
     char path[PATH_MAX];
-    struct dirent *e;
-    int r = 0;
 
     guard_clock_open(s); /* before the first age is asked for */
     snprintf(path, sizeof path, "%s/kv", s->dir);
-    DIR *d = opendir(path);
-    int why = d ? 0 : -errno;
-    while (r == 0 && d && (errno = 0, e = readdir(d)))
-        if (e->d_name[0] != '.' && strlen(e->d_name) < LAYOUT_ID_BYTES)
-            r = folder_take(&c, e->d_name);
-    if (r == 0 && d && errno)
-        why = -errno;
-    if (d)
-        closedir(d);
+    int why = dir_list(path, folder_take, &c), r = c.ended;
     if (r == 0 && why)
         r = kv_leave_alone(&c, path, why);
     if (r < 0)

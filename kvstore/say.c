@@ -131,6 +131,9 @@ static const char *remedy(int why)
     case -EMFILE:
     case -ENFILE: return "raise the limit of open files";
     case -ENOMEM: return "free some memory";
+    case -EEXIST:
+        return "a file that this program did not make has the next number there: a start reads "
+               "it, or move it away";
     default: return "check the disk (dmesg)";
     }
 }

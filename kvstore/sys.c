@@ -1,7 +1,7 @@
 /* sys.c - see sys.h. */
 #include "kvstore/sys.h"
 #include "base/access.h"
-#include <dirent.h>
+#include "base/dirlist.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -206,6 +206,22 @@ int sys_fresh(const char *path)
     return r < 0 ? r : fd;
 }
 
+int sys_rename_new(const char *from, const char *to)
+{
+    struct stat st;
+
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -errno;
+    /* A file system without it (NFS): who has the store's lock is the only one who makes names. */
+    if (lstat(to, &st) == 0)
+        return -EEXIST;
+    if (errno != ENOENT)
+        return -errno;
+    return rename(from, to) < 0 ? -errno : 0;
+}
+
 static int make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
                 uint64_t alloc_bytes, bool twice)
 {
@@ -228,8 +244,8 @@ static int make(struct sys *y, const char *path, const void *head, uint64_t head
     if (r == 0 && !y->no_fsync && fsync(fd) < 0)
         r = -errno;
     close(fd);
-    if (r == 0 && rename(tmp, path) < 0)
-        r = -errno;
+    if (r == 0)
+        r = sys_rename_new(tmp, path);
     if (r < 0) {
         (void)unlink(tmp);
         return r;
@@ -237,6 +253,8 @@ static int make(struct sys *y, const char *path, const void *head, uint64_t head
     r = sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_MAKE, true, -1, path, NULL, 0, 0);
+    else
+        (void)unlink(path); /* ours: nothing was there */
     return r;
 }
 
@@ -375,7 +393,7 @@ static int aside_name(const char *path, char *ret, size_t cap)
         if (n < 0 || (size_t)n >= cap)
             return -ENAMETOOLONG;
         if (lstat(ret, &st) < 0)
-            return 0;
+            return errno == ENOENT ? 0 : -errno;
     }
 }
 
@@ -387,8 +405,9 @@ int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
         r = aside_name(path, ret, cap);
     if (r < 0)
         return r;
-    if (rename(path, ret) < 0)
-        return -errno;
+    r = sys_rename_new(path, ret);
+    if (r < 0)
+        return r;
     r = sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
@@ -397,24 +416,36 @@ int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
 
 /* A NAME.bad-* beside path that is the same file.  Links elsewhere are others', a backup's for
  * one.  Where the directory cannot be listed there is none: one too many does no harm. */
+struct linked {
+    const char *path, *name; /* the whole of it; its last part */
+    const struct stat *st;
+    char *ret;
+    size_t cap;
+};
+
+static int linked_one(void *ctx, const char *e)
+{
+    struct linked *l = ctx;
+    size_t n = strlen(l->name);
+    int dir = (int)(l->name - l->path);
+    struct stat other;
+
+    return !strncmp(e, l->name, n) && !strncmp(e + n, ".bad-", 5) &&
+           (size_t)snprintf(l->ret, l->cap, "%.*s%s", dir, l->path, e) < l->cap &&
+           lstat(l->ret, &other) == 0 && other.st_ino == l->st->st_ino &&
+           other.st_dev == l->st->st_dev;
+}
+
 static bool linked_aside(const char *path, const struct stat *st, char *ret, size_t cap)
 {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    size_t dir = (size_t)(name - path), n = strlen(name);
-    struct stat other;
-    bool found = false;
+    const char *slash = strrchr(path, '/');
+    struct linked l = {path, slash ? slash + 1 : path, st, ret, cap};
+    char dir[4096];
 
-    if (st->st_nlink < 2 || (size_t)snprintf(ret, cap, "%.*s", (int)dir, path) >= cap)
+    if (st->st_nlink < 2 ||
+        (size_t)snprintf(dir, sizeof dir, "%.*s", (int)(l.name - path), path) >= sizeof dir)
         return false;
-    DIR *d = opendir(dir ? ret : ".");
-    for (struct dirent *e; d && !found && (e = readdir(d));)
-        found = !strncmp(e->d_name, name, n) && !strncmp(e->d_name + n, ".bad-", 5) &&
-                (size_t)snprintf(ret, cap, "%.*s%s", (int)dir, path, e->d_name) < cap &&
-                lstat(ret, &other) == 0 && other.st_ino == st->st_ino &&
-                other.st_dev == st->st_dev;
-    if (d)
-        closedir(d);
-    return found;
+    return dir_list(dir[0] ? dir : ".", linked_one, &l) == 1;
 }
 
 int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap)

@@ -46,8 +46,11 @@ int sys_unlink(struct sys *y, const char *path); /* missing is fine */
 /* 0700; there already is fine.  Its name is durable when this returns, where the directory above
  * may be read at all. */
 int sys_mkdir(struct sys *y, const char *path);
+/* A file takes a name that nobody has: -EEXIST where something has it, which stays as it is.  For
+ * every new name the store gives: what it did not list may be there all the same. */
+int sys_rename_new(const char *from, const char *to);
 /* A new file under path that is whole or absent: made beside it, allocated (alloc_bytes may
- * be 0), head written at its start, synced, renamed, directory synced. */
+ * be 0), head written at its start, synced, renamed, directory synced.  It replaces none: -EEXIST. */
 int sys_make(struct sys *y, const char *path, const void *head, uint64_t head_bytes,
              uint64_t alloc_bytes);
 /* The same with the head once more in the last bytes of the file; alloc_bytes is not 0. */

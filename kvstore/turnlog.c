@@ -353,7 +353,9 @@ static int roll(struct turnlog *l)
         r = sys_make(l->sys, path, b, used, size);
     }
     free(b);
-    if (r == 0 && (fd = open(path, O_RDWR | O_CLOEXEC)) < 0)
+    if (r < 0)
+        return r; /* what stands there, if anything, is not ours */
+    if ((fd = open(path, O_RDWR | O_CLOEXEC)) < 0)
         r = -errno;
     if (r == 0)
         r = seg_add(l, h.number);
@@ -619,10 +621,8 @@ int turnlog_checkpoint_end(struct turnlog *l)
         r = sys_sync(l->sys, l->ckpt_fd);
     if (r == 0)
         r = seg_add(l, l->ckpt_number); /* at the end, for now */
-    if (r == 0 && rename(tmp, path) < 0) {
-        r = -errno;
+    if (r == 0 && (r = sys_rename_new(tmp, path)) < 0)
         l->n_seg--;
-    }
     if (r < 0) {
         turnlog_checkpoint_abort(l);
         return r;

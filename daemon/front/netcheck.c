@@ -1,9 +1,9 @@
 /* netcheck.c - see netcheck.h. */
 #include "daemon/front/netcheck.h"
+#include "base/dirlist.h"
 #include "base/log.h"
 #include <arpa/inet.h>
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
@@ -252,33 +252,44 @@ void net_check_open(void)
     diag_try();
 }
 
+struct sought {
+    char want[64]; /* as /proc has its name */
+    const char *pid;
+    long found;
+};
+
+static int is_fd(void *ctx, const char *fd)
+{
+    const struct sought *s = ctx;
+    char path[300], got[64];
+
+    snprintf(path, sizeof path, "/proc/%.16s/fd/%.16s", s->pid, fd);
+    ssize_t n = readlink(path, got, sizeof got - 1);
+    got[n > 0 ? n : 0] = 0;
+    return strcmp(got, s->want) == 0;
+}
+
+/* A process may be gone by then, or be another user's: then it is not that one. */
+static int has_pid(void *ctx, const char *pid)
+{
+    struct sought *s = ctx;
+    char path[300];
+
+    if (!isdigit((unsigned char)pid[0]))
+        return 0;
+    snprintf(path, sizeof path, "/proc/%.16s/fd", pid);
+    s->pid = pid;
+    s->found = strtol(pid, NULL, 10);
+    return dir_list(path, is_fd, s) == 1;
+}
+
 /* The pid that has socket inode open; 0 when we may not see it. */
 static long pid_of(unsigned long inode)
 {
-    char want[64], path[300], got[64];
-    snprintf(want, sizeof want, "socket:[%lu]", inode);
-    DIR *proc = opendir("/proc");
-    long pid = 0;
-    for (struct dirent *p; proc && !pid && (p = readdir(proc));) {
-        if (!isdigit((unsigned char)p->d_name[0]))
-            continue;
-        snprintf(path, sizeof path, "/proc/%.16s/fd", p->d_name);
-        DIR *fds = opendir(path);
-        for (struct dirent *d; fds && !pid && (d = readdir(fds));) {
-            snprintf(path, sizeof path, "/proc/%.16s/fd/%.16s", p->d_name, d->d_name);
-            ssize_t n = readlink(path, got, sizeof got - 1);
-            if (n > 0) {
-                got[n] = 0;
-                if (strcmp(got, want) == 0)
-                    pid = strtol(p->d_name, NULL, 10);
-            }
-        }
-        if (fds)
-            closedir(fds);
-    }
-    if (proc)
-        closedir(proc);
-    return pid;
+    struct sought s = {0};
+
+    snprintf(s.want, sizeof s.want, "socket:[%lu]", inode);
+    return dir_list("/proc", has_pid, &s) == 1 ? s.found : 0;
 }
 
 bool net_who_listens(uint16_t port, char *ret, size_t cap)
