@@ -281,8 +281,12 @@ int ckpt_all(struct kvstore *s)
 
 void ckpt_look(struct kvstore *s)
 {
-    bool cut = !s->log_hurt && turnlog_cut(s->log);
+    int cut = s->log_hurt ? 0 : turnlog_cut(s->log);
 
+    if (cut < 0) {
+        logwatch_failed(s, cut);
+        return;
+    }
     if (cut || (!s->log_hurt && logwatch_hurt(s))) {
         s->log_hurt = true;
         ckpt_stop(s);

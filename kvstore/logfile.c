@@ -97,11 +97,14 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-uint64_t log_length(const char *path)
+int log_length(const char *path, uint64_t *ret)
 {
     struct stat st;
 
-    return stat(path, &st) < 0 ? 0 : (uint64_t)st.st_size;
+    if (stat(path, &st) < 0)
+        return -errno;
+    *ret = (uint64_t)st.st_size;
+    return 0;
 }
 
 struct listing {
@@ -136,8 +139,11 @@ static int list_one(void *ctx, const char *name)
         l->v = more;
     }
     log_path(l->dir, number, "", path);
-    l->v[l->n++] = (struct log_file){
-        .number = number, .taken = sys_taken_bytes(path), .bytes = log_length(path)};
+    struct log_file f = {.number = number, .taken = sys_taken_bytes(path)};
+    int r = log_length(path, &f.bytes);
+    if (r < 0 && r != -ENOENT) /* a link to what is not there: whoever reads it says so */
+        return l->said = sys_unread(l->eb, r, path);
+    l->v[l->n++] = f;
     return 0;
 }
 

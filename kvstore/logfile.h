@@ -33,7 +33,7 @@ struct log_file {
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
-uint64_t log_length(const char *path); /* 0: it is not there */
+int log_length(const char *path, uint64_t *ret); /* -errno: not that it is empty */
 /* A whole file in malloc'ed memory. */
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);
 /* Only its header: E_CORRUPT, E_VERSION, or -errno when it could not be read. */

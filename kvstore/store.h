@@ -421,6 +421,8 @@ void ckpt_look(struct kvstore *s); /* now and then: a log that others have cut i
 void logwatch_look(struct kvstore *s);
 void logwatch_keep(struct kvstore *s);
 bool logwatch_hurt(struct kvstore *s);
+void logwatch_failed(struct kvstore *s,
+                     int why); /* it cannot be looked at: ends writing, or passes */
 /* collect.c: branches nobody leads to (commit thread) */
 int collect_open(struct kvstore *s, struct kvs_open_report *rep); /* counts the sessions */
 bool collect_busy(const struct kvstore *s);

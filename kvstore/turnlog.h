@@ -60,10 +60,11 @@ const uint8_t *turnlog_group(const struct turnlog *l, uint64_t *ret_bytes); /* i
 int turnlog_write(struct turnlog *l, bool sync);
 int turnlog_sync(struct turnlog *l);
 int turnlog_undo(struct turnlog *l);
-uint64_t turnlog_seq(const struct turnlog *l);   /* of the last frame added or written */
-bool turnlog_in_place(const struct turnlog *l);  /* the name of its file still leads there */
-bool turnlog_cut(const struct turnlog *l);       /* others have cut one of its files short */
-uint64_t turnlog_bytes(const struct turnlog *l); /* taken on disk */
+uint64_t turnlog_seq(const struct turnlog *l);  /* of the last frame added or written */
+bool turnlog_in_place(const struct turnlog *l); /* the name of its file still leads there */
+/* 1: others have cut one of its files short; -errno: it cannot be told, which is no damage. */
+int turnlog_cut(const struct turnlog *l);
+uint64_t turnlog_bytes(const struct turnlog *l);       /* taken on disk */
 uint64_t turnlog_ahead_bytes(const struct turnlog *l); /* of these: for frames to come */
 uint64_t turnlog_grown_bytes(const struct turnlog *l); /* frames since the last checkpoint */
 uint64_t turnlog_base_bytes(const struct turnlog *l);  /* of the last checkpoint */

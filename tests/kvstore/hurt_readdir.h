@@ -15,6 +15,7 @@ static struct {
     _Atomic int calls;  /* so far */
     _Atomic int failed; /* and how many of them did */
     _Atomic bool all;   /* every one fails from there on */
+    int code;           /* 0: EIO */
 } bad_dir;
 
 static void bad_dir_set(const char *word, int in, bool all)
@@ -35,7 +36,7 @@ struct dirent *readdir(DIR *d)
         int n = ++bad_dir.calls;
         if (n == bad_dir.in || (bad_dir.all && n > bad_dir.in)) {
             bad_dir.failed++;
-            errno = EIO;
+            errno = bad_dir.code ? bad_dir.code : EIO;
             return NULL;
         }
     }

@@ -1,6 +1,7 @@
 /* test_logheal.c - a turn log that others cut, overwrite or put back while the store is open. */
 #include "tests/kvstore/heal.h"
 #include "tests/kvstore/hurt.h"
+#include "tests/kvstore/hurt_readdir.h"
 #include <glob.h>
 
 static void log_cut(off_t to)
@@ -332,10 +333,70 @@ static void what_neither_copy_has_is_no_nothing(void)
     }
 }
 
+static int bad_stat; /* so often stat fails under log/, with a disk's error */
+
+int stat(const char *restrict path, struct stat *restrict st)
+{
+    if (bad_stat > 0 && strstr(path, "/log/")) {
+        bad_stat--;
+        errno = EIO;
+        return -1;
+    }
+    return fstatat(AT_FDCWD, path, st, 0);
+}
+
+/* Nobody has written to it: it is not blamed on another program, and no file of it is put aside. */
+static void a_log_that_cannot_be_looked_at_is_not_blamed_on_others(void)
+{
+    static const int times[] = {1, 2, 3, 1000};
+    struct kvs_stats st;
+    char dir[512];
+
+    for (int k = 0; k < 24; k++) {
+        open_rig(false);
+        looked_at();
+        bool names = k & 1, talk = k & 2, once = times[k / 4 % 4] < 4;
+        bad_dir.code = k < 16 ? 0 : ENOMEM; /* the disk's, or one that passes */
+        if (names)
+            bad_dir_set("/log", times[k / 4 % 4] % 4 + 1, !once);
+        else
+            bad_stat = k < 16 ? times[k / 4 % 4] : 0;
+        if (talk)
+            (void)rig_talk(&g, 1, TOKENS, TOKENS + 10);
+        looked_at();
+        bool failed = names ? bad_dir.failed > 0 : k < 16;
+        CHECK(failed || k >= 16);
+        bad_dir_set(NULL, 0, false);
+        bad_stat = 0;
+        looked_at();
+        CHECK(!said("another program"));
+        CHECK(!g.s->log_hurt);
+        kvs_stats(g.s, &st);
+        if (k >= 16)
+            CHECK_EQ(st.fault, 0);
+        else if (once && st.fault == 0) /* it met what is tried again */
+            ;
+        else if (st.fault != -EROFS || !strstr(st.warning[0], "looking at the turn log") ||
+                 !strstr(st.warning[0], "check the disk"))
+            t_fail(__FILE__, __LINE__, "%d: %d, %s", k, st.fault, st.warning[0]);
+        snprintf(dir, sizeof dir, "%.400s/log", g.dir);
+        CHECK_EQ(hurt_count(dir, ".bad-"), 0);
+        if (k >= 16)
+            CHECK_EQ(rig_talk(&g, 2, TOKENS, TOKENS + 10), 0);
+        rig_reopen(&g);
+        CHECK(!g.rep.rebuilt && g.s->fault == 0);
+        all_is_there();
+        CHECK_EQ(hurt_count(dir, ".bad-"), 0);
+        rig_fini(&g);
+    }
+    bad_dir.code = 0;
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
+       ROW(a_log_that_cannot_be_looked_at_is_not_blamed_on_others),
        ROW(a_log_that_could_not_be_made_anew_is_still_hurt), ROW(a_log_that_was_touched_stays),
        ROW(a_group_behind_what_neither_has_is_kept), ROW(what_neither_copy_has_is_no_nothing))
