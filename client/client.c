@@ -4,6 +4,7 @@
  * connects again and sends again until the deadline when the other side ends. */
 #include "client/client.h"
 #include "base/clock.h"
+#include "base/sigmask.h"
 #include <errno.h>
 #include <nanomsg/nn.h>
 #include <nanomsg/reqrep.h>
@@ -81,24 +82,13 @@ int hearth_connect(struct hearth_conn **ret, const char *url, struct errbuf *eb)
 
 /* libnanomsg does not bear signals: a call of it that one interrupts leaves a socket that the
  * next call dies of.  So they are kept out of it, and of the threads it starts. */
-static void hold_signals(sigset_t *ret_old)
-{
-    sigset_t all;
-    sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, ret_old);
-}
-static void let_signals(const sigset_t *old)
-{
-    (void)pthread_sigmask(SIG_SETMASK, old, NULL);
-}
-
 static void drop(struct hearth_conn *c)
 {
     sigset_t old;
     if (c->fd >= 0 && c->nn) {
-        hold_signals(&old);
+        sigmask_hold(&old);
         (void)nn_close(c->fd);
-        let_signals(&old);
+        sigmask_back(&old);
     } else if (c->fd >= 0) {
         close(c->fd);
     }
@@ -360,13 +350,13 @@ static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t ty
                    uint64_t until, struct hearth_reply *ret, struct errbuf *eb)
 {
     sigset_t old;
-    hold_signals(&old);
+    sigmask_hold(&old);
     int r = nn_attempts(c, m, n, type, id, until, &old, ret, eb);
     /* A request is open on it that nobody waits for, and libnanomsg may die of its late reply
      * when the socket sends another: the next call has a socket of its own. */
     if (r < 0)
         drop(c);
-    let_signals(&old);
+    sigmask_back(&old);
     return r == -ETIMEDOUT ? too_late(c, eb) : r;
 }
 

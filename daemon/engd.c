@@ -6,6 +6,7 @@
 #include "daemon/engd.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/sigmask.h"
 #include "daemon/post.h"
 #include <errno.h>
 #include <pthread.h>
@@ -167,7 +168,7 @@ static void *engd_main(void *arg)
 int engd_open(struct engd **ret, struct loop *l, const struct engd_load *load)
 {
     struct engd *g = calloc(1, sizeof *g);
-    sigset_t all, old;
+    sigset_t old;
     int r = g ? 0 : -ENOMEM;
 
     must(load->done);
@@ -182,10 +183,9 @@ int engd_open(struct engd **ret, struct loop *l, const struct engd_load *load)
     g->post.watch.fd = -1;
     r = post_init(&g->post, l);
     if (r == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
+        sigmask_hold(&old);
         r = -pthread_create(&g->thread, NULL, engd_main, g);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        sigmask_back(&old);
     }
     g->started = r == 0;
     if (r < 0) {

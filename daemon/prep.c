@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/share.h"
+#include "base/sigmask.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -54,7 +55,7 @@ static bool thread_make(struct prep *p)
 {
     struct prep_thread *t;
     pthread_condattr_t mono;
-    sigset_t all, old;
+    sigset_t old;
     int r;
 
     if (p->n_threads == PREP_THREADS_MAX || !(t = calloc(1, sizeof *t)))
@@ -65,10 +66,9 @@ static bool thread_make(struct prep *p)
     pthread_cond_init(&t->go, &mono);
     pthread_condattr_destroy(&mono);
     /* Signals belong to the loop thread. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    sigmask_hold(&old);
     r = pthread_create(&t->id, NULL, prep_main, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    sigmask_back(&old);
     if (r != 0) {
         pthread_cond_destroy(&t->go);
         free(t);

@@ -1,6 +1,7 @@
 /* stored.c - see stored.h. */
 #include "daemon/stored.h"
 #include "base/clock.h"
+#include "base/sigmask.h"
 #include "daemon/loop.h"
 #include "kvstore/kvstore.h"
 #include <errno.h>
@@ -67,7 +68,7 @@ int stored_open(struct stored **ret, struct kvstore *s, struct loop *l,
                 void (*said)(void *user, int kind, const char *words), void *user)
 {
     struct stored *d = calloc(1, sizeof *d);
-    sigset_t all, old;
+    sigset_t old;
     int r = d ? 0 : -ENOMEM;
 
     if (r < 0)
@@ -80,8 +81,7 @@ int stored_open(struct stored **ret, struct kvstore *s, struct loop *l,
     d->watch = (struct loop_watch){
         .fd = kvs_event_fd(s), .events = EPOLLIN, .ready = stored_ready, .user = d};
     r = loop_add(l, &d->watch);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    sigmask_hold(&old);
     if (r == 0) {
         r = -pthread_create(&d->io, NULL, io_main, d);
         d->io_on = r == 0;
@@ -90,7 +90,7 @@ int stored_open(struct stored **ret, struct kvstore *s, struct loop *l,
         r = -pthread_create(&d->commit, NULL, commit_main, d);
         d->commit_on = r == 0;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    sigmask_back(&old);
     if (r < 0) {
         stored_close(d, 0);
         return r;

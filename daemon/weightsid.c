@@ -1,5 +1,6 @@
 /* weightsid.c - see weightsid.h. */
 #include "daemon/weightsid.h"
+#include "base/sigmask.h"
 #include "daemon/post.h"
 #include "engine/engine.h"
 #include <errno.h>
@@ -105,7 +106,7 @@ static void *weightsid_main(void *arg)
 int weightsid_open(struct weightsid **ret, struct loop *l)
 {
     struct weightsid *w = calloc(1, sizeof *w);
-    sigset_t all, old;
+    sigset_t old;
     int r;
 
     if (!w)
@@ -115,10 +116,9 @@ int weightsid_open(struct weightsid **ret, struct loop *l)
     pthread_cond_init(&w->more, NULL);
     r = post_init(&w->post, l);
     if (r == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
+        sigmask_hold(&old);
         r = -pthread_create(&w->thread, NULL, weightsid_main, w);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        sigmask_back(&old);
     }
     w->started = r == 0;
     if (r < 0) {

@@ -34,6 +34,7 @@ own() { # PATTERN FILES-ALLOWED WORDS
     # shellcheck disable=SC2086
     grep -nE "$1" $src | grep -vE "^($2):" && no "$3"
 }
+own '\bsigfillset[[:space:]]*\(' 'include/base/sigmask\.h|kvstore/index_check\.c|daemon/templates\.c' "sigfillset: base/sigmask.h leaves a thread its own faults"
 own '\b(readdir|readdir_r)[[:space:]]*\(' 'include/base/dirlist\.h|client/[a-z_]*\.c' "readdir outside base/dirlist.h (and the command line), which tells an error from the end"
 own '\b(strcpy|strcat|strncpy|strtok|sprintf|vsprintf|gets|atoi|alloca)[[:space:]]*\(' - "banned call"
 own '\bgetenv\(' 'daemon/conf[a-z_]*\.c|daemon/front/main\.c|client/[a-z_]*\.c' "getenv outside conf.c, the front's main.c and the command line"

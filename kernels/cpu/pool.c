@@ -13,6 +13,7 @@
  * the futex itself checks the value again. */
 #include "kernels/cpu/pool.h"
 #include "base/check.h"
+#include "base/sigmask.h"
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -212,7 +213,7 @@ void cpu_pool_close(struct cpu_pool *p)
 int cpu_pool_open(struct cpu_pool **ret, uint32_t threads, struct errbuf *eb)
 {
     struct cpu_pool *p = NULL;
-    sigset_t all, was;
+    sigset_t was;
     int r = 0;
 
     if (threads > CPU_THREADS_MAX)
@@ -225,8 +226,7 @@ int cpu_pool_open(struct cpu_pool **ret, uint32_t threads, struct errbuf *eb)
         p->threads = CPU_THREADS_MAX;
     if (!(p->worker = calloc(p->threads, sizeof *p->worker)))
         r = err_set(eb, -ENOMEM, "no memory for %u worker threads", p->threads);
-    sigfillset(&all); /* signals are for the threads that expect them */
-    pthread_sigmask(SIG_SETMASK, &all, &was);
+    sigmask_hold(&was); /* signals are for the threads that expect them */
     for (uint32_t i = 1; i < p->threads && r == 0; i++) {
         p->worker[i].pool = p;
         p->worker[i].index = i;
@@ -236,7 +236,7 @@ int cpu_pool_open(struct cpu_pool **ret, uint32_t threads, struct errbuf *eb)
         else
             p->worker[i].started = true;
     }
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
+    sigmask_back(&was);
     if (r < 0) {
         cpu_pool_close(p);
         return r;
