@@ -14,6 +14,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* What is to be done about the place itself, before another one is named. */
+static const char *place_remedy(int e)
+{
+    return e == EROFS ? "mount its file system for writing, or "
+           : e == EIO ? "check the disk (dmesg), or "
+                      : "";
+}
+
 /* Its parents too, as mkdir -p: an XDG directory of a fresh user may not be there yet. */
 static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
 {
@@ -31,9 +39,9 @@ static int make_dir(const char *path, mode_t mode, struct errbuf *eb)
         r = -errno;
     free(p);
     return r < 0 ? err_set(eb, r,
-                           "runtime directory %s: cannot be made: %s; choose another with "
+                           "runtime directory %s: cannot be made: %s; %schoose another with "
                            "--runtime",
-                           path, strerror(-r))
+                           path, strerror(-r), place_remedy(-r))
                  : 0;
 }
 
@@ -45,8 +53,8 @@ static int not_open(const char *what, const char *path, const char *flag, int e,
     if (e == EACCES && access_remedy(path, todo, sizeof todo))
         return err_set(eb, -e, "%s %s: %s; %s, or choose another with --%s", what, path,
                        strerror(e), todo, flag);
-    return err_set(eb, -e, "%s %s: %s; choose another with --%s", what, path, strerror(e),
-                   flag);
+    return err_set(eb, -e, "%s %s: %s; %schoose another with --%s", what, path, strerror(e),
+                   place_remedy(e), flag);
 }
 
 /* A link on the way in is only followed when it is root's or ours: nobody else can turn it then. */

@@ -142,13 +142,12 @@ static void made(struct kvstore *s)
         store_over(s, SAY_LOG, "the turn log could be compacted again");
         return;
     }
+    bool kept = turnlog_keeps(s->log);
     s->log_hurt = false;
     store_over(s, SAY_LOG, "the turn log could be made anew");
-    store_note(
-        s,
-        "the turn log in %s/log was damaged: it is made anew from the index, the old files "
-        "are kept as seg-*.bad-*",
-        s->dir);
+    store_note(s, "the turn log in %s/log was damaged%s: it is made anew from the index%s",
+               s->dir, kept ? "" : " or removed",
+               kept ? ", the old files are kept as seg-*.bad-*" : "");
 }
 
 static void ckpt_over(struct kvstore *s, int r)

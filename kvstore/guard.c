@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static const uint64_t LOCK_WAIT_NS = 2000000000u, LOOK_NS = 1000000000u;
@@ -128,15 +129,35 @@ static void where_now(int fd, char ret[PATH_MAX])
     ret[n > 0 ? n : 0] = 0;
 }
 
+/* A directory without a name.  Some file systems leave it a link: then the kernel says so. */
+static bool is_gone(int fd, const char *name)
+{
+    static const char word[] = " (deleted)";
+    size_t n = strlen(name), w = sizeof word - 1;
+    struct stat st;
+
+    return fstat(fd, &st) < 0 || st.st_nlink == 0 || n == 0 ||
+           (n >= w && strcmp(name + n - w, word) == 0 && !sys_same(name, fd));
+}
+
 static bool dir_lost(struct kvstore *s)
 {
     char now[PATH_MAX];
-    struct stat st;
 
     if (sys_same(s->dir, s->dir_fd))
         return false;
     where_now(s->dir_fd, now);
-    if (fstat(s->dir_fd, &st) == 0 && st.st_nlink > 0 && now[0] && strcmp(now, s->dir))
+    bool gone = is_gone(s->dir_fd, now);
+    if (!gone &&
+        !sys_same(now, s->dir_fd)) /* of what is not mounted the kernel has half a name */
+        store_stop(
+            s,
+            "the state directory %s is not to be seen any more while in use: its file "
+            "system was unmounted, or another one mounted over it; nothing is written any "
+            "more, what was kept before is whole; mount it there again, and nothing over "
+            "it, then restart",
+            s->dir);
+    else if (!gone)
         store_stop(
             s,
             "the state directory %s was moved to %s while in use: nothing is written "
@@ -263,15 +284,21 @@ static void set_said(struct kvstore *s, int64_t set)
 {
     const int64_t hour = 3600000000000, day = 24 * hour;
     int64_t by = set < 0 ? -set : set;
+    time_t now = (time_t)(store_wall(s) / 1000000000u);
+    char date[40];
+    struct tm tm;
 
     if (by < hour)
         return;
-    store_note(s,
-               "the clock was set %s by %lld %s: check the date; nothing expires by that, ages "
-               "count the time that has passed",
-               set < 0 ? "back" : "forward",
-               (long long)(by < 2 * day ? (by + hour / 2) / hour : (by + day / 2) / day),
-               by < 2 * day ? "hours" : "days");
+    /* With the date, or a second one by as much would be the same sentence, which is said once. */
+    (void)strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
+    store_note(
+        s,
+        "the clock was set %s by %lld %s, to %s: check the date; nothing expires by that, "
+        "ages count the time that has passed",
+        set < 0 ? "back" : "forward",
+        (long long)(by < 2 * day ? (by + hour / 2) / hour : (by + day / 2) / day),
+        by < 2 * day ? "hours" : "days", date);
 }
 
 void guard_clock_open(struct kvstore *s)

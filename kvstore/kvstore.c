@@ -32,6 +32,7 @@ static int dir_refuse(struct errbuf *eb, int r, const char *path)
     case -ENOMEM:
     case -ENOSPC:
     case -EDQUOT:
+    case -EROFS:
     case -EIO: return sys_refuse(eb, r, "make", path);
     default:
         return err_set(

@@ -307,9 +307,9 @@ static bool link_remedy(const char *path, char *ret, size_t cap)
 const char *sys_remedy(int code, const char *path, char *typed, size_t cap)
 {
     switch (code) {
+    case -EROFS: return "mount its file system for writing";
     case -EACCES:
     case -EPERM:
-    case -EROFS:
         return access_remedy(path, typed, cap)
                    ? typed
                    : "give this user the right to read and write it (chown, chmod, mount)";

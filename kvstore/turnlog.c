@@ -653,6 +653,14 @@ int turnlog_checkpoint_end(struct turnlog *l)
     return 0;
 }
 
+bool turnlog_keeps(const struct turnlog *l)
+{
+    for (uint32_t i = 0; i < l->n_trim; i++)
+        if (l->seg[i].bad)
+            return true;
+    return false;
+}
+
 int turnlog_trim(struct turnlog *l)
 {
     char path[PATH_MAX], aside[PATH_MAX];

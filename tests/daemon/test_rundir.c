@@ -3,9 +3,11 @@
 #include "daemon/rundir.h"
 #include "tests/t.h"
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +54,27 @@ static void the_systems_is_for_its_group_whatever_the_umask(void)
     CHECK_EQ(stat(path, &st), 0);
     CHECK_EQ(st.st_mode & 07777, 0700);
     close(fd);
+}
+static void on_a_disk_for_reading_only_it_is_to_be_mounted_for_writing(void)
+{
+    char disk[300];
+    int fd;
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        t_skip("only root can mount");
+    fresh("/disk");
+    snprintf(disk, sizeof disk, "%.290s", path);
+    snprintf(path, sizeof path, "%s/hearth", disk);
+    conf.state = path;
+    CHECK(mkdir(disk, 0700) == 0 && mount("tmpfs", disk, "tmpfs", 0, NULL) == 0);
+    CHECK_EQ(mkdir(path, 0700), 0);
+    CHECK_EQ(mount(NULL, disk, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+    CHECK_EQ(rundir_state(&conf, &eb), -EROFS);
+    CHECK(strstr(eb.s, "mount its file system for writing, or choose another with --state"));
+    snprintf(path, sizeof path, "%s/another", disk);
+    CHECK_EQ(rundir_take(&conf, &fd, &eb), -EROFS);
+    CHECK(strstr(eb.s, "mount its file system for writing, or choose another with --runtime"));
+    CHECK_EQ(umount(disk), 0);
 }
 static void one_that_others_can_enter_is_refused(void)
 {
@@ -225,6 +248,7 @@ static void a_lock_that_is_a_link_is_not_followed(void)
 T_MAIN(CASE(a_state_directory_that_cannot_be_used_says_what_mends_it),
        CASE(it_is_made_with_its_parents_and_closed_to_others),
        CASE(the_systems_is_for_its_group_whatever_the_umask),
+       CASE(on_a_disk_for_reading_only_it_is_to_be_mounted_for_writing),
        CASE(one_that_others_can_enter_is_refused), CASE(one_that_belongs_to_another_is_refused),
        CASE(one_that_cannot_be_made_says_why_and_what_to_do),
        CASE(a_second_daemon_is_refused_with_the_pid_of_the_first),

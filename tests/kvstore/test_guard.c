@@ -5,10 +5,12 @@
 #include "tests/t.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -100,6 +102,75 @@ static void a_directory_that_is_gone_takes_no_acknowledgement_along(void)
         CHECK_EQ(rig_get(&g, 1, 0, NULL), 0);
         rig_fini(&g);
     }
+}
+
+/* A tmpfs of our own, in names that nobody else sees. */
+static void mounted(char ret[300])
+{
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        t_skip("only root can mount");
+    snprintf(ret, 300, "%.250s/disk", t_tmpdir());
+    CHECK(mkdir(ret, 0700) == 0 || errno == EEXIST);
+    CHECK_EQ(mount("tmpfs", ret, "tmpfs", 0, NULL), 0);
+}
+
+/* Its path is then one in a file system that has no place: nobody is to move anything there. */
+static void a_directory_that_was_unmounted_was_not_moved(void)
+{
+    char disk[300], all[2000], dir[256];
+    struct rig g;
+
+    for (int over = 0; over < 2; over++) {
+        mounted(disk);
+        rig_init(&g, KVS_IO_THREADS, true);
+        snprintf(dir, sizeof dir, "%s", g.dir);
+        snprintf(g.dir, sizeof g.dir, "%.240s/state", disk);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+        if (over)
+            CHECK_EQ(mount("tmpfs", disk, "tmpfs", 0, NULL), 0);
+        else
+            CHECK_EQ(umount2(disk, MNT_DETACH), 0);
+        CHECK_EQ(rig_talk(&g, 1, 100, 200), -EROFS);
+        hurt_notes(&g, all, sizeof all);
+        if (!strstr(all, "unmounted") || !strstr(all, "mount it there again") ||
+            strstr(all, "mv ") || strstr(all, "moved to"))
+            t_fail(__FILE__, __LINE__, "%s", all);
+        rig_close(&g);
+        if (over) {
+            CHECK_EQ(umount(disk), 0);
+            CHECK_EQ(rig_open(&g), 0);
+            CHECK(rig_tokens_ok(&g, 1, 100));
+            rig_close(&g);
+            CHECK_EQ(umount(disk), 0);
+        }
+        snprintf(g.dir, sizeof g.dir, "%s", dir);
+        rig_fini(&g);
+    }
+}
+
+static void a_disk_for_reading_only_is_to_be_mounted_for_writing(void)
+{
+    char disk[300], dir[256];
+    struct rig g;
+
+    mounted(disk);
+    rig_init(&g, KVS_IO_THREADS, true);
+    snprintf(dir, sizeof dir, "%s", g.dir);
+    for (int there = 0; there < 2; there++) {
+        snprintf(g.dir, sizeof g.dir, "%.240s/state", disk);
+        if (there)
+            CHECK_EQ(mkdir(g.dir, 0700), 0);
+        CHECK_EQ(mount(NULL, disk, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+        g.eb.s[0] = 0;
+        CHECK_EQ(rig_open(&g), -EROFS);
+        if (!strstr(g.eb.s, "mount its file system for writing") || strstr(g.eb.s, "owner"))
+            t_fail(__FILE__, __LINE__, "%s", g.eb.s);
+        CHECK_EQ(mount(NULL, disk, NULL, MS_REMOUNT, NULL), 0);
+    }
+    CHECK_EQ(umount(disk), 0);
+    snprintf(g.dir, sizeof g.dir, "%s", dir);
+    rig_fini(&g);
 }
 
 static void a_directory_that_is_gone_is_noticed_without_any_work(void)
@@ -359,6 +430,28 @@ static void a_clock_set_while_it_runs_makes_nothing_old(void)
     rig_fini(&g);
 }
 
+/* Whoever keeps what he has heard takes the same sentence for the same thing. */
+static void a_clock_that_is_set_by_as_much_again_is_said_again(void)
+{
+    struct timespec pause = {1, 300000000};
+    char first[2000], second[2000];
+    struct rig g;
+
+    off = 0;
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.env.wall_off_ns = &off;
+    CHECK_EQ(rig_open(&g), 0);
+    off = 400 * (int64_t)DAY;
+    nanosleep(&pause, NULL);
+    CHECK_EQ(hurt_notes(&g, first, sizeof first), 1);
+    off = 800 * (int64_t)DAY;
+    nanosleep(&pause, NULL);
+    CHECK_EQ(hurt_notes(&g, second, sizeof second), 1);
+    CHECK(strstr(first, "set forward by 400 days, to ") && strstr(second, "by 400 days, to "));
+    CHECK(strcmp(first, second) != 0);
+    rig_fini(&g);
+}
+
 static void a_day_that_was_set_begins_no_new_budget(void)
 {
     struct timespec pause = {1, 300000000};
@@ -477,6 +570,9 @@ T_MAIN(ROW(a_directory_that_is_gone_takes_no_acknowledgement_along),
        ROW(what_is_no_file_does_not_stay_for_the_lock),
        ROW(a_lock_that_another_has_meanwhile_stops_the_store),
        ROW(a_lock_that_cannot_be_looked_at_is_not_said_to_be_gone),
+       ROW(a_directory_that_was_unmounted_was_not_moved),
+       ROW(a_disk_for_reading_only_is_to_be_mounted_for_writing),
+       ROW(a_clock_that_is_set_by_as_much_again_is_said_again),
        ROW(a_clock_that_was_wrong_makes_nothing_old),
        ROW(a_clock_set_while_it_runs_makes_nothing_old),
        ROW(a_day_that_was_set_begins_no_new_budget), ROW(ages_are_never_above_what_went_by),

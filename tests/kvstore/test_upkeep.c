@@ -242,6 +242,27 @@ static void a_log_that_could_not_be_made_anew_is_no_copy(void)
     }
 }
 
+/* Nobody is sent to look for files that there are none of. */
+static void of_a_log_that_was_removed_no_file_is_kept(void)
+{
+    char dir[512], notes[4000];
+
+    start(0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 1000), 0);
+    rig_close(&g);
+    hurt_path(&g, "log", dir);
+    CHECK_EQ(rig_rm(dir), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    hurt_notes(&g, notes, sizeof notes);
+    CHECK(strstr(notes, "removed: it is made anew from the index"));
+    CHECK(!strstr(notes, "are kept") && hurt_count(dir, ".bad-") == 0);
+    rig_close(&g);
+    rig_no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(rig_tokens_ok(&g, 1, 1000));
+    rig_fini(&g);
+}
+
 /* Nor is one of which the index lacks a row that it has not got either. */
 static void a_log_beside_a_damaged_index_stays_and_that_is_said(void)
 {
@@ -769,6 +790,7 @@ T_MAIN(ROW(a_log_beside_an_index_that_lacks_something_is_not_compacted),
        ROW(a_log_that_has_a_turn_which_the_index_has_hurt_is_not_replaced),
        ROW(a_compaction_does_not_pass_the_limit),
        ROW(a_log_that_could_not_be_made_anew_is_no_copy),
+       ROW(of_a_log_that_was_removed_no_file_is_kept),
        ROW(a_log_beside_a_damaged_index_stays_and_that_is_said),
        ROW(what_was_freed_is_no_reason_to_compact_again),
        ROW(a_request_that_is_asked_again_before_it_is_dropped_stays),
