@@ -524,11 +524,12 @@ static void lost_words(const struct merge_report *x, const char *why, char words
         item(words, "perhaps %llu session%s that other records speak of (or removed before)",
              (unsigned long long)x->maybe, x->maybe > 1 ? "s" : "");
     if (x->missing)
-        item(
-            words,
-            "what was acknowledged as frames %llu to %llu of the turn log, which is in neither "
-            "copy",
-            (unsigned long long)(x->seq - x->missing + 1), (unsigned long long)x->seq);
+        item(words,
+             "%swhat was acknowledged as frames %llu to %llu of the turn log, which is in "
+             "neither "
+             "copy",
+             x->torn ? "perhaps " : "", (unsigned long long)(x->seq - x->missing + 1),
+             (unsigned long long)x->seq);
     if (x->blind)
         item(words, "perhaps more, of which nothing is left");
     if (x->named[0]) {
@@ -652,6 +653,7 @@ static void end_look(struct merge *m)
 
     m->rep->seq = have > acked ? have : acked;
     m->rep->missing = m->rep->seq - have;
+    m->rep->torn = m->rep->missing && m->s->acked_torn;
     bool early = m->rep->missing > 0;
     m->holes += early;
     m->hole_behind |= early;

@@ -234,6 +234,7 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
     (void)meta_u64(s, "whole", &whole);
     s->slots_due = whole == MERGE_ROWS; /* a start was killed before it had looked at slots */
     uint64_t seen = p.applied;
+    const uint64_t closed = clean == 1 ? p.applied : UINT64_MAX;
     r = log_read(s, &p, &log, eb);
     if (log.have_uuid && memcmp(log.uuid, s->uuid, 16))
         return err_set(
@@ -251,6 +252,14 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
         return r;
     if (r < 0)
         return r;
+    /* Whoever opens an index says so in it before he writes a frame: one that says it was closed
+     * before these frames is an older one, put back.  Then nothing says where the log ended: what
+     * is torn there may have been whole, and acknowledged. */
+    if (p.applied > closed && log.torn_bytes) {
+        s->acked_seq = p.applied + 1;
+        s->acked_torn = true;
+        return 1;
+    }
     rep->clean = clean == 1 && !rep->rebuilt;
     rep->log_torn_bytes = log.torn_bytes;
     /* A torn end is wiped, but not when it may be the last that is left of something. */
@@ -360,6 +369,7 @@ static int mark_open(struct kvstore *s)
         return r;
     }
     s->acked_seq = turnlog_seq(s->log);
+    s->acked_torn = false;
     return index_commit(s->idx);
 }
 

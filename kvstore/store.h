@@ -263,9 +263,10 @@ struct kvstore {
     struct forget forget;
     struct ckpt ckpt;
     uint64_t acked_seq; /* commit: the newest frame that log and index have both had */
-    bool acked_lost;    /* commit: some of what was acknowledged is in neither */
-    bool log_hurt;      /* commit: a checkpoint is to take the place of all of it */
-    bool log_touched;   /* commit, with the next: others have written to it (logwatch.c) */
+    bool acked_torn;  /* open: the last of these may have been acknowledged, and is not whole */
+    bool acked_lost;  /* commit: some of what was acknowledged is in neither */
+    bool log_hurt;    /* commit: a checkpoint is to take the place of all of it */
+    bool log_touched; /* commit, with the next: others have written to it (logwatch.c) */
     uint64_t log_stamp;
     struct collect collect;
     /* The loop's: what it has in mind and nothing on disk leads to, when it is asked. */

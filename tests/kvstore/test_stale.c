@@ -154,7 +154,73 @@ static void a_store_without_sums_gets_them(void)
     rig_fini(&g);
 }
 
+/* --- an index of an earlier stop ------------------------------------------------------------------ */
+
+static bool notes_say(struct rig *g, const char *a, const char *b)
+{
+    char all[4000];
+
+    hurt_notes(g, all, sizeof all);
+    return strstr(all, a) && strstr(all, b);
+}
+
+static int count_lost(void *ctx, const struct kvs_session *x)
+{
+    *(int *)ctx += (x->flags & KVS_SESS_LOST) != 0;
+    return 0;
+}
+
+/* The index of a stop (or of a crash) before the log's last frames, the last of which is hurt.  Beside
+ * that of a crash it was torn as it was written, and nobody was told of it. */
+static void beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss(void)
+{
+    char path[512];
+    size_t n[2];
+
+    for (int k = 0; k < 3; k++) { /* of a stop; of a crash; of a stop, and the log is whole */
+        struct rig g;
+        int lost = 0;
+        rig_init(&g, KVS_IO_THREADS, true);
+        g.o.disk_bytes = 16 << 20;
+        hurt_path(&g, "index.mdb", path);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+        rig_close(&g);
+        uint8_t *stop = hurt_load(path, &n[0]);
+        CHECK_EQ(rig_open(&g), 0);
+        uint8_t *crash = hurt_load(path, &n[1]);
+        CHECK_EQ(rig_talk(&g, 2, 0, 100), 0);
+        CHECK_EQ(rig_talk(&g, 1, 100, 200), 0);
+        CHECK_EQ(rig_talk(&g, 1, 200, 300), 0);
+        rig_close(&g);
+        file_put(path, k == 1 ? crash : stop, k == 1 ? n[1] : n[0]);
+        if (k < 2)
+            CHECK_EQ(hurt_frame(&g, 1, 200), 1);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(rig_tokens_ok(&g, 1, k == 2 ? 300 : 200) && rig_tokens_ok(&g, 2, 100));
+        bool said = notes_say(&g, "Lost: ", "perhaps what was acknowledged as frames");
+        CHECK_EQ(kvs_sessions(g.s, count_lost, &lost), 0);
+        CHECK_EQ(said, k == 0);
+        CHECK_EQ(lost, k == 0 ? 2 : 0);
+        struct kvs_stats st;
+        kvs_stats(g.s, &st);
+        CHECK_EQ(st.n_warnings > 0, k == 0);
+        CHECK_EQ(rig_talk(&g, 3, 0, 100), 0);
+        rig_reopen(&g);
+        lost = 0;
+        CHECK(g.rep.clean && rig_tokens_ok(&g, 3, 100) && rig_tokens_ok(&g, 2, 100));
+        CHECK_EQ(kvs_sessions(g.s, count_lost, &lost), 0);
+        CHECK_EQ(lost, k == 0 ? 2 : 0);
+        CHECK_EQ(notes_say(&g, "Lost: ", "perhaps"), k == 0);
+        free(stop);
+        free(crash);
+        rig_fini(&g);
+    }
+}
+
 T_MAIN({"a_store_without_sums_gets_them", a_store_without_sums_gets_them},
        {"with_a_hurt_frame_of_the_log_it_costs_what_both_lost",
         with_a_hurt_frame_of_the_log_it_costs_what_both_lost},
+       {"beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss",
+        beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss},
        {"an_older_page_in_the_index_costs_nothing", an_older_page_in_the_index_costs_nothing})
