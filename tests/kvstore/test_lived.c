@@ -67,9 +67,52 @@ static void the_shortest_epoch_makes_room_and_the_others_stay(void)
     lived_fini(&c);
 }
 
+static void up_to_the_setting_the_clock_was_as_before(void)
+{
+    struct lived_now now = {.wall_ns = WALL, .uptime_ns = 1000 * S, .boot = {1}};
+
+    CHECK_EQ(lived_begin(&c, NULL, 0, 0, &now), 0);
+    goes_on(&now, 100 * S);
+    now.uptime_ns += 1000 * S; /* long after the last look somebody sets it */
+    now.wall_ns += 1000 * S + 30 * DAY;
+    CHECK(lived_tick(&c, &now) > 0);
+    CHECK_EQ(lived_at(&c, WALL + 1000 * S), 1000 * S);
+    lived_fini(&c);
+}
+
+static void what_is_newer_than_the_last_look_is_as_new_as_it_says(void)
+{
+    struct lived_now now = {.wall_ns = WALL, .uptime_ns = 1000 * S, .boot = {1}};
+
+    CHECK_EQ(lived_begin(&c, NULL, 0, 0, &now), 0);
+    goes_on(&now, 100 * S);
+    CHECK_EQ(lived_at(&c, WALL + 150 * S), 150 * S);
+    lived_fini(&c);
+}
+
+/* A machine put back as it was, or one whose boots all have one name. */
+static void a_boot_that_runs_for_less_than_before_is_another(void)
+{
+    struct lived_now now = {.wall_ns = WALL, .uptime_ns = 1000 * S, .boot = {1}};
+    uint8_t b[LIVED_BYTES];
+
+    CHECK_EQ(lived_begin(&c, NULL, 0, 0, &now), 0);
+    goes_on(&now, 100 * S);
+    size_t n = lived_pack(&c, b);
+    lived_fini(&c);
+    now.uptime_ns = 10 * S;
+    now.wall_ns += 500 * S;
+    CHECK_EQ(lived_begin(&c, b, n, 0, &now), 0); /* nobody has set anything */
+    CHECK_EQ(lived_span(&c), 100 * S);
+    lived_fini(&c);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(ROW(what_passed_in_one_boot_counts_and_the_time_between_two_does_not),
+T_MAIN(ROW(up_to_the_setting_the_clock_was_as_before),
+       ROW(what_is_newer_than_the_last_look_is_as_new_as_it_says),
+       ROW(a_boot_that_runs_for_less_than_before_is_another),
+       ROW(what_passed_in_one_boot_counts_and_the_time_between_two_does_not),
        ROW(the_shortest_epoch_makes_room_and_the_others_stay))

@@ -221,6 +221,30 @@ static void copies_of_two_stores_are_refused(void)
     rig_fini(&g);
 }
 
+/* The same where the index is hurt: their names are whole, so neither is damage of the other. */
+static void a_hurt_index_beside_the_log_of_another_store_is_refused(void)
+{
+    struct rig g, other;
+    char path[512], from[512];
+
+    hurt_make(&g);
+    hurt_make(&other);
+    hurt_path(&g, "index.mdb", path);
+    hurt_path(&other, "index.mdb", from);
+    CHECK_EQ(rename(from, path), 0);
+    CHECK(hurt_tokens(&g, 1, 256) > 0);
+    uint64_t before = hurt_sum(g.dir);
+    g.eb.s[0] = 0;
+    CHECK_EQ(rig_open(&g), E_SHAPE);
+    CHECK(strstr(g.eb.s, g.dir) && strstr(g.eb.s, "different stores"));
+    CHECK_EQ(hurt_sum(g.dir), before);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(hurt_lost(&g, "its own log"), 0);
+    rig_fini(&other);
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -229,4 +253,5 @@ T_MAIN(ROW(what_another_user_may_not_read_is_left_alone),
        ROW(too_few_descriptors_refuse_and_change_nothing),
        ROW(a_limit_of_file_sizes_is_called_that),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
-       ROW(what_is_no_file_is_refused_at_once), ROW(copies_of_two_stores_are_refused))
+       ROW(what_is_no_file_is_refused_at_once), ROW(copies_of_two_stores_are_refused),
+       ROW(a_hurt_index_beside_the_log_of_another_store_is_refused))
