@@ -262,10 +262,22 @@ int commit_day(struct kvstore *s)
     return index_meta_put(s->idx, "day", v, 16);
 }
 
+int commit_seq(struct kvstore *s)
+{
+    uint8_t v[LOGCRC_BYTES];
+    uint32_t crc;
+
+    st64(v, turnlog_seq(s->log));
+    int r = index_meta_put(s->idx, "logseq", v, 8);
+    if (!turnlog_crc(s->log, &crc))
+        st64(v, 0); /* of that frame nothing is known */
+    st32(v + 8, crc);
+    return r < 0 ? r : index_meta_put(s->idx, "logcrc", v, sizeof v);
+}
+
 /* One attempt at the whole transaction, with the new blocks or without. */
 static int group_txn(struct kvstore *s, struct group *g, bool blocks)
 {
-    uint8_t v[8];
     int r = index_begin(s->idx);
 
     if (r < 0)
@@ -287,10 +299,8 @@ static int group_txn(struct kvstore *s, struct group *g, bool blocks)
         r = commit_day(s);
     if (r == 0 && guard_clock_due(s))
         r = guard_clock_put(s);
-    if (r == 0) {
-        st64(v, turnlog_seq(s->log));
-        r = index_meta_put(s->idx, "logseq", v, 8);
-    }
+    if (r == 0)
+        r = commit_seq(s);
     if (r < 0) {
         index_abort(s->idx);
         return r;

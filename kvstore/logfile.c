@@ -233,6 +233,14 @@ static int gap(struct log_walk *w, bool base)
     return w->salvage && w->each ? w->each(w->ctx, base, w->seq, NULL, 0) : 0;
 }
 
+int log_seen(struct log_walk *w, uint64_t seq, uint32_t crc)
+{
+    if (w->seen_seq == 0 || w->damaged || seq != w->seen_seq || crc == w->seen_crc)
+        return 0;
+    w->other = true;
+    return E_STALE;
+}
+
 int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,
                   uint64_t *ret_end, bool *ret_bad)
 {
@@ -252,6 +260,8 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b
             ended = f.bytes == 0;
             if (!next)
                 r = gap(w, h->base);
+            if (r == 0 && !h->base)
+                r = log_seen(w, f.seq, f.crc);
             if (w->each && f.bytes && r == 0)
                 r = w->each(w->ctx, h->base, h->base ? h->seq : f.seq, f.recs, f.bytes);
             if (r < 0)

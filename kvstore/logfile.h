@@ -47,9 +47,14 @@ struct log_walk {
     uint64_t seq; /* of the last frame that counted */
     uint32_t crc;
     uint64_t frames, torn_bytes;
-    bool damaged;     /* so far, in any file */
+    bool damaged;      /* so far, in any file */
+    uint64_t seen_seq; /* turnlog_opts' */
+    uint32_t seen_crc;
+    bool other;
     bool frames_torn; /* no salvage: whole frames behind what is torn in the last file */
 };
+/* E_STALE: the frame of this number is another one than was seen. */
+int log_seen(struct log_walk *w, uint64_t seq, uint32_t crc);
 /* *ret_end: behind the last whole frame.  *ret_bad: something in this file is not whole; what
  * is torn at the very end of the last one is not told from that. */
 int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,

@@ -505,8 +505,11 @@ static void item(char words[LOST_BYTES], const char *fmt, ...)
 /* What was lost now, in words. */
 static void lost_words(const struct merge_report *x, const char *why, char words[LOST_BYTES])
 {
-    (void)snprintf(words, LOST_BYTES, "%.140s and the other copy had damage too. Lost: ",
-                   why ? why : "the index was missing");
+    (void)snprintf(words, LOST_BYTES, "%.140s%s. Lost: ", why ? why : "the index was missing",
+                   x->other
+                       ? ": they are of two copies of one store that each went on, and the "
+                         "log's is kept (the other index is index.mdb.bad-*)"
+                       : " and the other copy had damage too");
     if (x->sessions)
         item(words, "%llu tokens of %llu session%s", (unsigned long long)x->tokens,
              (unsigned long long)x->sessions, x->sessions > 1 ? "s" : "");
@@ -692,6 +695,8 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     bool behind = m->log_behind || (m->have_l && log.last_seq < m->l);
     m->holes += behind;
     m->rep->blind |= (behind || log.frames == 0) && !m->sound;
+    m->rep->other = m->s->log_other;
+    m->rep->blind |= m->rep->other;
     m->behind = true;
     if (r == 0 && m->have_l)
         r = log_salvage(dir, frame_take, m, &log, eb);

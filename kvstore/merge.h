@@ -24,6 +24,7 @@ struct merge_report {
     uint64_t maybe;   /* ids that other records have and that were sessions: lost, or removed */
     uint64_t seq;     /* of the newest frame that is in any copy, or was acknowledged: */
     uint64_t missing; /* so many of these, at the end, are in neither */
+    bool other;       /* they are of two histories: the log's counts, the other is kept aside */
     bool torn;        /* only perhaps: what is left of them was never whole, or was hurt */
     bool blind;       /* both copies have places nothing is known of: more may be gone */
     bool lost;        /* any of these; said in the index's row `lost` from now on */

@@ -441,7 +441,7 @@ static int lost_count(struct merge *m, const char *old, struct errbuf *eb)
     bool current;
     int r = 0;
 
-    if (m->lossy && m->old_counts)
+    if ((m->lossy && m->old_counts) || m->rep->other)
         r = index_salvage(old, name_look, m, &current, eb);
     if (r == 0)
         r = hurt_look(m);

@@ -122,7 +122,12 @@ static int log_read(struct kvstore *s, struct replay *p, struct turnlog_report *
                     struct errbuf *eb)
 {
     char dir[PATH_MAX];
+    uint8_t v[LOGCRC_BYTES] = {0}; /* a store of before has none: then nothing is compared */
+    if (index_meta_get(s->idx, INDEX_LOOP, "logcrc", v, sizeof v) != sizeof v)
+        memset(v, 0, sizeof v);
     struct turnlog_opts o = {.dir = dir,
+                             .seen_seq = ld64(v),
+                             .seen_crc = ld32(v + 8),
                              .sys = &s->sys,
                              .seg_bytes =
                                  s->log_budget / 8 < 16 << 20 ? s->log_budget / 8 : 16 << 20,
@@ -243,6 +248,7 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
             "belongs here, or move it away, then start again",
             s->dir);
     seen = log.frames_torn || r < 0 ? seen : p.applied;
+    s->log_other = log.other;
     if (r == E_STALE || (r == 0 && p.refused))
         return 1;
     /* A group that was torn had not been acknowledged; more than one is damage. */
@@ -358,9 +364,8 @@ static int mark_open(struct kvstore *s)
     st64(v, 0);
     if (r == 0)
         r = index_meta_put(s->idx, "clean", v, 8);
-    st64(v, turnlog_seq(s->log));
     if (r == 0)
-        r = index_meta_put(s->idx, "logseq", v, 8);
+        r = commit_seq(s);
     st64(v, MERGE_BLOCKS_TOO);
     if (r == 0)
         r = index_meta_put(s->idx, "whole", v, 8);
@@ -369,7 +374,7 @@ static int mark_open(struct kvstore *s)
         return r;
     }
     s->acked_seq = turnlog_seq(s->log);
-    s->acked_torn = false;
+    s->acked_torn = s->log_other = false;
     return index_commit(s->idx);
 }
 

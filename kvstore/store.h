@@ -263,6 +263,7 @@ struct kvstore {
     struct forget forget;
     struct ckpt ckpt;
     uint64_t acked_seq; /* commit: the newest frame that log and index have both had */
+    bool log_other;     /* open: index and log are of two histories of one store */
     bool acked_torn;  /* open: the last of these may have been acknowledged, and is not whole */
     bool acked_lost;  /* commit: some of what was acknowledged is in neither */
     bool log_hurt;    /* commit: a checkpoint is to take the place of all of it */
@@ -396,6 +397,9 @@ void commit_job(struct kvstore *s, struct job *j); /* io thread */
 void commit_wake(struct kvstore *s);
 void commit_sizes(struct kvstore *s); /* log_bytes, index_bytes, ahead_bytes */
 int commit_day(struct kvstore *s);    /* into the open transaction: what today has cost */
+/* How far the index has come, and the CRC of that frame: another of its number is another history's. */
+enum { LOGCRC_BYTES = 12 };
+int commit_seq(struct kvstore *s); /* into the open transaction */
 int commit_apply_frame(struct kvstore *s, const uint8_t *recs, uint32_t bytes);
 void reserve_make(struct kvstore *s);
 /* guard.c: what happens from outside */

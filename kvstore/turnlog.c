@@ -35,6 +35,7 @@ struct turnlog {
     uint64_t at, size; /* next byte; of the file */
     uint64_t seq;      /* of the last frame in it */
     uint32_t crc;
+    uint64_t skipped; /* up to this number the index knows more than the log; or 0 */
     /* The group being made. */
     struct lbuf group;
     uint64_t group_at, group_seq;
@@ -152,7 +153,8 @@ void turnlog_close(struct turnlog *l)
 static int open_files(struct turnlog *l, const struct turnlog_opts *o,
                       struct turnlog_report *rep, struct errbuf *eb)
 {
-    struct log_walk w = {.each = o->each, .ctx = o->ctx};
+    struct log_walk w = {
+        .each = o->each, .ctx = o->ctx, .seen_seq = o->seen_seq, .seen_crc = o->seen_crc};
     char path[PATH_MAX];
     uint32_t start = 0;
     struct log_head *head = calloc(l->n_seg + 1, sizeof *head);
@@ -196,7 +198,9 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         }
         uint64_t torn = w.torn_bytes;
         w.frames_torn = false;
-        r = log_walk_file(&w, &head[i], b, n, &end, &bad);
+        r = log_seen(&w, head[i].seq, head[i].prev_crc);
+        if (r == 0)
+            r = log_walk_file(&w, &head[i], b, n, &end, &bad);
         free(b);
         if (r < 0)
             break;
@@ -226,6 +230,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
     l->seq = w.seq;
     l->crc = w.crc;
     rep->damaged = w.damaged;
+    rep->other = w.other;
     rep->frames_torn = w.frames_torn && !w.damaged;
     rep->frames = w.frames;
     rep->torn_bytes = w.torn_bytes;
@@ -277,7 +282,7 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
     must_be(l, LOG_MAGIC);
     memcpy(l->uuid, uuid, 16);
     if (last_seq > l->seq) { /* the index knows more than the log: go on behind it */
-        l->seq = last_seq;
+        l->seq = l->skipped = last_seq;
         if (l->fd >= 0)
             close(l->fd);
         l->fd = -1;
@@ -505,6 +510,12 @@ int turnlog_undo(struct turnlog *l)
 uint64_t turnlog_seq(const struct turnlog *l)
 {
     return l->seq;
+}
+
+bool turnlog_crc(const struct turnlog *l, uint32_t *ret)
+{
+    *ret = l->crc;
+    return l->seq != l->skipped;
 }
 
 uint64_t turnlog_bytes(const struct turnlog *l)

@@ -27,6 +27,7 @@ struct turnlog_report {
     uint64_t frames;     /* handed out */
     bool damaged;        /* a frame before the last one is missing or not whole */
     bool frames_torn;    /* whole frames lie behind it: of the same group, or it is damage */
+    bool other;          /* a frame is not the one that was seen under its number */
     bool have_uuid;
     uint8_t uuid[16];
 };
@@ -40,6 +41,10 @@ struct turnlog_opts {
     uint64_t seg_bytes;
     int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs, uint32_t bytes);
     void *ctx;
+    /* The frame of this number (0: not known) had this CRC.  Another one of that number ends it
+     * before it is handed out: E_STALE, and rep->other. */
+    uint64_t seen_seq;
+    uint32_t seen_crc;
 };
 int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turnlog_report *rep,
                  struct errbuf *eb);
@@ -61,7 +66,9 @@ const uint8_t *turnlog_group(const struct turnlog *l, uint64_t *ret_bytes); /* i
 int turnlog_write(struct turnlog *l, bool sync);
 int turnlog_sync(struct turnlog *l);
 int turnlog_undo(struct turnlog *l);
-uint64_t turnlog_seq(const struct turnlog *l);  /* of the last frame added or written */
+uint64_t turnlog_seq(const struct turnlog *l); /* of the last frame added or written */
+/* Of that frame; false: it is not in the log. */
+bool turnlog_crc(const struct turnlog *l, uint32_t *ret);
 bool turnlog_in_place(const struct turnlog *l); /* the name of its file still leads there */
 /* 1: others have cut one of its files short; -errno: it cannot be told, which is no damage. */
 int turnlog_cut(const struct turnlog *l);

@@ -218,9 +218,68 @@ static void beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss(void
     }
 }
 
+/* A copy of the store went on elsewhere, and its log came back longer: one frame of each number is
+ * another one.  What the index alone has is not in the log, and its name is said. */
+static void beside_an_index_of_another_history_what_goes_is_named(void)
+{
+    char path[512], log[512], other[300], cmd[1500], all[4000];
+
+    for (int k = 0; k < 3;
+         k++) { /* as it is; compacted meanwhile; an index of a program before */
+        struct rig g;
+        rig_init(&g, KVS_IO_THREADS, true);
+        g.o.disk_bytes = 16 << 20;
+        g.threads = false;
+        hurt_path(&g, "index.mdb", path);
+        hurt_path(&g, "log", log);
+        snprintf(other, sizeof other, "%.250s-other", g.dir);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+        rig_close(&g);
+        CHECK_EQ(rig_cp(g.dir, other), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(rig_talk(&g, 2, 0, 100), 0); /* here */
+        if (k == 1)
+            CHECK_EQ(ckpt_all(g.s), 0);
+        if (k == 2) {
+            CHECK_EQ(index_begin(g.s->idx), 0);
+            CHECK_EQ(index_row_del(g.s->idx, DB_META, "logcrc", 6), 0);
+            CHECK_EQ(index_commit(g.s->idx), 0);
+        }
+        rig_close(&g);
+        struct rig o = g;
+        snprintf(o.dir, sizeof o.dir, "%.255s", other);
+        o.o.dir = o.dir;
+        CHECK_EQ(rig_open(&o), 0);
+        for (uint64_t at = 0; at < 300; at += 100)
+            CHECK_EQ(rig_talk(&o, 3, at, at + 100), 0); /* and there */
+        rig_close(&o);
+        snprintf(cmd, sizeof cmd, "rm -rf '%s' && cp -a '%s/log' '%s'", log, other, log);
+        CHECK_EQ(system(cmd), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        hurt_notes(&g, all, sizeof all);
+        CHECK(rig_tokens_ok(&g, 1, 100) && rig_tokens_ok(&g, 3, 300));
+        if (k < 2) {
+            if (!strstr(all, "two copies of one store") ||
+                !strstr(all, "\"s2\" of user 1000 whole") ||
+                strstr(all, "nothing is missing") || strstr(all, "had damage"))
+                t_fail(__FILE__, __LINE__, "%d: %s", k, all);
+            CHECK(hurt_count(g.dir, "index.mdb.bad-") == 1); /* where it still is */
+        } else {
+            CHECK(!strstr(all, "two copies"));
+        }
+        rig_reopen(&g);
+        CHECK(g.rep.clean && rig_tokens_ok(&g, 3, 300));
+        rig_fini(&g);
+        rig_rm(other);
+    }
+}
+
 T_MAIN({"a_store_without_sums_gets_them", a_store_without_sums_gets_them},
        {"with_a_hurt_frame_of_the_log_it_costs_what_both_lost",
         with_a_hurt_frame_of_the_log_it_costs_what_both_lost},
        {"beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss",
         beside_an_index_that_was_closed_before_a_torn_end_may_be_a_loss},
+       {"beside_an_index_of_another_history_what_goes_is_named",
+        beside_an_index_of_another_history_what_goes_is_named},
        {"an_older_page_in_the_index_costs_nothing", an_older_page_in_the_index_costs_nothing})
