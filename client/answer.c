@@ -317,6 +317,7 @@ static int send_start(struct run *r)
             continue;
         }
         if (status != HRT_OK) {
+            r->a->refused = !r->a->start;
             int code = r->o->probe ? CLI_PROBE_MISSED : cli_fail_reply(c, status, o);
             cJSON_Delete(o);
             return code;

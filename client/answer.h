@@ -25,6 +25,7 @@ struct answer {
     cJSON *start; /* START's reply */
     cJSON *last;  /* the NEXT reply that said done; NULL when there is none */
     bool interrupted;
+    bool refused; /* START was, so nothing has begun */
 };
 /* Takes start (its "id" is the request's); tail may be NULL. An exit code: CLI_OK,
  * CLI_INTERRUPTED with ret->last set when the cancelled answer could be read to its end, or

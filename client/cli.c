@@ -372,7 +372,8 @@ int cli_call(struct cli *c, enum hrt_type type, cJSON *req, const void *tail, si
     cJSON_Delete(req);
     if (code == CLI_OK) {
         do
-            r = hearth_call(c->conn, type, json, tail, tail_bytes, CLI_WAIT_MS, &own, &eb);
+            r = hearth_call(c->conn, type, json, tail, tail_bytes,
+                            c->wait_ms ? c->wait_ms : CLI_WAIT_MS, &own, &eb);
         while (r == -EINTR && !cli_interrupted);
         if (r < 0)
             code = cli_fail_call(c, r, &eb);

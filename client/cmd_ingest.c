@@ -23,6 +23,9 @@ enum {
     DOC_BYTES_MAX = TAIL_BYTES_MAX, /* as the daemon says it */
     SPLIT_FILES_MAX = 64,
     ELSEWHERE_MAX = 8,
+    SETTLE_TRIES = 5,
+    TOKEN_BYTES_MAX = 1024,   /* no vocabulary has longer ones */
+    AROUND_TOKENS_MAX = 4096, /* what a template puts around a text, and more */
 };
 
 struct doc {
@@ -85,22 +88,34 @@ static bool on_disk(const cJSON *session, double to)
 }
 
 /* Is the document what the session has in [from, to)?  A document's tokens go in whole before any
- * of them is read, and with them what the template puts around it. */
+ * of them is read, and with them what the template puts around it; some take blanks off its ends. */
 static int is_there(struct ingest *g, const cJSON *session, const struct hearth_reply *ids,
                     double from, double to, const void *doc, size_t n, bool *ret)
 {
     const size_t id = sizeof(int32_t);
-    cJSON *range = cJSON_CreateObject();
+    const char *p = doc;
     char *text = NULL;
     size_t text_n = 0;
-    int code = CLI_OK;
+    *ret = false;
+    if (args_has(g->a, "ids")) {
+        *ret =
+            n == (size_t)(to - from) * id && memcmp(ids->tail + (size_t)from * id, doc, n) == 0;
+        return CLI_OK;
+    }
+    for (; n && strchr(" \t\r\n", *p); p++)
+        n--;
+    while (n && strchr(" \t\r\n", p[n - 1]))
+        n--;
+    /* Most of a session's turns are seen to be another document without their text. */
+    if ((double)n > (to - from) * TOKEN_BYTES_MAX ||
+        (from > 0 && to - from > (double)n + AROUND_TOKENS_MAX))
+        return CLI_OK;
+    cJSON *range = cJSON_CreateObject();
     cJSON_AddNumberToObject(range, "position", from);
     cJSON_AddNumberToObject(range, "tokens", to - from);
-    if (args_has(g->a, "ids"))
-        *ret =
-            n <= (size_t)(to - from) * id && memcmp(ids->tail + (size_t)from * id, doc, n) == 0;
-    else if ((code = cli_turn_text(g->c, session, range, ids, &text, &text_n)) == CLI_OK)
-        *ret = memmem(text, text_n, doc, n) != NULL;
+    int code = cli_turn_text(g->c, session, range, ids, &text, &text_n);
+    if (code == CLI_OK)
+        *ret = n && memmem(text, text_n, p, n) != NULL;
     free(text);
     cJSON_Delete(range);
     return code;
@@ -108,14 +123,15 @@ static int is_there(struct ingest *g, const cJSON *session, const struct hearth_
 
 /* What became of a document that this user has begun to put in. */
 struct found {
-    bool whole; /* all of it is there: in d's before, after and ids */
+    bool whole; /* all of it is there, last in d's before to after, with their ids */
     bool open;  /* it is the end of the session, and its reading was stopped */
     bool more;  /* there is something behind it, or in its place */
     uint64_t now;
 };
 
-/* Looks for it from where it began.  What is only begun and has nothing behind it is nobody's
- * acknowledged turn; all else that is found there is. */
+/* Looks for the turn that it is: where it began tells little, for the daemon goes on with a turn
+ * that another request has begun.  What is only begun and has nothing behind it is nobody's
+ * acknowledged turn; all else that is found behind d->before is. */
 static int find(struct ingest *g, struct ledger_doc *d, const void *doc, size_t n,
                 struct found *ret)
 {
@@ -128,14 +144,17 @@ static int find(struct ingest *g, struct ledger_doc *d, const void *doc, size_t 
     int code = cli_call(g->c, HRT_SESSION_SHOW, req, NULL, 0, &s, &rep);
     double all = (double)(rep.tail_bytes / sizeof(int32_t)), before = (double)d->before;
     ret->now = (uint64_t)all;
-    cJSON_ArrayForEach(t, j_get(s, "turns"))
-    {
+    const cJSON *turns = j_get(s, "turns");
+    for (int i = cJSON_GetArraySize(turns); i-- > 0 && code == CLI_OK;) {
+        t = cJSON_GetArrayItem(turns, i);
         double from = j_num(t, "position", 0), to = from + j_num(t, "tokens", 0);
-        if (code != CLI_OK || to <= before || to > all)
+        if (to > all)
             continue;
-        ret->more |= from > before || to < all || !j_get(s, "ingest");
-        ret->open |= from >= before && to == all && j_get(s, "ingest");
-        if (ret->whole || from < before || !j_bool(t, "document"))
+        if (to > before) {
+            ret->more |= from > before || to < all || !j_get(s, "ingest");
+            ret->open |= from >= before && to == all && j_get(s, "ingest");
+        }
+        if (ret->whole || to <= from || !j_bool(t, "document"))
             continue;
         code = is_there(g, s, &rep, from, to, doc, n, &ret->whole);
         if (code != CLI_OK || !ret->whole)
@@ -176,41 +195,6 @@ static void tell(struct ingest *g, const char *fmt, ...)
         say_err("hearth: warning: %s\n", shown(words));
 }
 
-/* A stopped one that cannot be continued by its id.  Where something has come behind it, that was
- * acknowledged and stays: it has had the document read to its end (then d->done), or the document
- * is not there (any more), and goes in at the end.  Else back to where it began. */
-static int settle(struct ingest *g, struct ledger_doc *d, const char *what, const void *doc,
-                  size_t n)
-{
-    struct found f;
-    int code = find(g, d, doc, n, &f);
-    if (code != CLI_OK)
-        return code;
-    if (f.whole && !f.open) {
-        d->done = true;
-        return CLI_OK;
-    }
-    /* What is whole the daemon knows by itself, and goes on with it: nobody else's turn can be
-     * taken back then, not even one that comes at this moment. */
-    bool goes_on = f.whole && !args_has(g->a, "ids") && !args_str(g->a, "system");
-    if (f.open && (f.whole || !f.more)) {
-        cJSON *req = goes_on ? NULL : j_req();
-        cJSON_AddStringToObject(req, "session", g->session);
-        cJSON_AddNumberToObject(req, "to_tokens", (double)d->before);
-        if (!goes_on)
-            code = cli_call(g->c, HRT_SESSION_REWIND, req, NULL, 0, NULL, NULL);
-        f.now = d->before;
-    } else if (f.more) {
-        tell(g,
-             "%s was stopped, is not whole in session %s, and other turns came after it; they "
-             "stay, and it goes in behind them",
-             what, g->name);
-    }
-    hearth_new_id(d->request);
-    d->before = f.now;
-    return code;
-}
-
 /* A call whose refusal is not the user's business.  The reply's status, or negative; of an
  * object the caller deletes. */
 static int ask_quietly(struct ingest *g, enum hrt_type type, cJSON *req, cJSON **ret)
@@ -229,6 +213,64 @@ static int ask_quietly(struct ingest *g, enum hrt_type type, cJSON *req, cJSON *
     }
     hearth_reply_fini(&rep);
     return r;
+}
+
+/* Takes the session back to where the document began, unless somebody has written to it since it
+ * was looked at: *ret_again then. */
+static int take_back(struct ingest *g, uint64_t to, uint64_t now, bool *ret_again)
+{
+    cJSON *req = j_req(), *o = NULL;
+    cJSON_AddStringToObject(req, "session", g->session);
+    cJSON_AddNumberToObject(req, "to_tokens", (double)to);
+    cJSON_AddNumberToObject(req, "if_tokens", (double)now);
+    int r = ask_quietly(g, HRT_SESSION_REWIND, req, &o), code = CLI_OK;
+    *ret_again = strcmp(j_str(o, "slug", ""), "session_changed") == 0;
+    if (r < 0)
+        code = cli_fail_call(g->c, r, &(struct errbuf){""});
+    else if (r != HRT_OK && !*ret_again)
+        code = cli_fail_reply(g->c, (uint32_t)r, o);
+    cJSON_Delete(o);
+    return code;
+}
+
+/* A stopped one that cannot be continued by its id.  Where something has come behind it, that was
+ * acknowledged and stays: it has had the document read to its end (then d->done), or the document
+ * is not there (any more), and goes in at the end.  Else back to where it began. */
+static int settle(struct ingest *g, struct ledger_doc *d, const char *what, const void *doc,
+                  size_t n)
+{
+    struct found f = {0};
+    const uint64_t began = d->before;
+    bool again = true;
+    int code = CLI_OK;
+    for (int tries = SETTLE_TRIES; again && code == CLI_OK; tries--) {
+        if (tries == 0)
+            return cli_fail(g->c, CLI_LATER, "session %s: others write to it; try again",
+                            g->name);
+        again = false;
+        d->before = began;
+        code = find(g, d, doc, n, &f);
+        if (code == CLI_OK && f.whole && !f.open) {
+            d->done = true;
+            return CLI_OK;
+        }
+        /* What is whole the daemon knows by itself, and goes on with it. */
+        bool goes_on = f.whole && !args_has(g->a, "ids") && !args_str(g->a, "system");
+        if (code == CLI_OK && f.open && (f.whole || !f.more)) {
+            if (!goes_on)
+                code = take_back(g, d->before, f.now, &again);
+            f.now = d->before;
+            f.more = false;
+        }
+    }
+    if (code == CLI_OK && f.more)
+        tell(g,
+             "%s was stopped, is not whole in session %s, and other turns came after it; they "
+             "stay, and it goes in behind them",
+             what, g->name);
+    hearth_new_id(d->request);
+    d->before = f.now;
+    return code;
 }
 
 /* Is there a session of this name?  When that cannot be told, it was not made here. */
@@ -319,7 +361,7 @@ static int known_by_fork(struct ingest *g, struct ledger_doc *d, bool *ret)
     *ret = false;
     for (int i = 0; i < n && code == CLI_OK && !*ret; i++) {
         code = look(g, true, there[i].before, there[i].after, &now, ids, NULL);
-        if (code == CLI_OK && strcmp(ids, there[i].ids) == 0) {
+        if (code == CLI_OK && strcmp(ids, there[i].ids) == 0) { /* the same text */
             *d = there[i];
             *ret = true;
         }
@@ -345,11 +387,20 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     uint64_t now;
     doc_hash(g, tail, n, hash);
     bool known = ledger_find(&g->ledger, hash, &d), fresh = !known;
-    int code = look(g, known && d.done, d.before, d.after, &now, ids, NULL);
+    cJSON *s = NULL;
+    int code = look(g, known && d.done, d.before, d.after, &now, ids, &s);
     if (code != CLI_OK)
         return code;
-    if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0)
-        return say_it_is_in(g, what, &d);
+    /* In it may be, and not read to its end: who took back what had read it left it so. */
+    bool open = now == d.after && j_get(s, "ingest");
+    cJSON_Delete(s);
+    if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0) {
+        if (!open)
+            return say_it_is_in(g, what, &d);
+        d.done = false;
+        hearth_new_id(d.request);
+        remember(g, &d);
+    }
     bool forked = false;
     if (!known && now) {
         snprintf(d.hash, sizeof d.hash, "%s", hash);
@@ -369,11 +420,9 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
         hearth_new_id(d.request);
         remember(g, &d);
     }
-    bool probe = !fresh && known_there(g, &d), attached = false;
-    if (fresh || probe) {
+    bool probe = !fresh && known_there(g, &d);
+    if (fresh || probe)
         code = send_doc(g, &d, what, tail, n, probe);
-        attached = probe && code == CLI_OK;
-    }
     if (!fresh && (!probe || code == CLI_PROBE_MISSED)) {
         code = settle(g, &d, what, tail, n);
         if (code != CLI_OK)
@@ -383,18 +432,21 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
             return say_it_is_in(g, what, &d);
         code = send_doc(g, &d, what, tail, n, false);
     }
+    if (fresh && g->last.refused) /* nothing of it was begun */
+        ledger_drop(&g->ledger, d.hash);
     if (code == CLI_INTERRUPTED) {
         cli_note(c, "stopped; the same command goes on with %s", shown(what));
         return code;
     }
     if (code != CLI_OK)
         return code;
+    /* It may have ended long ago, and others have come since; or gone on with a turn that was
+     * begun before. */
     struct found f = {0};
-    if (attached) /* it may have ended long ago, and others have come since */
-        code = find(g, &d, tail, n, &f);
+    code = find(g, &d, tail, n, &f);
     if (code == CLI_OK && !f.whole)
         code = look(g, true, d.before, 0, &d.after, d.ids, NULL);
-    d.done = true;
+    d.done = d.after > d.before;
     if (code == CLI_OK)
         remember(g, &d);
     if (!c->json)

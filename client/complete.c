@@ -14,6 +14,8 @@
 #include "client/say.h"
 #include <stdlib.h>
 
+enum { NAMES_WAIT_MS = 1000 };
+
 static void kind(const char *what, const char *prefix, int n)
 {
     printf("%s %.*s\n", what, n, prefix);
@@ -246,7 +248,8 @@ static int words(struct cli *c, const struct args *a)
 {
     struct line l = {0};
     if (a->n < 2)
-        return CLI_USAGE;
+        return cli_usage(c, "completion: words wants the words of a line; give them behind --");
+    c->wait_ms = NAMES_WAIT_MS; /* who pressed the key is waiting */
     const char *last = a->pos[a->n - 1];
     read_line(&l, a, 1);
     if (l.socket && strlen(l.socket) < sizeof c->url)

@@ -140,7 +140,8 @@ bool ledger_find(const struct ledger *l, const char *hash, struct ledger_doc *re
         *ret = (struct ledger_doc){
             .before = num(e, "before"),
             .after = num(e, "after"),
-            .done = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "done"))};
+            .done = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(e, "done")) &&
+                    num(e, "after") > num(e, "before")}; /* a program before wrote empty ones */
         snprintf(ret->hash, sizeof ret->hash, "%s", hash);
         snprintf(ret->request, sizeof ret->request, "%s", str(e, "request"));
         snprintf(ret->ids, sizeof ret->ids, "%s", str(e, "ids"));

@@ -635,10 +635,22 @@ void op_session_rewind(struct call *c)
     struct kvs_id id;
     struct change *w;
     struct sess *s;
+    uint64_t if_tokens = 0;
     int64_t at;
+    int has = 0;
 
-    if (!begin(c, &id) || !(s = op_session(c)) || !idle(c, s))
+    if (!begin(c, &id) || !(s = op_session(c)) || !idle(c, s) ||
+        (has = want_u64(c, c->json, "if_tokens", 0, CTX_TOKENS_MAX, &if_tokens)) < 0)
         return;
+    if (has > 0 && s->head != if_tokens) {
+        cJSON *extra = cJSON_CreateObject();
+
+        cJSON_AddNumberToObject(extra, "tokens", (double)s->head);
+        call_fail(c, HRT_FAILED_PRECONDITION, "session_changed", extra,
+                  "if_tokens: the session has %llu tokens now, not %llu; nothing was changed",
+                  (unsigned long long)s->head, (unsigned long long)if_tokens);
+        return;
+    }
     at = place(c, s, "to_turn", "to_tokens", true);
     if (at < 0)
         return;

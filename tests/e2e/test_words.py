@@ -168,6 +168,8 @@ def a_stopped_document_that_was_asked_about_goes_in_once():
         if i == 2:  # without the question
             check_eq(d.cli("sessions", "rewind", "part", "--to", "1").returncode, 0, "rewind")
             before = own
+            check_eq(d.cli("ingest", "-s", "part", doc).returncode, 0, "what was not read of it by itself")
+            check("ingest" not in last_json(d.cli("sessions", "show", "part", "--json")), "is still partial")
         p = d.cli("ingest", "-s", "part", doc)
         check(p.returncode == 0 and "stars.txt is in session part already ({:,} tokens)".format(own) in p.stderr, lambda: p.stderr)
         check_eq(last_json(d.cli("sessions", "show", "part", "--json"))["tokens"], before, "tokens of the session")
@@ -238,6 +240,60 @@ def nothing_that_came_behind_a_stopped_document_is_taken_back():
     d.stop()
 
 
+def a_document_is_in_where_its_turn_is_and_nowhere_else():
+    d = serve()
+    doc, small, other = (os.path.join(d.dir, n) for n in ("r.txt", "small.txt", "other.txt"))
+    for path, words in ((small, "It rains.\n"), (other, "".join("Line %d of another text.\n" % i for i in range(500)))):
+        with open(path, "w") as f:
+            f.write(words)
+    tokens = lambda s: last_json(d.cli("sessions", "show", s, "--json"))["tokens"]
+    text = lambda s: "".join(t["text"] for t in last_json(d.cli("sessions", "show", s, "--text", "--json"))["turns"])
+    into = lambda s, path: d.cli("ingest", "-s", s, "-m", "m", path)
+    # The daemon goes on with a turn that another request has begun: in a fork, for one.
+    stop_reading(d, "w1", doc)
+    check_eq(d.cli("sessions", "fork", "w1", "w2").returncode, 0, "fork")
+    check_eq(into("w2", doc).returncode, 0, "goes on in the fork")
+    n = tokens("w2")
+    check_eq(text("w2").count("stars"), text("w1").count("stars"), "once")
+    p = into("w2", doc)
+    check(p.returncode == 0 and "is in session w2 already" in p.stderr and "(0 tokens)" not in p.stderr, lambda: p.stderr)
+    check_eq(tokens("w2"), n, "once")
+    # That proves nothing of a session that never had it.
+    check_eq(into("fresh", other).returncode, 0, "another text")
+    check(tokens("fresh") > n, "not long enough")
+    p = into("fresh", doc)
+    check(p.returncode == 0 and "already" not in p.stderr and "stars" in text("fresh"), lambda: p.stderr)
+    # Who took back what had read it to its end: the same command reads the rest.
+    stop_reading(d, "v", doc)
+    check_eq(d.cli("ask", "-s", "v", "-n", "2", "hi").returncode, 0, "ask")
+    check("already" in into("v", doc).stderr, "in")
+    s = last_json(d.cli("sessions", "show", "v", "--json"))
+    check_eq(d.cli("sessions", "rewind", "v", "--to", "1").returncode, 0, "rewind")
+    check_eq(into("v", doc).returncode, 0, "the rest")
+    s = last_json(d.cli("sessions", "show", "v", "--json"))
+    check("ingest" not in s and text("v").count("stars") == text("w1").count("stars"), lambda: repr(s))
+    # What was refused has not begun: no word of that later, and no other text passes for it.
+    check_eq(d.cli("ask", "-s", "r", "--create", "-m", "m", "-n", "2", "hi").returncode, 0, "r")
+    with d.link() as l:
+        x = new_id()
+        l.call(START, {"id": x, "session": "r", "model": "m", "input": "messages", "messages": [{"role": "user", "content": "Count."}],
+                       "params": {"ignore_eos": True, "max_tokens": 7000}})
+        check_eq(into("r", small).returncode, 75, "busy")
+        l.call(CANCEL, {"stream": x})
+    until = time.monotonic() + 20 * SLOWER
+    while last_json(d.cli("sessions", "show", "r", "--json"))["running"] and time.monotonic() < until:
+        time.sleep(0.1)
+    p = into("r", small)
+    check(p.returncode == 0 and "warning" not in p.stderr and "already" not in p.stderr, lambda: p.stderr)
+    check("It rains." in text("r"), "small.txt")
+    # A rewind that is meant for a session as it was seen.
+    with d.link() as l:
+        for want, status in ((tokens("r") - 1, 9), (tokens("r"), 0)):
+            st, o, _ = l.raw(SESSION_REWIND, {"id": new_id(), "session": "r", "to_turn": 1, "if_tokens": want})
+            check((st != 0) == (status != 0) and (st == 0 or (o["slug"] == "session_changed" and o["tokens"] == tokens("r"))), lambda: repr((st, o)))
+    d.stop()
+
+
 def what_cannot_be_meant_is_answered_with_what_can():
     d = serve()
     d.cli("ask", "-s", "book", "--create", "-m", "m", "One.", "-n", "4")
@@ -283,4 +339,5 @@ def what_cannot_be_meant_is_answered_with_what_can():
 main(a_context_the_model_cannot_have_is_said, chat_says_where_one_is, a_fork_without_a_name_says_that_it_expires, a_full_session_has_a_way_on_that_keeps_it,
      a_cancelled_answer_says_so_over_http, a_model_that_cannot_be_read_is_listed_with_the_reason,
      a_stopped_document_that_was_asked_about_goes_in_once, nothing_that_came_behind_a_stopped_document_is_taken_back,
+     a_document_is_in_where_its_turn_is_and_nowhere_else,
      what_cannot_be_meant_is_answered_with_what_can)
