@@ -349,7 +349,7 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
     const cJSON *params = NULL, *hints = NULL;
     const char *model = NULL;
     bool prefix = true;
-    uint64_t pid;
+    uint64_t pid, pid_ns;
     struct prepared *p;
     struct sess *s = NULL;
     struct model *m = NULL;
@@ -364,8 +364,7 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
         want_bool(c, c->json, "fork", &fork) < 0 || want_bool(c, c->json, "keep", &keep) < 0 ||
         want_str(c, c->json, "model", NAME_BYTES_MAX * 16, &model) < 0 ||
         want_obj(c, c->json, "params", &params) < 0 ||
-        want_obj(c, c->json, "hints", &hints) < 0 ||
-        want_u64(c, c->json, "pid", 1, INT32_MAX, &pid) < 0 ||
+        want_obj(c, c->json, "hints", &hints) < 0 || reader_said(c, &pid, &pid_ns) < 0 ||
         (hints && want_bool(c, hints, "hints.prefix", &prefix) < 0))
         return;
     p = calloc(1, sizeof *p);
@@ -414,7 +413,7 @@ void admit_start(struct call *c, const struct kvs_id *id, const uint8_t asked[AS
     p->r = r;
     p->generate = !r->ingest;
     stream_init(&r->st, r->ask.stop, r->ask.n_stop, r->ask.n_top);
-    (void)reader_came(r, c); /* cannot fail: pid was looked at above */
+    (void)reader_came(r, c); /* cannot fail: what it reads was looked at above */
     wait_start(r, c);
     res = model_want(d, m, &eb);
     if (res == 0)

@@ -233,7 +233,7 @@ void req_finish(struct req *r, enum finish fin)
     r->finish = (uint8_t)fin;
     r->ended_ns = now;
     warn_room(r, fin);
-    swapped_warn(r, r->sess_used_ns);
+    swapped_warn(r);
     if (kvflow_fault(r->m))
         req_warn(r,
                  "finished blocks do not reach the disk, and what is not kept in memory is "

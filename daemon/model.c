@@ -85,13 +85,18 @@ static void failed(struct slot *s, const char *words)
 }
 
 /* What was found wrong holds for the file that it was found in, and for a moment only. */
-static bool fails_still(const struct slot *s)
+bool model_tried(const struct model *m)
 {
     struct file_stamp now = {0};
 
-    (void)stamp_read(s->m.path, &now);
+    (void)stamp_read(m->path, &now);
+    return stamp_same(&now, &slot_of(m)->tried);
+}
+
+static bool fails_still(const struct slot *s)
+{
     return s->m.state == MODEL_FAILED && now_ns() - s->failed_ns < FAILED_FOR_NS &&
-           stamp_same(&now, &s->tried);
+           model_tried(&s->m);
 }
 
 /* ---- identity of the weights ---------------------------------------------------------------- */
@@ -200,7 +205,6 @@ static bool identify(struct slot *s)
         return false;
     }
     eng_fingerprint(s->m.eng, s->m.weights_id, s->m.fingerprint);
-    s->m.compared = false;
     s->m.variant = kvs_variant(eng_info(s->m.eng)->epoch, 0);
     s->m.known_block_bytes = kl.hot_bytes + kl.cold_bytes;
     s->m.keyed = true;
@@ -366,6 +370,8 @@ static void load_done(void *user, int res, struct engine *e, const char *words)
     m->load_done = 1;
     m->load_ms = (now_ns() - m->load_started_ns) / 1000000;
     m->used_ns = now_ns();
+    m->loaded_ns = wall_ns();
+    m->compared = false;
     m->error[0] = 0;
     s->info = *eng_info(e);
     s->info_known = true;
@@ -607,8 +613,7 @@ static void note_unreadable(struct model_table *t, const char *name, const char 
 
             s->m.state = MODEL_FAILED;
             snprintf(s->m.error, sizeof s->m.error, "%s cannot be read: %s",
-                     link ? "what its link leads to" : "its file",
-                     why == EINVAL ? "not a regular file" : strerror(why));
+                     link ? "what its link leads to" : "its file", modelfile_why(why));
         } else if (s->unreadable) {
             s->m.state = MODEL_AVAILABLE;
         }

@@ -36,6 +36,7 @@ struct model {
     bool gone;           /* its file was taken out of the directory: nobody is shown it */
     bool keyed;          /* weights_id, fingerprint, variant are those of what is loaded */
     bool compared;       /* and were compared with what the name stood for (swapped.h) */
+    uint64_t loaded_ns;  /* wall clock of the last load */
     uint64_t swapped_ns; /* since then (wall clock) it is what is loaded now; 0: always */
     uint8_t weights_id[16], fingerprint[32];
     uint64_t variant;
@@ -68,9 +69,10 @@ void models_look(struct daemon *d);
 int model_want(struct daemon *d, struct model *m, struct errbuf *eb);
 /* keyed will become true, or is not going to be. */
 bool model_hashing(const struct model *m);
-void model_forgive(struct model *m);                 /* the next model_want tries at once */
-void model_use(struct model *m);                     /* users++ */
-void model_unuse(struct model *m);                   /* users--, used_ns = now */
+bool model_tried(const struct model *m); /* its file is the one the last load began with */
+void model_forgive(struct model *m);     /* the next model_want tries at once */
+void model_use(struct model *m);         /* users++ */
+void model_unuse(struct model *m);       /* users--, used_ns = now */
 int model_unload(struct daemon *d, struct model *m); /* 0, -EBUSY */
 /* Calls fn on the loop thread whenever some model's state or keyed changes. */
 void models_on_change(struct daemon *d, void (*fn)(struct daemon *d, struct model *m));

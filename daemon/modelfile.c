@@ -2,6 +2,7 @@
 #include "daemon/modelfile.h"
 #include "base/bytes.h"
 #include "base/dirlist.h"
+#include "base/text.h"
 #include "engine/gguf.h"
 #include "engine/source.h"
 #include "engine/weights.h"
@@ -23,16 +24,26 @@ int modelfile_named(const struct dirent *e)
 
 int modelfile_unreadable(const char *path)
 {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     struct stat st;
 
     if (lstat(path, &st) < 0)
         return -1;
+    if (text_bad(name, strlen(name)) != strlen(name)) /* nobody could ask for it */
+        return EILSEQ;
     if (stat(path, &st) < 0)
         return errno;
     return S_ISDIR(st.st_mode)      ? EISDIR
            : !S_ISREG(st.st_mode)   ? EINVAL
            : access(path, R_OK) < 0 ? errno
                                     : 0;
+}
+
+const char *modelfile_why(int why)
+{
+    return why == EINVAL   ? "not a regular file"
+           : why == EILSEQ ? "its name is not UTF-8, rename it"
+                           : strerror(why);
 }
 
 static bool arch_u64(const struct gguf *g, const char *arch, const char *key, uint64_t *ret)

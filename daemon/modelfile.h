@@ -19,6 +19,7 @@ struct dirent;
 int modelfile_named(const struct dirent *e); /* like a model, and not hidden: for scandir */
 /* Why a file of the models' directory cannot be one: 0, it may be; -1: it has just gone; errno. */
 int modelfile_unreadable(const char *path);
+const char *modelfile_why(int why); /* in words */
 int modelfile_read(const char *path, struct modelfile *ret, struct errbuf *eb);
 /* Are the files that c names there, and can they be models?  0, or words about the first that is
  * not.  A section whose name fits no file of the models' directory gets words in warn. */

@@ -304,6 +304,30 @@ void op_tokenize(struct call *c)
     text_submit(c, m, t);
 }
 
+/* The session's model, which the call may name, too; NULL: the call has been failed. */
+static struct model *model_of(struct call *c, const struct sess *s)
+{
+    struct errbuf eb = {""};
+    char own[33];
+    const char *name = NULL;
+    struct model *m = model_find(c->d, s->rec.model, &eb);
+
+    if (want_str(c, c->json, "model", 4096, &name) < 0)
+        return NULL;
+    if (name && name[0] && m && model_find(c->d, name, NULL) != m) {
+        call_fail(c, HRT_FAILED_PRECONDITION, "bad_field", NULL,
+                  "model: session \"%s\" belongs to model %s", sess_label(s, own),
+                  s->rec.model);
+        return NULL;
+    }
+    if (!m)
+        call_fail(c, HRT_NOT_FOUND, "model_not_found", NULL,
+                  "session \"%s\": %s; if the file of its model has another name now, "
+                  "`--model %s=FILE` gives it this one again",
+                  sess_label(s, own), eb.s, s->rec.model);
+    return m;
+}
+
 void op_detokenize(struct call *c)
 {
     bool special = true;
@@ -320,7 +344,7 @@ void op_detokenize(struct call *c)
     }
     if (cJSON_HasObjectItem(c->json, "session") && !(s = op_session(c)))
         return;
-    if (!(m = op_model(c)) || !(t = text_new(c)))
+    if (!(m = s ? model_of(c, s) : op_model(c)) || !(t = text_new(c)))
         return;
     t->special = special;
     if (s) {

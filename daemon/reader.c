@@ -70,12 +70,19 @@ static bool process_seen(const struct call *c, int32_t pid, uint64_t ns)
            process_of(pid, ident_uid(c->d->idents, c->uid));
 }
 
+int reader_said(struct call *c, uint64_t *ret_pid, uint64_t *ret_ns)
+{
+    return want_u64(c, c->json, "pid", 1, INT32_MAX, ret_pid) < 0 ||
+                   want_u64(c, c->json, "pid_ns", 0, UINT32_MAX, ret_ns) < 0
+               ? -EINVAL
+               : 0;
+}
+
 int reader_came(struct req *r, struct call *c)
 {
     uint64_t pid = 0, ns = 0;
 
-    if (want_u64(c, c->json, "pid", 1, INT32_MAX, &pid) < 0 ||
-        want_u64(c, c->json, "pid_ns", 0, UINT32_MAX, &ns) < 0)
+    if (reader_said(c, &pid, &ns) < 0)
         return -EINVAL;
     r->reader_unseen = false;
     if ((int32_t)pid != r->reader_pid && pid && !process_seen(c, (int32_t)pid, ns)) {

@@ -315,6 +315,8 @@ void recover_ready(struct req *r); /* its model is loaded; frees r if it cannot 
 /* reader.c */
 /* A START or NEXT of r: c's sender reads it from now on. < 0: c has been failed. */
 int reader_came(struct req *r, struct call *c);
+/* What it says of its process, as far as it does. < 0: c has been failed. */
+int reader_said(struct call *c, uint64_t *ret_pid, uint64_t *ret_ns);
 bool reader_gone(const struct req *r, uint64_t now); /* for good, as far as can be known */
 
 /* ops_stream.c */

@@ -170,6 +170,7 @@ struct sess {
     uint32_t out;      /* outbox.c: batches of it that are not durable yet */
     uint64_t out_look; /* and the mark of a count */
     int why;           /* what the store answered when it became so */
+    uint64_t told_ns;  /* swapped.c: used then, and not told yet what its model is now; or 0 */
     struct req *running;
     struct kvs_id open_req; /* the request a crash or a stop left open */
     bool has_open;
@@ -280,7 +281,7 @@ bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none);
 
 /* The tokens of s, if it has any, are not of the tokenizer that m has now (loaded): in words, with the
  * way on. */
-enum { MISFIT_WORDS = 2 * NAME_BYTES_MAX + 320 };
+enum { MISFIT_WORDS = 3 * NAME_BYTES_MAX + 320 };
 bool sess_misfit(const struct sess *s, const struct model *m, char ret[MISFIT_WORDS]);
 
 /* settings: JSON members kept with the session; "" when absent. */

@@ -108,7 +108,7 @@ static void blocks_stay(struct daemon *d, uint32_t uid, cJSON *w)
  * nobody names one. */
 static bool missed(struct daemon *d, const struct model *m)
 {
-    return m->state == MODEL_FAILED && !m->gone &&
+    return m->state == MODEL_FAILED && !m->gone && model_tried(m) &&
            (conf_model(d->conf, m->name)->path || model_is_default(d, m));
 }
 

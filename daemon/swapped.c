@@ -4,7 +4,9 @@
 #include "daemon/daemon.h"
 #include "daemon/model.h"
 #include "daemon/req.h"
+#include "daemon/sess.h"
 #include "kvstore/kvstore.h"
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -25,7 +27,7 @@ static void fact_name(const struct model *m, char ret[64])
 void swapped_model(struct daemon *d, struct model *m)
 {
     struct stands_for now = {.variant = m->variant}, was;
-    char name[64];
+    char name[64], words[NAME_BYTES_MAX + 16];
 
     if (m->state != MODEL_LOADED || !m->keyed || m->compared)
         return;
@@ -40,7 +42,9 @@ void swapped_model(struct daemon *d, struct model *m)
         return;
     }
     if (known) {
-        now.since_ns = m->swapped_ns = wall_ns();
+        now.since_ns = m->swapped_ns = m->loaded_ns;
+        snprintf(words, sizeof words, "model %s: ", m->name);
+        daemon_unwarn(d, words); /* of what was said before */
         daemon_warn(d,
                     "model %s: %s; what its sessions had computed is computed again as they "
                     "are used",
@@ -52,12 +56,16 @@ void swapped_model(struct daemon *d, struct model *m)
                        sizeof now); /* else it is said at the next start */
 }
 
-void swapped_warn(struct req *r, uint64_t used_ns)
+void swapped_warn(struct req *r)
 {
     const struct model *m = r->m;
+    uint64_t used_ns = r->s->told_ns ? r->s->told_ns : r->sess_used_ns;
 
+    /* The weights are hashed behind the load: what answers before that is known is told the next
+     * time, as if it had not been used since. */
+    r->s->told_ns = m->compared ? 0 : used_ns;
     /* By the store's clock, which a wrong wall clock does not move. */
-    if (used_ns && m->swapped_ns &&
+    if (m->compared && used_ns && m->swapped_ns &&
         kvs_age_ns(r->d->store, used_ns) > kvs_age_ns(r->d->store, m->swapped_ns))
         req_warn(
             r,

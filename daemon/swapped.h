@@ -14,7 +14,7 @@ struct req;
 
 /* A models_on_change callback: compares what is loaded with what the name stood for. */
 void swapped_model(struct daemon *d, struct model *m);
-/* Warns r, whose session was last used at used_ns (wall clock, 0: never), where that is so. */
-void swapped_warn(struct req *r, uint64_t used_ns);
+/* Warns r, which ends, where its session was last used with what it was before. */
+void swapped_warn(struct req *r);
 
 #endif

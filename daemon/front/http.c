@@ -661,8 +661,8 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
     int r = o->api_key_file ? keyfile_read(&s.keys, o->api_key_file, eb) : 0;
     if (r == 0)
         r = origins_parse(&s.origins, o->origins ? o->origins : "", eb);
-    if (r < 0)
-        return r;
+    if (r < 0) /* a mistake of who wrote them, unless there was no room to read them */
+        return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EIO ? r : -EINVAL;
     net_check_open();
     s.conns_max = http_conns_limit();
     s.foreign_max = s.conns_max / 4;

@@ -6,9 +6,9 @@
 
 enum { BAD = -400, TOO_LONG = -431, NOT_DONE = -501, VERSION = -505 };
 /* Twice would mean two things, each to another reader. */
-static const char *const once[] = {"Host",         "Content-Length", "Transfer-Encoding",
-                                   "Content-Type", "Authorization",  "Origin",
-                                   "Expect",       "Sec-Fetch-Site", "Sec-Fetch-Mode"};
+static const char *const once[] = {
+    "Host",   "Content-Length", "Transfer-Encoding", "Content-Type",   "Authorization",
+    "Origin", "Expect",         "Sec-Fetch-Site",    "Sec-Fetch-Mode", "Content-Encoding"};
 
 static bool is_digit(char c)
 {

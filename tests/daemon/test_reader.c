@@ -246,6 +246,36 @@ static void a_process_that_reads_on_and_was_never_seen_ends_nothing(void)
     rig_down(&g, SIGTERM);
 }
 
+static void what_is_no_pid_is_refused_and_nothing_else(void)
+{
+    static const char *const bad[] = {"\"pid\":0",
+                                      "\"pid\":-1",
+                                      "\"pid\":\"x\"",
+                                      "\"pid_ns\":-1",
+                                      "\"pid_ns\":4294967296",
+                                      "\"pid_ns\":1.5",
+                                      "\"pid_ns\":\"x\""};
+    char id[33];
+
+    some_ids(ids, 2000, 3);
+    rig_make_ctx(&g, "", 32768);
+    rig_up(&g);
+    for (size_t i = 0; i < 5 * (sizeof bad / sizeof *bad); i++) {
+        rig_id(id);
+        struct wire_reply r = rig_call(
+            &g, HRT_START, ids, 400,
+            "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\",\"session\":\"s\",%s}", id,
+            bad[i % (sizeof bad / sizeof *bad)]);
+        CHECK_EQ(r.f.status, HRT_INVALID_ARGUMENT);
+        wire_reply_fini(&r);
+        r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
+        CHECK_EQ(r.f.status, HRT_NOT_FOUND);
+        wire_reply_fini(&r);
+    }
+    CHECK_EQ(busy(), 0);
+    rig_down(&g, SIGTERM);
+}
+
 static void an_answer_ends_some_seconds_after_its_link(void)
 {
     char id[33];
@@ -280,5 +310,6 @@ T_MAIN(
     {"a_pid_of_another_namespace_is_nobodys_here", a_pid_of_another_namespace_is_nobodys_here},
     {"a_pid_of_another_users_process_is_not_the_readers",
      a_pid_of_another_users_process_is_not_the_readers},
+    {"what_is_no_pid_is_refused_and_nothing_else", what_is_no_pid_is_refused_and_nothing_else},
     {"a_pid_of_this_namespace_is_the_readers", a_pid_of_this_namespace_is_the_readers},
     {"an_answer_ends_some_seconds_after_its_link", an_answer_ends_some_seconds_after_its_link})

@@ -63,6 +63,10 @@ static void tokens_of_another_tokenizer_are_not_shown_as_text(void)
     r = rig_call(&g, HRT_DETOKENIZE, ids, 40, "{\"model\":\"m\",\"session\":\"t\"}");
     CHECK_EQ(r.f.status, HRT_NOT_FOUND);
     wire_reply_fini(&r);
+    /* Without a model it is the session's, and no other. */
+    r = rig_call(&g, HRT_DETOKENIZE, ids, 40, "{\"session\":\"s\"}");
+    CHECK_EQ(r.f.status, HRT_OK);
+    wire_reply_fini(&r);
     rig_down(&g, SIGTERM);
 
     o.pre = "llama-bpe";
@@ -114,6 +118,8 @@ static void other_weights_are_said_once_in_each_session(void)
     CHECK(warns(a.last.json, "is not what it was"));
     rig_run(&g, ids, 10, ",\"session\":\"s\",\"params\":{\"max_tokens\":4}", &a);
     CHECK(!warns(a.last.json, "is not what it was"));
+    rig_run(&g, ids, 3, ",\"session\":\"new\",\"params\":{\"max_tokens\":1}", &a);
+    CHECK(!warns(a.last.json, "is not what it was")); /* it never knew another */
     rig_down(&g, SIGTERM);
     rig_up(&g); /* the other session hears of it later, too */
     rig_run(&g, ids, 3, ",\"session\":\"new\",\"params\":{\"max_tokens\":1}", &a);

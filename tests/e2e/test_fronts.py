@@ -260,6 +260,11 @@ def what_the_front_would_refuse_ends_the_start():
     p = subprocess.run([prog("hearth-front"), "--http", "127.0.0.1:0", "--core", d.dir + "/none", "--runtime", d.dir,
                         "--api-key-file", keys + "2"], capture_output=True, text=True, timeout=60 * SLOWER)
     check(p.returncode == 2 and "16 to 256 bytes" in p.stderr, lambda: "%d %s" % (p.returncode, p.stderr))
+    os.chmod(keys + "2", 0o644)
+    for f in (keys + "2", d.dir + "/no-such-file"):
+        p = subprocess.run([prog("hearth-front"), "--http", "127.0.0.1:0", "--core", d.dir + "/none", "--runtime", d.dir,
+                            "--api-key-file", f], capture_output=True, text=True, timeout=60 * SLOWER)
+        check_eq(p.returncode, 2, p.stderr)
     for unit in ("hearth-front.service", "user/hearth-front-http.service"):
         with open(os.path.join(os.path.dirname(__file__), "../../systemd", unit)) as f:
             check("RestartPreventExitStatus=2 3\n" in f.read(), unit)
