@@ -42,6 +42,32 @@ static void a_ledger_survives_and_tells_documents_apart(void)
     ledger_close(&l);
 }
 
+/* A program before wrote ranges of no tokens: they would be found in any session. */
+static void no_tokens_prove_nothing(void)
+{
+    struct ledger l;
+    struct ledger_doc d = {.before = 9, .after = 9, .done = true}, got[4];
+    char h[33];
+    setenv("XDG_STATE_HOME", t_tmpdir(), 1);
+    ledger_hash("abc", 3, "text", h);
+    for (int i = 0; i < 3; i++)
+        memcpy(i == 0 ? d.hash : i == 1 ? d.request : d.ids, h, 33);
+    ledger_open(&l, "00aa");
+    CHECK_EQ(ledger_put(&l, &d), 0);
+    CHECK(ledger_find(&l, h, got) && !got[0].done);
+    ledger_close(&l);
+    ledger_open(&l, "00bb");
+    CHECK_EQ(ledger_elsewhere(&l, h, got, 4), 0);
+    ledger_close(&l);
+    d.after = 10;
+    ledger_open(&l, "00aa");
+    CHECK_EQ(ledger_put(&l, &d), 0);
+    ledger_close(&l);
+    ledger_open(&l, "00bb");
+    CHECK_EQ(ledger_elsewhere(&l, h, got, 4), 1);
+    ledger_close(&l);
+}
+
 static int files(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -57,7 +83,7 @@ static int files(const char *dir)
 static void ledgers_of_sessions_that_went_do_not_pile_up(void)
 {
     struct ledger l;
-    struct ledger_doc d = {.done = true};
+    struct ledger_doc d = {.after = 1, .done = true};
     char dir[300], path[400];
     const char *home = t_tmpdir();
     setenv("XDG_STATE_HOME", home, 1);
@@ -99,5 +125,6 @@ static void ledgers_of_sessions_that_went_do_not_pile_up(void)
 
 T_MAIN({"a_ledger_survives_and_tells_documents_apart",
         a_ledger_survives_and_tells_documents_apart},
+       {"no_tokens_prove_nothing", no_tokens_prove_nothing},
        {"ledgers_of_sessions_that_went_do_not_pile_up",
         ledgers_of_sessions_that_went_do_not_pile_up})
