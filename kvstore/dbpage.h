@@ -22,7 +22,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { DBPAGE_BYTES = 4096, DBPAGE_METAS = 2 };
+enum {
+    DBPAGE_BYTES = 4096,
+    DBPAGE_METAS = 2,
+    DBPAGE_META_TXN = 144 /* its number in a meta page */
+};
 
 struct dbpages {
     const uint8_t *map;  /* where page 0 lies; known from the first leaf on */

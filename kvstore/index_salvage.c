@@ -20,7 +20,7 @@ enum { PAGE = DBPAGE_BYTES, P_BRANCH = 1, P_LEAF = 2, P_LARGE = 4, P_META = 8, H
 enum { NODE_HEAD = 8, IS_LARGE = 1, DEPTH_MAX = 32, BATCH = 256, KEY_MAX = 512 };
 /* A meta page, behind its head: magic, version, address, map, the free list's and the main
  * database's record (48 bytes, the root in the last 8), last page, transaction. */
-enum { META_MAGIC_AT = 16, META_FREE_ROOT = 80, META_LAST = 136, META_TXN = 144 };
+enum { META_MAGIC_AT = 16, META_FREE_ROOT = 80, META_LAST = 136, META_TXN = DBPAGE_META_TXN };
 static const uint32_t META_MAGIC = 0xbeefc0de;
 
 struct salvage {

@@ -7,8 +7,10 @@
 #include "kvstore/index.h"
 #include "kvstore/index_env.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct walk {
     int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n);
@@ -91,6 +93,28 @@ static int walk_free(struct walk *x)
                : E_CORRUPT;
 }
 
+/* LMDB has two heads, writes them by turns, and goes by the one with the higher number.  When damage
+ * has made that the older one, all else is sound, and what the last transaction had is missing: so
+ * they have to follow each other. */
+static int heads_follow(const char *path)
+{
+    uint8_t b[2][8];
+    int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
+
+    if (fd < 0)
+        return -errno;
+    for (int i = 0; i < 2 && r == 0; i++) {
+        ssize_t n = pread(fd, b[i], 8, i * DBPAGE_BYTES + DBPAGE_META_TXN);
+        r = n < 0 ? -errno : n < 8 ? E_CORRUPT : 0;
+    }
+    close(fd);
+    if (r < 0)
+        return r;
+    uint64_t even = ld64(b[0]), odd = ld64(b[1]);
+    bool fresh = even == 0 && odd == 0;
+    return fresh || even == odd + 1 || odd == even + 1 ? 0 : E_CORRUPT;
+}
+
 int index_verify(const char *path, bool beside, uint64_t quick_bytes,
                  int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n), void *ctx)
 {
@@ -109,6 +133,8 @@ int index_verify(const char *path, bool beside, uint64_t quick_bytes,
         return -EISDIR;
     if (st.st_size == 0)
         return -ENOENT;
+    if (!beside && (r = heads_follow(path)) < 0)
+        return r;
     r = index_env_open(&env, path, MDB_RDONLY | (beside ? 0 : MDB_NOLOCK));
     if (r == 0)
         r = index_err(mdb_txn_begin(env, NULL, MDB_RDONLY, &x.txn));
