@@ -584,6 +584,7 @@ static void a_question_outlives_its_daemon(void)
 
 static void documents_are_put_in_once(void)
 {
+    fakecore_grows = true;
     up();
     char doc[120];
     snprintf(doc, sizeof doc, "%s/doc.txt", dir);
@@ -606,6 +607,7 @@ static void documents_are_put_in_once(void)
     CHECK_EQ(RUN_IN("/quit\n", "chat", "-s", "new"), 0);
     CHECK_EQ(fakecore_count(core, "\"create\":true"), opened); /* nothing empty is left */
     CHECK_EQ(RUN("ingest", doc), 2);
+    fakecore_grows = false;
     down();
 }
 
@@ -613,6 +615,7 @@ static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
 {
     static const char *const name[] = {"loose", "fake"};
     static const char *const want[] = {"\"durable\":false", "\"durable\":true"};
+    fakecore_grows = true;
     up();
     char doc[120];
     snprintf(doc, sizeof doc, "%s/doc.txt", dir);
@@ -627,6 +630,7 @@ static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
         CHECK(strstr(out, want[i]));
     }
     CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
+    fakecore_grows = false;
     down();
 }
 

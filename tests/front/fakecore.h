@@ -54,6 +54,8 @@ struct fc {
     int n_due;
 };
 
+/* Set before it starts: its session has three tokens more with each START; else always three. */
+__attribute__((unused)) static bool fakecore_grows;
 static bool fakecore_latin1; /* set before it starts: a model's name is no UTF-8 */
 
 static void fc_send(struct fc *c, int conn, const struct hrt_frame *req, uint32_t status,
@@ -283,7 +285,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     bool loose = strcmp(fc_str(o, "name"), "loose") == 0 ||
                  strcmp(fc_str(o, "session"), "00000000000000000000000000000008") == 0;
     char out[2000];
-    int32_t ids[3] = {5, 6, 7};
+    int32_t ids[3 + 3 * FC_STREAMS] = {5, 6, 7};
+    int has;
     switch (f->type) {
     case HRT_HELLO:
         fc_send(c, conn, f, HRT_OK, "{\"version\":1,\"server\":\"fakecore\",\"pid\":1}", NULL,
@@ -332,16 +335,18 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         break;
     case HRT_SESSION_OPEN:
     case HRT_SESSION_SHOW:
+        has = fakecore_grows ? 3 * c->n_s : 3;
         snprintf(
             out, sizeof out,
-            "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":3,\"turns\":"
-            "[{\"n\":1,\"role\":\"user\",\"position\":0,\"tokens\":3,\"durable\":%s}]}",
-            loose ? 8 : 7, loose ? "false" : "true");
+            "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":%d,\"turns\":"
+            "[{\"n\":1,\"role\":\"user\",\"position\":0,\"tokens\":%d,\"durable\":%s}]}",
+            loose ? 8 : 7, has, has, loose ? "false" : "true");
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
         else
             fc_send(c, conn, f, HRT_OK, out, ids,
-                    cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? sizeof ids : 0);
+                    cJSON_IsTrue(cJSON_GetObjectItem(o, "ids")) ? (size_t)has * sizeof *ids
+                                                                : 0);
         break;
     case HRT_SESSION_REMOVE:
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
@@ -360,7 +365,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
             NULL, 0);
         break;
     case HRT_TOKENIZE:
-        fc_send(c, conn, f, HRT_OK, "{\"model\":\"fake\",\"count\":3}", ids, sizeof ids);
+        fc_send(c, conn, f, HRT_OK, "{\"model\":\"fake\",\"count\":3}", ids, 3 * sizeof *ids);
         break;
     case HRT_PING: fc_send(c, conn, f, HRT_OK, "{}", tail, f->tail_len); break;
     case HRT_START: fc_start(c, conn, f, o, tail); break;
