@@ -12,6 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* A head of LMDB's, in its page: number, flags of the page (10); magic, version, address, size of the
+ * map; the record of the free list: size of a page, its flags, which are the environment's, too
+ * (MDB_NOSUBDIR and MDB_INTEGERKEY), its root (80); that of the main database (88): none, 0, its root
+ * (128); the last page. */
+enum { P_META = 8, META_VERSION = 1, META_FLAGS = 0x4008 };
+static const uint32_t META_MAGIC = 0xbeefc0de;
+
 struct walk {
     int (*hurt)(void *ctx, enum index_db db, const void *key, size_t n);
     void *ctx;
@@ -93,24 +100,47 @@ static int walk_free(struct walk *x)
                : E_CORRUPT;
 }
 
-/* LMDB has two heads, writes them by turns, and goes by the one with the higher number.  When damage
- * has made that the older one, all else is sound, and what the last transaction had is missing: so
- * they have to follow each other. */
-static int heads_follow(const char *path)
+static bool page_ok(uint64_t page, uint64_t last)
 {
-    uint8_t b[2][8];
+    return page == UINT64_MAX || page <= last; /* the first: an empty tree has none */
+}
+
+static bool head_ok(const uint8_t *h, uint64_t number)
+{
+    uint64_t last = ld64(h + 136);
+
+    return ld64(h) == number && ld16(h + 10) == P_META && ld32(h + 16) == META_MAGIC &&
+           ld32(h + 20) == META_VERSION && ld64(h + 24) == 0 &&
+           ld64(h + 32) == INDEX_MAP_BYTES && ld32(h + 40) == DBPAGE_BYTES &&
+           ld16(h + 44) == META_FLAGS && ld32(h + 88) == 0 && ld16(h + 92) == 0 &&
+           last < INDEX_MAP_BYTES / DBPAGE_BYTES && page_ok(ld64(h + 80), last) &&
+           page_ok(ld64(h + 128), last);
+}
+
+/* LMDB has two heads, writes them by turns, and goes by the one with the higher number.  It believes
+ * what stands there: another size of a page or of the map is an error that looks like want of
+ * memory, another kind of database ends the process, even from the head that it does not go by.
+ * None of that ever changes.  And where damage has made the newer head the older one, all else is
+ * sound, and what the last transaction had is missing: so they have to follow each other (not
+ * asked beside others, who may be writing one). */
+static int heads_ok(const char *path, bool beside)
+{
+    uint8_t head[DBPAGE_METAS][DBPAGE_META_TXN + 8];
     int fd = open(path, O_RDONLY | O_CLOEXEC), r = 0;
 
     if (fd < 0)
         return -errno;
-    for (int i = 0; i < 2 && r == 0; i++) {
-        ssize_t n = pread(fd, b[i], 8, i * DBPAGE_BYTES + DBPAGE_META_TXN);
-        r = n < 0 ? -errno : n < 8 ? E_CORRUPT : 0;
+    for (int i = 0; i < DBPAGE_METAS && r == 0; i++) {
+        ssize_t n = pread(fd, head[i], sizeof head[i], i * DBPAGE_BYTES);
+
+        r = n < 0                                                 ? -errno
+            : n == (ssize_t)sizeof head[i] && head_ok(head[i], i) ? 0
+                                                                  : E_CORRUPT;
     }
     close(fd);
-    if (r < 0)
+    if (r < 0 || beside)
         return r;
-    uint64_t even = ld64(b[0]), odd = ld64(b[1]);
+    uint64_t even = ld64(head[0] + DBPAGE_META_TXN), odd = ld64(head[1] + DBPAGE_META_TXN);
     bool fresh = even == 0 && odd == 0;
     return fresh || even == odd + 1 || odd == even + 1 ? 0 : E_CORRUPT;
 }
@@ -133,7 +163,8 @@ int index_verify(const char *path, bool beside, uint64_t quick_bytes,
         return -EISDIR;
     if (st.st_size == 0)
         return -ENOENT;
-    if (!beside && (r = heads_follow(path)) < 0)
+    r = heads_ok(path, beside);
+    if (r < 0)
         return r;
     r = index_env_open(&env, path, MDB_RDONLY | (beside ? 0 : MDB_NOLOCK));
     if (r == 0)
