@@ -10,16 +10,17 @@
 #include <stdatomic.h>
 
 static struct {
-    const char *word;   /* only directories whose path holds it; NULL: all */
-    _Atomic int in;     /* the in-th call fails; 0: none */
-    _Atomic int calls;  /* so far */
-    _Atomic int failed; /* and how many of them did */
-    _Atomic bool all;   /* every one fails from there on */
-    int code;           /* 0: EIO */
+    _Atomic(const char *) word; /* only directories whose path holds it; NULL: all */
+    _Atomic int in;             /* the in-th call fails; 0: none */
+    _Atomic int calls;          /* so far */
+    _Atomic int failed;         /* and how many of them did */
+    _Atomic bool all;           /* every one fails from there on */
+    _Atomic int code;           /* 0: EIO */
 } bad_dir;
 
 static void bad_dir_set(const char *word, int in, bool all)
 {
+    bad_dir.in = 0; /* the store's threads list directories, too */
     bad_dir.word = word;
     bad_dir.all = all;
     bad_dir.calls = bad_dir.failed = 0;
@@ -28,11 +29,10 @@ static void bad_dir_set(const char *word, int in, bool all)
 
 struct dirent *readdir(DIR *d)
 {
-    static struct dirent *(*real)(DIR *);
+    struct dirent *(*real)(DIR *) = (struct dirent * (*)(DIR *)) dlsym(RTLD_NEXT, "readdir");
+    const char *word = bad_dir.word;
 
-    if (!real)
-        real = (struct dirent * (*)(DIR *)) dlsym(RTLD_NEXT, "readdir");
-    if (bad_dir.in && (!bad_dir.word || rig_leads(dirfd(d), bad_dir.word))) {
+    if (bad_dir.in && (!word || rig_leads(dirfd(d), word))) {
         int n = ++bad_dir.calls;
         if (n == bad_dir.in || (bad_dir.all && n > bad_dir.in)) {
             bad_dir.failed++;
