@@ -80,4 +80,13 @@ static int finish(pid_t pid, int o, int e)
     waitpid(pid, &st, 0);
     return WIFEXITED(st) ? WEXITSTATUS(st) : 1000 + WTERMSIG(st);
 }
+/* Run to its end: an exit code; what it said is in out and err. */
+__attribute__((unused)) static int run_in(const char *in, const char *const *words)
+{
+    int o, e;
+    pid_t pid = begin(words, &o, &e, in);
+    return finish(pid, o, e);
+}
+#define RUN(...)        run_in(NULL, (const char *const[]){__VA_ARGS__, NULL})
+#define RUN_IN(in, ...) run_in(in, (const char *const[]){__VA_ARGS__, NULL})
 #endif

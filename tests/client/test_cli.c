@@ -1,16 +1,7 @@
-/* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C, ingest. */
+/* test_cli.c - the hearth command against a fake core: exit codes, streams, Ctrl-C. */
 #include "client/cli.h"
 #include "tests/client/cliproc.h"
 #include <pty.h>
-
-static int run_in(const char *in, const char *const *words)
-{
-    int o, e;
-    pid_t pid = begin(words, &o, &e, in);
-    return finish(pid, o, e);
-}
-#define RUN(...)        run_in(NULL, (const char *const[]){__VA_ARGS__, NULL})
-#define RUN_IN(in, ...) run_in(in, (const char *const[]){__VA_ARGS__, NULL})
 
 static void exit_codes_say_what_happened(void)
 {
@@ -582,92 +573,6 @@ static void a_question_outlives_its_daemon(void)
     down();
 }
 
-static void documents_are_put_in_once(void)
-{
-    fakecore_grows = true;
-    up();
-    char doc[120];
-    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
-    FILE *f = fopen(doc, "we");
-    fprintf(f, "words=0 a document without a newline at its end");
-    fclose(f);
-    CHECK_EQ(RUN("ingest", "-s", "fake", doc, "--json"), 0);
-    CHECK(strstr(out, "\"type\":\"done\"") && strstr(out, "\"generated\":0"));
-    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1);
-    CHECK_EQ(RUN("ingest", "-s", "fake", doc), 0);
-    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1); /* in already */
-    CHECK(strstr(err, "already"));
-    CHECK_EQ(RUN("ingest", "-s", "fake", doc, "--json"), 0);
-    CHECK(strstr(out, "\"type\":\"done\""));
-    int opened = fakecore_count(core, "\"create\":true");
-    CHECK_EQ(RUN("ingest", "-s", "new", "/nonexistent"), 1);
-    CHECK(strstr(err, "/nonexistent"));
-    CHECK_EQ(RUN("ingest", "-s", "new", doc, "/nonexistent"), 1);
-    CHECK_EQ(RUN_IN("", "ingest", "-s", "new", "-"), 1);
-    CHECK_EQ(RUN_IN("/quit\n", "chat", "-s", "new"), 0);
-    CHECK_EQ(fakecore_count(core, "\"create\":true"), opened); /* nothing empty is left */
-    CHECK_EQ(RUN("ingest", doc), 2);
-    fakecore_grows = false;
-    down();
-}
-
-static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
-{
-    static const char *const name[] = {"loose", "fake"};
-    static const char *const want[] = {"\"durable\":false", "\"durable\":true"};
-    fakecore_grows = true;
-    up();
-    char doc[120];
-    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
-    for (int i = 0; i < 2; i++) {
-        FILE *f = fopen(doc, "we");
-        fprintf(f, "words=0 a document of %s", name[i]);
-        fclose(f);
-        CHECK_EQ(RUN("ingest", "-s", name[i], doc), 0);
-        CHECK_EQ(RUN("ingest", "-s", name[i], doc), 0);
-        CHECK(strstr(err, "already") && (strstr(err, "NOT on disk") != NULL) == (i == 0));
-        CHECK_EQ(RUN("ingest", "-s", name[i], doc, "--json"), 0);
-        CHECK(strstr(out, want[i]));
-    }
-    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
-    fakecore_grows = false;
-    down();
-}
-
-static void a_stopped_ingest_goes_on(void)
-{
-    up();
-    char doc[120];
-    int o, e;
-    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
-    FILE *f = fopen(doc, "we");
-    fprintf(f, "a document that takes a while: slow\n");
-    fclose(f);
-    pid_t pid = begin((const char *const[]){"ingest", "-s", "fake", doc, NULL}, &o, &e, NULL);
-    for (int i = 0; i < 300 && !fakecore_count(core, "\"input\":\"documents\""); i++)
-        poll(NULL, 0, 10);
-    kill(pid, SIGINT);
-    CHECK_EQ(finish(pid, o, e), 130);
-    CHECK(strstr(err, "goes on"));
-    /* The fake forgets it with a restart: what is not known any more is a request of its own. */
-    fakecore_kill(core_pid);
-    core_pid = fakecore(core);
-    CHECK_EQ(RUN("ingest", "-s", "fake", doc), 0);
-    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
-    char log[200], id[2][64] = {"", ""}, *line = NULL;
-    size_t cap = 0;
-    int n = 0;
-    snprintf(log, sizeof log, "%s.log", core);
-    f = fopen(log, "re");
-    while (getline(&line, &cap, f) > 0)
-        if (strstr(line, "documents") && n < 2)
-            snprintf(id[n++], 64, "%.44s", line);
-    fclose(f);
-    free(line);
-    CHECK(id[0][0] && id[1][0] && strcmp(id[0], id[1]) != 0);
-    down();
-}
-
 static void chat_reads_lines_and_commands(void)
 {
     up();
@@ -927,10 +832,6 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
         ctrl_c_without_a_daemon_says_what_becomes_of_the_answer},
        {"an_answer_outlives_its_daemon", an_answer_outlives_its_daemon},
        {"a_question_outlives_its_daemon", a_question_outlives_its_daemon},
-       {"documents_are_put_in_once", documents_are_put_in_once},
-       {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
-        a_document_that_is_in_is_durable_when_the_daemon_says_so},
-       {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
        {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},

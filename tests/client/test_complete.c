@@ -11,6 +11,7 @@ static int run_words(const char *const *words)
     pid_t pid = begin(words, &o, &e, NULL);
     return finish(pid, o, e);
 }
+#undef RUN
 #define RUN(...) run_words((const char *const[]){__VA_ARGS__, NULL})
 
 static bool have(const char *shell)
