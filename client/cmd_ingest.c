@@ -170,6 +170,31 @@ static int find(struct ingest *g, struct ledger_doc *d, const void *doc, size_t 
     return code;
 }
 
+/* The document is the first that the session has from d->before on: its turn, without asking for its
+ * text, which may be more than one answer holds. */
+static int next_turn(struct ingest *g, struct ledger_doc *d)
+{
+    cJSON *s = NULL;
+    const cJSON *t;
+    uint64_t all, from = d->before;
+    char none[33];
+    int code = look(g, false, 0, 0, &all, none, &s);
+    if (code != CLI_OK)
+        return code;
+    d->after = all;
+    cJSON_ArrayForEach(t, j_get(s, "turns"))
+    {
+        double at = j_num(t, "position", 0), n = j_num(t, "tokens", 0);
+        if (j_bool(t, "document") && at >= (double)from && n > 0) {
+            d->before = (uint64_t)at;
+            d->after = (uint64_t)(at + n);
+            break;
+        }
+    }
+    cJSON_Delete(s);
+    return look(g, true, d->before, d->after, &all, d->ids, NULL);
+}
+
 static void remember(struct ingest *g, const struct ledger_doc *d)
 {
     if (ledger_put(&g->ledger, d) < 0 && !g->warned) {
@@ -392,7 +417,7 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     if (code != CLI_OK)
         return code;
     /* In it may be, and not read to its end: who took back what had read it left it so. */
-    bool open = now == d.after && j_get(s, "ingest");
+    bool cut = j_get(s, "ingest") != NULL, open = now == d.after && cut;
     cJSON_Delete(s);
     if (known && d.done && d.ids[0] && strcmp(ids, d.ids) == 0) {
         if (!open)
@@ -440,12 +465,13 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     }
     if (code != CLI_OK)
         return code;
-    /* It may have ended long ago, and others have come since; or gone on with a turn that was
-     * begun before. */
+    /* One that began earlier may have ended long ago, with others behind it; and what had been cut
+     * off may have been gone on with. */
     struct found f = {0};
-    code = find(g, &d, tail, n, &f);
+    if (!fresh || cut)
+        code = find(g, &d, tail, n, &f);
     if (code == CLI_OK && !f.whole)
-        code = look(g, true, d.before, 0, &d.after, d.ids, NULL);
+        code = next_turn(g, &d);
     d.done = d.after > d.before;
     if (code == CLI_OK)
         remember(g, &d);

@@ -30,6 +30,29 @@ static void documents_are_put_in_once(void)
     down();
 }
 
+/* Neither is asked for its text, which could be more than one answer holds. */
+static void each_document_is_its_turn(void)
+{
+    fakecore_grows = true;
+    up();
+    char doc[2][120];
+    for (int i = 0; i < 2; i++) {
+        snprintf(doc[i], sizeof doc[i], "%s/doc%d.txt", dir, i);
+        FILE *f = fopen(doc[i], "we");
+        fprintf(f, "words=0 document %d", i);
+        fclose(f);
+        CHECK_EQ(RUN("ingest", "-s", "fake", doc[i]), 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(RUN("ingest", "-s", "fake", doc[i]), 0);
+        CHECK(strstr(err, "already (3 tokens)"));
+    }
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 2);
+    CHECK_EQ(fakecore_count(core, "\"position\""), 0);
+    fakecore_grows = false;
+    down();
+}
+
 static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
 {
     static const char *const name[] = {"loose", "fake"};
@@ -88,6 +111,7 @@ static void a_stopped_ingest_goes_on(void)
 }
 
 T_MAIN({"documents_are_put_in_once", documents_are_put_in_once},
+       {"each_document_is_its_turn", each_document_is_its_turn},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on})

@@ -52,7 +52,7 @@ static void put(struct kvstore *s, each_fn *each, uint32_t from, uint32_t n, uin
         ses[i].branch = br[i].id;
         ses[i].head = TOKENS;
         /* Used within the last hour; older ones come first. */
-        ses[i].created_ns = ses[i].used_ns = wall - 3600000000000u + at * 1000000u;
+        ses[i].created_ns = ses[i].used_ns = wall - 3600000000000u + at * 1000000ull;
         snprintf(ses[i].model, sizeof ses[i].model, "m");
         turn[i] = (struct kvs_turn){.branch = br[i].id,
                                     .n_tokens = TOKENS,
@@ -142,14 +142,16 @@ static double anonymous(struct rig *g, double want)
     return n;
 }
 
-/* Pages until there are no more; how many sessions, each once and in order. */
-static uint32_t list_all(struct rig *g, uint64_t *ret_longest)
+/* Pages until there are no more; how many sessions, each once and in order.  ret_before: by how much
+ * the oldest that has no name is younger than the youngest that has one. */
+static uint32_t list_all(struct rig *g, uint64_t *ret_longest, double *ret_before)
 {
     char next[64] = "";
     uint32_t n = 0;
-    double used = 1e300;
+    double used = 1e300, nameless = 1e300;
 
     *ret_longest = 0;
+    *ret_before = -1;
     do {
         struct wire_reply r = next[0]
                                   ? rig_call(g, HRT_SESSION_LIST, NULL, 0,
@@ -160,8 +162,13 @@ static uint32_t list_all(struct rig *g, uint64_t *ret_longest)
         cJSON_ArrayForEach(s, cJSON_GetObjectItem(r.json, "sessions"))
         {
             double u = cJSON_GetObjectItem(s, "used")->valuedouble;
+            bool named = !cJSON_IsTrue(cJSON_GetObjectItem(s, "anonymous"));
             n++;
             CHECK(u <= used);
+            if (!named)
+                nameless = u;
+            else if (*ret_before < 0)
+                *ret_before = nameless - u;
             CHECK(cJSON_GetObjectItem(s, "tokens")->valuedouble >= TOKENS);
             used = u;
         }
@@ -179,6 +186,7 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
     struct answer *a = calloc(1, sizeof *a);
     const int32_t few[] = {1, 2, 3};
     uint64_t longest;
+    double before;
     struct rig g;
     char id[33];
 
@@ -214,8 +222,10 @@ static void a_hundred_thousand_sessions_are_opened_and_used(void)
         CHECK_EQ(r.f.status, 0);
         CHECK_STR(wire_str(&r, "name"), "session number 77777");
         wire_reply_fini(&r);
-        CHECK_EQ(list_all(&g, &longest), SESSIONS - ANONYMOUS + KEPT);
+        CHECK_EQ(list_all(&g, &longest, &before), SESSIONS - ANONYMOUS + KEPT);
         CHECK(longest < 4 << 20);
+        /* Of his that are not brief, two in each six, the oldest went. */
+        CHECK_EQ((int)(before * 1000 + 0.5), 3 * (ANONYMOUS / 3 - KEPT) + 1);
         /* Goes on, makes another, removes one. */
         rig_id(id);
         CHECK(rig_start(

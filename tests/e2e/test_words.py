@@ -263,6 +263,12 @@ def a_document_is_in_where_its_turn_is_and_nowhere_else():
     check(tokens("fresh") > n, "not long enough")
     p = into("fresh", doc)
     check(p.returncode == 0 and "already" not in p.stderr and "stars" in text("fresh"), lambda: p.stderr)
+    # Nor does what stands before it: one that was taken back goes in again.
+    before = tokens("fresh")
+    check_eq(into("fresh", small).returncode, 0, "small.txt")
+    check_eq(d.cli("sessions", "rewind", "fresh", "--tokens", str(before)).returncode, 0, "rewind")
+    p = into("fresh", small)
+    check(p.returncode == 0 and "already" not in p.stderr and "It rains." in text("fresh"), lambda: p.stderr)
     # Who took back what had read it to its end: the same command reads the rest.
     stop_reading(d, "v", doc)
     check_eq(d.cli("ask", "-s", "v", "-n", "2", "hi").returncode, 0, "ask")

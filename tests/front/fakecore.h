@@ -272,6 +272,22 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
     fc_send(c, conn, f, HRT_OK, json, NULL, 0);
 }
 
+/* One that grows has a document of three tokens for each request. */
+static void fc_session(char *ret, size_t cap, bool loose, int tokens)
+{
+    int n = snprintf(ret, cap,
+                     "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":%d,"
+                     "\"turns\":[",
+                     loose ? 8 : 7, tokens);
+    for (int i = 0; i < tokens / 3; i++)
+        n += snprintf(ret + n, cap - (size_t)n,
+                      "%s{\"n\":%d,\"role\":\"user\",\"position\":%d,\"tokens\":3,"
+                      "\"document\":%s,\"durable\":%s}",
+                      i ? "," : "", i + 1, 3 * i, fakecore_grows ? "true" : "false",
+                      loose ? "false" : "true");
+    snprintf(ret + n, cap - (size_t)n, "]}");
+}
+
 static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const char *json,
                        const char *tail)
 {
@@ -284,7 +300,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     dprintf(c->log, "%u %s\n", f->type, json);
     bool loose = strcmp(fc_str(o, "name"), "loose") == 0 ||
                  strcmp(fc_str(o, "session"), "00000000000000000000000000000008") == 0;
-    char out[2000];
+    char out[200 + 120 * FC_STREAMS];
     int32_t ids[3 + 3 * FC_STREAMS] = {5, 6, 7};
     int has;
     switch (f->type) {
@@ -336,11 +352,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     case HRT_SESSION_OPEN:
     case HRT_SESSION_SHOW:
         has = fakecore_grows ? 3 * c->n_s : 3;
-        snprintf(
-            out, sizeof out,
-            "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":%d,\"turns\":"
-            "[{\"n\":1,\"role\":\"user\",\"position\":0,\"tokens\":%d,\"durable\":%s}]}",
-            loose ? 8 : 7, has, has, loose ? "false" : "true");
+        fc_session(out, sizeof out, loose, has);
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
         else
