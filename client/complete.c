@@ -21,8 +21,9 @@ static void kind(const char *what, const char *prefix, int n)
     printf("%s %.*s\n", what, n, prefix);
 }
 
-/* Names one a line.  One with control bytes cannot be typed: it is left out. */
-static int names(struct cli *c, const char *what, enum hrt_type type)
+/* Names one a line.  One with control bytes cannot be typed, and one that begins with a dash is a
+ * flag where flags may stand (dash: none may): they are left out. */
+static int names(struct cli *c, const char *what, enum hrt_type type, bool dash)
 {
     cJSON *o = NULL;
     const cJSON *e;
@@ -31,7 +32,7 @@ static int names(struct cli *c, const char *what, enum hrt_type type)
     cJSON_ArrayForEach(e, j_get(o, what))
     {
         const char *name = j_str(e, "name", "");
-        bool plain = name[0] && shown(name) == name;
+        bool plain = name[0] && (dash || name[0] != '-') && shown(name) == name;
         if (plain)
             puts(name);
     }
@@ -39,16 +40,16 @@ static int names(struct cli *c, const char *what, enum hrt_type type)
     return code;
 }
 
-static int sessions(struct cli *c, const char *prefix, int n)
+static int sessions(struct cli *c, const char *prefix, int n, bool dash)
 {
     kind("names", prefix, n);
-    return names(c, "sessions", HRT_SESSION_LIST);
+    return names(c, "sessions", HRT_SESSION_LIST, dash);
 }
 
-static int models(struct cli *c, const char *prefix, int n)
+static int models(struct cli *c, const char *prefix, int n, bool dash)
 {
     kind("names", prefix, n);
-    return names(c, "models", HRT_MODEL_LIST);
+    return names(c, "models", HRT_MODEL_LIST, dash);
 }
 
 /* The verbs of one word, or of two that begin with `first`. */
@@ -208,9 +209,9 @@ static bool is(const struct verb *v, const char *name)
 static int value_words(struct cli *c, const struct flag *f, const char *prefix, int n)
 {
     if (strcmp(f->name, "session") == 0)
-        return sessions(c, prefix, n);
+        return sessions(c, prefix, n, prefix[0]);
     if (strcmp(f->name, "model") == 0)
-        return models(c, prefix, n);
+        return models(c, prefix, n, prefix[0]);
     kind("words", prefix, n); /* none: a number, or somebody's own words */
     return CLI_OK;
 }
@@ -228,10 +229,10 @@ static int arg_words(struct cli *c, const struct line *l)
     if (is(v, "sessions rm") ||
         (first && (strncmp(v->name, "sessions ", 9) == 0 || is(v, "why") || is(v, "cancel")) &&
          v->pos_max))
-        return sessions(c, "", 0);
+        return sessions(c, "", 0, l->flags_over);
     if (first &&
         (is(v, "run") || is(v, "show") || is(v, "load") || is(v, "unload") || is(v, "plan")))
-        return models(c, "", 0);
+        return models(c, "", 0, l->flags_over);
     if (is(v, "help") && l->n < 2) {
         kind("words", "", 0);
         return verb_words(first ? NULL : l->arg);

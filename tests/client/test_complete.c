@@ -296,6 +296,9 @@ static void bash_runs_nothing_and_quotes(void)
         {"hearth ask -s *", ""},
         {"hearth ask -s fake < fa", ""},
         {"hearth ask 2>x -s fa", "fake|"},
+        {"hearth sessions show -d", ""},
+        {"hearth sessions show -- -d", "-d\\ or\\ not|"},
+        {"hearth ask --session=-d", "-d\\ or\\ not|"},
     };
     if (!have("bash"))
         return;

@@ -345,7 +345,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         snprintf(out, sizeof out,
                  "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\",\"id\":"
                  "\"00000000deadbeef0000000000000000\"},{\"name\":"
-                 "\"it's\"},{\"name\":\"\\u001b[2Jc\"}]}",
+                 "\"it's\"},{\"name\":\"\\u001b[2Jc\"},{\"name\":\"-d or not\"}]}",
                  session);
         fc_send(c, conn, f, HRT_OK, out, NULL, 0);
         break;
