@@ -447,7 +447,7 @@ static void group_run(struct kvstore *s, struct group *g)
     for (uint32_t i = 0; i < g->n_batch; i++)
         wrote |= g->res[i] == 0;
     if (full)
-        store_full(s, "committing blocks");
+        store_full(s, -ENOSPC, "committing blocks");
     if (r == 0) {
         if (wrote) {
             s->space = SPACE_FINE;
@@ -460,7 +460,7 @@ static void group_run(struct kvstore *s, struct group *g)
             return;
         }
         s->space = SPACE_FINE; /* asked and refused: these fail, the next may ask again */
-        store_full(s, "writing turns");
+        store_full(s, r, "writing turns");
         r = -ENOSPC;
     }
     commit_sizes(s);

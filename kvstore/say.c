@@ -146,8 +146,9 @@ void store_fault(struct kvstore *s, int why, const char *doing, const char *file
                doing, err_str(why), file ? ", " : "", file ? file : "", remedy(why));
 }
 
-void store_full(struct kvstore *s, const char *doing)
+void store_full(struct kvstore *s, int why, const char *doing)
 {
+    const char *what = why == -EFBIG ? "a file has its largest size" : "disk full";
     int was = s->fault;
 
     /* Read-only is for good; a full disk is not. */
@@ -156,9 +157,8 @@ void store_full(struct kvstore *s, const char *doing)
         ;
     s->room_ns = now_ns() + ROOM_AGAIN_NS; /* until then who writes sees for himself */
     if (was != -ENOSPC && was != -EROFS)
-        store_state(s, SAY_FULL,
-                    "disk full (%s, in %.300s): free some space, writing goes on by itself",
-                    doing, s->dir);
+        store_state(s, SAY_FULL, "%s (%s, in %.300s): %s, writing goes on by itself", what,
+                    doing, s->dir, sys_remedy(why, s->dir, NULL, 0));
 }
 
 void store_recovered(struct kvstore *s)

@@ -53,6 +53,7 @@ static bool status_is(struct rig *g, const char *want, const char *words)
     struct wire_reply r = rig_call(g, HRT_STATUS, NULL, 0, "{}");
     /* In one sentence, of those that say what to do; the store's own is for the log. */
     bool is = strcmp(wire_str(&r, "status"), want) == 0 && !warns(r.json, "disk full (") &&
+              !warns(r.json, "largest size (") &&
               warns(r.json, "in memory only") == (words != NULL) &&
               (!words || warns(r.json, words));
 

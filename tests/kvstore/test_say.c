@@ -116,18 +116,23 @@ static void a_write_that_fails_is_said_once_with_its_file_and_reason(void)
 
 static void a_full_disk_is_said_when_it_begins_and_when_it_is_over(void)
 {
+    static const struct {
+        int code;
+        const char *words, *todo;
+    } row[] = {{-ENOSPC, "disk full (writing turns", "free some space"},
+               {-EFBIG, "a file has its largest size (writing turns", "LimitFSIZE="}};
+
     start();
     for (int again = 0; again < 2; again++) {
-        code = -ENOSPC;
+        code = row[again].code;
         for (int k = 0; k < 3; k++)
             CHECK_EQ(rig_talk(&g, 1, 100, 200), -ENOSPC);
-        CHECK_EQ(standing("disk full (writing turns"), 1);
-        CHECK_EQ(fault_of("disk full (writing turns"), -ENOSPC);
-        CHECK_EQ(notes(KVS_NOTE_BEGINS, "disk full (writing turns", g.dir, "free some space"),
-                 1);
+        CHECK_EQ(standing(row[again].words), 1);
+        CHECK_EQ(fault_of(row[again].words), -ENOSPC);
+        CHECK_EQ(notes(KVS_NOTE_BEGINS, row[again].words, g.dir, row[again].todo), 1);
         code = 0;
         CHECK_EQ(rig_talk(&g, 2 + (uint64_t)again, 0, 100), 0);
-        CHECK_EQ(standing("disk full (writing turns"), 0);
+        CHECK_EQ(standing(row[again].words), 0);
         CHECK_EQ(notes(KVS_NOTE_OVER, "room again", "", ""), 1);
         CHECK_EQ(rig_talk(&g, 2 + (uint64_t)again, 100, 200), 0);
         CHECK_EQ(notes(KVS_NOTE_OVER, "", "", ""), 0);
