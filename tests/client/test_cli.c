@@ -606,7 +606,7 @@ static void chat_refuses_what_ask_refuses(void)
 }
 
 /* A chat with the core of up() on a terminal of its own. */
-static pid_t chat_on_terminal(int *ret_fd)
+static pid_t chat_on_terminal(int *ret_fd, const char *locale)
 {
     int fd, st;
 
@@ -621,6 +621,9 @@ static pid_t chat_on_terminal(int *ret_fd)
     if (pid == 0) {
         setenv("HOME", dir, 1);
         setenv("TERM", "dumb", 1);
+        setenv("LC_ALL", locale, 1); /* empty: as unset */
+        unsetenv("LC_CTYPE");
+        unsetenv("LANG");
         execl(built("hearth"), "hearth", "--socket", url, "chat", (char *)NULL);
         _exit(127);
     }
@@ -633,7 +636,7 @@ static void chat_says_on_a_terminal_who_answers(void)
     size_t n = 0;
     int fd, st;
 
-    pid_t pid = chat_on_terminal(&fd);
+    pid_t pid = chat_on_terminal(&fd, "C.UTF-8");
     while (n < sizeof got - 1) {
         ssize_t k = read(fd, got + n, sizeof got - 1 - n);
         if (k <= 0)
@@ -650,6 +653,37 @@ static void chat_says_on_a_terminal_who_answers(void)
     down();
 }
 
+/* Not every machine has the locale that somebody's shell names. */
+static void what_is_typed_arrives_in_any_locale(void)
+{
+    static const char *const locale[] = {"", "C", "C.UTF-8", "xx_YY.UTF-8"};
+    for (size_t i = 0; i < sizeof locale / sizeof *locale; i++) {
+        char got[8192] = "";
+        size_t n = 0, from = 0, step = 0;
+        int fd, st;
+
+        pid_t pid = chat_on_terminal(&fd, locale[i]);
+        while (n < sizeof got - 1) {
+            ssize_t k = read(fd, got + n, sizeof got - 1 - n);
+            if (k <= 0)
+                break;
+            n += (size_t)k;
+            got[n] = 0;
+            if (step == 2 || !strstr(got + from, step ? "w0 w1" : "> "))
+                continue;
+            const char *keys = step ? "/quit\r" : "words=2 log=Gr\303\274\303\237e\r";
+            (void)!write(fd, keys, strlen(keys));
+            from = n;
+            step++;
+        }
+        close(fd);
+        waitpid(pid, &st, 0);
+        if (step != 2 || fakecore_count(core, "log=Gr\303\274\303\237e") != 1)
+            t_fail(__FILE__, __LINE__, "LC_ALL=%s: step %zu: %s", locale[i], step, got);
+        down();
+    }
+}
+
 /* The daemon goes while somebody sits at the prompt: he is told, and asks again when it is back. */
 static void chat_stays_at_its_prompt_without_a_daemon(void)
 {
@@ -659,7 +693,7 @@ static void chat_stays_at_its_prompt_without_a_daemon(void)
     size_t n = 0, from = 0, step = 0;
     int fd, st;
 
-    pid_t pid = chat_on_terminal(&fd);
+    pid_t pid = chat_on_terminal(&fd, "C.UTF-8");
     while (n < sizeof got - 1) {
         ssize_t k = read(fd, got + n, sizeof got - 1 - n);
         if (k <= 0)
@@ -835,6 +869,7 @@ T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"chat_reads_lines_and_commands", chat_reads_lines_and_commands},
        {"chat_refuses_what_ask_refuses", chat_refuses_what_ask_refuses},
        {"chat_says_on_a_terminal_who_answers", chat_says_on_a_terminal_who_answers},
+       {"what_is_typed_arrives_in_any_locale", what_is_typed_arrives_in_any_locale},
        {"chat_stays_at_its_prompt_without_a_daemon", chat_stays_at_its_prompt_without_a_daemon},
        {"what_is_said_is_of_what_was_typed", what_is_said_is_of_what_was_typed},
        {"lists_print_tables_and_json", lists_print_tables_and_json},

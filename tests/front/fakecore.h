@@ -244,6 +244,8 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         snprintf(s.id, sizeof s.id, "%s", id);
         if ((q = strstr(p, "words=")))
             s.words = atoi(q + 6);
+        if ((q = strstr(p, "log=")))
+            dprintf(c->log, "%.100s\n", q);
         if ((q = strstr(p, "pace=")))
             s.pace_ms = atoi(q + 5);
         if ((q = strstr(p, "stop=")))
