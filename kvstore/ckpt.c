@@ -291,11 +291,13 @@ void ckpt_look(struct kvstore *s)
         ckpt_stop(s);
         s->ckpt.again_ns = 0;
         turnlog_keep_old(s->log);
-        store_note(
-            s,
-            "the turn log in %s/log was %s by another program: it is to be made anew from "
-            "the index",
-            s->dir, cut ? "cut short" : "overwritten");
+        store_note(s,
+                   "the turn log in %s/log %s by another program: it is to be made anew from "
+                   "the index",
+                   s->dir,
+                   cut                     ? "was cut short"
+                   : turnlog_lacks(s->log) ? "has lost a file, which was removed"
+                                           : "was overwritten");
     }
     if (s->log_hurt && s->index_bad)
         hurt_said(s, E_CORRUPT);

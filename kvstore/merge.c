@@ -655,6 +655,7 @@ static void end_look(struct merge *m)
     uint64_t have = m->l > m->seq ? m->l : m->seq, acked = m->s->acked_seq;
 
     m->rep->seq = have > acked ? have : acked;
+    m->rep->endless = !m->have_l && acked == 0;
     m->rep->missing = m->rep->seq - have;
     m->rep->torn = m->rep->missing && m->s->acked_torn;
     bool early = m->rep->missing > 0;

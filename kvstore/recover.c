@@ -206,9 +206,12 @@ static int merged(struct kvstore *s, const char *why, bool sound, struct kvs_ope
     rep->rebuilt = true;
     rep->sessions_hurt = m.sessions + m.gone + m.unsure;
     if (why && !m.lost)
-        store_note(s,
-                   "%s: made anew from the turn log and what could be read, nothing is missing",
-                   why);
+        store_note(
+            s, "%s: made anew from the turn log and what could be read, nothing is missing%s",
+            why,
+            m.endless ? " of what these files hold; were a newer file of the log gone "
+                        "too, nobody could tell: see that all of it is there"
+                      : "");
     return 0;
 }
 

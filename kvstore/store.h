@@ -482,7 +482,8 @@ void store_event(struct kvstore *s); /* the loop has something to do */
 void store_stop(struct kvstore *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The same because a write failed: why, doing what, to which file (or NULL). */
 void store_fault(struct kvstore *s, int why, const char *doing, const char *file);
-void store_full(struct kvstore *s, int why, const char *doing); /* until a write succeeds again: */
+/* Until a write succeeds again: */
+void store_full(struct kvstore *s, int why, const char *doing);
 void store_recovered(struct kvstore *s);
 
 #endif

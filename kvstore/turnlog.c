@@ -664,10 +664,27 @@ int turnlog_checkpoint_end(struct turnlog *l)
     return 0;
 }
 
+static bool seg_gone(const struct turnlog *l, uint32_t i)
+{
+    char path[PATH_MAX];
+    uint64_t bytes;
+
+    seg_path(l, l->seg[i].number, "", path);
+    return log_length(path, &bytes) == -ENOENT;
+}
+
 bool turnlog_keeps(const struct turnlog *l)
 {
     for (uint32_t i = 0; i < l->n_trim; i++)
-        if (l->seg[i].bad)
+        if (l->seg[i].bad && !seg_gone(l, i))
+            return true;
+    return false;
+}
+
+bool turnlog_lacks(const struct turnlog *l)
+{
+    for (uint32_t i = l->n_trim; i < l->n_seg; i++)
+        if (seg_gone(l, i))
             return true;
     return false;
 }
@@ -681,8 +698,8 @@ int turnlog_trim(struct turnlog *l)
     seg_path(l, l->seg[0].number, "", path);
     int r = l->seg[0].bad ? sys_set_aside(l->sys, path, aside, sizeof aside)
                           : sys_unlink(l->sys, path);
-    if (r < 0) {
-        l->n_trim = 0; /* with the next checkpoint's */
+    if (r < 0 && r != -ENOENT) { /* one that somebody else removed is gone */
+        l->n_trim = 0;           /* with the next checkpoint's */
         return r;
     }
     memmove(l->seg, l->seg + 1, --l->n_seg * sizeof *l->seg);

@@ -52,7 +52,8 @@ void turnlog_close(struct turnlog *l);
 /* After damage, before start: the files that are there are not written to any more, and kept as
  * NAME.bad-TIME when a checkpoint takes their place, also those that are whole. */
 void turnlog_keep_old(struct turnlog *l);
-bool turnlog_keeps(const struct turnlog *l); /* trim is to set one aside */
+bool turnlog_keeps(const struct turnlog *l); /* trim is to set one aside that is there */
+bool turnlog_lacks(const struct turnlog *l); /* a file that it wants is not there */
 /* Once, before the first append: the store's name, for the headers; what is torn behind the
  * tail is wiped, so that no later frame can be taken for its successor. */
 int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq);

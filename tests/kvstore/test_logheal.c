@@ -109,6 +109,44 @@ static void a_log_that_is_overwritten_is_made_anew(void)
     }
 }
 
+static size_t log_names(glob_t *v)
+{
+    char pattern[512];
+
+    snprintf(pattern, sizeof pattern, "%.400s/log/seg-????", g.dir);
+    return glob(pattern, 0, NULL, v) == 0 ? v->gl_pathc : 0;
+}
+
+/* Gone is gone: what comes after it is trimmed as ever, and nobody is told where it was kept. */
+static void a_file_of_the_log_that_is_removed_is_no_obstacle(void)
+{
+    uint64_t at = TOKENS;
+    glob_t v = {0};
+
+    open_rig(false);
+    while (log_names(&v) < 2 && at < 4000000) {
+        globfree(&v);
+        CHECK_EQ(rig_talk(&g, 1, at, at + 100000), 0);
+        at += 100000;
+    }
+    CHECK_EQ(v.gl_pathc, 2);
+    looked_at();
+    CHECK_EQ(unlink(v.gl_pathv[0]), 0);
+    globfree(&v);
+    looked_at();
+    CHECK(said("has lost a file, which was removed by another program"));
+    CHECK(!g.s->log_hurt && !said("could be removed again"));
+    CHECK_EQ(log_names(&v), 1);
+    globfree(&v);
+    rig_close(&g);
+    rig_no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(said("nobody could tell"));
+    CHECK(rig_tokens_ok(&g, 1, at));
+    all_is_there();
+    rig_fini(&g);
+}
+
 static int fail_ckpt(void *user, const struct sys_event *e)
 {
     (void)user;
@@ -397,6 +435,7 @@ static void a_log_that_cannot_be_looked_at_is_not_blamed_on_others(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_log_that_is_cut_is_made_anew), ROW(a_log_that_is_overwritten_is_made_anew),
+       ROW(a_file_of_the_log_that_is_removed_is_no_obstacle),
        ROW(a_log_that_cannot_be_looked_at_is_not_blamed_on_others),
        ROW(a_log_that_could_not_be_made_anew_is_still_hurt), ROW(a_log_that_was_touched_stays),
        ROW(a_group_behind_what_neither_has_is_kept), ROW(what_neither_copy_has_is_no_nothing))
