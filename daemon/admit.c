@@ -567,7 +567,10 @@ static void refuse_context(struct req *r, uint64_t tokens, uint64_t context)
     char way[120] = "", set[80] = "";
 
     if (own > context)
-        snprintf(set, sizeof set, " (by the setting `context`, its file allows %u)", own);
+        snprintf(set, sizeof set, " (by the setting `%s`, its file allows %u)",
+                 context == (uint64_t)kvf_pages(r->m) * BLOCK_TOKENS ? "page-memory"
+                                                                     : "context",
+                 own);
     r->err_a = tokens;
     r->err_b = context;
     r->err_held = r->s ? r->s->head : 0;
@@ -707,13 +710,6 @@ static void admit(struct req *r, struct prepared *p)
     }
     if (n > context || (n == context && !r->ingest)) {
         refuse_context(r, n, context);
-        return;
-    }
-    if (n / BLOCK_TOKENS + 1 > kvf_pages(r->m)) {
-        req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory",
-                 "the input needs %llu pages of KV memory, model %s has %u; raise its page "
-                 "memory",
-                 (unsigned long long)(n / BLOCK_TOKENS + 1), r->m->name, kvf_pages(r->m));
         return;
     }
     if (!quota_turns(r->d, r->uid, words, sizeof words)) {

@@ -380,9 +380,12 @@ static void load_done(void *user, int res, struct engine *e, const char *words)
     s->stamp = s->info.file;
     s->d->epoch = s->info.epoch;
     uint32_t asked = conf_model(s->d->conf, m->name)->context;
-    if (asked > s->info.ctx_max)
+    if (asked > s->info.ctx_own)
         daemon_warn(s->d, "model %s: context = %u is more than it can have; it has %u tokens",
-                    m->name, asked, s->info.ctx_max);
+                    m->name, asked, s->info.ctx_own);
+    if (s->info.ctx_max < (asked && asked < s->info.ctx_own ? asked : s->info.ctx_own))
+        daemon_warn(s->d, "model %s: context is %u of %u tokens, what its page-memory holds",
+                    m->name, s->info.ctx_max, s->info.ctx_own);
     snprintf(s->d->backend, sizeof s->d->backend, "%s", s->info.backend);
     cJSON_Delete(m->sampling);
     m->sampling = modelfile_sampling(eng_gguf(e), conf_model(s->d->conf, m->name));

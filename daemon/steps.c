@@ -198,7 +198,7 @@ static void give_pages(struct gmodel *gm)
 
     while ((r = next_queued(gm))) {
         uint32_t others = attached_count(gm);
-        uint32_t need = (uint32_t)(r->toks->n / BLOCK_TOKENS + 1);
+        uint32_t need = (uint32_t)(rows_wanted(r) / BLOCK_TOKENS + 1);
         int res;
 
         if (awaits_key(gm, r))

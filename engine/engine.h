@@ -42,7 +42,7 @@ struct eng_opts {
 struct eng_info {
     char arch[32], name[128];
     uint32_t n_layers, n_vocab, n_embd, n_head, n_kv_head, head_dim, ctx_max;
-    uint32_t ctx_own; /* the file's; ctx_max is less where the options say so */
+    uint32_t ctx_own; /* the file's; ctx_max is less by the options: of itself, or the pages' */
     uint64_t n_params, file_bytes, weight_bytes; /* weights as laid out by the backend */
     uint64_t token_bytes;                        /* of them, what decoding one token reads */
     uint64_t page_memory;

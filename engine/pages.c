@@ -51,6 +51,9 @@ int pool_open(struct engine *e, struct errbuf *eb, uint64_t page_memory)
         if (r < 0)
             return r;
     }
+    /* No session can have more tokens than all pages hold. */
+    if (n * BLOCK_TOKENS < e->info.ctx_max)
+        e->info.ctx_max = (uint32_t)(n * BLOCK_TOKENS);
     e->info.pages = (uint32_t)n;
     e->info.page_memory = n * block;
     return 0;

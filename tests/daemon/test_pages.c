@@ -87,6 +87,56 @@ static void with_few_pages_sessions_take_turns(void)
     answer_clear(&b);
 }
 
+static double told(struct rig *g, const char *name)
+{
+    struct wire_reply r = rig_call(g, HRT_MODEL_SHOW, NULL, 0, "{\"model\":\"m\"}");
+    double n = cJSON_GetNumberValue(cJSON_GetObjectItem(r.json, name));
+
+    wire_reply_fini(&r);
+    return n;
+}
+
+/* A session that outgrew them could never be gone on with: the end is the context's, and is said
+ * as such. */
+static void the_context_is_what_the_pages_hold(void)
+{
+    static int32_t many[8200];
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    rig_make_ctx(&g, "--page-memory 1MiB", 16384);
+    rig_up(&g);
+    some_ids(ids, 3, 1);
+    rig_run(&g, ids, 3, ",\"params\":{\"max_tokens\":0}", &a);
+    const double ctx = told(&g, "context"), per = told(&g, "bytes_per_token");
+    const uint32_t n = (uint32_t)ctx;
+    CHECK(n && n < 8192 && ctx == told(&g, "page_bytes") / per);
+    r = rig_call(&g, HRT_STATUS, NULL, 0, "{}");
+    CHECK(strstr(cJSON_GetArrayItem(cJSON_GetObjectItem(r.json, "warnings"), 0)->valuestring,
+                 "of 16384 tokens, what its page-memory holds"));
+    wire_reply_fini(&r);
+    /* An answer ends there as it does at any context. */
+    some_ids(many, n + 1, 2);
+    rig_run(&g, many, n - 40, ",\"session\":\"s\",\"create\":true," LONG(""), &a);
+    CHECK_STR(wire_str(&a.last, "finish"), "length");
+    CHECK_EQ(a.n, 40);
+    /* One that is read alone may fill it; one that is answered leaves room for a token. */
+    rig_run(&g, many, n, ",\"params\":{\"max_tokens\":0}", &a);
+    CHECK_STR(wire_str(&a.last, "finish"), "stop");
+    for (uint32_t more = 0; more < 2; more++) {
+        rig_id(id);
+        r = rig_call(&g, HRT_START, many, (n + more) * 4,
+                     "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\",%s}", id,
+                     more ? "\"params\":{\"max_tokens\":0}" : SAMPLED);
+        CHECK_STR(wire_str(&r, "slug"), "context_length_exceeded");
+        CHECK(strstr(wire_str(&r, "message"), "(by the setting `page-memory`, its file"));
+        wire_reply_fini(&r);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 /* What there is of an answer, from its beginning: nothing of it counts as read. */
 static struct wire_reply peek(struct rig *g, const char *id)
 {
@@ -241,6 +291,7 @@ static void what_nobody_reads_gives_pages_to_the_next_of_its_user(void)
     answer_clear(&b);
 }
 
-T_MAIN(CASE(many_at_once_say_what_each_says_alone), CASE(with_few_pages_sessions_take_turns),
+T_MAIN(CASE(many_at_once_say_what_each_says_alone), CASE(the_context_is_what_the_pages_hold),
+       CASE(with_few_pages_sessions_take_turns),
        CASE(a_user_who_holds_all_pages_gives_some_to_another),
        CASE(what_nobody_reads_gives_pages_to_the_next_of_its_user))
