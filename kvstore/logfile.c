@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/dirlist.h"
+#include "kvstore/logend.h"
 #include "kvstore/sys.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -162,6 +163,11 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
     *ret = l.v;
     *ret_n = l.n;
     return 0;
+}
+
+bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n)
+{
+    return logend_get(dir) > (n ? v[n - 1].number : 0);
 }
 
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes)
@@ -413,9 +419,14 @@ int log_salvage(const char *dir,
             w.damaged = true; /* torn bytes are only torn at the very end */
         free(f.b);
     }
+    if (r == 0 && log_lacks_end(dir, v, n)) {
+        w.damaged = true;
+        r = gap(&w, false);
+    }
     free(v);
     if (r < 0 && eb && !eb->s[0])
         return sys_unread(eb, r, dir);
+    rep->end_known = logend_get(dir) != 0;
     rep->damaged = w.damaged;
     rep->last_seq = w.seq;
     rep->frames = w.frames;

@@ -32,6 +32,8 @@ struct log_file {
 /* The log's files by number, malloc'ed in *ret.  tidy: files that never became one (.tmp) go. */
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb);
+/* Whether there was a newer file than any of these (logend.h): it is missing. */
+bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
 int log_length(const char *path, uint64_t *ret); /* -errno: not that it is empty */
 /* A whole file in malloc'ed memory. */

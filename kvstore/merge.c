@@ -655,7 +655,7 @@ static void end_look(struct merge *m)
     uint64_t have = m->l > m->seq ? m->l : m->seq, acked = m->s->acked_seq;
 
     m->rep->seq = have > acked ? have : acked;
-    m->rep->endless = !m->have_l && acked == 0;
+    m->rep->endless = !m->have_l && acked == 0 && !m->end_known;
     m->rep->missing = m->rep->seq - have;
     m->rep->torn = m->rep->missing && m->s->acked_torn;
     bool early = m->rep->missing > 0;
@@ -680,6 +680,7 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
         r = log_salvage(dir, frame_take, m, &log, eb);
     if (r < 0)
         return r;
+    m->end_known = log.end_known;
     /* Names lie under a CRC: two of them are two stores, and neither is damage of the other. */
     if (log.have_uuid && !sodium_is_zero(m->uuid, 16) && memcmp(m->uuid, log.uuid, 16))
         return err_set(

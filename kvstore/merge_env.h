@@ -39,6 +39,7 @@ struct merge {
     uint64_t log_ns; /* the latest time in the log */
     bool ahead;      /* L is not known, and the old index has what is not in the log */
     bool old_counts; /* the old index may have what the log has not */
+    bool end_known;  /* the log says which file was its newest */
     bool sound;      /* the old index has what lies in holes before L */
     struct hurt *hurt;
     uint32_t n_hurt;

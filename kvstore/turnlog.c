@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/crc32c.h"
 #include "kvstore/codec.h"
+#include "kvstore/logend.h"
 #include "kvstore/logfile.h"
 #include "kvstore/sys.h"
 #include <errno.h>
@@ -48,7 +49,8 @@ struct turnlog {
     uint32_t ckpt_number, ckpt_old; /* its file; how many files it replaces */
     uint64_t ckpt_at, ckpt_n, ckpt_grown, ckpt_unsynced;
     uint32_t ckpt_crc;
-    uint32_t n_trim; /* files in front that a checkpoint has replaced */
+    uint32_t end, end_was; /* what logend.h says; said at the start */
+    uint32_t n_trim;       /* files in front that a checkpoint has replaced */
 };
 
 static void seg_path(const struct turnlog *l, uint32_t number, const char *suffix,
@@ -217,6 +219,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         l->at = end;
         l->size = n;
     }
+    w.damaged |= r == 0 && log_lacks_end(l->dir, l->seg, l->n_seg);
     /* Behind damage nothing is appended: the next frame begins a file of its own. */
     const struct log_head *last = l->n_seg ? &head[l->n_seg - 1] : NULL;
     if (r == 0 && last && !w.damaged && !last->base) {
@@ -277,9 +280,21 @@ void turnlog_keep_old(struct turnlog *l)
     l->fd = -1;
 }
 
+/* Where it cannot be written down it lags behind, and says less than it could. */
+static void end_now(struct turnlog *l)
+{
+    uint32_t number = l->n_seg ? l->seg[l->n_seg - 1].number : 0;
+
+    if (number != l->end && logend_put(l->sys, l->dir, number) == 0)
+        l->end = number;
+}
+
 int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
 {
     must_be(l, LOG_MAGIC);
+    l->end = logend_get(l->dir);
+    l->end_was = l->end;
+    end_now(l);
     memcpy(l->uuid, uuid, 16);
     if (last_seq > l->seq) { /* the index knows more than the log: go on behind it */
         l->seq = l->skipped = last_seq;
@@ -342,6 +357,7 @@ static uint32_t next_number(const struct turnlog *l)
 {
     uint32_t last = l->n_seg ? l->seg[l->n_seg - 1].number : 0;
 
+    last = last > l->end_was ? last : l->end_was; /* one that is missing may be put back */
     return (l->ckpt_fd >= 0 && l->ckpt_number > last ? l->ckpt_number : last) + 1;
 }
 
@@ -383,6 +399,7 @@ static int roll(struct turnlog *l)
     l->fd = fd;
     l->at = LOG_HEAD_BYTES;
     l->size = size;
+    end_now(l);
     return 0;
 }
 

@@ -28,6 +28,7 @@ struct turnlog_report {
     bool damaged;        /* a frame before the last one is missing or not whole */
     bool frames_torn;    /* whole frames lie behind it: of the same group, or it is damage */
     bool other;          /* a frame is not the one that was seen under its number */
+    bool end_known;      /* which file was the newest is written down (logend.h) */
     bool have_uuid;
     uint8_t uuid[16];
 };
