@@ -92,6 +92,33 @@ void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PAT
     snprintf(ret, PATH_MAX, "%s/seg-%04u%s", dir, number, suffix);
 }
 
+bool log_named(const char *name, const char *suffix, uint32_t *ret)
+{
+    char want[64];
+    unsigned long number = 0;
+
+    if (strncmp(name, "seg-", 4) == 0)
+        number = strtoul(name + 4, NULL, 10);
+    if (number > UINT32_MAX)
+        return false;
+    *ret = (uint32_t)number;
+    snprintf(want, sizeof want, "seg-%04u%s", *ret, suffix);
+    return strcmp(name, want) == 0;
+}
+
+/* A file that nothing but its name makes one of the log counts where it is near: it may have lost
+ * its header.  Behind one that is far off the numbers would end. */
+uint32_t log_number_next(const struct log_file *v, uint32_t n)
+{
+    uint32_t last = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        if (v[i].number > last && v[i].number < LOG_NUMBER_MAX &&
+            (v[i].own || v[i].number - last <= LOG_NUMBER_FAR))
+            last = v[i].number;
+    return last + 1;
+}
+
 static int by_number(const void *a, const void *b)
 {
     uint32_t x = ((const struct log_file *)a)->number, y = ((const struct log_file *)b)->number;
@@ -121,16 +148,15 @@ static int list_one(void *ctx, const char *name)
 {
     struct listing *l = ctx;
     uint32_t number;
-    char end, path[PATH_MAX];
-    size_t len = strlen(name);
+    char path[PATH_MAX];
 
     /* A file that never became one. */
-    if (len > 4 && !strncmp(name, "seg-", 4) && !strcmp(name + len - 4, ".tmp")) {
+    if (log_named(name, ".tmp", &number)) {
         if (l->tidy && snprintf(path, sizeof path, "%s/%s", l->dir, name) < PATH_MAX)
             l->said = sys_clear(path, l->eb);
         return l->said;
     }
-    if (sscanf(name, "seg-%9u%c", &number, &end) != 1)
+    if (!log_named(name, "", &number))
         return 0;
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 16;

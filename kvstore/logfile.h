@@ -9,6 +9,8 @@
 
 #define LOG_NEWER_DO "start the newer hearthd, or put back a copy made before the upgrade"
 enum { LOG_FORMAT_OLDEST = 1, LOG_FORMAT = 3, LOG_COPY_AT = 2048 };
+/* No store of ours gets to a number beyond; a name that far behind the others is a stray. */
+enum { LOG_NUMBER_MAX = 1 << 30, LOG_NUMBER_FAR = 1 << 20 };
 
 struct log_head {
     uint8_t uuid[16];
@@ -28,13 +30,20 @@ struct log_file {
     uint64_t taken; /* bytes on disk */
     uint64_t bytes; /* its length, at least */
     bool bad;       /* hurt: kept aside when the log no longer needs it */
+    bool own;       /* its header says this number as well */
 };
-/* The log's files by number, malloc'ed in *ret.  tidy: files that never became one (.tmp) go. */
+/* The log's files by number, malloc'ed in *ret: those with the very name that log_path gives, any
+ * other is left alone.  tidy: files that never became one (.tmp) go. */
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb);
 /* Whether there was a newer file than any of these (logend.h): it is missing. */
 bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
+/* Whether a name is one that log_path gives, with this behind the number. */
+bool log_named(const char *name, const char *suffix, uint32_t *ret);
+/* For one more file: a name that a start reads, behind those of the log, and not behind one that
+ * only looks like them. */
+uint32_t log_number_next(const struct log_file *v, uint32_t n);
 int log_length(const char *path, uint64_t *ret); /* -errno: not that it is empty */
 /* A whole file in malloc'ed memory. */
 int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);

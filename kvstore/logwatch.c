@@ -22,12 +22,12 @@ struct stamp {
 static int stamp_one(void *ctx, const char *name)
 {
     struct stamp *t = ctx;
-    char path[PATH_MAX], end;
+    char path[PATH_MAX];
     uint32_t number;
     uint8_t b[40];
     struct stat st;
 
-    if (sscanf(name, "seg-%9u%c", &number, &end) != 1)
+    if (!log_named(name, "", &number))
         return 0;
     log_path(t->dir, number, "", path);
     if (stat(path, &st) < 0)

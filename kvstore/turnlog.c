@@ -166,6 +166,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
     for (uint32_t i = 0; r == 0 && i < l->n_seg; i++) {
         int e = log_head_read(l->dir, l->seg[i].number, &head[i]);
         seg_path(l, l->seg[i].number, "", path);
+        l->seg[i].own = e == 0;
         if (e == E_VERSION)
             r = err_set(eb, e, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
         else if (e == E_CORRUPT)
@@ -283,7 +284,7 @@ void turnlog_keep_old(struct turnlog *l)
 /* Where it cannot be written down it lags behind, and says less than it could. */
 static void end_now(struct turnlog *l)
 {
-    uint32_t number = l->n_seg ? l->seg[l->n_seg - 1].number : 0;
+    uint32_t number = log_number_next(l->seg, l->n_seg) - 1;
 
     if (number != l->end && logend_put(l->sys, l->dir, number) == 0)
         l->end = number;
@@ -334,7 +335,7 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
 /* Its length, at least: 0 where nobody can tell, and then it is never found to be cut. */
 static struct log_file file_now(uint32_t number, const char *path)
 {
-    struct log_file f = {.number = number, .taken = sys_taken_bytes(path)};
+    struct log_file f = {.number = number, .taken = sys_taken_bytes(path), .own = true};
 
     (void)log_length(path, &f.bytes);
     return f;
@@ -355,10 +356,11 @@ static int seg_add(struct turnlog *l, uint32_t number)
 
 static uint32_t next_number(const struct turnlog *l)
 {
-    uint32_t last = l->n_seg ? l->seg[l->n_seg - 1].number : 0;
+    uint32_t next = log_number_next(l->seg, l->n_seg);
 
-    last = last > l->end_was ? last : l->end_was; /* one that is missing may be put back */
-    return (l->ckpt_fd >= 0 && l->ckpt_number > last ? l->ckpt_number : last) + 1;
+    /* One that is missing may be put back. */
+    next = next > l->end_was || l->end_was >= LOG_NUMBER_MAX ? next : l->end_was + 1;
+    return l->ckpt_fd >= 0 && l->ckpt_number >= next ? l->ckpt_number + 1 : next;
 }
 
 /* Another file, with the group in it: one without frames is damage to whoever reads it. */

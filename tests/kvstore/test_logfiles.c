@@ -1,0 +1,149 @@
+/* test_logfiles.c - files of the turn log that somebody renamed, put beside them, or blew up: what
+ * they hold is found, and none of them hides the others. */
+#include "kvstore/logfile.h"
+#include "kvstore/store.h"
+#include "tests/kvstore/hurt.h"
+#include "tests/t.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct rig g;
+static char words[4000];
+
+static char *in_log(const char *name, char ret[512])
+{
+    snprintf(ret, 512, "%.250s/log/%s", g.dir, name);
+    return ret;
+}
+
+static void touched(const char *name, off_t bytes)
+{
+    char path[512];
+    int fd = open(in_log(name, path), O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+    CHECK(fd >= 0 && ftruncate(fd, bytes) == 0);
+    close(fd);
+}
+
+static bool is_there(const char *name)
+{
+    char path[512];
+
+    return access(in_log(name, path), F_OK) == 0;
+}
+
+static void copied(const char *from, const char *to)
+{
+    char a[512], b[512];
+
+    CHECK_EQ(rig_cp(in_log(from, a), in_log(to, b)), 0);
+}
+
+/* With what hurt_make wrote, and what the case has added since under 50. */
+static void opens_whole(const char *what, uint64_t more)
+{
+    g.eb.s[0] = 0;
+    int r = rig_open(&g);
+    if (r < 0)
+        t_fail(__FILE__, __LINE__, "%s: %d: %s", what, r, g.eb.s);
+    CHECK_EQ(hurt_lost(&g, what), 0);
+    if (more)
+        CHECK(rig_tokens_ok(&g, 50, more));
+    hurt_notes(&g, words, sizeof words);
+}
+
+/* --- names ---------------------------------------------------------------------------------------- */
+
+/* Their numbers are those of files that are there: a start read these in their place. */
+static void a_name_that_is_not_just_ours_is_left_alone(void)
+{
+    static const char *const near[] = {
+        "seg-1",     "seg-2", "seg-00002", "seg-+002",      "seg-0001.copy",
+        "seg-0001x", "seg-",  "seg-3.tmp", "seg-notes.tmp", "seg-4294967296"};
+    enum { NEAR = sizeof near / sizeof *near };
+
+    for (int no_index = 0; no_index < 2; no_index++) {
+        hurt_make(&g);
+        for (int i = 0; i < NEAR; i++)
+            copied("seg-0001", near[i]);
+        if (no_index)
+            rig_no_index(&g);
+        opens_whole("near names", 0);
+        if (!no_index)
+            CHECK(g.rep.clean && !words[0]);
+        rig_close(&g);
+        for (int i = 0; i < NEAR; i++)
+            if (!is_there(near[i]))
+                t_fail(__FILE__, __LINE__, "%s is gone", near[i]);
+        rig_fini(&g);
+    }
+}
+
+/* Each file that is there has a number that is listed. */
+static void all_are_listed(const char *what)
+{
+    struct log_file *v;
+    uint32_t n;
+    char dir[512];
+
+    hurt_path(&g, "log", dir);
+    CHECK_EQ(log_files(dir, false, &v, &n, &g.eb), 0);
+    if ((int)n != hurt_count(dir, "seg-") - hurt_count(dir, ".bad-"))
+        t_fail(__FILE__, __LINE__, "%s: %u are listed", what, n);
+    free(v);
+}
+
+/* Numbers went on behind it, to names that no start read. */
+static void no_number_is_behind_that_of_a_stray_far_off(void)
+{
+    static const char *const stray[] = {"seg-999999998",  "seg-999999999",  "seg-1073741823",
+                                        "seg-1073741824", "seg-4294967294", "seg-4294967295"};
+
+    for (int i = 0; i < 6; i++) {
+        hurt_make(&g);
+        touched(stray[i], 0);
+        for (uint64_t at = 0; at < 2; at++) {
+            opens_whole(stray[i], at);
+            CHECK_EQ(rig_talk(&g, 50, at, at + 1), 0);
+            rig_close(&g);
+            all_are_listed(stray[i]);
+        }
+        CHECK(!is_there(stray[i])); /* kept, beside it */
+        rig_no_index(&g);
+        opens_whole(stray[i], 2);
+        rig_close(&g);
+        all_are_listed(stray[i]);
+        rig_fini(&g);
+    }
+}
+
+/* A store that went on behind one: its own numbers are that high. */
+static void a_log_with_high_numbers_of_its_own_goes_on(void)
+{
+    struct log_file v[] = {{.number = 1, .own = true},
+                           {.number = 3},
+                           {.number = 1000000000, .own = true},
+                           {.number = 1000000002},
+                           {.number = 1003000000},
+                           {.number = UINT32_MAX, .own = true}};
+
+    CHECK_EQ(log_number_next(v, 0), 1);
+    CHECK_EQ(log_number_next(v, 1), 2);
+    CHECK_EQ(log_number_next(v, 2), 4);
+    CHECK_EQ(log_number_next(v, 3), 1000000001);
+    for (uint32_t n = 4; n <= 6; n++)
+        CHECK_EQ(log_number_next(v, n), 1000000003);
+}
+
+#define ROW(f)                                                                                 \
+    {                                                                                          \
+#        f, f                                                                                  \
+    }
+T_MAIN(ROW(a_name_that_is_not_just_ours_is_left_alone),
+       ROW(no_number_is_behind_that_of_a_stray_far_off),
+       ROW(a_log_with_high_numbers_of_its_own_goes_on))
