@@ -437,8 +437,10 @@ static int row_meta(void *ctx, bool ok, enum index_db db, const uint8_t *key, si
         m->have_l = true;
         return 0;
     }
-    if (n == 6 && bytes == 8 && memcmp(key, "schema", 6) == 0 && ld64(v) > SCHEMA)
+    if (n == 6 && bytes == 8 && memcmp(key, "schema", 6) == 0 && ld64(v) > SCHEMA) {
+        m->schema = ld64(v);
         return E_VERSION;
+    }
     if (n == 4 && bytes == 16 && memcmp(key, "uuid", 4) == 0)
         memcpy(m->uuid, v, 16);
     if (n == 4 && bytes < sizeof m->lost && memcmp(key, "lost", 4) == 0) {
@@ -665,6 +667,13 @@ static void end_look(struct merge *m)
     m->rep->blind |= early;
 }
 
+int merge_unknown(const struct kvstore *s, uint64_t schema, struct errbuf *eb)
+{
+    return err_set(eb, E_VERSION,
+                   "the store in %s has format %llu, this program knows %d to %d; %s", s->dir,
+                   (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA, LOG_NEWER_DO);
+}
+
 static int fill(struct merge *m, const char *old, struct errbuf *eb)
 {
     struct kvstore *s = m->s;
@@ -673,6 +682,8 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     char dir[PATH_MAX];
     int r = have_old ? index_salvage(old, row_meta, m, &m->current, eb) : 0;
 
+    if (r == E_VERSION)
+        return merge_unknown(s, m->schema, eb);
     m->have_l = m->have_l && m->current;
     m->stale = !m->have_l || is_stale(m);
     snprintf(dir, sizeof dir, "%s/log", s->dir);

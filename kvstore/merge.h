@@ -40,6 +40,8 @@ struct merge_report {
  * that it ever had. */
 int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_report *rep,
                 struct errbuf *eb);
+/* The words for an index of a format that is not known here: E_VERSION. */
+int merge_unknown(const struct kvstore *s, uint64_t schema, struct errbuf *eb);
 /* A new index that a killed start left: put in place when the old one is gone already and it
  * is whole, else thrown away.  What is no file under its names refuses. */
 int merge_leftover(struct kvstore *s, struct errbuf *eb);

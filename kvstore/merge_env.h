@@ -24,6 +24,7 @@ struct merge {
     bool stale;          /* the old index may have rows older than L */
     bool current;        /* no row of the old index is older than another of the same key */
     uint64_t l, seq;
+    uint64_t schema; /* of the old index, where it is one that is not known here */
     uint32_t in_txn;
     struct ids {
         struct kvs_id *id;

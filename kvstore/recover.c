@@ -230,9 +230,7 @@ static int index_sound(struct kvstore *s, struct kvs_open_report *rep, bool *hur
         return 1; /* made and never filled */
     (void)meta_u64(s, "schema", &schema);
     if (schema < SCHEMA_OLDEST || schema > SCHEMA)
-        return err_set(eb, E_VERSION,
-                       "the store in %s has format %llu, this program knows %d to %d; %s",
-                       s->dir, (unsigned long long)schema, SCHEMA_OLDEST, SCHEMA, LOG_NEWER_DO);
+        return merge_unknown(s, schema, eb);
     if (schema < SCHEMA) { /* mark_open() raises it, or the open fails and nothing is said */
         rep->format_was = (uint32_t)schema;
         rep->format = SCHEMA;

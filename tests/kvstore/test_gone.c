@@ -127,6 +127,44 @@ static void a_file_that_goes_while_it_is_emptied_is_waited_for_no_longer(void)
     rig_fini(&g);
 }
 
+static bool to_unlink(void)
+{
+    pthread_mutex_lock(&g.s->to_commit.lock);
+    const struct job *j = g.s->to_commit.jobs.head;
+    bool yes = j && j->kind == JOB_UNLINK;
+    pthread_mutex_unlock(&g.s->to_commit.lock);
+    return yes;
+}
+
+/* It is empty and about to be removed, and nobody has looked since: what stands there is not ours. */
+static void what_took_the_place_of_an_emptied_file_is_not_removed(void)
+{
+    char path[400];
+    FILE *f;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    g.o.no_fsync = true;
+    g.o.disk_bytes = 8 << 20;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), 0);
+    g.s->io.look_ns = UINT64_MAX;
+    g.s->space = SPACE_WANTED;
+    for (uint64_t end = now_ns() + 60000000000u * T_SLOWER; !to_unlink() && now_ns() < end;) {
+        kvs_commit_turn(g.s, 0);
+        kvs_io_turn(g.s, 1000000);
+    }
+    CHECK(to_unlink());
+    take_away();
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", g.dir);
+    CHECK((f = fopen(path, "w")) && fputs("other", f) > 0 && fclose(f) == 0);
+    kvs_commit_turn(g.s, 0);
+    kvs_io_turn(g.s, 0);
+    CHECK(access(path, F_OK) == 0 && g.s->n_layouts && !layout_seg(g.s->layout[g.layout], 1));
+    CHECK_EQ(g.s->file_bytes, 0);
+    rig_fini(&g);
+}
+
 /* Its slot was written and is in no row yet when the walk begins; it comes to the shelf where the
  * walk has been already. */
 static void what_is_being_written_when_its_file_goes_is_forgotten_as_well(void)
@@ -175,5 +213,6 @@ static void a_block_in_memory_is_put_into_another_file(void)
     }
 T_MAIN(ROW(a_large_shelf_is_walked_some_at_a_time),
        ROW(a_file_that_goes_while_it_is_emptied_is_waited_for_no_longer),
+       ROW(what_took_the_place_of_an_emptied_file_is_not_removed),
        ROW(what_is_being_written_when_its_file_goes_is_forgotten_as_well),
        ROW(a_block_in_memory_is_put_into_another_file))

@@ -522,29 +522,6 @@ static void files_that_cannot_be_made_are_said_until_they_can(void)
     rig_fini(&g);
 }
 
-static void anothers_file_is_not_replaced(void)
-{
-    struct rig g, h;
-    char path[512], theirs[512], cmd[1400];
-
-    make(&h);
-    make(&g);
-    path_of(&g, 1, path);
-    path_of(&h, 1, theirs);
-    uint64_t was = sum(theirs);
-    snprintf(cmd, sizeof cmd, "rm %s/kv/test/* && cp -p %s %s", g.dir, theirs, path);
-    CHECK_EQ(system(cmd), 0);
-    rig_reopen(&g);
-    CHECK_EQ(blocks_there(&g), 0);
-    CHECK(said(&g, "seg-0001", "another store"));
-    put_many(&g, 1, BLOCKS, false);
-    rig_reopen(&g);
-    CHECK_EQ(blocks_there(&g), BLOCKS);
-    CHECK_EQ(sum(path), was);
-    unmake(&g);
-    unmake(&h);
-}
-
 static _Atomic bool disk_fails;
 static int on_read(void *user, const struct io_req *q, uint32_t *len)
 {
@@ -614,6 +591,36 @@ static void any_flipped_byte_of_a_header_is_mended_from_its_copy(void)
         flip(path, 4096, 4096);
         CHECK_EQ(sum(path), was);
         unmake(&g);
+    }
+}
+
+/* Nor is a header that is hurt in it written again, from its copy or from a slot. */
+static void anothers_file_is_not_replaced_or_mended(void)
+{
+    for (int hurt = 0; hurt < 3; hurt++) {
+        struct rig g, h;
+        char path[512], theirs[512], cmd[1400];
+
+        make(&h);
+        make(&g);
+        path_of(&g, 1, path);
+        path_of(&h, 1, theirs);
+        if (hurt > 0)
+            flip(theirs, 100, 8);
+        if (hurt > 1)
+            flip(theirs, size_of(theirs) - 4096, 8);
+        uint64_t was = sum(theirs);
+        snprintf(cmd, sizeof cmd, "rm %s/kv/test/* && cp -p %s %s", g.dir, theirs, path);
+        CHECK_EQ(system(cmd), 0);
+        rig_reopen(&g);
+        CHECK_EQ(blocks_there(&g), 0);
+        CHECK(said(&g, "seg-0001", "another store"));
+        put_many(&g, 1, BLOCKS, false);
+        rig_reopen(&g);
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        CHECK_EQ(sum(path), was);
+        unmake(&g);
+        unmake(&h);
     }
 }
 
@@ -748,7 +755,8 @@ T_MAIN(ROW(a_lock_file_that_cannot_be_had_is_blamed_itself),
        ROW(blocks_taken_away_between_two_runs_are_said),
        ROW(files_that_cannot_be_made_are_said_until_they_can),
        ROW(a_file_that_cannot_be_read_costs_its_blocks_for_one_run),
-       ROW(a_folder_that_cannot_be_listed_is_left_alone), ROW(anothers_file_is_not_replaced),
+       ROW(a_folder_that_cannot_be_listed_is_left_alone),
+       ROW(anothers_file_is_not_replaced_or_mended),
        ROW(a_disk_that_does_not_answer_costs_no_row),
        ROW(any_flipped_byte_of_a_header_is_mended_from_its_copy),
        ROW(after_a_kill_the_second_header_is_mended),

@@ -1,6 +1,8 @@
 /* test_unread.c - what could not be read is not damage: it is refused and left as it is.
  *
  * Mode 000 is another user's start. */
+#include "kvstore/merge.h"
+#include "kvstore/store.h"
 #include "tests/kvstore/hurt.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -245,6 +247,30 @@ static void a_hurt_index_beside_the_log_of_another_store_is_refused(void)
     rig_fini(&g);
 }
 
+/* What this program does not know it does not put together: an index of a later format, with damage
+ * or lost, beside a log of this one. */
+static void a_hurt_index_of_a_later_format_is_refused(void)
+{
+    uint8_t later[8] = {SCHEMA + 1};
+    struct rig g;
+
+    hurt_make(&g);
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(index_begin(g.s->idx), 0);
+    CHECK_EQ(index_meta_put(g.s->idx, "schema", later, 8), 0);
+    CHECK_EQ(index_commit(g.s->idx), 0);
+    rig_close(&g);
+    CHECK(hurt_tokens(&g, 1, 256) > 0);
+    uint64_t before = hurt_sum(g.dir);
+    g.eb.s[0] = 0;
+    CHECK_EQ(rig_open(&g), E_VERSION);
+    printf("    %s\n", g.eb.s);
+    CHECK(strstr(g.eb.s, "format 4") && strstr(g.eb.s, "newer hearthd"));
+    CHECK_EQ(hurt_sum(g.dir), before);
+    rig_fini(&g);
+}
+
 #define ROW(f)                                                                                 \
     {                                                                                          \
 #        f, f                                                                                  \
@@ -254,4 +280,5 @@ T_MAIN(ROW(what_another_user_may_not_read_is_left_alone),
        ROW(a_limit_of_file_sizes_is_called_that),
        ROW(a_process_that_cannot_be_made_refuses_and_changes_nothing),
        ROW(what_is_no_file_is_refused_at_once), ROW(copies_of_two_stores_are_refused),
-       ROW(a_hurt_index_beside_the_log_of_another_store_is_refused))
+       ROW(a_hurt_index_beside_the_log_of_another_store_is_refused),
+       ROW(a_hurt_index_of_a_later_format_is_refused))
