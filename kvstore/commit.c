@@ -356,11 +356,11 @@ static int group_write(struct kvstore *s, struct group *g)
         /* Turns are the truth: they go before blocks. */
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->kind == JOB_BLOCK && g->job[i]->res == 0)
-                g->job[i]->res = -ENOSPC;
+                g->job[i]->res = sys_full_as(t);
         t = group_index(s, g, false);
     }
     if (t < 0) {
-        int why = sys_full(t) ? -ENOSPC : is_refusal(t) ? t : -EROFS;
+        int why = sys_full(t) ? sys_full_as(t) : is_refusal(t) ? t : -EROFS;
         for (uint32_t i = 0; i < g->n_job; i++)
             if (g->job[i]->res == 0)
                 g->job[i]->res = why;
@@ -441,13 +441,14 @@ static void group_run(struct kvstore *s, struct group *g)
             if (g->job[i]->res == 0)
                 g->job[i]->res = -EROFS;
     }
-    bool full = false, wrote = false;
+    bool wrote = false;
+    int full = 0;
     for (uint32_t i = 0; i < g->n_job; i++)
-        full |= g->job[i]->res == -ENOSPC;
+        full = sys_full(g->job[i]->res) ? g->job[i]->res : full;
     for (uint32_t i = 0; i < g->n_batch; i++)
         wrote |= g->res[i] == 0;
     if (full)
-        store_full(s, -ENOSPC, "committing blocks");
+        store_full(s, full, "committing blocks");
     if (r == 0) {
         if (wrote) {
             s->space = SPACE_FINE;
@@ -461,7 +462,7 @@ static void group_run(struct kvstore *s, struct group *g)
         }
         s->space = SPACE_FINE; /* asked and refused: these fail, the next may ask again */
         store_full(s, r, "writing turns");
-        r = -ENOSPC;
+        r = sys_full_as(r);
     }
     commit_sizes(s);
     group_done(s, g, r);

@@ -126,7 +126,7 @@ static bool waits_for_room(struct kvstore *s, const char *why, int r, uint64_t b
 
     if (!memory && !sys_full(r))
         return false;
-    again_in(s, memory ? -ENOMEM : -ENOSPC, WANT_AGAIN_NS + (now_ns() - began));
+    again_in(s, memory ? -ENOMEM : sys_full_as(r), WANT_AGAIN_NS + (now_ns() - began));
     store_state(s, SAY_INDEX,
                 "%s and cannot be made anew for want of %s: nothing that is stored is read or "
                 "written until it can, and nothing is lost; free some, it goes on by itself",

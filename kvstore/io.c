@@ -460,13 +460,12 @@ static void read_end(struct kvstore *s, struct io_task *t)
     if (res < 0 && res > -4096 && res != -ENODATA) {
         /* The disk did not answer, which says nothing about the copy: row and slot stay, the
          * next open may ask again. */
-        if (!t->seg->stuck)
-            store_note(s,
-                       "reading seg-%04u of %s failed (%s): the blocks it does not give are "
-                       "recomputed in this run; check the disk",
-                       t->seg->number, t->l->id, err_str(res));
-        t->seg->stuck = true;
-        room_lose(s, b);
+        if (!room_passes(s, t->l, res)) {
+            if (!t->seg->stuck)
+                room_seg_said(s, t, "be read", "the blocks it does not give are recomputed");
+            t->seg->stuck = true;
+            room_lose(s, b);
+        }
         task_drop(s, t);
         page_forget(s, b);
         miss(s, r, false);
@@ -669,16 +668,16 @@ static void write_end(struct kvstore *s, struct io_task *t)
             to_commit(s, t);
         return;
     }
-    bool full = sys_full(t->res);
-    int res = full ? -ENOSPC : -EROFS;
+    int res = sys_full(t->res) ? sys_full_as(t->res) : -EROFS;
     if (!t->pinned && s->io.ring) { /* nothing was written: the file cannot be opened */
-        if (!t->seg->lost)
-            store_note(s,
-                       "seg-%04u of %s cannot be opened (%s): nothing more is put into it in "
-                       "this run",
-                       t->seg->number, t->l->id, err_str(t->res));
-        t->seg->lost = t->seg->stuck = true;
-        put_end(s, t, -ENOSPC);
+        if (room_passes(s, t->l, t->res)) {
+            slot_give(t->l, t->seg, t->slot);
+        } else {
+            if (!t->seg->lost)
+                room_seg_said(s, t, "be opened", "nothing more is put into it");
+            t->seg->lost = t->seg->stuck = true;
+        }
+        put_end(s, t, t->res);
         return;
     }
     if (res == -EROFS) {

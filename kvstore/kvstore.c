@@ -832,6 +832,7 @@ void kvs_stats(struct kvstore *s, struct kvs_stats *ret)
     ret->commits = s->n.commits;
     ret->turns_full = s->turns_full;
     ret->fault = s->fault;
+    ret->full_why = s->full_why;
     ret->files_off = s->files_off || s->kv_unread;
     ret->index_hurt = s->index_bad || index_trust(s->idx) != INDEX_FINE;
     pthread_mutex_lock(&s->ring_lock);

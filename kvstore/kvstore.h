@@ -93,7 +93,7 @@ struct kvs_block_req {
      * payload to the device.  Nonzero fails the request with that code. */
     int (*copy)(struct kvs_block_req *r, void *payload);
     /* On the loop thread.  get: 0, -ENOENT (absent or dropped as corrupt), another code.
-     * put: 0 durable; -ENOSPC, E_LIMIT (disk_bytes), -EDQUOT (day budget), -EROFS, or what keeps
+     * put: 0 durable; -ENOSPC, -EFBIG, E_LIMIT (disk_bytes), -EDQUOT (day budget), -EROFS, or what keeps
      * kv/ from being listed or written: not on disk, and why; in_host says whether the host tier
      * keeps it.  -EEXIST counts as 0: equal bytes are there. */
     void (*done)(struct kvs_block_req *r);
@@ -130,7 +130,7 @@ struct kvs_batch {
 /* Batches become durable in the order submitted; several share one sync and one commit.
  *
  * res of one that found no room: -EDQUOT (o.disk_bytes has none for turns), -ENOSPC (the file
- * system has none, or a file may not grow), -ENOMEM, -EAGAIN (the index waits to be checked or
+ * system has none), -EFBIG (a file may not grow), -ENOMEM, -EAGAIN (the index waits to be checked or
  * made anew).  What was submitted after it and before its
  * done() ran is -ECANCELED, nothing of it was looked at: so whoever submits the same batches again
  * in the same order finds nothing of a later one ahead of an earlier.  Other codes say that a
@@ -153,7 +153,7 @@ bool kvs_turns_short(const struct kvstore *s);
 uint64_t kvs_day(const struct kvstore *s, uint64_t *ret_today, uint64_t *ret_count);
 
 /* Reads see everything done.  Callbacks copy out; nonzero from one stops and is returned.
- * E_CORRUPT: damaged, and nothing could mend it.  -ENOSPC, -ENOMEM, -EAGAIN: it is there, and
+ * E_CORRUPT: damaged, and nothing could mend it.  -ENOSPC, -EFBIG, -ENOMEM, -EAGAIN: it is there, and
  * cannot be read until the index was checked or made anew, which waits for that; -EROFS: until
  * a restart (kvs_stopped says why). */
 int kvs_sessions(struct kvstore *s, int (*each)(void *ctx, const struct kvs_session *x),
@@ -206,7 +206,8 @@ struct kvs_stats {
     bool files_off;                          /* no file of blocks can be had (kv/) */
     bool index_hurt;                         /* and nothing has mended it so far */
     bool turns_full;                         /* see kvs_turns_full */
-    int fault; /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full */
+    int fault;    /* 0; -EROFS after a failed fsync; -ENOSPC while the disk is full: */
+    int full_why; /* -EFBIG: it is not, but no file may be larger; else -ENOSPC */
     bool uring, direct;
     uint32_t n_warnings; /* states that stand */
     char warning[KVS_WARNINGS_MAX][KVS_WORDS];

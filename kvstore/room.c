@@ -13,7 +13,9 @@
 #include "base/clock.h"
 #include "kvstore/store.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { TOGETHER = 60, RETIRE_SLICE = 16384 }; /* units of used; of the shelf, in one turn */
 static const uint64_t RETRY_NS = 2000000000u; /* after the disk refused a segment */
@@ -415,7 +417,7 @@ static void grow(struct kvstore *s, struct layout *l, uint32_t n_slots)
 }
 
 /* 0: room is being made, wait; else none is to be had for this block: E_LIMIT in the limit, -ENOSPC
- * on the disk; or why there are no files. */
+ * on the disk, -EFBIG a file may not be so large; or why there are no files. */
 int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
 {
     uint64_t limit = seg_limit(s), used = s->file_bytes;
@@ -444,16 +446,29 @@ int room_make(struct kvstore *s, struct layout *l, const struct blk *b)
         return 0;
     if (s->files_off)
         return s->files_off;
-    return now_ns() < l->full_until_ns ? -ENOSPC : E_LIMIT;
+    return now_ns() < l->full_until_ns ? l->full_why : E_LIMIT;
 }
 
-/* A full disk is said elsewhere; of other reasons the first, until one can be made again. */
-static void grow_said(struct kvstore *s, const struct layout *l, int r)
+static bool few_files(int r)
+{
+    return r == -EMFILE || r == -ENFILE;
+}
+
+/* A full disk is said elsewhere; of other reasons the first, until one can be had again. */
+static void files_said(struct kvstore *s, const struct layout *l, int r)
 {
     if (sys_full(r) || r == -ENOMEM || r == -EROFS)
         return;
     s->files_off = r;
-    if (r < 0)
+    s->io.files_ns = now_ns() + RETRY_NS;
+    if (few_files(r))
+        store_state(s, SAY_FILES,
+                    "files of blocks cannot be opened (%s): what is new is in memory only, and "
+                    "what is not there is computed again; it is tried again by itself, and if "
+                    "that does not help allow more open files (ulimit -n, LimitNOFILE=) and "
+                    "restart",
+                    err_str(r));
+    else if (r < 0)
         store_state(s, SAY_FILES,
                     "no file of blocks can be made in %s/kv/%s (%s): what is new is in memory "
                     "only and computed again after that; give the daemon a directory there "
@@ -461,6 +476,34 @@ static void grow_said(struct kvstore *s, const struct layout *l, int r)
                     s->dir, l->id, err_str(r));
     else
         store_over(s, SAY_FILES, "files of blocks can be made again");
+}
+
+bool room_passes(struct kvstore *s, const struct layout *l, int r)
+{
+    if (few_files(r))
+        files_said(s, l, r);
+    return few_files(r) || r == -ENOMEM;
+}
+
+void room_seg_said(struct kvstore *s, const struct io_task *t, const char *what,
+                   const char *costs)
+{
+    char path[PATH_MAX], typed[400];
+
+    seg_path(s->dir, t->l->id, t->seg->number, path, sizeof path);
+    store_note(s, "%.300s cannot %s (%s): %s in this run; %s, then restart", path, what,
+               err_str(t->res), costs, sys_remedy(t->res, path, typed, sizeof typed));
+}
+
+/* Nobody may ask for one so soon: whether there are descriptors again is tried. */
+static void files_again(struct kvstore *s)
+{
+    if (!few_files(s->files_off) || now_ns() < s->io.files_ns)
+        return;
+    int fd = open(s->dir, O_PATH | O_CLOEXEC);
+    files_said(s, NULL, fd < 0 && few_files(-errno) ? -errno : 0);
+    if (fd >= 0)
+        close(fd);
 }
 
 void room_grow_done(struct kvstore *s, struct seg_job *g)
@@ -484,8 +527,9 @@ void room_grow_done(struct kvstore *s, struct seg_job *g)
     if (r < 0) {
         s->file_bytes -= g->bytes;
         l->full_until_ns = now_ns() + RETRY_NS;
+        l->full_why = sys_full(r) ? sys_full_as(r) : r;
     }
-    grow_said(s, l, r);
+    files_said(s, l, r);
     free(g);
 }
 
@@ -548,6 +592,7 @@ void room_turn(struct kvstore *s)
     bool wanted = s->space == SPACE_WANTED;
 
     room_count(s);
+    files_again(s);
     if (s->heal_why) { /* nothing can go: who waits for room hears so */
         if (wanted) {
             s->space = SPACE_NONE;

@@ -151,6 +151,7 @@ void store_full(struct kvstore *s, int why, const char *doing)
     const char *what = why == -EFBIG ? "a file has its largest size" : "disk full";
     int was = s->fault;
 
+    s->full_why = sys_full_as(why);
     /* Read-only is for good; a full disk is not. */
     while (was != -EROFS && was != -ENOSPC &&
            !atomic_compare_exchange_weak(&s->fault, &was, -ENOSPC))

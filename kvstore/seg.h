@@ -51,7 +51,8 @@ struct layout {
     int barred;   /* why it gets no new segments, or 0: what lies in its folder is not known */
     bool growing; /* a new segment is being made */
     uint32_t dropping;      /* drops on their way through the commit thread */
-    uint64_t full_until_ns; /* the disk had no room for a segment: do not ask before */
+    uint64_t full_until_ns; /* no segment could be made: do not ask before; */
+    int full_why;           /* why */
 };
 
 /* Slots of a new segment under a limit of disk_bytes, and its size. */

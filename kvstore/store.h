@@ -146,7 +146,8 @@ struct io_side { /* the io thread's own */
     } retire;
     struct job *drops_wait; /* DROPs, for the index to be healed */
     uint64_t retire_ns;     /* not before: giving a segment back */
-    uint64_t look_ns;       /* likewise: looking whether all are there */
+    uint64_t look_ns;       /* likewise: looking whether all are there; */
+    uint64_t files_ns;      /* trying whether one can be opened again */
     uint32_t n_gone;        /* that are not; */
     uint32_t gone_at;       /* how far their blocks are forgotten: a handle; 0: none are now */
 };
@@ -326,9 +327,10 @@ struct kvstore {
     uint64_t hold_ns;          /* since then; 0: they do not */
     bool reserve_held;         /* commit */
     uint64_t reserve_ns, reader_check_ns, shrink_ns;
-    _Atomic int fault; /* 0, -EROFS, -ENOSPC */
-    _Atomic int space; /* enum space */
-    uint64_t group;    /* commit: number of the group being synced */
+    _Atomic int fault;    /* 0, -EROFS, -ENOSPC */
+    _Atomic int full_why; /* of the last: that, or -EFBIG */
+    _Atomic int space;    /* enum space */
+    uint64_t group;       /* commit: number of the group being synced */
     bool direct;
     _Atomic int files_off; /* why no file of blocks can be made or read, or 0 */
     /* Open: the index was believed without a walk; its rows of blocks are not there yet. */
@@ -387,6 +389,12 @@ void room_unshelve(struct kvstore *s, uint32_t h);
 bool room_busy(const struct kvstore *s); /* in the middle of something: do not sleep */
 void room_drop_done(struct kvstore *s, struct drop_job *d);
 int room_shut(const struct kvstore *s); /* why nothing new goes down or is forgotten, or 0 */
+/* That code of opening one of its files says nothing about the file and is over some time: then
+ * nothing is given up, and what a person can do about it is said. */
+bool room_passes(struct kvstore *s, const struct layout *l, int r);
+/* Of another: that t's file cannot be what, and what that costs. */
+void room_seg_said(struct kvstore *s, const struct io_task *t, const char *what,
+                   const char *costs);
 void room_grow_done(struct kvstore *s, struct seg_job *g);
 void room_unlink_done(struct kvstore *s, struct seg_job *u);
 void room_turn(struct kvstore *s);

@@ -33,6 +33,11 @@ bool sys_full(int code)
     return code == -ENOSPC || code == -EDQUOT || code == -EFBIG;
 }
 
+int sys_full_as(int code)
+{
+    return code == -EFBIG ? code : -ENOSPC;
+}
+
 int sys_grows(int fd)
 {
     uint8_t page[4096];

@@ -89,6 +89,8 @@ void sys_reserve(const char *path, uint64_t bytes);
 int sys_take(const char *path, uint64_t bytes);
 /* A code that says there is no room (a disk, a quota, a limit of file sizes): not for good. */
 bool sys_full(int code);
+/* Such a code as others may have it: -EFBIG, or -ENOSPC, as -EDQUOT is a limit of the store's own. */
+int sys_full_as(int code);
 /* Whether a file whose bytes beyond its end mean nothing can grow: a page is written there.  0, or
  * what became of it. */
 int sys_grows(int fd);

@@ -81,7 +81,7 @@ static void a_write_of_the_index_that_ends_short_is_no_room_and_tried_again(void
             talked += r == 0 ? 2000 : 0;
         }
         may(0);
-        CHECK_EQ(r, -ENOSPC);
+        CHECK_EQ(r, -EFBIG);
         kvs_stats(g.s, &st);
         CHECK_EQ(st.fault, -ENOSPC);
         CHECK(rig_tokens_ok(&g, 1, talked));

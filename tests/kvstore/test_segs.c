@@ -6,10 +6,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -522,6 +524,72 @@ static void files_that_cannot_be_made_are_said_until_they_can(void)
     rig_fini(&g);
 }
 
+/* So many that the next one would be one too many; 0: as they were. */
+static void few_files(int most)
+{
+    static struct rlimit was;
+    struct rlimit few;
+
+    if (was.rlim_cur == 0)
+        CHECK_EQ(getrlimit(RLIMIT_NOFILE, &was), 0);
+    few = (struct rlimit){most ? (rlim_t)most : was.rlim_cur, was.rlim_max};
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+}
+
+/* Which says nothing about a file: no block is given up, nothing is called a full disk, and what was
+ * said is over when it is. */
+static void too_few_descriptors_cost_nothing_for_longer_than_they_are(void)
+{
+    struct rig g;
+    char note[1024];
+
+    make(&g);
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    int next = dup(0);
+    close(next);
+    few_files(next);
+    CHECK_EQ(rig_get(&g, 1, 3, NULL), -ENOENT);
+    CHECK_EQ(rig_get(&g, 1, 40, NULL), -ENOENT);
+    CHECK(files_off(&g));
+    CHECK_EQ(kvs_note(g.s, note, sizeof note), KVS_NOTE_BEGINS);
+    CHECK(strstr(note, "Too many open files") && strstr(note, "LimitNOFILE"));
+    CHECK_EQ(rig_put(&g, 2, 0), -EMFILE);
+    CHECK(!kvs_note(g.s, note,
+                    sizeof note)); /* once: no disk is blamed, and no file left alone */
+    few_files(0);
+    CHECK(comes(&g, "files of blocks", "again"));
+    CHECK(!files_off(&g));
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    CHECK_EQ(rig_put(&g, 2, 0), 0);
+    rig_reopen(&g);
+    CHECK_EQ(blocks_there(&g), BLOCKS);
+    CHECK_EQ(rig_get(&g, 2, 0, NULL), 0);
+    unmake(&g);
+}
+
+/* As long as one may not grow: neither that nor the reason for it is a full disk. */
+static void a_file_that_may_not_be_so_large_is_no_full_disk(void)
+{
+    struct rlimit was, small;
+    struct kvs_stats st;
+    struct rig g;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &was), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    small = (struct rlimit){4096, was.rlim_max};
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    CHECK_EQ(rig_put(&g, 1, 0), -EFBIG);
+    CHECK_EQ(rig_talk(&g, 1, 0, 400000), -EFBIG);
+    kvs_stats(g.s, &st);
+    CHECK(st.fault == -ENOSPC && st.full_why == -EFBIG);
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
+    rig_fini(&g);
+}
+
 static _Atomic bool disk_fails;
 static int on_read(void *user, const struct io_req *q, uint32_t *len)
 {
@@ -758,6 +826,8 @@ T_MAIN(ROW(a_lock_file_that_cannot_be_had_is_blamed_itself),
        ROW(a_folder_that_cannot_be_listed_is_left_alone),
        ROW(anothers_file_is_not_replaced_or_mended),
        ROW(a_disk_that_does_not_answer_costs_no_row),
+       ROW(too_few_descriptors_cost_nothing_for_longer_than_they_are),
+       ROW(a_file_that_may_not_be_so_large_is_no_full_disk),
        ROW(any_flipped_byte_of_a_header_is_mended_from_its_copy),
        ROW(after_a_kill_the_second_header_is_mended),
        ROW(a_header_hurt_in_both_copies_is_mended_from_any_slot),
