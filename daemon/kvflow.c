@@ -397,8 +397,12 @@ void kvflow_usage(struct daemon *d, const struct model *m, struct kvflow_usage *
 int kvflow_fault(const struct model *m)
 {
     const struct kvf *f = m->kv;
+    struct kvs_stats k;
 
-    return f ? f->put_fault : 0;
+    if (!f || (f->put_fault != -EMFILE && f->put_fault != -ENFILE))
+        return f ? f->put_fault : 0;
+    kvs_stats(f->d->store, &k);
+    return k.files_off ? f->put_fault : 0; /* it is over, though no block has come since */
 }
 
 uint64_t kvflow_block_bytes(const struct model *m)

@@ -16,21 +16,32 @@
 /* Less than this is nothing: a file system keeps some for itself. */
 enum { NOTHING_BYTES = 8 << 20 };
 
-static const char *by_system(const struct daemon *d, char ret[NOROOM_WORDS])
+static const char *by_size(const struct daemon *d, char ret[NOROOM_WORDS])
 {
-    struct statvfs v;
     struct rlimit lim = {.rlim_cur = RLIM_INFINITY};
-    uint64_t left = 0;
 
-    if (statvfs(d->conf->state, &v) == 0)
-        left = (uint64_t)v.f_bavail * v.f_frsize;
     (void)getrlimit(RLIMIT_FSIZE, &lim);
-    if (left > NOTHING_BYTES && lim.rlim_cur != RLIM_INFINITY)
+    if (lim.rlim_cur != RLIM_INFINITY)
         snprintf(ret, NOROOM_WORDS,
                  "a file of hearthd may have %llu KiB at most (ulimit -f, LimitFSIZE=): raise "
                  "that limit",
                  (unsigned long long)lim.rlim_cur >> 10);
-    else if (left > NOTHING_BYTES)
+    else
+        snprintf(ret, NOROOM_WORDS,
+                 "a file has the largest size that the file system of %.300s allows: move the "
+                 "store to another one",
+                 d->conf->state);
+    return ret;
+}
+
+static const char *by_system(const struct daemon *d, char ret[NOROOM_WORDS])
+{
+    struct statvfs v;
+    uint64_t left = 0;
+
+    if (statvfs(d->conf->state, &v) == 0)
+        left = (uint64_t)v.f_bavail * v.f_frsize;
+    if (left > NOTHING_BYTES)
         snprintf(
             ret, NOROOM_WORDS,
             "the file system of %.300s had no room (%llu MiB are left now): it is tried again",
@@ -62,7 +73,9 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
 {
     if (res == -EDQUOT)
         return by_limit(d, ret);
-    else if (res == -ENOSPC || res == -EFBIG)
+    else if (res == -EFBIG)
+        return by_size(d, ret);
+    else if (res == -ENOSPC)
         return by_system(d, ret);
     else if (res == -ENOMEM)
         snprintf(ret, NOROOM_WORDS, "hearthd has no memory left for it");
@@ -70,6 +83,11 @@ const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROO
         snprintf(ret, NOROOM_WORDS,
                  "what is stored waits to be checked (`hearth status` says why): it is tried "
                  "again");
+    else if ((res == -EMFILE || res == -ENFILE) && !kvs_stopped(d->store, ret, NOROOM_WORDS))
+        snprintf(ret, NOROOM_WORDS,
+                 "hearthd cannot open more files (%s; ulimit -n, LimitNOFILE=): it is tried "
+                 "again",
+                 err_str(res));
     else
         return daemon_why(d, uid, res, ret);
     return ret;

@@ -10,8 +10,8 @@ struct model;
 struct sess;
 
 enum { NOROOM_WORDS = DAEMON_WHY };
-/* res, as the store gave it to a batch or a read: -EDQUOT its limit, -ENOSPC the file system or a
- * limit of file sizes, -EAGAIN the index is not to be had now; others as daemon_why has them. */
+/* res, as the store gave it to a batch or a read: -EDQUOT its limit, -ENOSPC the file system,
+ * -EFBIG a limit of file sizes, -EAGAIN the index is not to be had now; others as daemon_why has them. */
 const char *noroom_words(struct daemon *d, uint32_t uid, int res, char ret[NOROOM_WORDS]);
 bool noroom_is(int res); /* such a one */
 /* Of a read that failed: what was to be read is there all the same, and can be had when there is room

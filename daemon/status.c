@@ -127,7 +127,7 @@ static void warnings(struct daemon *d, const struct kvs_stats *k, uint32_t uid, 
         ;
     else if (k->fault == -ENOSPC) {
         snprintf(said, sizeof said, "%s; nothing new is kept until then",
-                 noroom_words(d, uid, k->fault, why));
+                 noroom_words(d, uid, k->full_why, why));
         cJSON_AddItemToArray(w, cJSON_CreateString(said));
     } else if (k->fault)
         cJSON_AddItemToArray(w, cJSON_CreateString(err_str(k->fault)));

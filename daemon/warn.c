@@ -40,7 +40,11 @@ void daemon_unwarn(struct daemon *d, const char *begin)
 
 const char *daemon_why(struct daemon *d, uint32_t uid, int res, char ret[DAEMON_WHY])
 {
-    if (res != -EROFS || !kvs_stopped(d->store, ret, DAEMON_WHY))
-        return err_str(res);
-    return daemon_trusts(d, uid) ? ret : "who runs the daemon sees why in its status";
+    bool stopped = res > -4096 && kvs_stopped(d->store, ret, DAEMON_WHY);
+
+    if (!stopped)
+        snprintf(ret, DAEMON_WHY, "%s", err_str(res));
+    else if (!daemon_trusts(d, uid))
+        snprintf(ret, DAEMON_WHY, "who runs the daemon sees why in its status");
+    return ret;
 }

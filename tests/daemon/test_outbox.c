@@ -3,6 +3,7 @@
 #include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/ident.h"
+#include "daemon/noroom.h"
 #include "daemon/outbox.h"
 #include "daemon/req.h"
 #include "daemon/sess.h"
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define CASE(f)                                                                                \
@@ -505,9 +507,34 @@ static void so_much_may_wait_and_no_more(void)
     free(t);
 }
 
+/* In the buffer, which is all that some look at; and a limit that nothing has met is not blamed. */
+static void every_reason_has_words(void)
+{
+    char words[NOROOM_WORDS];
+    struct rlimit was, large;
+
+    up(true);
+    for (int e = 1; e < 134; e++) {
+        words[0] = 0;
+        CHECK_STR(noroom_words(&d, 7, -e, words), words);
+        CHECK(words[0] != 0);
+        words[0] = 0;
+        CHECK_STR(daemon_why(&d, 7, -e, words), words);
+        CHECK(words[0] != 0);
+    }
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &was), 0);
+    large = (struct rlimit){1ull << 40, was.rlim_max};
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &large), 0);
+    CHECK(!strstr(noroom_words(&d, 7, -ENOSPC, words), "ulimit"));
+    CHECK(strstr(noroom_words(&d, 7, -EFBIG, words), "ulimit -f") != NULL);
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
+    down();
+}
+
 T_MAIN(CASE(what_finds_no_room_is_written_later_in_its_order),
        CASE(the_next_one_takes_along_what_waits), CASE(another_owner_does_not_wait),
        CASE(a_removal_does_not_wait_and_nothing_comes_back),
        CASE(a_change_that_a_removal_has_passed_is_not_written),
        CASE(what_a_failed_change_said_is_not_written_later),
-       CASE(branches_that_are_named_here_are_held), CASE(so_much_may_wait_and_no_more))
+       CASE(branches_that_are_named_here_are_held), CASE(so_much_may_wait_and_no_more),
+       CASE(every_reason_has_words))
