@@ -176,11 +176,14 @@ static bool dir_lost(struct kvstore *s)
 
 bool guard_holds(struct kvstore *s)
 {
+    char name[PATH_MAX];
+
     if (s->fault == -EROFS)
         return false;
     if (dir_lost(s))
         return false;
-    bool index = index_in_place(s->idx);
+    snprintf(name, sizeof name, "%s/index.mdb", s->dir);
+    bool index = index_in_place(s->idx, name);
     if (index && turnlog_in_place(s->log))
         return true;
     store_stop(

@@ -102,7 +102,7 @@ static void others_back(struct kvstore *s, const char *path, const char *aside)
     struct stat st;
 
     if (aside[0] && lstat(path, &st) < 0 && errno == ENOENT && sys_rename_new(aside, path) == 0)
-        (void)sys_sync_dir(&s->sys, s->dir);
+        (void)sys_sync_parent(&s->sys, path);
 }
 
 /* All is as it was, and it is tried again: until then who reads or writes hears why. */
@@ -250,22 +250,22 @@ static void heal(struct kvstore *s, const char *path, bool broken)
 
 void heal_turn(struct kvstore *s)
 {
-    char path[PATH_MAX];
+    char name[PATH_MAX];
     enum index_trust t = index_trust(s->idx);
 
     if (t == INDEX_FINE)
         return;
     /* A file of another name is walked for nothing; guard.c says what happened to ours.  Nor is
      * one that is not sound in a store that makes none anew: whatever it waited for before. */
-    bool ours = index_in_place(s->idx);
+    snprintf(name, sizeof name, "%s/index.mdb", s->dir);
+    bool ours = index_in_place(s->idx, name);
     if (s->fault == -EROFS && (t == INDEX_BROKEN || !ours)) {
         s->heal_why = -EROFS;
         return;
     }
     if (!ours || now_ns() < s->heal_ns)
         return;
-    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
     s->healing = true;
-    heal(s, path, t == INDEX_BROKEN);
+    heal(s, s->index, t == INDEX_BROKEN);
     s->healing = false;
 }

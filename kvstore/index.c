@@ -186,7 +186,12 @@ int index_open(struct index **ret, const struct index_opts *o, struct errbuf *eb
 {
     struct index *i = calloc(1, sizeof *i);
     char lock[PATH_MAX + 8];
-    int r = i ? index_path(i->path, o->dir, o->name ? o->name : "index.mdb") : -ENOMEM;
+    int r = i ? 0 : -ENOMEM;
+
+    if (r == 0 && o->path)
+        r = snprintf(i->path, sizeof i->path, "%s", o->path) < PATH_MAX ? 0 : -ENAMETOOLONG;
+    else if (r == 0)
+        r = index_path(i->path, o->dir, "index.mdb");
 
     if (r == 0) {
         i->magic = INDEX_MAGIC;

@@ -36,7 +36,7 @@ bool index_sum_same(const struct index_sums *a, const struct index_sums *b, enum
 
 struct index_opts {
     const char *dir;
-    const char *name;        /* of the file; NULL: index.mdb */
+    const char *path;        /* of the file; NULL: index.mdb in dir */
     struct sys *sys;         /* borrowed */
     uint64_t prealloc_bytes; /* taken on disk beforehand, so that a full disk still commits */
     bool no_fsync;
@@ -57,7 +57,7 @@ int index_sum_make(struct index *i, uint64_t bytes_max);
 /* Copied smaller when over half of it is free and the copy fits the limit beside it, or the
  * limit is passed anyhow; before
  * open.  Whatever goes wrong, it is as it was. */
-void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes);
+void index_shrink(struct sys *y, const char *dir, const char *path, uint64_t disk_bytes);
 /* When another file takes the place of the index at path: LMDB keeps the number of the last
  * transaction in the lock file while any process has it open, and the other file counts for
  * itself, so that of a process that still walks the old one must not be believed. */
@@ -70,8 +70,9 @@ uint64_t index_bytes(const struct index *i); /* taken on disk */
 uint64_t index_spare_bytes(struct index *i);
 uint64_t index_table_bytes(struct index *i, enum index_db db); /* of the pages it has */
 bool index_near_full(const struct index *i);                   /* past 70 % of the map */
-bool index_in_place(const struct index *i); /* its name still leads to its file */
-void index_reader_check(struct index *i);   /* forget readers that died */
+/* Whether that name still leads to its file. */
+bool index_in_place(const struct index *i, const char *name);
+void index_reader_check(struct index *i); /* forget readers that died */
 
 /* What the file is believed to be.  TOUCHED: somebody else has written to it or cut it; BROKEN:
  * LMDB has met what cannot be.  Then reads and writes are E_CORRUPT until it was walked and is

@@ -212,14 +212,14 @@ void index_scrub_stop(struct index_scrub *x)
     *x = (struct index_scrub){.fd = -1};
 }
 
-void index_shrink_apart(struct sys *y, const char *dir, uint64_t disk_bytes)
+void index_shrink_apart(struct sys *y, const char *dir, const char *path, uint64_t disk_bytes)
 {
     int status;
     pid_t pid = fork();
 
     if (pid == 0) {
         child_begin(-1, SCRUB_S);
-        index_shrink(y, dir, disk_bytes);
+        index_shrink(y, dir, path, disk_bytes);
         _exit(0);
     }
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)

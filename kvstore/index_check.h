@@ -31,6 +31,6 @@ void index_scrub_stop(struct index_scrub *x);
 int index_scrub_now(struct index_scrub *x, const char *path);
 
 /* index_shrink of an index that was not walked: in a child too, which may crash. */
-void index_shrink_apart(struct sys *y, const char *dir, uint64_t disk_bytes);
+void index_shrink_apart(struct sys *y, const char *dir, const char *path, uint64_t disk_bytes);
 
 #endif

@@ -94,15 +94,15 @@ void index_lock_away(const char *path)
         (void)sys_take(lock, 8192);
 }
 
-void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
+void index_shrink(struct sys *y, const char *dir, const char *path, uint64_t disk_bytes)
 {
-    char path[PATH_MAX], tmp[PATH_MAX];
+    char tmp[PATH_MAX + 8];
     uint64_t taken, used = UINT64_MAX;
     MDB_env *env;
     MDB_txn *txn;
 
-    if (index_path(path, dir, "index.mdb") < 0 || index_path(tmp, dir, "index.mdb.tmp") < 0 ||
-        (unlink(tmp) < 0 && errno != ENOENT) || (taken = sys_taken_bytes(path)) < WORTH_BYTES)
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    if ((unlink(tmp) < 0 && errno != ENOENT) || (taken = sys_taken_bytes(path)) < WORTH_BYTES)
         return;
     if (index_env_open(&env, path, 0) < 0)
         return; /* whoever opens it next says why */
@@ -125,7 +125,7 @@ void index_shrink(struct sys *y, const char *dir, uint64_t disk_bytes)
         return;
     }
     index_lock_away(path);
-    (void)sys_sync_dir(y, dir);
+    (void)sys_sync_parent(y, path);
 }
 
 void index_shut(struct index *i)
@@ -203,12 +203,10 @@ int index_open_env(struct index *i, bool same)
 
 int index_shrink_open(struct index *i)
 {
-    char tmp[PATH_MAX + 8], dir[PATH_MAX];
+    char tmp[PATH_MAX + 8];
     int r;
 
     snprintf(tmp, sizeof tmp, "%s.tmp", i->path);
-    snprintf(dir, sizeof dir, "%s", i->path);
-    *strrchr(dir, '/') = 0;
     if (unlink(tmp) < 0 && errno != ENOENT)
         return -errno;
     if (index_trust(i) != INDEX_FINE)
@@ -230,7 +228,7 @@ int index_shrink_open(struct index *i)
     if (same)
         (void)unlink(tmp); /* it stays as it was */
     else
-        (void)sys_sync_dir(i->sys, dir);
+        (void)sys_sync_parent(i->sys, i->path);
     index_lock_away(i->path);
     r = index_open_env(i, same);
     /* What is the matter passes (no descriptor, no memory): it is walked and opened later. */
@@ -240,9 +238,9 @@ int index_shrink_open(struct index *i)
     return r;
 }
 
-bool index_in_place(const struct index *i)
+bool index_in_place(const struct index *i, const char *name)
 {
     mdb_filehandle_t fd;
 
-    return mdb_env_get_fd(i->env, &fd) || sys_same(i->path, fd);
+    return mdb_env_get_fd(i->env, &fd) || sys_same(name, fd);
 }

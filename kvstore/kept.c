@@ -15,8 +15,9 @@
 static const uint64_t LOOK_NS = 2000000000u;
 
 struct bad {
-    uint32_t n;
+    uint32_t n, apart; /* these are beside the index, where a link leads to that */
     uint64_t bytes;
+    const char *index;
     int why; /* one directory could not be listed; 0: all were */
     char where[PATH_MAX];
 };
@@ -51,17 +52,35 @@ static void each_in(const char *dir, void (*each)(const char *path, struct bad *
     }
 }
 
-/* Only what the command that is said deletes: a pipe or a link that stood in a file's place
- * (guard.c) holds nothing of ours. */
-static void bad_file(const char *path, struct bad *x)
+/* Only what the command that is said deletes; one that is a link to a file by its name. */
+static void bad_any(const char *path, struct bad *x)
 {
     struct stat st;
 
     if (!strstr(strrchr(path, '/'), ".bad-") ||
-        (lstat(path, &st) < 0 ? errno == ENOENT : !S_ISREG(st.st_mode)))
+        (stat(path, &st) < 0 ? errno == ENOENT : !S_ISREG(st.st_mode)))
         return;
     x->n++;
     x->bytes += sys_taken_bytes(path);
+}
+
+/* Nor in the state directory itself: a pipe or a link that stood in a file's place (guard.c) holds
+ * nothing of ours. */
+static void bad_file(const char *path, struct bad *x)
+{
+    if (sys_plain(path) != -ELOOP)
+        bad_any(path, x);
+}
+
+/* What else lies there is others'. */
+static void bad_index(const char *path, struct bad *x)
+{
+    size_t n = strlen(x->index);
+    uint32_t had = x->n;
+
+    if (strncmp(path, x->index, n) == 0 && strncmp(path + n, ".bad-", 5) == 0)
+        bad_file(path, x);
+    x->apart += x->n - had;
 }
 
 /* What is no folder holds none. */
@@ -70,18 +89,21 @@ static void bad_folder(const char *path, struct bad *x)
     struct stat st;
 
     if (stat(path, &st) < 0 ? errno != ENOENT : S_ISDIR(st.st_mode))
-        each_in(path, bad_file, x);
+        each_in(path, bad_any, x);
 }
 
 /* What is missing of sessions may be in these; */
 static struct bad bad_rows(const struct kvstore *s)
 {
     char dir[PATH_MAX];
-    struct bad x = {0};
+    struct bad x = {.index = s->index};
 
     snprintf(dir, sizeof dir, "%s/log", s->dir);
     each_in(s->dir, bad_file, &x);
-    each_in(dir, bad_file, &x);
+    each_in(dir, bad_any, &x);
+    snprintf(dir, sizeof dir, "%.*s", (int)(strrchr(s->index, '/') - s->index), s->index);
+    if (strcmp(dir, s->dir) != 0)
+        each_in(dir[0] ? dir : "/", bad_index, &x);
     return x;
 }
 
@@ -107,17 +129,22 @@ static bool may_be(const struct bad *x)
 /* That kv/ cannot be listed is said where blocks are missed. */
 static void files_said(struct kvstore *s, const struct bad *rows, const struct bad *all)
 {
+    char beside[PATH_MAX] = "";
+
+    if (all->apart)
+        snprintf(beside, sizeof beside, " '%.300s'.bad-*", s->index);
     if (rows->why)
         store_state(s, SAY_KEPT,
                     "whether damaged files are kept in %.300s cannot be seen (%s): it is tried "
                     "again, and what was lost stays said",
                     rows->where, err_str(rows->why));
     else if (all->n)
-        store_state(s, SAY_KEPT,
-                    "%u damaged file%s kept, %.1f MiB; when nothing is missed: find '%.300s' "
-                    "-name '*.bad-*' -type f -delete",
-                    all->n, all->n > 1 ? "s are" : " is", (double)all->bytes / (1 << 20),
-                    s->dir);
+        store_state(
+            s, SAY_KEPT,
+            "%u damaged file%s kept, %.1f MiB; when nothing is missed: find -L '%.300s'%s "
+            "-name '*.bad-*' -type f -delete",
+            all->n, all->n > 1 ? "s are" : " is", (double)all->bytes / (1 << 20), s->dir,
+            beside);
     else
         store_over(s, SAY_KEPT,
                    all->why ? "no damaged file can be seen any more"

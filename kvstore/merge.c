@@ -594,7 +594,7 @@ static int put_in_place(struct kvstore *s, const char *tmp, const char *path)
 {
     char aside[PATH_MAX + 64];
     struct stat st;
-    int r = sys_sync_dir(&s->sys, s->dir);
+    int r = sys_sync_parent(&s->sys, path);
 
     if (r == 0 && stat(path, &st) == 0 && st.st_size > 0) {
         r = sys_link_aside(&s->sys, path, aside, sizeof aside);
@@ -605,21 +605,20 @@ static int put_in_place(struct kvstore *s, const char *tmp, const char *path)
         index_lock_away(path);
     if (r == 0 && rename(tmp, path) < 0) /* in place of the old one, which is aside or empty */
         r = -errno;
-    return r < 0 ? r : sys_sync_dir(&s->sys, s->dir);
+    return r < 0 ? r : sys_sync_parent(&s->sys, path);
 }
 
 static void paths(const struct kvstore *s, char tmp[PATH_MAX], char lock[PATH_MAX],
                   char path[PATH_MAX])
 {
-    snprintf(tmp, PATH_MAX, "%s/index.mdb.new", s->dir);
-    snprintf(lock, PATH_MAX, "%s/index.mdb.new-lock", s->dir);
-    snprintf(path, PATH_MAX, "%s/index.mdb", s->dir);
+    snprintf(tmp, PATH_MAX, "%s.new", s->index);
+    snprintf(lock, PATH_MAX, "%s.new-lock", s->index);
+    snprintf(path, PATH_MAX, "%s", s->index);
 }
 
-static int index_new(struct kvstore *s, struct index **ret, struct errbuf *eb)
+static int index_new(struct kvstore *s, const char *tmp, struct index **ret, struct errbuf *eb)
 {
-    struct index_opts o = {
-        .dir = s->dir, .name = "index.mdb.new", .sys = &s->sys, .no_fsync = true};
+    struct index_opts o = {.path = tmp, .sys = &s->sys, .no_fsync = true};
 
     return index_open(ret, &o, eb);
 }
@@ -740,7 +739,7 @@ int merge_index(struct kvstore *s, const char *why, bool sound, struct merge_rep
     if (r == 0)
         r = sys_unlink(&s->sys, tmp);
     if (r == 0)
-        r = index_new(s, &m->idx, eb);
+        r = index_new(s, tmp, &m->idx, eb);
     if (r == 0)
         r = index_begin(m->idx);
     if (r == 0) {
@@ -788,7 +787,7 @@ int merge_leftover(struct kvstore *s, struct errbuf *eb)
         return sys_clear(tmp, eb);
     bool gone = stat(path, &st) < 0 && errno == ENOENT;
     gone = gone && index_check(tmp, 0, NULL) == 0; /* it may be half of one */
-    r = gone ? index_new(s, &idx, NULL) : 0;
+    r = gone ? index_new(s, tmp, &idx, NULL) : 0;
     if (r == 0 && gone && index_meta_get(idx, INDEX_LOOP, "whole", v, 8) != 8)
         v[0] = 0;
     index_close(idx);
@@ -796,7 +795,7 @@ int merge_leftover(struct kvstore *s, struct errbuf *eb)
     if (r == 0 && v[0] != 0) {
         r = sys_rename_new(tmp, path);
         if (r == 0)
-            r = sys_sync_dir(&s->sys, s->dir);
+            r = sys_sync_parent(&s->sys, path);
     } else {
         r = sys_unlink(&s->sys, tmp);
     }

@@ -32,14 +32,15 @@ static const uint64_t QUICK_BYTES = 64ull << 20;
 static int index_start(struct kvstore *s, struct errbuf *eb)
 {
     struct index_opts o = {.dir = s->dir,
+                           .path = s->index,
                            .sys = &s->sys,
                            .prealloc_bytes = s->index_budget / 2,
                            .no_fsync = s->o.no_fsync};
 
     if (s->scrub_due) /* nobody has walked it */
-        index_shrink_apart(&s->sys, s->dir, s->o.disk_bytes);
+        index_shrink_apart(&s->sys, s->dir, s->index, s->o.disk_bytes);
     else
-        index_shrink(&s->sys, s->dir, s->o.disk_bytes);
+        index_shrink(&s->sys, s->dir, s->index, s->o.disk_bytes);
     return index_open(&s->idx, &o, eb);
 }
 
@@ -287,13 +288,24 @@ static int leftovers(struct kvstore *s, struct errbuf *eb)
     struct log_file *v = NULL;
     uint32_t n;
 
-    snprintf(path, sizeof path, "%s/index.mdb.tmp", s->dir);
+    snprintf(path, sizeof path, "%s.tmp", s->index);
     int r = sys_clear(path, eb);
     snprintf(path, sizeof path, "%s/log", s->dir);
     if (r == 0)
         r = log_files(path, true, &v, &n, eb);
     free(v);
     return r < 0 ? r : merge_leftover(s, eb);
+}
+
+/* Only to a file: what else a link leads to is refused by its name. */
+static void index_where(struct kvstore *s)
+{
+    char real[PATH_MAX];
+
+    snprintf(s->index, sizeof s->index, "%s/index.mdb", s->dir);
+    if (sys_plain(s->index) == -ELOOP && realpath(s->index, real) && sys_plain(real) == 0 &&
+        strlen(real) < sizeof s->index)
+        memcpy(s->index, real, strlen(real) + 1);
 }
 
 /* Index and log agree after this, or the open fails with everything as it was.  *hurt: the log
@@ -312,11 +324,12 @@ static int index_and_log(struct kvstore *s, struct kvs_open_report *rep, bool *h
     }
     if (used < 0)
         return used;
-    snprintf(path, sizeof path, "%s/index.mdb-lock", s->dir);
+    index_where(s);
+    snprintf(path, sizeof path, "%s-lock", s->index);
     r = sys_lock_ok(path, eb);
     if (r < 0)
         return r;
-    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
+    snprintf(path, sizeof path, "%s", s->index);
     r = sys_leads(path); /* on a disk that is not there it is not missing */
     if (r < 0)
         return sys_unread(eb, r, path);

@@ -520,12 +520,9 @@ int repair_why(struct kvstore *s, int r)
 
 void repair_scrub(struct kvstore *s)
 {
-    char path[PATH_MAX];
-
     if (!s->scrub_due)
         return;
-    snprintf(path, sizeof path, "%s/index.mdb", s->dir);
-    int r = index_scrub_start(&s->scrub, path);
+    int r = index_scrub_start(&s->scrub, s->index);
     if (r < 0) {
         s->index_bad = true; /* the next start walks it */
         store_note(s, "the index could not be checked beside the running store (%s)",

@@ -237,6 +237,8 @@ struct kvstore {
     struct kvs_opts o;
     struct kvs_env env;
     char dir[PATH_MAX - 256];
+    char index[PATH_MAX - 128]; /* index.mdb in it, or the file that a link there led to at the
+                                 * open: what is made anew takes that one's place, beside it */
     int lock_fd, dir_fd, event_fd;
     struct lived lived;
     bool clock_set;   /* between the last run and this one */

@@ -135,7 +135,7 @@ int sys_sync_dir(struct sys *y, const char *path)
     return r;
 }
 
-static int sync_parent(struct sys *y, const char *path)
+int sys_sync_parent(struct sys *y, const char *path)
 {
     char dir[4096];
     const char *slash = strrchr(path, '/');
@@ -155,7 +155,7 @@ int sys_unlink(struct sys *y, const char *path)
     if (r == 0 && unlink(path) < 0 && errno != ENOENT)
         r = -errno;
     if (r == 0)
-        r = sync_parent(y, path);
+        r = sys_sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
     return r;
@@ -166,7 +166,7 @@ int sys_mkdir(struct sys *y, const char *path)
     int r = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
 
     /* Also when it was there: whoever made it may have been killed before the sync. */
-    if (r == 0 && (r = sync_parent(y, path)) == -EACCES)
+    if (r == 0 && (r = sys_sync_parent(y, path)) == -EACCES)
         r = 0;
     return r;
 }
@@ -255,7 +255,7 @@ static int make(struct sys *y, const char *path, const void *head, uint64_t head
         (void)unlink(tmp);
         return r;
     }
-    r = sync_parent(y, path);
+    r = sys_sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_MAKE, true, -1, path, NULL, 0, 0);
     else
@@ -413,7 +413,7 @@ int sys_set_aside(struct sys *y, const char *path, char *ret, size_t cap)
     r = sys_rename_new(path, ret);
     if (r < 0)
         return r;
-    r = sync_parent(y, path);
+    r = sys_sync_parent(y, path);
     if (r == 0)
         (void)sys_hook(y, SYS_UNLINK, true, -1, path, NULL, 0, 0);
     return r;
@@ -464,7 +464,7 @@ int sys_link_aside(struct sys *y, const char *path, char *ret, size_t cap)
         r = aside_name(path, ret, cap);
     if (r == 0 && link(path, ret) < 0)
         r = -errno;
-    return r < 0 ? r : sync_parent(y, path);
+    return r < 0 ? r : sys_sync_parent(y, path);
 }
 
 bool sys_same(const char *path, int fd)

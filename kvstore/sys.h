@@ -42,7 +42,8 @@ int sys_read(int fd, void *buf, uint64_t bytes, uint64_t off); /* short: -ENODAT
 int sys_sync(struct sys *y, int fd);
 int sys_alloc(struct sys *y, int fd, uint64_t bytes); /* size becomes bytes, space is taken */
 int sys_sync_dir(struct sys *y, const char *path);
-int sys_unlink(struct sys *y, const char *path); /* missing is fine */
+int sys_sync_parent(struct sys *y, const char *path); /* of the directory that it is in */
+int sys_unlink(struct sys *y, const char *path);      /* missing is fine */
 /* 0700; there already is fine.  Its name is durable when this returns, where the directory above
  * may be read at all. */
 int sys_mkdir(struct sys *y, const char *path);

@@ -56,7 +56,7 @@ static void what_is_set_aside_is_said_with_its_size_and_how_to_remove_it(void)
     cmd = strstr(said, "2 damaged files are kept, ");
     CHECK(cmd && strtod(cmd + 26, NULL) * (1 << 20) >= (double)file.st_size);
     rig_close(&g);
-    cmd = strstr(said, "find '");
+    cmd = strstr(said, "find -L '");
     CHECK(cmd != NULL);
     cmd[strcspn(cmd, "\n")] = 0;
     CHECK_EQ(system(cmd), 0);

@@ -1,5 +1,6 @@
 /* test_names.c - names of the store's that lead elsewhere, or to what is no file: nothing outside is
  * written, no start takes them for missing, and each refusal names them and says what to do. */
+#include "kvstore/store.h"
 #include "tests/kvstore/hurt.h"
 #include "tests/t.h"
 #include <errno.h>
@@ -263,6 +264,56 @@ static void a_lock_file_that_is_a_link_refuses(void)
     rig_fini(&g);
 }
 
+/* On another disk, say: there it is made anew, copied smaller, and kept when it is damaged; and what
+ * is said to delete that does so, also where the log and kv are links. */
+static void an_index_behind_a_link_stays_where_it_is(void)
+{
+    static const char *const sub[] = {"index.mdb", "log", "kv"};
+    char path[512], out[400], to[512], said[4096];
+    struct rig g;
+    struct stat st;
+
+    hurt_make(&g);
+    snprintf(out, sizeof out, "%.250s-outside", g.dir);
+    CHECK_EQ(mkdir(out, 0700), 0);
+    for (int i = 0; i < 3; i++) {
+        hurt_path(&g, sub[i], path);
+        snprintf(to, sizeof to, "%.400s/%s", out, i ? sub[i] : "i.db");
+        CHECK_EQ(rename(path, to), 0);
+        CHECK_EQ(symlink(to, path), 0);
+    }
+    hurt_path(&g, "index.mdb", path);
+    snprintf(to, sizeof to, "%.400s/i.db", out);
+    opens_whole(&g, "behind a link");
+    CHECK_EQ(truncate(to, 8192), 0); /* at a start, and while it runs */
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(hurt_lost(&g, "damaged behind a link"), 0);
+    CHECK(is_link(path) && lstat(to, &st) == 0 && S_ISREG(st.st_mode));
+    CHECK_EQ(hurt_count(g.dir, ".bad-"), 0);
+    CHECK_EQ(hurt_count(out, "i.db.bad-"), 1);
+    CHECK_EQ(hurt_count(out, ".new"), 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    rig_close(&g);
+    char *cmd = strstr(said, "find -L '");
+    CHECK(strstr(said, "1 damaged file is kept") && cmd);
+    if (cmd) {
+        cmd[strcspn(cmd, "\n")] = 0;
+        CHECK_EQ(system(cmd), 0);
+    }
+    CHECK_EQ(hurt_count(out, ".bad-"), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
+    g.s->sys.no_fsync = true;
+    rig_rest(&g);
+    CHECK_EQ(index_shrink_open(g.s->idx), 0);
+    CHECK(is_link(path) && lstat(to, &st) == 0 && S_ISREG(st.st_mode));
+    CHECK_EQ(hurt_lost(&g, "copied behind a link"), 0);
+    rig_close(&g);
+    rig_rm(out);
+    rig_fini(&g);
+}
+
 /* A disk that is not mounted: what lies there is not missing. */
 static void a_link_that_leads_to_nothing_of_ours_is_not_taken_for_a_missing_file(void)
 {
@@ -344,7 +395,8 @@ static void a_log_that_is_no_directory_refuses(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(ROW(a_link_under_a_temporary_name_goes_and_what_it_leads_to_stays),
+T_MAIN(ROW(an_index_behind_a_link_stays_where_it_is),
+       ROW(a_link_under_a_temporary_name_goes_and_what_it_leads_to_stays),
        ROW(a_link_to_another_index_is_not_put_in_place),
        ROW(a_reserve_that_is_a_link_is_made_anew),
        ROW(a_link_in_the_way_of_a_new_file_is_not_written_through),
