@@ -234,10 +234,12 @@ static bool cancel(struct run *r)
     if (hearth_call(r->c->conn, HRT_CANCEL, json, NULL, 0, CANCEL_MS, &rep, &eb) < 0) {
         /* It sees that this process has ended; one that starts anew goes on with an answer only
          * for who comes back for it. */
-        cli_note(r->c,
-                 "the daemon does not reply, so it was not told to stop; nobody reads the "
-                 "answer any more, so it does not go on with it, now or after a restart; "
-                 "what there was of it is kept");
+        cli_note(
+            r->c,
+            "the daemon does not reply, so it was not told to stop; nobody %s any more, so "
+            "it does not go on with it, now or after a restart; what %s of it is kept",
+            r->o->quiet_text ? "waits for it" : "reads the answer",
+            r->o->quiet_text ? "was read" : "there was");
         return false;
     }
     hearth_reply_fini(&rep);
@@ -262,7 +264,7 @@ static bool patience(struct run *r)
     uint64_t now = now_ns();
     if (!r->trouble_ns) {
         r->trouble_ns = now;
-        progress_clear(&r->p);
+        progress_stop(&r->p);
         cli_note(r->c, "%shearthd is gone or busy; waiting up to two minutes for it", torn(r));
     }
     if (cli_interrupted || now - r->trouble_ns > TROUBLE_MS_MAX * 1000000ull)
@@ -421,7 +423,8 @@ static int verdict(struct run *r)
     if (strcmp(answer_finish(a), "cancelled") != 0)
         return CLI_OK;
     if (!r->cancelled) /* from another terminal, or nobody has read it: here nothing was pressed */
-        cli_note(r->c, "cancelled before its end; what there is of it is kept");
+        cli_note(r->c, "cancelled before its end; what %s of it is kept",
+                 r->o->quiet_text ? "was read" : "there is");
     return CLI_INTERRUPTED;
 }
 
@@ -458,9 +461,11 @@ int answer_run(struct cli *c, cJSON *start, const void *tail, size_t tail_bytes,
         code = send_start(&r);
     if (code == CLI_OK)
         code = read_out(&r);
-    if (code == CLI_OK && !r.cancelled && !j_get(ret->last, "error"))
+    /* Whoever stopped it, a stage that was cut off has not come to its end. */
+    if (code == CLI_OK && strcmp(answer_finish(ret), "cancelled") != 0 &&
+        !j_get(ret->last, "error"))
         progress_done(&r.p);
-    progress_clear(&r.p);
+    progress_stop(&r.p);
     if (r.wrote && (ret->text_n == 0 || ret->text[ret->text_n - 1] != '\n')) {
         putchar('\n');
         (void)out_flush();

@@ -2,6 +2,7 @@
 #include "client/cli.h"
 #include "client/named.h"
 #include "client/say.h"
+#include "client/words.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -59,6 +60,30 @@ static int await_end(struct cli *c, const char *stream, cJSON **ret)
     return CLI_OK;
 }
 
+/* What is kept of what was stopped, into words: of a document what was read, and its session says how
+ * much; in --json that member of the session's. */
+static int kept(struct cli *c, const cJSON *end, cJSON *reply, char *words, size_t cap)
+{
+    const char *session = j_str(j_get(end, "session"), "id", "");
+    char b[2][WORDS_BYTES];
+    uint32_t status = HRT_OK;
+    cJSON *s = NULL;
+    int code = session[0] ? ask(c, HRT_SESSION_SHOW, "session", session, &status, &s) : CLI_OK;
+    const cJSON *g = j_get(s, "ingest"), *done = j_get(g, "done");
+    if (!g)
+        snprintf(words, cap, "what there is of its answer is kept");
+    else
+        snprintf(words, cap,
+                 "%s of its document's %s are read and kept, and the same ingest "
+                 "goes on",
+                 cJSON_IsNumber(done) ? words_count(b[0], done->valuedouble) : "some",
+                 words_tokens(b[1], j_num(g, "total", 0)));
+    if (g)
+        cJSON_AddItemToObject(reply, "ingest", cJSON_Duplicate(g, true));
+    cJSON_Delete(s);
+    return code;
+}
+
 /* reply: CANCEL's. */
 static int tell(struct cli *c, const char *what, cJSON *reply)
 {
@@ -66,8 +91,13 @@ static int tell(struct cli *c, const char *what, cJSON *reply)
     cJSON *end = NULL;
     int code = stream[0] ? await_end(c, stream, &end) : CLI_OK;
     const char *finish = j_str(end, "finish", end ? "cancelled" : "");
-    if (code != CLI_OK)
+    char left[200] = "";
+    if (code == CLI_OK && strcmp(finish, "cancelled") == 0)
+        code = kept(c, end, reply, left, sizeof left);
+    if (code != CLI_OK) {
+        cJSON_Delete(end);
         return code;
+    }
     if (finish[0]) {
         cJSON_ReplaceItemInObjectCaseSensitive(reply, "state", cJSON_CreateString("done"));
         cJSON_AddStringToObject(reply, "finish", finish);
@@ -80,8 +110,7 @@ static int tell(struct cli *c, const char *what, cJSON *reply)
         cli_note(c, "request %s was told to end; it does so after its present step",
                  shown(stream));
     else if (strcmp(finish, "cancelled") == 0)
-        cli_note(c, "request %s is cancelled; what there is of its answer is kept",
-                 shown(stream));
+        cli_note(c, "request %s is cancelled; %s", shown(stream), left);
     else
         cli_note(c, "request %s had ended already (%s)", shown(stream), shown(finish));
     cJSON_Delete(end);

@@ -93,6 +93,13 @@ void progress_clear(struct progress *p)
     p->shown = false;
 }
 
+void progress_stop(struct progress *p)
+{
+    progress_clear(p);
+    p->began_ns = 0;
+    p->stage[0] = 0;
+}
+
 void progress_done(struct progress *p)
 {
     char text[300], b[WORDS_BYTES];
@@ -109,6 +116,5 @@ void progress_done(struct progress *p)
                                             .eta_ms = -1});
         say_err("%s, %s\n", text, words_ms(b, s * 1000));
     }
-    p->began_ns = 0;
-    p->stage[0] = 0;
+    progress_stop(p);
 }

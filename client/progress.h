@@ -27,7 +27,8 @@ struct progress_at {
 };
 void progress_show(struct progress *p, const struct progress_at *at);
 void progress_clear(struct progress *p); /* takes the bar off the screen; a line stays */
-void progress_done(struct progress *p);  /* the same, and the stage is over */
+void progress_done(struct progress *p);  /* the same, and the stage came to its end */
+void progress_stop(struct progress *p);  /* the same, and it did not: nothing is said of it */
 
 /* The texts themselves, for tests: without newline, never longer than width columns. */
 void progress_bar(char *ret, size_t cap, int width, const char *what,

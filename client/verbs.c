@@ -128,9 +128,10 @@ const struct verb verbs[] = {
      .run = cmd_ask},
     {.name = "cancel",
      .takes = "[SESSION|REQUEST]",
-     .does = "stop an answer that is being made",
+     .does = "stop an answer, or the reading of a document",
      .more =
-         "What there is of it stays in its session. Without an argument: the one that runs.\n",
+         "What there is of it stays in its session; of a document what was read, and the same\n"
+         "ingest goes on. Without an argument: the one that runs.\n",
      .pos_max = 1,
      .run = cmd_cancel},
     {.name = "sessions",

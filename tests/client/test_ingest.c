@@ -110,8 +110,34 @@ static void a_stopped_ingest_goes_on(void)
     down();
 }
 
+/* By another than who waits for it: what was read is not all, and a document is no answer. */
+static void a_cancelled_ingest_is_not_read_to_its_end(void)
+{
+    up();
+    char doc[120];
+    int o, e;
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "reads=30000\n");
+    fclose(f);
+    pid_t pid = begin((const char *const[]){"ingest", "-s", "fake", doc, NULL}, &o, &e, NULL);
+    for (int i = 0; i < 300 && !fakecore_count(core, "\"input\":\"documents\""); i++)
+        poll(NULL, 0, 10);
+    poll(NULL, 0, 1500); /* longer than a stage that is not worth a line */
+    CHECK_EQ(RUN("cancel", "fake"), 0);
+    CHECK(strstr(err, "is cancelled; 11 of its document's 40 tokens are read and kept"));
+    CHECK(!strstr(err, "answer"));
+    CHECK_EQ(finish(pid, o, e), 130);
+    CHECK(!strstr(err, "100 %") && !strstr(err, "t/s"));
+    CHECK(strstr(err, "cancelled before its end; what was read of it is kept"));
+    CHECK_EQ(RUN("cancel", "fake", "--json"), 0);
+    CHECK(strstr(out, "\"ingest\":{\"done\":11,\"total\":40}"));
+    down();
+}
+
 T_MAIN({"documents_are_put_in_once", documents_are_put_in_once},
        {"each_document_is_its_turn", each_document_is_its_turn},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
-       {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on})
+       {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
+       {"a_cancelled_ingest_is_not_read_to_its_end", a_cancelled_ingest_is_not_read_to_its_end})

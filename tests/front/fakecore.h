@@ -8,7 +8,7 @@
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "warn" (of its second token), "fail" (ends in
  * error), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
- * "slow" (START is answered after 3 s).  A session named "loose" has its turn not on disk. */
+ * "slow" (START is answered after 3 s), "reads=MS" (so long it is a document of 40 tokens that is being read).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
 #include "base/clock.h"
@@ -31,7 +31,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 
 struct fc_stream {
     char id[33];
-    int words, pace_ms;
+    int words, pace_ms, reads_ms;
     bool emoji, fail, cut, late, warn, cancelled, ingest, probs;
     int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
@@ -109,6 +109,8 @@ static void fc_next(struct fc *c, const struct fc_due *d)
 {
     struct fc_stream *s = &c->s[d->stream];
     uint64_t now = now_ns();
+    int read_ms = (int)((now - s->began_ns) / 1000000);
+    bool reads = !s->cancelled && read_ms < s->reads_ms;
     int ready =
         s->pace_ms ? (int)((now - s->began_ns) / 1000000 / (uint64_t)s->pace_ms) : s->words;
     if (ready > s->words || s->cancelled)
@@ -126,10 +128,18 @@ static void fc_next(struct fc *c, const struct fc_due *d)
         p += HRT_REC_BYTES + len;
     }
     char json[16000];
-    bool done = (s->cancelled || i >= s->words) && i >= ready;
+    bool done = !reads && (s->cancelled || i >= s->words) && i >= ready;
     int k = snprintf(json, sizeof json, "{\"state\":\"%s\",\"cursor\":%d",
-                     done ? "done" : "decode", i);
-    if (!done && i == d->cursor)
+                     done    ? "done"
+                     : reads ? "prefill"
+                             : "decode",
+                     i);
+    if (reads)
+        k += snprintf(json + k, sizeof json - (size_t)k,
+                      ",\"progress\":{\"done\":%d,\"total\":40,\"tokens_per_s\":5,\"eta_ms\":"
+                      "900}",
+                      read_ms * 40 / s->reads_ms);
+    else if (!done && i == d->cursor)
         k += snprintf(
             json + k, sizeof json - (size_t)k,
             ",\"progress\":{\"done\":%d,\"total\":40,\"tokens_per_s\":10,\"eta_ms\":100}", i);
@@ -173,6 +183,8 @@ static bool fc_is_due(struct fc *c, const struct fc_due *d, uint64_t now)
     if (d->start || now >= d->until_ns)
         return now >= d->at_ns;
     const struct fc_stream *s = &c->s[d->stream];
+    if (s->reads_ms && !s->cancelled)
+        return false;
     return !s->pace_ms || s->cancelled || d->cursor >= s->words ||
            now - s->began_ns >= (uint64_t)(d->cursor + 1) * (uint64_t)s->pace_ms * 1000000;
 }
@@ -248,6 +260,8 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
             dprintf(c->log, "%.100s\n", q);
         if ((q = strstr(p, "pace=")))
             s.pace_ms = atoi(q + 5);
+        if ((q = strstr(p, "reads=")))
+            s.reads_ms = atoi(q + 6);
         if ((q = strstr(p, "stop=")))
             s.stop = atoi(q + 5);
         s.probs =
@@ -275,7 +289,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
 }
 
 /* One that grows has a document of three tokens for each request. */
-static void fc_session(char *ret, size_t cap, bool loose, int tokens)
+static void fc_session(char *ret, size_t cap, bool loose, int tokens, bool stopped)
 {
     int n = snprintf(ret, cap,
                      "{\"id\":\"%032d\",\"name\":\"fake\",\"model\":\"fake\",\"tokens\":%d,"
@@ -287,7 +301,8 @@ static void fc_session(char *ret, size_t cap, bool loose, int tokens)
                       "\"document\":%s,\"durable\":%s}",
                       i ? "," : "", i + 1, 3 * i, fakecore_grows ? "true" : "false",
                       loose ? "false" : "true");
-    snprintf(ret + n, cap - (size_t)n, "]}");
+    snprintf(ret + n, cap - (size_t)n, "]%s}",
+             stopped ? ",\"ingest\":{\"done\":11,\"total\":40}" : "");
 }
 
 static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const char *json,
@@ -354,7 +369,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     case HRT_SESSION_OPEN:
     case HRT_SESSION_SHOW:
         has = fakecore_grows ? 3 * c->n_s : 3;
-        fc_session(out, sizeof out, loose, has);
+        fc_session(out, sizeof out, loose, has,
+                   c->n_s && c->s[c->n_s - 1].reads_ms && c->s[c->n_s - 1].cancelled);
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "session_not_found", "");
         else
@@ -385,22 +401,30 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     case HRT_START: fc_start(c, conn, f, o, tail); break;
     case HRT_NEXT: {
         int i = fc_find(c, fc_str(o, "stream"));
+        double at = cJSON_GetNumberValue(cJSON_GetObjectItem(o, "cursor"));
         int wait = (int)cJSON_GetNumberValue(cJSON_GetObjectItem(o, "max_wait_ms"));
         if (i < 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "stream_not_found", "");
         else if (c->n_due < FC_DUE)
             c->due[c->n_due++] = (struct fc_due){
-                conn, *f,
-                i,    (int)cJSON_GetNumberValue(cJSON_GetObjectItem(o, "cursor")),
-                0,    now_ns() + (uint64_t)wait * 1000000,
+                conn,
+                *f,
+                i,
+                at < FC_STREAMS * 100 ? (int)at : c->s[i].words,
+                0,
+                now_ns() + (uint64_t)(c->s[i].reads_ms && wait > 100 ? 100 : wait) * 1000000,
                 false};
         break;
     }
     case HRT_CANCEL: {
         int i = fc_find(c, fc_str(o, "stream"));
+        if (i < 0 && c->n_s && c->s[c->n_s - 1].reads_ms) /* that of the session */
+            i = c->n_s - 1;
         if (i >= 0)
             c->s[i].cancelled = true;
-        fc_send(c, conn, f, HRT_OK, "{\"state\":\"done\"}", NULL, 0);
+        snprintf(out, sizeof out, "{\"stream\":\"%s\",\"state\":\"done\"}",
+                 i >= 0 && c->s[i].reads_ms ? c->s[i].id : "");
+        fc_send(c, conn, f, HRT_OK, out, NULL, 0);
         break;
     }
     default: fc_refuse(c, conn, f, HRT_UNIMPLEMENTED, "unimplemented", "");
