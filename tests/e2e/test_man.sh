@@ -19,6 +19,37 @@ for p in $pages; do
         exit 77
     fi
 done
+# What stands behind a macro of fonts is arguments: of alternating ones words are glued together, and
+# .B and .I change the font of all of it.  Text that runs on begins a line of its own.
+glued() {
+    awk '/^\.[BIR] / || /^\.(BR|RB|BI|IB|RI|IR) / {
+        all = ($1 == ".B" || $1 == ".I" || $1 == ".R"); line = $0; sub(/^[^ ]+ +/, "", line); last = ""
+        while (line != "") {
+            quoted = substr(line, 1, 1) == "\""
+            n = quoted ? index(substr(line, 2), "\"") + 1 : index(line " ", " ") - 1
+            if (n < 2 && quoted) n = length(line)
+            arg = quoted ? "" : substr(line, 1, n)
+            if (arg ~ /^[.,;:]+$/ && (all || line ~ /^[^ ]+ +[A-Za-z]/) || \
+                !all && last ~ /[A-Za-z.,;:]$/ && arg ~ /^[A-Za-z]/) {
+                print FILENAME ":" FNR ": text runs on in a line of fonts: " $0; break
+            }
+            last = arg; line = substr(line, n + 1); sub(/^ +/, "", line)
+        }
+    }' "$@"
+}
+cat > "${TMPDIR:-/tmp}/hearth-man.$$" <<'END'
+.BR \-\-state . When hearthd cannot start
+.B ask , and then the rest
+.BR help is "one of them"
+.RB ( "sessions rm" ", " rewind ", " pin ).
+.BR hearthd (8),
+.B GET /v1/models\fR, \fBGET
+END
+[ "$(glued "${TMPDIR:-/tmp}/hearth-man.$$" | grep -c 'runs on')" = 3 ] || no "glued() does not know what it looks for"
+rm -f "${TMPDIR:-/tmp}/hearth-man.$$"
+# shellcheck disable=SC2086
+out=$(glued $pages)
+[ -z "$out" ] || no "$out"
 # Backslashes that keep a dash a dash are roff's, not the reader's.
 plain() { sed 's/\\-/-/g;s/\\&//g' "$1"; }
 if [ -x "$bin/hearthd" ]; then
