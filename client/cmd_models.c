@@ -5,7 +5,10 @@
 #include "client/table.h"
 #include "client/words.h"
 #include <math.h>
+#include <poll.h>
 #include <stdlib.h>
+
+enum { STATE_MS = 120000, LOOK_MS = 50 }; /* how long a load, or an unload, is waited for */
 
 static const char *until(const cJSON *m, char b[WORDS_BYTES])
 {
@@ -115,9 +118,10 @@ int cmd_load(struct cli *c, const struct args *a)
         const cJSON *g = j_get(o, "progress"), *err = j_get(o, "error");
         if (code == CLI_OK && cJSON_IsObject(err))
             code = cli_fail_reply(c, HRT_FAILED_PRECONDITION, err);
-        else if (code == CLI_OK && c->json && g)
+        else if (code == CLI_OK && c->json && g) {
+            cJSON_AddStringToObject(o, "type", "progress");
             out_json(o);
-        else if (code == CLI_OK)
+        } else if (code == CLI_OK)
             progress_show(&p, &(struct progress_at){.stage = "loading",
                                                     .done = j_num(g, "done", 0),
                                                     .total = j_num(g, "total", 0),
@@ -146,36 +150,57 @@ int cmd_load(struct cli *c, const struct args *a)
     return CLI_OK;
 }
 
+/* Waits while the model is in that state.  An exit code; *name is its whole name then, *state what it
+ * is in now (that, when it took too long). */
+static int await(struct cli *c, const char *typed, const char *in, char name[256],
+                 char state[32])
+{
+    for (int ms = 0;; ms += LOOK_MS) {
+        cJSON *req = cJSON_CreateObject(), *o = NULL;
+        cJSON_AddStringToObject(req, "model", typed);
+        int code = cli_call(c, HRT_MODEL_SHOW, req, NULL, 0, &o, NULL);
+        if (code != CLI_OK)
+            return code;
+        snprintf(name, 256, "%s", j_str(o, "name", typed));
+        snprintf(state, 32, "%s", j_str(o, "state", ""));
+        cJSON_Delete(o);
+        if (strcmp(state, in) != 0 || ms >= STATE_MS)
+            return CLI_OK;
+        (void)poll(NULL, 0, LOOK_MS);
+        if (cli_interrupted)
+            return CLI_INTERRUPTED;
+    }
+}
+
+/* A load that is under way is waited for, and so is the end of the unload: what comes next finds it
+ * gone. */
 int cmd_unload(struct cli *c, const struct args *a)
 {
-    cJSON *req = j_req(), *o = NULL, *list = NULL;
+    cJSON *req = j_req(), *o = NULL;
+    char name[256], before[32], state[32];
     cJSON_AddStringToObject(req, "model", a->pos[0]);
-    int code = c->json ? CLI_OK : fetch(c, &list);
+    cli_catch_interrupt();
+    int code = await(c, a->pos[0], "loading", name, before);
     if (code == CLI_OK)
         code = cli_call(c, HRT_MODEL_UNLOAD, req, NULL, 0, &o, NULL);
     else
         cJSON_Delete(req);
+    if (code == CLI_OK)
+        code = await(c, name, "unloading", name, state);
     if (code == CLI_OK && c->json) {
+        cJSON_ReplaceItemInObjectCaseSensitive(o, "state", cJSON_CreateString(state));
         out_json(o);
     } else if (code == CLI_OK) {
-        const char *name = j_str(o, "model", a->pos[0]);
-        bool was = false;
-        const cJSON *m;
-        cJSON_ArrayForEach(m, j_get(list, "models"))
-        {
-            if (strcmp(j_str(m, "name", ""), name) == 0)
-                was = strcmp(j_str(m, "state", ""), "available") != 0 &&
-                      strcmp(j_str(m, "state", ""), "failed") != 0;
-        }
+        bool was = strcmp(before, "loaded") == 0 || strcmp(before, "unloading") == 0;
         cli_note(c, "%s %s", shown(name),
-                 !was                                           ? "was not loaded"
-                 : strcmp(j_str(o, "state", ""), "loaded") == 0 ? "is still loaded"
-                 : strcmp(j_str(o, "state", ""), "unloading") == 0
-                     ? "is being unloaded, which takes a moment more; its sessions stay"
+                 !was                              ? "was not loaded"
+                 : strcmp(state, "unloading") == 0 ? "is being unloaded, which takes a moment "
+                                                     "more; its sessions stay"
+                 : strcmp(state, "loading") == 0 || strcmp(state, "loaded") == 0
+                     ? "was unloaded, and a request has it loaded again"
                      : "is unloaded; its sessions stay");
     }
     cJSON_Delete(o);
-    cJSON_Delete(list);
     return code;
 }
 

@@ -862,7 +862,6 @@ const struct eng_info *model_info(const struct model *m)
 
 cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid)
 {
-    static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
     const struct slot *s = slot_of(m);
     cJSON *j = cJSON_CreateObject();
     struct file_stamp f = {0};
@@ -871,7 +870,7 @@ cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid)
         return NULL;
     cJSON_AddStringToObject(j, "name", m->name);
     cJSON_AddStringToObject(j, "path", m->path);
-    cJSON_AddStringToObject(j, "state", word[m->state]);
+    cJSON_AddStringToObject(j, "state", model_state_str(m));
     if (m->state == MODEL_FAILED)
         cJSON_AddStringToObject(j, "error", m->error);
     if (m->state == MODEL_LOADING)

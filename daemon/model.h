@@ -77,6 +77,12 @@ int model_unload(struct daemon *d, struct model *m); /* 0, -EBUSY */
 /* Calls fn on the loop thread whenever some model's state or keyed changes. */
 void models_on_change(struct daemon *d, void (*fn)(struct daemon *d, struct model *m));
 const struct eng_info *model_info(const struct model *m); /* of the last load; NULL: none yet */
+static inline const char *model_state_str(const struct model *m)
+{
+    static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
+
+    return word[m->state];
+}
 /* MODEL of docs/PROTOCOL.md, as uid may see it. */
 cJSON *model_json(struct daemon *d, const struct model *m, uint32_t uid);
 

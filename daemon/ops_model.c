@@ -96,7 +96,6 @@ void op_model_show(struct call *c)
 
 void op_model_load(struct call *c)
 {
-    static const char *const word[] = {"available", "loading", "loaded", "unloading", "failed"};
     struct kvs_id id;
     struct errbuf eb = {""};
     struct model *m;
@@ -135,7 +134,7 @@ void op_model_load(struct call *c)
     hex_put(hex, id.b, sizeof id.b);
     cJSON_AddStringToObject(o, "stream", hex);
     cJSON_AddStringToObject(o, "model", m->name);
-    cJSON_AddStringToObject(o, "state", word[m->state]);
+    cJSON_AddStringToObject(o, "state", model_state_str(m));
     call_ok(c, o, NULL, 0);
 }
 
@@ -159,8 +158,8 @@ void op_model_unload(struct call *c)
         o = cJSON_CreateObject();
         cJSON_AddNumberToObject(o, "requests", m->users);
         if (m->state == MODEL_LOADING)
-            call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o, "%s is being loaded",
-                      m->name);
+            call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
+                      "%s is being loaded; unload it when it is", m->name);
         else {
             (void)gen_user(c->d, m, c->uid, who, sizeof who);
             call_fail(c, HRT_FAILED_PRECONDITION, "session_busy", o,
@@ -171,6 +170,6 @@ void op_model_unload(struct call *c)
     }
     o = cJSON_CreateObject();
     cJSON_AddStringToObject(o, "model", m->name);
-    cJSON_AddStringToObject(o, "state", "available");
+    cJSON_AddStringToObject(o, "state", model_state_str(m));
     call_ok(c, o, NULL, 0);
 }

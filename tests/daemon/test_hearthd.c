@@ -590,6 +590,7 @@ static void it_is_unloaded_when_told_when_idle_and_loaded_again_when_wanted(void
         r = ask(fd, HRT_MODEL_UNLOAD,
                 "{\"id\":\"00112233445566778899aabbccddeeff\",\"model\":\"m\"}", NULL, 0);
         CHECK_EQ(r.f.status, 0);
+        CHECK_STR(wire_str(&r, "state"), "unloading"); /* not done when it is said */
         wire_reply_fini(&r);
         /* Wanted while it goes: it comes back. */
     }

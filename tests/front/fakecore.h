@@ -52,6 +52,7 @@ struct fc {
     int n_s;
     struct fc_due due[FC_DUE];
     int n_due;
+    int looks, gone; /* of the sluggish model */
 };
 
 /* Set before it starts: its session has three tokens more with each START; else always three. */
@@ -305,6 +306,18 @@ static void fc_session(char *ret, size_t cap, bool loose, int tokens, bool stopp
              stopped ? ",\"ingest\":{\"done\":11,\"total\":40}" : "");
 }
 
+/* A model that is being loaded when it is first looked at, and takes its time, also to go. */
+static const char *fc_sluggish(struct fc *c, bool unload)
+{
+    if (unload && c->looks > 2)
+        c->gone = c->looks = 1;
+    else if (!unload)
+        c->looks++;
+    return c->looks > 2 ? (c->gone ? "available" : "loaded")
+           : c->gone    ? "unloading"
+                        : "loading";
+}
+
 static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const char *json,
                        const char *tail)
 {
@@ -353,10 +366,24 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         break;
     case HRT_MODEL_SHOW:
         snprintf(out, sizeof out, "{\"name\":\"%.99s\"}", fc_str(o, "model"));
+        if (strcmp(fc_str(o, "model"), "sluggish") == 0)
+            snprintf(out, sizeof out, "{\"name\":\"sluggish\",\"state\":\"%s\"}",
+                     fc_sluggish(c, false));
         if (strcmp(fc_str(o, "model"), "nosuch") == 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "model_not_found", "");
         else
             fc_send(c, conn, f, HRT_OK, out, NULL, 0);
+        break;
+    case HRT_MODEL_UNLOAD:
+        if (strcmp(fc_sluggish(c, true), "loading") == 0)
+            fc_refuse(c, conn, f, HRT_FAILED_PRECONDITION, "session_busy", "");
+        else
+            fc_send(c, conn, f, HRT_OK, "{\"model\":\"sluggish\",\"state\":\"unloading\"}",
+                    NULL, 0);
+        break;
+    case HRT_MODEL_LOAD:
+        fc_send(c, conn, f, HRT_OK,
+                "{\"stream\":\"loads\",\"model\":\"sluggish\",\"state\":\"loading\"}", NULL, 0);
         break;
     case HRT_SESSION_LIST:
         snprintf(out, sizeof out,
@@ -403,7 +430,13 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
         int i = fc_find(c, fc_str(o, "stream"));
         double at = cJSON_GetNumberValue(cJSON_GetObjectItem(o, "cursor"));
         int wait = (int)cJSON_GetNumberValue(cJSON_GetObjectItem(o, "max_wait_ms"));
-        if (i < 0)
+        if (strcmp(fc_str(o, "stream"), "loads") == 0)
+            fc_send(c, conn, f, HRT_OK,
+                    c->looks++
+                        ? "{\"state\":\"done\"}"
+                        : "{\"state\":\"loading\",\"progress\":{\"done\":1,\"total\":2}}",
+                    NULL, 0);
+        else if (i < 0)
             fc_refuse(c, conn, f, HRT_NOT_FOUND, "stream_not_found", "");
         else if (c->n_due < FC_DUE)
             c->due[c->n_due++] = (struct fc_due){
