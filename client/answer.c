@@ -521,6 +521,8 @@ void answer_print_done(const struct answer *a, bool top)
         jout_json(&j, parts[i], j_get(l, parts[i]));
     if (j_get(l, "warnings"))
         jout_json(&j, "warnings", j_get(l, "warnings"));
+    if (j_get(l, "documents"))
+        jout_json(&j, "documents", j_get(l, "documents"));
     jout_close(&j, '}');
     jout_line(&j);
     jout_fini(&j);

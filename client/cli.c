@@ -199,6 +199,8 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
                 cJSON_AddStringToObject(o, "session", c->forked);
             else if (!cJSON_HasObjectItem(o, m->string))
                 cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
+        if (cJSON_GetArraySize(c->documents) > 0)
+            cJSON_AddItemToObject(o, "documents", cJSON_Duplicate(c->documents, true));
         out_json(o);
         cJSON_Delete(o);
         return;

@@ -27,12 +27,14 @@ struct cli {
     char url[300];
     bool json, quiet, color; /* color: of stderr and stdout, when they are terminals */
     bool out_tty, err_tty;
-    bool makes;           /* the verb may make the session it is about */
-    uint32_t wait_ms;     /* how long a call may take; 0: CLI_WAIT_MS */
-    const char *too_long; /* what to do about an input above the context; NULL: the usual */
-    const char *occupied; /* the same, where the session holds something; NULL: the usual */
-    const char *forked;   /* the session a fork of which is asked: of what is refused there is
+    bool makes;             /* the verb may make the session it is about */
+    uint32_t wait_ms;       /* how long a call may take; 0: CLI_WAIT_MS */
+    const char *too_long;   /* what to do about an input above the context; NULL: the usual */
+    const char *occupied;   /* the same, where the session holds something; NULL: the usual */
+    const char *forked;     /* the session a fork of which is asked: of what is refused there is
                                  no fork.  NULL: none */
+    const cJSON *documents; /* what an ingest has put in, which an error object says in --json;
+                                    NULL: none */
     struct hearth_conn *conn; /* for control; opened by the first call */
 };
 enum { CLI_WAIT_MS = 45000 }; /* longer than a front holds a request for a missing core */

@@ -45,6 +45,9 @@ struct ingest {
     struct answer last; /* of the last document that was sent */
     bool has_last;
     cJSON *warnings; /* for the last object; NULL: none */
+    cJSON *docs;     /* and what became of each document of this session */
+    const char *path;
+    size_t part, parts; /* of the one that goes in; part 0: it is whole */
 };
 
 /* Tokens of the session now; with ids: those from `from` on hashed into ret_hash. */
@@ -361,6 +364,29 @@ static void doc_name(const struct args *a, int i, char *ret, size_t cap)
         snprintf(ret, cap, "%s", name);
 }
 
+/* For --json, what the words say of each document.  end: of its request; NULL: it was in already. */
+static void note_doc(struct ingest *g, const struct ledger_doc *d, bool durable,
+                     const cJSON *end)
+{
+    static const char *const parts[] = {"usage", "timings"};
+    cJSON *o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "document", g->path);
+    if (g->part) {
+        cJSON_AddNumberToObject(o, "part", (double)g->part);
+        cJSON_AddNumberToObject(o, "parts", (double)g->parts);
+    }
+    cJSON_AddStringToObject(o, "session", g->name);
+    cJSON_AddBoolToObject(o, "already", !end);
+    cJSON_AddStringToObject(o, "finish", j_str(end, "finish", "stop"));
+    if (d->after > d->before)
+        cJSON_AddNumberToObject(o, "tokens", (double)(d->after - d->before));
+    cJSON_AddBoolToObject(o, "durable", durable);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (j_get(end, parts[i]))
+            cJSON_AddItemToObject(o, parts[i], cJSON_Duplicate(j_get(end, parts[i]), true));
+    cJSON_AddItemToArray(g->docs, o);
+}
+
 static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_doc *d)
 {
     char b[WORDS_BYTES], none[33];
@@ -368,6 +394,8 @@ static int say_it_is_in(struct ingest *g, const char *what, const struct ledger_
     uint64_t now;
     int code = look(g, false, 0, 0, &now, none, &s);
     g->told = true;
+    if (code == CLI_OK)
+        note_doc(g, d, on_disk(s, (double)d->after), NULL);
     if (code == CLI_OK)
         cli_note(g->c, "%s is in session %s already (%s)%s", shown(what), shown(g->name),
                  words_tokens(b, (double)(d->after - d->before)),
@@ -460,6 +488,8 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     if (fresh && g->last.refused) /* nothing of it was begun */
         ledger_drop(&g->ledger, d.hash);
     if (code == CLI_INTERRUPTED) {
+        if (g->last.last)
+            note_doc(g, &d, j_bool(g->last.last, "durable"), g->last.last);
         cli_note(c, "stopped; the same command goes on with %s", shown(what));
         return code;
     }
@@ -475,9 +505,16 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     d.done = d.after > d.before;
     if (code == CLI_OK)
         remember(g, &d);
+    if (code == CLI_OK)
+        note_doc(g, &d, j_bool(g->last.last, "durable"), g->last.last);
     if (!c->json)
         answer_print_stats(c, &g->last, g->many ? what : "");
     return code;
+}
+
+static void add_documents(struct ingest *g, cJSON *done)
+{
+    cJSON_AddItemToObject(done, "documents", cJSON_Duplicate(g->docs, true));
 }
 
 /* The done object when nothing had to be sent. */
@@ -504,6 +541,7 @@ static int print_nothing_to_do(struct ingest *g)
     cJSON_AddNumberToObject(u, "reused", (double)n);
     cJSON_AddNumberToObject(u, "prefilled", 0);
     cJSON_AddNumberToObject(u, "generated", 0);
+    add_documents(g, a.last);
     answer_print_done(&a, false);
     answer_fini(&a);
     cJSON_Delete(s);
@@ -606,6 +644,7 @@ static int into_session(struct ingest *g, const struct doc *part)
     snprintf(g->session, sizeof g->session, "%s", j_str(s, "id", ""));
     cJSON_Delete(s);
     ledger_open(&g->ledger, g->session);
+    c->documents = g->docs = cJSON_CreateArray();
     for (int i = 0; i < (part ? 1 : g->a->n) && code == CLI_OK; i++) {
         struct doc d = part ? *part : (struct doc){0};
         if (!part && i == 0) {
@@ -616,6 +655,8 @@ static int into_session(struct ingest *g, const struct doc *part)
         }
         if (!part)
             doc_name(g->a, i, d.what, sizeof d.what);
+        if (!part)
+            g->path = g->a->pos[i];
         if (code == CLI_OK)
             code = one_doc(g, d.what, d.text, d.n);
         if (!part)
@@ -625,18 +666,21 @@ static int into_session(struct ingest *g, const struct doc *part)
         unmake(g);
     if (c->json &&
         (code == CLI_OK || (code == CLI_INTERRUPTED && g->has_last && g->last.last))) {
-        if (g->has_last && g->last.last)
+        if (g->has_last && g->last.last) {
             add_warnings(g);
-        if (g->has_last && g->last.last)
+            add_documents(g, g->last.last);
             answer_print_done(&g->last, false);
-        else
+        } else {
             code = print_nothing_to_do(g);
+        }
     }
     if (g->has_last)
         answer_fini(&g->last);
     g->has_last = false;
     cJSON_Delete(g->warnings);
     g->warnings = NULL;
+    cJSON_Delete(g->docs);
+    c->documents = g->docs = NULL;
     ledger_close(&g->ledger);
     return code;
 }
@@ -707,6 +751,9 @@ static int in_parts(struct ingest *g)
                 else
                     snprintf(d.what, sizeof d.what, "%s", of);
                 g->told = false;
+                g->path = g->a->pos[i];
+                g->part = n[i] > 1 ? k + 1 : 0;
+                g->parts = n[i];
                 code = cli_name(c, "--session", name);
                 if (code == CLI_OK)
                     code = round ? into_session(g, &d) : free_for(g, &d);

@@ -135,9 +135,45 @@ static void a_cancelled_ingest_is_not_read_to_its_end(void)
     down();
 }
 
+/* --json says of each document what the words say. */
+static void each_document_is_told(void)
+{
+    fakecore_grows = true;
+    up();
+    char doc[2][120], want[500];
+    for (int i = 0; i < 2; i++) {
+        snprintf(doc[i], sizeof doc[i], "%s/doc%d.txt", dir, i);
+        FILE *f = fopen(doc[i], "we");
+        fprintf(f, "document %d\n", i);
+        fclose(f);
+    }
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc[0], "--json"), 0);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc[0], doc[1], "--json"), 0);
+    snprintf(want, sizeof want,
+             "\"documents\":[{\"document\":\"%s\",\"session\":\"fake\",\"already\":true,"
+             "\"finish\":\"stop\",\"tokens\":3,\"durable\":true},{\"document\":\"%s\","
+             "\"session\":\"fake\",\"already\":false,\"finish\":\"stop\",\"tokens\":3,"
+             "\"durable\":true,\"usage\":{",
+             doc[0], doc[1]);
+    CHECK(strstr(out, want));
+    char *done = strstr(out, "\"type\":\"done\"");
+    CHECK(done && !strstr(done + 1, "\"type\":\"done\"")); /* one for the session */
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc[0], doc[1], "--json"), 0); /* nothing to be sent */
+    CHECK(strstr(out, "\"usage\"") && strstr(out, doc[0]) && strstr(out, doc[1]));
+    FILE *f = fopen(doc[1], "we");
+    fprintf(f, "fail\n");
+    fclose(f);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc[0], doc[1], "--json"), 1);
+    CHECK(strstr(out, "\"type\":\"error\"") && strstr(out, "\"documents\":[{\"document\":"));
+    CHECK(!strstr(out, doc[1])); /* it is not in */
+    fakecore_grows = false;
+    down();
+}
+
 T_MAIN({"documents_are_put_in_once", documents_are_put_in_once},
        {"each_document_is_its_turn", each_document_is_its_turn},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},
+       {"each_document_is_told", each_document_is_told},
        {"a_cancelled_ingest_is_not_read_to_its_end", a_cancelled_ingest_is_not_read_to_its_end})

@@ -93,6 +93,9 @@ def a_long_document_is_refused_with_the_way_to_split_it():
     p = d.cli("ingest", "-s", "book", "-m", "m", doc, "--split", "--json")  # those that are in are listed, too
     again = [json.loads(x) for x in p.stdout.splitlines() if '"type":"done"' in x]
     check_eq([(x["session"], x["durable"], x["usage"]["prefilled"]) for x in again], [(x["session"], True, 0) for x in done], "parts that are in")
+    for all_of, already in ((done, False), (again, True)):
+        check_eq([[(t["document"], t["part"], t["parts"], t["session"], t["already"]) for t in x["documents"]] for x in all_of],
+                 [[(doc, i + 1, len(done), x["session"], already)] for i, x in enumerate(done)], "what each part is")
     whole = ""
     for x in done:
         check(x["usage"]["context"] <= CONTEXT * 3 // 4 + 40, lambda: "%s has %r" % (x["session"], x["usage"]))
