@@ -138,14 +138,14 @@ TOBJ  := $(call c,tests/*.c)
 HELP_ = $(filter-out $(O)/tests/$(1)/test_%,$(call c,tests/$(1)/*.c)) \
         $(if $(filter kvstore daemon,$(1)),$(call c,tests/sim/*.c))
 
-.PHONY: all check test bench fuzz soak mutate lint format install uninstall deps demo help info clean
+.PHONY: all check test bench fuzz soak mutate lint format install uninstall deps model demo help info clean
 all: $(PROGS) $(if $(wildcard client/client.c),$(O)/libhearth.a) ## the programs
 
 # --- compile ---------------------------------------------------------------
 # Another compiler or other flags: everything of the variant is compiled again.  Compared
 # while the file is read, so that a second make has nothing to run.
 FLAGS_NOW := $(CC) $(CFLAGS_ALL) $(SIZES) $(EXACT) $(AVX2) $(AVX512) | $(NVCC) $(NVFLAGS) | $(HAVE_CUDA)
-NOBUILD   := help clean deps info format uninstall test demo soak fuzz mutate
+NOBUILD   := help clean deps info format uninstall test model demo soak fuzz mutate
 ifneq ($(filter-out $(NOBUILD),$(or $(MAKECMDGOALS),all)),)
   ifneq ($(strip $(FLAGS_NOW)),$(strip $(file <$(O)/.flags)))
     $(shell mkdir -p $(O))
@@ -216,6 +216,9 @@ deps:                                           ## install the Debian packages t
 test:                                           ## check with a real model, then end to end
 	@scripts/deps.sh build test
 	$(again) test-run
+model:                                          ## fetch a small model (98 MB) to where hearthd looks
+	@scripts/deps.sh build model
+	@scripts/model.sh
 demo:                                           ## kill -9 in the middle of an answer; MODEL=
 	@scripts/deps.sh build model
 	$(again) all

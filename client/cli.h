@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #define HEARTH_VERSION "0.1.0"
+#define CLI_GET_MODEL  "`make model` where Hearth was built fetches a small one"
 #define SYSTEM_URL     "unix:///run/hearth/" /* of the system's daemon, and more */
 
 enum cli_exit {

@@ -21,6 +21,7 @@ struct doctor {
     struct cli *c;
     cJSON *list;
     int bad, warned;
+    bool none;        /* there is no model: before that nothing can be asked */
     char state[4096]; /* where the store is, or would be; "" when nobody can say */
     bool runs;        /* a daemon has it now */
     int why;          /* that the last call of it failed: negative */
@@ -120,7 +121,7 @@ static void daemon_there(struct doctor *d)
 static void models(struct doctor *d)
 {
     struct errbuf eb = {""};
-    char dir[4096];
+    char dir[4096], todo[4400];
     const cJSON *m;
     int n = 0;
     cJSON *o = d->c->conn ? ask(d, HRT_MODEL_LIST, &eb) : NULL;
@@ -132,9 +133,12 @@ static void models(struct doctor *d)
                 found(d, BAD, "model", "replace or remove the file", "%s: %s",
                       j_str(m, "name", "?"), j_str(m, "error", "cannot be loaded"));
         }
-        found(d, n ? GOOD : WARN, "models",
-              "hearthd --model PATH, or put GGUF files into its --models directory",
-              "%d known to the daemon", n);
+        snprintf(
+            todo, sizeof todo,
+            "first of all: put a GGUF file into %s (%s), or start hearthd with --model FILE",
+            j_str(o, "directory", "the directory of its --models"), CLI_GET_MODEL);
+        d->none = n == 0;
+        found(d, n ? GOOD : BAD, "models", todo, "%d known to the daemon", n);
         cJSON_Delete(o);
         return;
     }
@@ -147,9 +151,11 @@ static void models(struct doctor *d)
     }
     if (p)
         closedir(p);
-    found(d, n ? GOOD : WARN, "models",
-          "put a GGUF file there, or start hearthd with --model PATH", "%d GGUF file%s in %s",
-          n, words_s(n), dir);
+    d->none = n == 0;
+    found(d, n ? GOOD : BAD, "models",
+          "first of all: put a GGUF file there (" CLI_GET_MODEL
+          "), or start hearthd with --model FILE",
+          "%d GGUF file%s in %s", n, words_s(n), dir);
 }
 
 /* --- the machine --------------------------------------------------------------------------- */
@@ -392,9 +398,10 @@ int cmd_doctor(struct cli *c, const struct args *a)
         out_json(o);
         cJSON_Delete(o);
     } else {
-        say_out("%s\n", d.bad      ? "something must be mended"
-                        : d.warned ? "it will work; some things could be better"
-                                   : "all is well");
+        say_out("%s\n", d.none && d.bad == 1 ? "it wants a model first; all else will do"
+                        : d.bad              ? "something must be mended"
+                        : d.warned           ? "it will work; some things could be better"
+                                             : "all is well");
         cJSON_Delete(d.list);
     }
     return d.bad ? CLI_FAILED : CLI_OK;

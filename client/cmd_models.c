@@ -49,8 +49,9 @@ int cmd_models(struct cli *c, const struct args *a)
         if (t.rows)
             table_print(&t);
         else
-            cli_note(c, "no models; give hearthd one with --model PATH, or put GGUF files "
-                        "where --models points");
+            cli_note(
+                c, "no models; put GGUF files into %s (%s), or start hearthd with --model FILE",
+                shown(j_str(o, "directory", "the directory of its --models")), CLI_GET_MODEL);
     }
     cJSON_Delete(o);
     return CLI_OK;

@@ -379,13 +379,13 @@ static void load_done(void *user, int res, struct engine *e, const char *words)
      * for a file must never be taken for the weights of another. */
     s->stamp = s->info.file;
     s->d->epoch = s->info.epoch;
-    uint32_t asked = conf_model(s->d->conf, m->name)->context;
-    if (asked > s->info.ctx_own)
+    uint32_t asked = conf_model(s->d->conf, m->name)->context, own = s->info.ctx_own;
+    if (asked > own)
         daemon_warn(s->d, "model %s: context = %u is more than it can have; it has %u tokens",
-                    m->name, asked, s->info.ctx_own);
-    if (s->info.ctx_max < (asked && asked < s->info.ctx_own ? asked : s->info.ctx_own))
+                    m->name, asked, own);
+    if (s->info.ctx_max < own && (!asked || s->info.ctx_max < asked))
         daemon_warn(s->d, "model %s: context is %u of %u tokens, what its page-memory holds",
-                    m->name, s->info.ctx_max, s->info.ctx_own);
+                    m->name, s->info.ctx_max, own);
     snprintf(s->d->backend, sizeof s->d->backend, "%s", s->info.backend);
     cJSON_Delete(m->sampling);
     m->sampling = modelfile_sampling(eng_gguf(e), conf_model(s->d->conf, m->name));
@@ -832,8 +832,8 @@ struct model *model_find(struct daemon *d, const char *name, struct errbuf *eb)
                                    d->models->slot[i]->m.name);
     if (!n)
         err_set(eb, -ENOENT,
-                "no model is known; put a GGUF file into %s, or start hearthd with "
-                "--model FILE",
+                "no model is known; put a GGUF file into %s (`make model` where Hearth was "
+                "built fetches a small one), or start hearthd with --model FILE",
                 d->conf->models);
     else if (near > 1)
         err_set(eb, -ENOENT, "\"%.64s\" begins the names of %u models; there are: %s", name,

@@ -1,5 +1,6 @@
 /* ops_model.c - MODEL_LIST, MODEL_SHOW, MODEL_LOAD, MODEL_UNLOAD. */
 #include "daemon/call.h"
+#include "daemon/conf.h"
 #include "daemon/daemon.h"
 #include "daemon/gen.h"
 #include "daemon/model.h"
@@ -18,6 +19,7 @@ void op_model_list(struct call *c)
     for (uint32_t i = 0; (m = model_at(c->d, i)) != NULL; i++)
         if (!m->gone)
             cJSON_AddItemToArray(a, model_json(c->d, m, c->uid));
+    cJSON_AddStringToObject(o, "directory", c->d->conf->models);
     call_ok(c, o, NULL, 0);
 }
 

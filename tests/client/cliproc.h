@@ -49,6 +49,7 @@ static pid_t begin(const char *const *words, int *ret_out, int *ret_err, const c
         }
         setenv("HOME", dir, 1);
         unsetenv("XDG_STATE_HOME");
+        unsetenv("XDG_DATA_HOME");
         unsetenv("HEARTH_SOCKET");
         if (as_uid && setresuid(as_uid, as_uid, as_uid) < 0)
             _exit(126);

@@ -26,5 +26,28 @@ static void each_object_of_a_load_has_a_type(void)
     down();
 }
 
+/* Who has no model is told where one goes, and that nothing else comes before it. */
+static void without_a_model_the_way_to_one_is_said(void)
+{
+    char want[200];
+    fakecore_bare = true;
+    up();
+    CHECK_EQ(RUN("models"), 0);
+    CHECK(strstr(err, "put GGUF files into /where/they/lie (`make model`"));
+    CHECK_EQ(RUN("doctor"), 1);
+    CHECK(strstr(out, "FAIL  models       0 known to the daemon\n"));
+    CHECK(strstr(out, "-> first of all: put a GGUF file into /where/they/lie (`make model`"));
+    fakecore_kill(core_pid);
+    CHECK_EQ(RUN("doctor"), 1);
+    snprintf(want, sizeof want,
+             "FAIL  models       0 GGUF files in %s/.local/share/hearth/models\n", dir);
+    CHECK(strstr(out, want) &&
+          strstr(out, "-> first of all: put a GGUF file there (`make model`"));
+    CHECK(!strstr(out, "it will work"));
+    fakecore_bare = false;
+    down();
+}
+
 T_MAIN({"a_model_is_called_unloaded_when_it_is", a_model_is_called_unloaded_when_it_is},
+       {"without_a_model_the_way_to_one_is_said", without_a_model_the_way_to_one_is_said},
        {"each_object_of_a_load_has_a_type", each_object_of_a_load_has_a_type})

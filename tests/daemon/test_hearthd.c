@@ -178,6 +178,8 @@ static void version_help_and_check_config_end_with_0(void)
 }
 static void without_models_it_serves_and_stops_cleanly(void)
 {
+    char dir[200];
+
     fresh();
     setenv("HEARTH_STEP_GAOL", "70", 1);
     start("");
@@ -200,10 +202,14 @@ static void without_models_it_serves_and_stops_cleanly(void)
     wire_reply_fini(&r);
     r = ask(fd, HRT_MODEL_LIST, "{}", NULL, 0);
     CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(r.json, "models")), 0);
+    snprintf(dir, sizeof dir, "%s/models", base); /* where one would go */
+    CHECK_STR(wire_str(&r, "directory"), dir);
     wire_reply_fini(&r);
     r = ask(fd, HRT_TOKENIZE, "{}", "x", 1);
     CHECK_EQ(r.f.status, HRT_NOT_FOUND);
     CHECK_STR(wire_str(&r, "slug"), "model_not_found");
+    CHECK(strstr(wire_str(&r, "message"), dir) &&
+          strstr(wire_str(&r, "message"), "make model"));
     wire_reply_fini(&r);
     r = ask(fd, HRT_WHY, "{}", NULL, 0);
     CHECK_EQ(r.f.status, HRT_UNIMPLEMENTED);

@@ -57,6 +57,7 @@ struct fc {
 
 /* Set before it starts: its session has three tokens more with each START; else always three. */
 __attribute__((unused)) static bool fakecore_grows;
+__attribute__((unused)) static bool fakecore_bare; /* set before it starts: it has no model */
 static bool fakecore_latin1; /* set before it starts: a model's name is no UTF-8 */
 
 static void fc_send(struct fc *c, int conn, const struct hrt_frame *req, uint32_t status,
@@ -351,6 +352,11 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 fakecore_latin1 ? 14 : 13);
         break;
     case HRT_MODEL_LIST:
+        if (fakecore_bare) {
+            fc_send(c, conn, f, HRT_OK, "{\"models\":[],\"directory\":\"/where/they/lie\"}",
+                    NULL, 0);
+            break;
+        }
         if (fakecore_latin1) {
             fc_send(c, conn, f, HRT_OK,
                     "{\"models\":[{\"name\":\"caf\xe9\",\"state\":\"failed\"},{\"name\":"
