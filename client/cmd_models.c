@@ -286,19 +286,20 @@ int cmd_plan(struct cli *c, const struct args *a)
     /* The daemon sets its pages aside when the model is loaded; sessions live in them. */
     double kv = per * context, total = weights + (pages > 0 ? pages : kv);
     double mem = meminfo("MemTotal"), free_mem = meminfo("MemAvailable");
-    bool known = per > 0 && context > 0;
+    bool beyond = most > 0 && context > most, known = (per > 0 && context > 0) || beyond;
     char longer[140], few[WORDS_BYTES];
     snprintf(longer, sizeof longer,
              "no: the model's context has %s; `hearth ingest --split` makes parts",
              words_tokens(few, most));
-    const char *fits = !known                       ? "unknown until the model is loaded"
-                       : context > most && most > 0 ? longer
-                       : pages > 0 && kv > pages
-                           ? "no: the session has more than hearthd's --page-memory"
-                       : pages > 0        ? "yes: the memory is set aside already"
-                       : total < free_mem ? "yes"
-                       : total < mem      ? "yes, when other programs give memory back"
-                                          : "no: use a shorter context or a smaller model";
+    const char *fits =
+        !known
+            ? "unknown: what a token takes is known once the model was loaded; `hearth load` it"
+        : beyond                  ? longer
+        : pages > 0 && kv > pages ? "no: the session has more than hearthd's --page-memory"
+        : pages > 0               ? "yes: the memory is set aside already"
+        : total < free_mem        ? "yes"
+        : total < mem             ? "yes, when other programs give memory back"
+                                  : "no: use a shorter context or a smaller model";
     if (c->json) {
         cJSON *out = cJSON_CreateObject();
         cJSON_AddStringToObject(out, "model", j_str(o, "name", a->pos[0]));
@@ -324,8 +325,8 @@ int cmd_plan(struct cli *c, const struct args *a)
                  words_tokens(b[0], context));
         table_init(&t, head, 3);
         table_add(&t, "weights", words_bytes(b[1], weights), j_str(o, "quant", ""));
-        table_add(&t, what, known ? words_bytes(b[2], kv) : "?",
-                  known ? "" : "load it first: hearth load");
+        table_add(&t, what, per > 0 ? words_bytes(b[2], kv) : "?",
+                  per > 0 ? "" : "not known before its first load");
         if (pages > 0)
             table_add(&t, "KV pages set aside", words_bytes(b[6], pages),
                       "for all its sessions that run (--page-memory)");

@@ -53,6 +53,7 @@ void op_model_show(struct call *c)
 {
     struct model *m = op_model(c);
     const struct eng_info *i = m ? model_info(m) : NULL;
+    uint64_t block = m ? m->known_block_bytes : 0; /* of an earlier load, of another daemon's */
     struct gguf_str s;
     cJSON *o;
 
@@ -70,8 +71,8 @@ void op_model_show(struct call *c)
     if (m->state == MODEL_LOADED) {
         const struct chat *chat = eng_chat(m->eng);
         const struct kv_layout *l = eng_layout(m->eng);
-        uint64_t block = l->page_bytes[KV_HOT] + l->page_bytes[KV_COLD];
 
+        block = l->page_bytes[KV_HOT] + l->page_bytes[KV_COLD];
         if (chat) {
             cJSON_AddStringToObject(o, "chat", chat_family(chat));
         } else {
@@ -86,10 +87,12 @@ void op_model_show(struct call *c)
             cJSON_AddStringToObject(o, "tokenizer", pre);
         }
         cJSON_AddStringToObject(o, "layout", l->id);
-        cJSON_AddNumberToObject(o, "block_bytes", (double)block);
-        cJSON_AddNumberToObject(o, "bytes_per_token", (double)(block / BLOCK_TOKENS));
         if (m->sampling)
             cJSON_AddItemToObject(o, "sampling", cJSON_Duplicate(m->sampling, 1));
+    }
+    if (block) {
+        cJSON_AddNumberToObject(o, "block_bytes", (double)block);
+        cJSON_AddNumberToObject(o, "bytes_per_token", (double)(block / BLOCK_TOKENS));
     }
     add_hex(o, "weights_id", m->weights_id, sizeof m->weights_id, m->keyed);
     add_hex(o, "fingerprint", m->fingerprint, sizeof m->fingerprint, m->keyed);

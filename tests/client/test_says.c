@@ -48,6 +48,24 @@ static void without_a_model_the_way_to_one_is_said(void)
     down();
 }
 
+/* Of a model that is not loaded, too. */
+static void a_plan_says_what_is_known(void)
+{
+    up();
+    CHECK_EQ(RUN("plan", "planned", "--tokens", "4000"), 0);
+    CHECK(strstr(out, "391 KiB\n") && strstr(out, "fits: yes\n"));
+    CHECK_EQ(RUN("plan", "planned", "--tokens", "100000"), 0);
+    CHECK(strstr(out, "fits: no: the model's context has 8,192 tokens"));
+    CHECK_EQ(RUN("plan", "unplanned", "--tokens", "100000"), 0);
+    CHECK(strstr(out, "fits: no: the model's context has 8,192 tokens"));
+    CHECK_EQ(RUN("plan", "unplanned", "--tokens", "4000"), 0);
+    CHECK(strstr(out, "fits: unknown: ") && strstr(out, "hearth load"));
+    CHECK_EQ(RUN("plan", "unplanned", "--tokens", "4000", "--json"), 0);
+    CHECK(strstr(out, "\"fits\":null"));
+    down();
+}
+
 T_MAIN({"a_model_is_called_unloaded_when_it_is", a_model_is_called_unloaded_when_it_is},
        {"without_a_model_the_way_to_one_is_said", without_a_model_the_way_to_one_is_said},
+       {"a_plan_says_what_is_known", a_plan_says_what_is_known},
        {"each_object_of_a_load_has_a_type", each_object_of_a_load_has_a_type})

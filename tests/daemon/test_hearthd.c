@@ -573,8 +573,15 @@ static void the_weights_are_hashed_once_and_remembered(void)
     CHECK(model_is(fd, "loaded", true));
     r = model_show(fd);
     CHECK_STR(wire_str(&r, "weights_id"), id);
+    double token = wire_num(&r, "bytes_per_token");
     wire_reply_fini(&r);
     CHECK(!strstr(log_text(), "hashing"));
+    r = ask(fd, HRT_MODEL_UNLOAD, "{\"model\":\"m\"}", NULL, 0);
+    wire_reply_fini(&r);
+    CHECK(model_is(fd, "available", false));
+    r = model_show(fd); /* what a session will take can be planned */
+    CHECK(token > 0 && wire_num(&r, "bytes_per_token") == token);
+    wire_reply_fini(&r);
     close(fd);
     stop();
 }
