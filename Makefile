@@ -281,12 +281,14 @@ UNITS     := $(if $(MINE),,$(wildcard systemd/*.service))
 USERUNITS := $(wildcard systemd/user/*.service)
 unit = sed -e 's,@BINDIR@,$(PREFIX)/bin,g' -e 's,@SYSCONFDIR@,$(SYSCONFDIR),g' $(1) > $(2) && chmod 644 $(2)
 install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= SYSCONFDIR=
-	umask 022 && install -d $(D)$(PREFIX)/bin $(D)$(PREFIX)/lib $(D)$(PREFIX)/include/hearth/base \
+	umask 022 && install -d $(D)$(PREFIX)/bin $(D)$(PREFIX)/lib/pkgconfig $(D)$(PREFIX)/include/hearth/base \
 	  $(D)$(SYSTEMDDIR)/systemd/user $(D)$(SYSCONFDIR)/hearth $(D)$(SHAREDIR)/doc/hearth \
 	  $(D)$(SHAREDIR)/man/man1 $(D)$(SHAREDIR)/man/man8 $(D)$(SHAREDIR)/bash-completion/completions \
 	  $(D)$(SHAREDIR)/zsh/site-functions $(D)$(SHAREDIR)/fish/vendor_completions.d
 	install -m 755 $(PROGS) $(D)$(PREFIX)/bin
 	install -m 644 $(O)/libhearth.a $(D)$(PREFIX)/lib
+	sed -e 's,@PREFIX@,$(PREFIX),g' -e "s,@VERSION@,$$(sed -n 's/.*HEARTH_VERSION *"\(.*\)"/\1/p' client/cli.h)," \
+	  client/hearth.pc.in > $(D)$(PREFIX)/lib/pkgconfig/hearth.pc && chmod 644 $(D)$(PREFIX)/lib/pkgconfig/hearth.pc
 	install -m 644 client/client.h include/proto.h $(D)$(PREFIX)/include/hearth
 	install -m 644 $(wildcard include/base/*.h) $(D)$(PREFIX)/include/hearth/base
 	$(if $(MINE),,umask 022 && install -d $(D)$(SYSTEMDDIR)/systemd/system $(D)$(SYSTEMDDIR)/sysusers.d $(D)$(SYSTEMDDIR)/tmpfiles.d)
@@ -304,7 +306,7 @@ install: all                                    ## DESTDIR= PREFIX= SYSTEMDDIR= 
 	chmod 644 $(D)$(SHAREDIR)/bash-completion/completions/hearth $(D)$(SHAREDIR)/zsh/site-functions/_hearth \
 	  $(D)$(SHAREDIR)/fish/vendor_completions.d/hearth.fish
 uninstall:                                      ## the reverse; sessions and models stay
-	rm -f $(PROGS:$(O)/%=$(D)$(PREFIX)/bin/%) $(D)$(PREFIX)/lib/libhearth.a \
+	rm -f $(PROGS:$(O)/%=$(D)$(PREFIX)/bin/%) $(D)$(PREFIX)/lib/libhearth.a $(D)$(PREFIX)/lib/pkgconfig/hearth.pc \
 	  $(UNITS:systemd/%=$(D)$(SYSTEMDDIR)/systemd/system/%) \
 	  $(USERUNITS:systemd/user/%=$(D)$(SYSTEMDDIR)/systemd/user/%) \
 	  $(D)$(SYSTEMDDIR)/sysusers.d/hearth.conf $(D)$(SYSTEMDDIR)/tmpfiles.d/hearth.conf \

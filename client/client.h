@@ -3,7 +3,8 @@
  * One hearth_conn carries one request at a time (a REQ socket, or a unix stream); open one
  * for control and one per stream.  Not shared between threads.  JSON in, JSON out: the
  * members are those of docs/PROTOCOL.md.  Every call resends by itself while the daemon
- * restarts, until its deadline; operations are idempotent, so that is harmless. */
+ * restarts, until its deadline; operations are idempotent, so that is harmless.
+ * Installed: #include <hearth/client.h>, cc prog.c $(pkg-config --cflags --libs hearth). */
 #ifndef CLIENT_CLIENT_H
 #define CLIENT_CLIENT_H
 #include "base/err.h"

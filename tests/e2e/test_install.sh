@@ -19,7 +19,7 @@ m -q all || no "make -q all says there is work left"
 
 (umask 077 && m install DESTDIR="$tmp" PREFIX=/usr) >"$tmp/log" 2>&1 || { cat "$tmp/log"; no "make install failed"; }
 for f in usr/bin/hearthd usr/bin/hearth usr/bin/hearth-front usr/bin/hearth-eval usr/bin/hearth-bench \
-    usr/lib/libhearth.a usr/include/hearth/client.h usr/include/hearth/proto.h usr/include/hearth/base/err.h \
+    usr/lib/libhearth.a usr/lib/pkgconfig/hearth.pc usr/include/hearth/client.h usr/include/hearth/proto.h usr/include/hearth/base/err.h \
     usr/lib/systemd/system/hearthd.service usr/lib/systemd/system/hearth-front.service \
     usr/lib/systemd/user/hearthd.service usr/lib/systemd/user/hearth-front.service usr/lib/systemd/user/hearth-front-http.service \
     usr/lib/sysusers.d/hearth.conf usr/lib/tmpfiles.d/hearth.conf etc/hearth/hearth.conf.example \
@@ -55,6 +55,19 @@ C
 cc -std=gnu17 -I"$tmp/usr/include/hearth" -o "$tmp/use" "$tmp/use.c" "$tmp/usr/lib/libhearth.a" -lnanomsg -lcjson -lm 2>"$tmp/cc" ||
     { cat "$tmp/cc"; no "a program cannot be built with libhearth"; }
 [ ! -x "$tmp/use" ] || "$tmp/use" >/dev/null || no "a program with libhearth fails"
+# With the flags that are said, as <client.h> and as what lies in a folder of that name.
+if command -v pkg-config >/dev/null; then
+    flags=$(PKG_CONFIG_SYSROOT_DIR="$tmp" PKG_CONFIG_PATH="$tmp/usr/lib/pkgconfig" PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 \
+        pkg-config --cflags --libs hearth) || no "pkg-config does not know hearth"
+    for include in client.h hearth/client.h; do
+        sed "s,<client.h>,<$include>," "$tmp/use.c" >"$tmp/pc.c"
+        # shellcheck disable=SC2086
+        cc -o "$tmp/pc" "$tmp/pc.c" $flags 2>"$tmp/cc" || { cat "$tmp/cc"; no "no program with <$include> and: $flags"; }
+        "$tmp/pc" >/dev/null || no "a program with <$include> fails"
+        rm -f "$tmp/pc"
+    done
+    [ "$(PKG_CONFIG_PATH="$tmp/usr/lib/pkgconfig" pkg-config --modversion hearth)" = "$("$bin/hearth" --version -q --socket unix:///nowhere 2>/dev/null | grep -oE '[0-9]+\.[0-9.]+' | head -1)" ] || no "hearth.pc has another version"
+fi
 bash -n "$tmp/usr/share/bash-completion/completions/hearth" 2>&1 || no "bash completion does not parse"
 
 m uninstall DESTDIR="$tmp" PREFIX=/usr >/dev/null 2>&1 || no "make uninstall failed"
