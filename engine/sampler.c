@@ -375,6 +375,7 @@ static void penalize(const struct smp_params *p, float *v, uint32_t n_vocab,
         float *x = &v[r[i]];
         *x = *x > 0 ? *x / p->repeat_penalty : *x * p->repeat_penalty;
         *x -= (float)count[r[i]] * p->frequency_penalty + p->presence_penalty;
+        *x = clean(*x);  /* divided by next to nothing it would be infinite */
         count[r[i]] = 0; /* done with this one */
     }
 }
@@ -394,6 +395,12 @@ static bool adjust(const struct smp_params *p, float *v, uint32_t n_vocab,
         if (!(mask[i >> 3] >> (i & 7) & 1))
             v[i] = -INFINITY;
     return p->n_bias || penal || mask;
+}
+
+/* Also a temperature whose inverse is no float: it would make weights of 0 * infinity. */
+static bool is_greedy(const struct smp_params *p)
+{
+    return !(1.0f / p->temp <= FLT_MAX);
 }
 
 static uint32_t first_equal(const float *v, uint32_t n, float max)
@@ -587,7 +594,7 @@ int smp_pick(const struct smp_params *p, const float *logits, uint32_t n_vocab,
     if (max == -INFINITY)
         return -EINVAL;
     c.max = max;
-    picked = p->temp == 0 ? first_equal(v, n_vocab, max) : draw(p, &c, pos);
+    picked = is_greedy(p) ? first_equal(v, n_vocab, max) : draw(p, &c, pos);
     res.id = (int32_t)picked;
     res.logprob = (float)((double)clean(logits[picked]) - lse);
     *ret = res;

@@ -3,7 +3,7 @@
  * Logit bias, then the steps in params.order, as llama.cpp's users know them: penalties, top-k,
  * top-p, min-p, temperature.  A filter sees what the steps before it left: with temperature
  * last, the filters look at the model's own distribution.  temp 0 is greedy (ties: the smaller
- * id).  No state between calls: the same inputs give the same token, which is what lets a
+ * id), and so is one below 3e-39, whose inverse is no float.  No state between calls: the same inputs give the same token, which is what lets a
  * killed answer go on. */
 #ifndef ENGINE_SAMPLER_H
 #define ENGINE_SAMPLER_H

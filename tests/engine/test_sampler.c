@@ -68,6 +68,43 @@ static void greedy_takes_the_largest_and_of_equals_the_first(void)
     CHECK_EQ(pick(&p, v, V, 7), 0);
 }
 
+/* Whatever smp_check takes gives a token that is among the likeliest, and no NaN on the way. */
+static void the_smallest_values_of_a_knob_are_no_other_answer(void)
+{
+    static const float temps[] = {1e-45f, 1e-40f, 2.9e-39f, 3e-39f, 1e-38f, 1e-30f};
+    float v[V];
+    noise(v, V, 3);
+    v[0] = v[V - 1] = -INFINITY; /* what a weight that is no number would fall back on */
+    int32_t best = (int32_t)best_of(v, V);
+    for (size_t t = 0; t < sizeof temps / sizeof *temps; t++)
+        for (int first = 0; first < 2; first++) {
+            struct smp_params p = params(temps[t]);
+            if (first)
+                smp_order_first(&p);
+            CHECK_EQ(smp_check(&p, V, NULL), 0);
+            CHECK_EQ(pick(&p, v, V, t), best);
+            p.top_p = 0.9f;
+            p.min_p = 0.1f;
+            CHECK_EQ(pick(&p, v, V, t), best);
+        }
+    for (uint64_t pos = 0; pos < 50; pos++) {
+        struct smp_params p = params(1);
+        p.top_p = 1e-45f;
+        CHECK_EQ(smp_check(&p, V, NULL), 0);
+        CHECK_EQ(pick(&p, v, V, pos), best);
+        p.top_p = 1;
+        p.min_p = 1e-45f; /* all but what is impossible */
+        CHECK(isfinite(v[pick(&p, v, V, pos)]));
+        p = params(1);
+        p.repeat_penalty = 1e-45f; /* what was said is certain */
+        const int32_t said[] = {best, 0};
+        struct smp_result r = {.id = -1};
+        CHECK_EQ(smp_check(&p, V, NULL), 0);
+        CHECK_EQ(smp_pick(&p, v, V, said, 2, pos, NULL, scratch, &r), 0);
+        CHECK_EQ(r.id, best);
+    }
+}
+
 static void top_k_of_one_is_greedy_whatever_else(void)
 {
     float v[V];
@@ -377,6 +414,10 @@ static void bias_lifts_and_bans(void)
     bias[0] = (struct smp_bias){3, -100};
     p.n_bias = 1;
     CHECK_EQ(pick(&p, v, V, 0), 0);
+    v[3] = 500; /* never, however likely */
+    CHECK_EQ(pick(&p, v, V, 0), 0);
+    p.temp = 1;
+    CHECK(pick(&p, v, V, 0) != 3);
 }
 
 static void penalties_count_the_window_and_no_more(void)
@@ -593,6 +634,7 @@ static void a_pick_is_fast(void)
 #        f, f                                                                                  \
     }
 T_MAIN(CASE(greedy_takes_the_largest_and_of_equals_the_first),
+       CASE(the_smallest_values_of_a_knob_are_no_other_answer),
        CASE(top_k_of_one_is_greedy_whatever_else), CASE(filters_leave_what_sorting_leaves),
        CASE(of_equal_logits_top_k_keeps_the_first), CASE(filters_that_are_off_change_nothing),
        CASE(draws_follow_the_distribution),
