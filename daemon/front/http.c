@@ -492,6 +492,21 @@ static void on_accept_again(evutil_socket_t fd, short what, void *user)
         event_add(s->accept6_ev, NULL);
 }
 
+static void busy_tick(struct conn *c, uint64_t ms)
+{
+    const struct hx_ops *ops = c->open ? c->x.ops : NULL;
+    if (ops && ops->answer_ms && ms > ops->answer_ms) {
+        bool up = corelink_up(c->s->core);
+        ops->gone(c->x.user);
+        openai_fail(&c->x, 503, "core_unavailable", NULL,
+                    up ? "hearthd has a link to this front but does not answer"
+                       : "hearthd does not answer",
+                    1000);
+    } else if (ops && ops->tick) {
+        ops->tick(c->x.user);
+    }
+}
+
 /* Nobody may keep a connection for ever by being slow. */
 static void conn_tick(struct conn *c, uint64_t now)
 {
@@ -507,10 +522,7 @@ static void conn_tick(struct conn *c, uint64_t now)
         if (ms > HTTP_REQUEST_MS)
             refuse(c, 408, "timeout", "the body did not come to its end in time", 0);
         break;
-    case CS_BUSY:
-        if (c->open && c->x.ops && c->x.ops->tick)
-            c->x.ops->tick(c->x.user);
-        break;
+    case CS_BUSY: busy_tick(c, ms); break;
     case CS_LINGER:
         if (ms > LINGER_MS)
             conn_free(c);

@@ -31,7 +31,10 @@ int http_run(const struct http_opts *o, const volatile int *stop, struct errbuf 
 struct hx;
 struct hx_ops {
     void (*gone)(void *user); /* the client has left: no hx_ call may follow */
-    void (*tick)(void *user); /* four times a second while the exchange is open */
+    void (*tick)(void *user); /* four times a second while the exchange is open; NULL ok */
+    /* Who asks the core one question: after this long gone() is called, and the client is told
+     * that hearthd does not answer.  0: an answer, which takes the time it takes. */
+    uint32_t answer_ms;
 };
 void hx_own(struct hx *x, const struct hx_ops *ops, void *user);
 struct corelink *hx_core(struct hx *x);
@@ -69,6 +72,7 @@ enum {
     HTTP_STRANGER_MS = 5000,      /* for one that has not yet shown who it is: all of that */
     HTTP_WRITE_S = 60,            /* a client that takes nothing of its reply is gone */
     HTTP_HEALTH_MS = 1250,        /* hearthd's time to answer /health and /metrics */
+    HTTP_ANSWER_MS = 4500,        /* and any other question: it may be starting again */
     HTTP_ADMIT_MS = 2000, /* how long headers wait for START's answer, to carry its code */
 };
 

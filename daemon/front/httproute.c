@@ -1,6 +1,5 @@
 /* httproute.c - see httproute.h. */
 #include "daemon/front/httproute.h"
-#include "base/clock.h"
 #include "daemon/front/fjson.h"
 #include "daemon/front/httpin.h"
 #include "daemon/front/openai.h"
@@ -12,7 +11,6 @@
 struct probe {
     struct hx *x;
     int64_t ask;
-    uint64_t began_ns;
     bool metrics;
 };
 static void on_probe(void *user, const struct corelink_reply *r)
@@ -38,25 +36,13 @@ static void probe_gone(void *user)
     (void)corelink_forget(hx_core(p->x), p->ask);
     free(p);
 }
-/* Whoever asks for health wants to know now, also of a core that hangs. */
-static void probe_tick(void *user)
-{
-    struct probe *p = user;
-    if (now_ns() - p->began_ns < HTTP_HEALTH_MS * 1000000ull)
-        return;
-    struct hx *x = p->x;
-    probe_gone(p);
-    openai_fail(x, 503, "core_unavailable", NULL,
-                "hearthd has a link to this front but does not answer", 1000);
-}
 static void ask_core(struct hx *x, bool metrics)
 {
-    static const struct hx_ops ops = {.gone = probe_gone, .tick = probe_tick};
+    static const struct hx_ops ops = {.gone = probe_gone, .answer_ms = HTTP_HEALTH_MS};
     struct probe *p = NULL;
     /* Whoever asks for health wants to know now, not in half a minute. */
     if (corelink_up(hx_core(x)) && (p = calloc(1, sizeof *p))) {
         p->x = x;
-        p->began_ns = now_ns();
         p->metrics = metrics;
         p->ask =
             corelink_send_as(hx_core(x), metrics ? hx_as(x) : NULL,

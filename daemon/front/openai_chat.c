@@ -448,7 +448,7 @@ void openai_chat(struct hx *x, const char *body, size_t n)
 {
     static const struct gstream_ops stream_ops = {on_admitted, on_records, on_waiting, on_done,
                                                   on_failed};
-    static const struct hx_ops ops = {on_gone, on_tick};
+    static const struct hx_ops ops = {.gone = on_gone, .tick = on_tick};
     struct errbuf eb;
     struct openai_error e;
     cJSON *o = front_parse(body, n, &eb);
@@ -560,7 +560,7 @@ static void listing_gone(void *user)
 
 void openai_models(struct hx *x, const char *id)
 {
-    static const struct hx_ops ops = {.gone = listing_gone};
+    static const struct hx_ops ops = {.gone = listing_gone, .answer_ms = HTTP_ANSWER_MS};
     struct listing *l = calloc(1, sizeof *l);
     int64_t r = -ENOMEM;
     if (l) {
