@@ -19,6 +19,9 @@ enum {
     START_FIRST_MS = 5000, /* a START without a reply: load, or is the daemon away? */
     PING_MS = 2000,
     CANCEL_MS = 3000, /* who pressed Ctrl-C does not wait longer for a daemon that is away */
+    END_MS = 10000,   /* nor for the end of an answer that was cancelled: its step goes on */
+    IDLE_MAX = 4,     /* replies at once that bring nothing, in a row; then each costs a rest */
+    IDLE_MS = 50,
     START_TRIES_MAX = 40,    /* of CLI_WAIT_MS each, while the daemon answers PING */
     TROUBLE_MS_MAX = 120000, /* how long a daemon may be away in the middle of an answer */
     AGAIN_MS = 300,
@@ -37,6 +40,8 @@ struct run { /* one answer_run */
     uint64_t trouble_ns; /* since when the daemon is away; 0: it is not */
     bool met;            /* the daemon has answered a PING while START waited */
     bool cancelled;      /* CANCEL was sent */
+    uint64_t told_ns;    /* when it was answered */
+    uint32_t idle;       /* replies in a row that came at once and brought nothing */
     bool wrote;          /* text is on stdout */
     char last;           /* the end of it */
     bool one_place;      /* stdout and stderr go to the same terminal, file or pipe */
@@ -243,6 +248,7 @@ static bool cancel(struct run *r)
         return false;
     }
     hearth_reply_fini(&rep);
+    r->told_ns = now_ns();
     return true;
 }
 
@@ -384,12 +390,35 @@ static int ask_next(struct run *r, cJSON **ret)
     return code;
 }
 
+/* A cancelled answer whose end does not come, from whatever answers there. */
+static bool no_end(struct run *r)
+{
+    if (!r->cancelled || now_ns() - r->told_ns < END_MS * 1000000ull)
+        return false;
+    cli_note(r->c, "%sthe daemon was told to stop, and does not say that the answer has ended",
+             torn(r));
+    return true;
+}
+
+/* A daemon waits with an empty reply; what does not is not asked without a rest. */
+static void rest(struct run *r, uint64_t asked_ns, uint32_t had)
+{
+    bool idle = r->a->n == had && now_ns() - asked_ns < IDLE_MS * 1000000ull;
+    r->idle = idle ? r->idle + 1 : 0;
+    if (r->idle > IDLE_MAX)
+        (void)poll(NULL, 0, IDLE_MS);
+}
+
 static int read_out(struct run *r)
 {
     for (;;) {
         cJSON *o = NULL;
         if ((cli_interrupted || out_lost()) && !r->cancelled && !cancel(r))
             return CLI_INTERRUPTED;
+        if (no_end(r))
+            return CLI_INTERRUPTED;
+        uint64_t asked_ns = now_ns();
+        uint32_t had = r->a->n;
         int code = ask_next(r, &o);
         if (code != CLI_OK)
             return code;
@@ -403,6 +432,7 @@ static int read_out(struct run *r)
             return CLI_OK;
         }
         cJSON_Delete(o);
+        rest(r, asked_ns, had);
     }
 }
 

@@ -77,5 +77,32 @@ static void a_full_pipe_is_waited_for(void)
     down();
 }
 
-T_MAIN({"a_reader_that_goes_away_ends_the_answer", a_reader_that_goes_away_ends_the_answer},
+/* Whatever it is that answers: who is told to stop stops, and asks it nothing without a rest. */
+static void an_answer_without_an_end_ends_when_told_to(void)
+{
+    for (int json = 0; json < 2; json++) {
+        up();
+        int o, e;
+        pid_t pid =
+            begin((const char *const[]){"run", "fake", "endless", json ? "--json" : NULL, NULL},
+                  &o, &e, NULL);
+        for (int i = 0; i < 500 && fakecore_count(core, "51 {") == 0; i++)
+            poll(NULL, 0, 10);
+        poll(NULL, 0, 1000);
+        int asked = fakecore_count(core, "51 {");
+        if (asked == 0 || asked > 40)
+            t_fail(__FILE__, __LINE__, "asked %d times in a second", asked);
+        uint64_t t0 = now_ns();
+        kill(pid, SIGTERM);
+        CHECK_EQ(finish(pid, o, e), 128 + SIGTERM);
+        CHECK((now_ns() - t0) / 1000000 < 15000 * T_SLOWER);
+        CHECK_EQ(fakecore_count(core, "52 {\"stream\""), 1);
+        CHECK(strstr(json ? out : err, json ? "\"slug\":\"cancelled\"" : "told to stop"));
+        down();
+    }
+}
+
+T_MAIN({"an_answer_without_an_end_ends_when_told_to",
+        an_answer_without_an_end_ends_when_told_to},
+       {"a_reader_that_goes_away_ends_the_answer", a_reader_that_goes_away_ends_the_answer},
        {"a_full_pipe_is_waited_for", a_full_pipe_is_waited_for})

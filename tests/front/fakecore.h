@@ -7,7 +7,7 @@
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "warn" (of its second token), "fail" (ends in
- * error), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
+ * error), "endless" (NEXT brings nothing, at once, also after CANCEL), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s), "reads=MS" (so long it is a document of 40 tokens that is being read).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
@@ -32,7 +32,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms, reads_ms;
-    bool emoji, fail, cut, late, warn, cancelled, ingest, probs;
+    bool emoji, fail, cut, late, warn, cancelled, ingest, probs, endless;
     int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
 };
@@ -113,6 +113,10 @@ static void fc_next(struct fc *c, const struct fc_due *d)
     uint64_t now = now_ns();
     int read_ms = (int)((now - s->began_ns) / 1000000);
     bool reads = !s->cancelled && read_ms < s->reads_ms;
+    if (s->endless) {
+        fc_send(c, d->conn, &d->f, HRT_OK, "{\"state\":\"decode\",\"cursor\":0}", NULL, 0);
+        return;
+    }
     int ready =
         s->pace_ms ? (int)((now - s->began_ns) / 1000000 / (uint64_t)s->pace_ms) : s->words;
     if (ready > s->words || s->cancelled)
@@ -187,7 +191,7 @@ static bool fc_is_due(struct fc *c, const struct fc_due *d, uint64_t now)
     const struct fc_stream *s = &c->s[d->stream];
     if (s->reads_ms && !s->cancelled)
         return false;
-    return !s->pace_ms || s->cancelled || d->cursor >= s->words ||
+    return !s->pace_ms || s->endless || s->cancelled || d->cursor >= s->words ||
            now - s->began_ns >= (uint64_t)(d->cursor + 1) * (uint64_t)s->pace_ms * 1000000;
 }
 
@@ -273,6 +277,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         s.cut = strstr(p, "cut") != NULL;
         s.late = strstr(p, "late") != NULL;
         s.warn = strstr(p, "warn") != NULL;
+        s.endless = strstr(p, "endless") != NULL;
         if (cJSON_IsNumber(max) && max->valuedouble < s.words)
             s.words = (int)max->valuedouble;
         c->s[i = c->n_s++] = s;
