@@ -286,6 +286,8 @@ static int daemon_open(struct daemon *d, struct loop_watch *sig, struct errbuf *
     if (r == 0)
         r = opened(outbox_open(d), "outbox", eb);
     if (r == 0)
+        r = opened(sess_lost_write(d), "sessions", eb);
+    if (r == 0)
         r = opened(gen_open(d, eb), "requests", eb);
     if (r == 0)
         r = links_open(d, eb);

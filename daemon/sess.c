@@ -181,20 +181,12 @@ static void load_place(struct daemon *d, struct sess *s)
 {
     static const struct kvs_id none;
 
-    if (memcmp(&s->rec.branch, &none, sizeof none) == 0)
-        return;
-    s->lost_to = s->rec.head;
-    if (branch_get(d, &s->rec.branch, &s->branch) < 0) {
-        s->rec.flags |= KVS_SESS_LOST;
-        return;
-    }
-    s->branch->sessions++;
-    s->head = s->rec.head;
-    if (s->head > s->branch->end) {
-        s->head = s->branch->end;
-        s->rec.flags |= KVS_SESS_LOST;
-    }
-    sess_weigh(s);
+    if (memcmp(&s->rec.branch, &none, sizeof none) != 0 &&
+        branch_get(d, &s->rec.branch, &s->branch) == 0)
+        s->branch->sessions++;
+    sess_lost_load(d, s);
+    if (s->branch)
+        sess_weigh(s);
 }
 
 int sess_open(struct daemon *d, struct errbuf *eb)
@@ -359,10 +351,9 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
         sess_setting_set(f, "date", date);
     }
     sess_setting_set(f, "keep", NULL);
-    if (at == s->head) { /* what is missing is missing here as well */
-        f->rec.flags |= s->rec.flags & KVS_SESS_LOST;
-        f->lost_to = s->lost_to;
-    }
+    sess_setting_set(f, "lost", NULL);
+    if (at >= s->lost_from && (s->rec.flags & KVS_SESS_LOST))
+        sess_lost_set(f, s->lost_from, s->lost_to); /* it is missing here as well */
     if (at > 0)
         sess_place(d, f, branch_take(s->branch), at);
     if (s->toks) {
@@ -422,7 +413,7 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
         memset(&s->rec.branch, 0, sizeof s->rec.branch);
     }
     s->head = s->rec.head = head;
-    s->rec.flags &= ~(uint32_t)KVS_SESS_LOST; /* whoever rewinds has looked */
+    sess_lost_clear(s); /* whoever rewinds has looked */
     sess_weigh(s);
     toks_cut(&s->toks, head);
     sess_turns_clamp(s);

@@ -162,15 +162,17 @@ struct sess {
     struct turn *turns;
     uint32_t n_turns, turns_cap;
     bool turns_known;
-    bool unborn;       /* made by a request that is not admitted yet: nobody else sees it */
-    bool removing;     /* its removal is on the way to the disk: nothing may start on it */
-    uint32_t rewinds;  /* so many of it are on the way: what starts on it waits for them */
-    uint64_t lost_to;  /* KVS_SESS_LOST: it had so many tokens before damage took some */
-    bool changed;      /* in memory it is ahead of the disk for good */
-    uint32_t out;      /* outbox.c: batches of it that are not durable yet */
-    uint64_t out_look; /* and the mark of a count */
-    int why;           /* what the store answered when it became so */
-    uint64_t told_ns;  /* swapped.c: used then, and not told yet what its model is now; or 0 */
+    bool unborn;        /* made by a request that is not admitted yet: nobody else sees it */
+    bool removing;      /* its removal is on the way to the disk: nothing may start on it */
+    bool moved;         /* by damage, and its record says the old place as yet */
+    uint32_t rewinds;   /* so many of it are on the way: what starts on it waits for them */
+    uint64_t lost_from; /* KVS_SESS_LOST: damage took these tokens; none (equal): perhaps the */
+    uint64_t lost_to;   /* newest turns, or the record of one */
+    bool changed;       /* in memory it is ahead of the disk for good */
+    uint32_t out;       /* outbox.c: batches of it that are not durable yet */
+    uint64_t out_look;  /* and the mark of a count */
+    int why;            /* what the store answered when it became so */
+    uint64_t told_ns;   /* swapped.c: used then, and not told yet what its model is now; or 0 */
     struct req *running;
     struct kvs_id open_req; /* the request a crash or a stop left open */
     bool has_open;
@@ -275,9 +277,16 @@ void branch_disown(struct branch *b, const struct kvs_id *req); /* NULL, or not 
 void sess_place(struct daemon *d, struct sess *s, struct branch *b,
                 uint64_t head); /* takes b */
 
-/* Damage took something of it: said in its JSON, and in every answer until one that said so is
- * durable, or a rewind.  false: nothing is missing.  *ret_none: nothing is left of it. */
+/* Damage took something of it (sess_lost.c): said in its JSON, and in every answer until one that
+ * said so is durable, or a rewind.  false: nothing is missing.  *ret_none: nothing is left of it. */
 bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none);
+/* The mark, and what was lost, with its settings; and neither any more. */
+void sess_lost_set(struct sess *s, uint64_t from, uint64_t to);
+void sess_lost_clear(struct sess *s);
+/* s, which has its branch by now, or none: where it stands, by its record and by what is left. */
+void sess_lost_load(struct daemon *d, struct sess *s);
+/* The places that this changed go to the outbox, before anything else does.  -ENOMEM. */
+int sess_lost_write(struct daemon *d);
 
 /* The tokens of s, if it has any, are not of the tokenizer that m has now (loaded): in words, with the
  * way on. */

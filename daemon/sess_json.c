@@ -193,37 +193,6 @@ const char *sess_label(const struct sess *s, char ret[33])
     return ret;
 }
 
-bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none)
-{
-    const char *name = s->rec.name;
-    char hex[33];
-
-    *ret_none = false;
-    if (!(s->rec.flags & KVS_SESS_LOST))
-        return false;
-    hex_put(hex, s->rec.id.b, sizeof s->rec.id.b);
-    if (!name[0])
-        name = hex;
-    *ret_none = s->head == 0 && s->lost_to > 0;
-    if (*ret_none)
-        snprintf(ret, cap, "session \"%s\": all of its %llu tokens were lost to damage on disk",
-                 name, (unsigned long long)s->lost_to);
-    else if (s->lost_to > s->head)
-        snprintf(
-            ret, cap,
-            "session \"%s\": %llu of its %llu tokens were lost to damage on disk; it stands "
-            "at token %llu, before them",
-            name, (unsigned long long)(s->lost_to - s->head), (unsigned long long)s->lost_to,
-            (unsigned long long)s->head);
-    else
-        snprintf(
-            ret, cap,
-            "session \"%s\": its newest turns, or the record of one, may have been lost to "
-            "damage on disk: look at it before you go on",
-            name);
-    return true;
-}
-
 cJSON *sess_json(struct daemon *d, struct sess *s)
 {
     cJSON *o = cJSON_CreateObject();
@@ -251,8 +220,8 @@ cJSON *sess_json(struct daemon *d, struct sess *s)
     if (s->rec.flags & KVS_SESS_LOST) {
         cJSON *l = cJSON_AddObjectToObject(o, "lost");
 
-        cJSON_AddNumberToObject(l, "from", (double)s->head);
-        cJSON_AddNumberToObject(l, "to", (double)(s->lost_to > s->head ? s->lost_to : s->head));
+        cJSON_AddNumberToObject(l, "from", (double)s->lost_from);
+        cJSON_AddNumberToObject(l, "to", (double)s->lost_to);
     }
     cJSON_AddNumberToObject(o, "created", (double)s->rec.created_ns / 1e9);
     cJSON_AddNumberToObject(o, "used", (double)s->rec.used_ns / 1e9);

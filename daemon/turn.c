@@ -595,13 +595,12 @@ void turn_end(struct req *r)
         add_turn(t, r, false, r->n_prompt, n - r->n_prompt, flags, r->finish);
     if (t->n_turn)
         sess_turn_ended(r->d, &t->turn[t->n_turn - 1]);
+    sess_lost_clear(r->s); /* its reader is told with this end */
     add_session(t, r, n);
-    t->sess.flags &= ~(uint32_t)KVS_SESS_LOST; /* its reader is told with this end */
     if (add_req(t, r, true, false) < 0 || add_probs(t, r) < 0) {
         tbatch_free(t);
         return;
     }
     r->end_waits = false;
-    r->s->rec.flags &= ~(uint32_t)KVS_SESS_LOST;
     submit(t, r, T_END);
 }

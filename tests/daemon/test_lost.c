@@ -14,7 +14,6 @@ static struct rig g;
 struct marks {
     const char *name;
     struct kvs_session found;
-    bool done;
 };
 
 static int find_each(void *ctx, const struct kvs_session *s)
@@ -31,33 +30,62 @@ static void marks_done(struct kvs_batch *b)
     *(bool *)b->user = true;
 }
 
-/* As a merge of two damaged copies leaves it. */
-static void mark(const char *name)
+static struct kvs_session row_of(struct kvstore *s, const char *name)
+{
+    struct marks m = {.name = name};
+
+    CHECK_EQ(kvs_sessions(s, find_each, &m), 0);
+    CHECK_STR(m.found.name, name);
+    return m.found;
+}
+
+static struct kvstore *store_up(void)
 {
     struct kvs_opts o = {.disk_bytes = 1 << 30, .host_bytes = 64 << 20};
-    static struct marks m;
-    struct kvs_rec rec = {.kind = KVS_REC_SESSION, .session = &m.found};
-    struct kvs_batch b = {.rec = &rec, .n_rec = 1, .done = marks_done, .user = &m.done};
     struct errbuf eb = {{0}};
-    struct kvstore *s;
+    struct kvstore *s = NULL;
     char dir[200];
 
     snprintf(dir, sizeof dir, "%s/state", g.base);
     o.dir = dir;
-    if (kvs_open(&s, &o, NULL, &eb) < 0) {
+    if (kvs_open(&s, &o, NULL, &eb) < 0)
         t_fail(__FILE__, __LINE__, "%s", eb.s);
-        return;
-    }
-    m = (struct marks){.name = name};
-    CHECK_EQ(kvs_sessions(s, find_each, &m), 0);
-    CHECK_STR(m.found.name, name);
-    m.found.flags |= KVS_SESS_LOST;
+    return s;
+}
+
+static void store_put(struct kvstore *s, const struct kvs_rec *rec, uint32_t n)
+{
+    bool done = false;
+    struct kvs_batch b = {.rec = rec, .n_rec = n, .done = marks_done, .user = &done};
+
     CHECK_EQ(kvs_batch_submit(s, &b), 0);
-    while (!m.done) {
+    while (!done) {
         kvs_commit_turn(s, 1000000);
         kvs_loop_turn(s);
     }
     CHECK_EQ(b.res, 0);
+}
+
+/* As a merge of two damaged copies leaves it. */
+static void mark(const char *name)
+{
+    struct kvstore *s = store_up();
+    struct kvs_session x = row_of(s, name);
+    struct kvs_rec rec = {.kind = KVS_REC_SESSION, .session = &x};
+
+    x.flags |= KVS_SESS_LOST;
+    store_put(s, &rec, 1);
+    kvs_close(s);
+}
+
+/* Of its branch nothing is left behind `at`. */
+static void hurt(const char *name, uint64_t at)
+{
+    struct kvstore *s = store_up();
+    struct kvs_rec rec = {.kind = KVS_REC_CUT,
+                          .tokens = {.branch = row_of(s, name).branch, .first = at}};
+
+    store_put(s, &rec, 1);
     kvs_close(s);
 }
 
@@ -256,11 +284,197 @@ static void a_fork_of_what_is_all_lost_is_all_lost(void)
     sess_close(&d);
 }
 
+/* Where it stands, with so many of ids before what comes then, and what it lost. */
+static bool stands(const char *name, uint64_t at, uint32_t of_ids, uint64_t lost_to)
+{
+    struct wire_reply r =
+        rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\",\"ids\":true}", name);
+    const cJSON *lost = cJSON_GetObjectItem(r.json, "lost");
+    double from = lost ? cJSON_GetObjectItem(lost, "from")->valuedouble : 0;
+    double to = lost ? cJSON_GetObjectItem(lost, "to")->valuedouble : 0;
+    bool is = r.f.status == 0 && cJSON_GetObjectItem(r.json, "tokens")->valuedouble == at &&
+              r.f.tail_len >= of_ids * 4 && memcmp(r.tail, ids, of_ids * 4) == 0 &&
+              to == lost_to && (!lost || from == at);
+
+    char *all = cJSON_PrintUnformatted(r.json);
+    if (!is)
+        printf("    %s\n", all ? all : "");
+    free(all);
+    wire_reply_fini(&r);
+    return is;
+}
+
+/* Goes on with so many of ids from 100 on, and three of its own. */
+static void go_on(const char *name, uint32_t n)
+{
+    char more[200];
+
+    snprintf(more, sizeof more, ",\"session\":\"%s\"" SAYS, name);
+    rig_run(&g, ids + 100, n, more, &a);
+}
+
+/* Three at the same place of one branch, and a fork made there later: whoever goes on does so for
+ * himself, in this run and in the next. */
+static void who_was_cut_stays_where_that_was_whoever_goes_on_there(void)
+{
+    begin();
+    rig_up(&g);
+    fork_of("a", "twin", "");
+    rig_down(&g, SIGTERM);
+    hurt("a", 50);
+    rig_up(&g);
+    CHECK(stands("a", 50, 50, 103) && stands("twin", 50, 50, 103));
+    fork_of("a", "still", "");
+    fork_of("a", "f", "");
+    go_on("f", 5);
+    CHECK(stands("f", 58, 50, 0) && stands("a", 50, 50, 103));
+    rig_down(&g, SIGKILL);
+    rig_up(&g);
+    CHECK(stands("f", 58, 50, 0) && stands("a", 50, 50, 103));
+    CHECK(stands("twin", 50, 50, 103) && stands("still", 50, 50, 103));
+    CHECK(said_lost("a") && stands("a", 58, 50, 0));
+    go_on("a", 90);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK(stands("twin", 50, 50, 103) && stands("still", 50, 50, 103));
+    CHECK(stands("f", 58, 50, 0) && stands("a", 151, 50, 0));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* Rewound it has nothing to be told of any more, and a fork from before it has not either: nor do
+ * they when damage marks them again. */
+static void what_was_told_once_is_not_told_of_later_damage(void)
+{
+    begin();
+    hurt("a", 50);
+    rig_up(&g);
+    fork_of("a", "f", ",\"at\":20");
+    fork_of("a", "told", "");
+    CHECK(said_lost("told"));
+    char id[33];
+    rig_id(id);
+    struct wire_reply r = rig_call(&g, HRT_SESSION_REWIND, NULL, 0,
+                                   "{\"id\":\"%s\",\"session\":\"a\",\"to_tokens\":40}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    CHECK(stands("a", 40, 40, 0) && stands("f", 20, 20, 0) && stands("told", 58, 50, 0));
+    rig_down(&g, SIGTERM);
+    mark("a");
+    mark("f");
+    mark("told");
+    rig_up(&g);
+    CHECK(stands("a", 40, 40, 40) && stands("f", 20, 20, 20) && stands("told", 58, 50, 58));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* Its record says the place from before the damage, and behind what is left another has gone on:
+ * not as far, and further. */
+static void what_others_said_in_its_place_is_not_taken_for_its_own(void)
+{
+    struct kvs_session was;
+
+    begin();
+    struct kvstore *s = store_up();
+    was = row_of(s, "a");
+    kvs_close(s);
+    was.flags |= KVS_SESS_LOST;
+    hurt("a", 50);
+    rig_up(&g);
+    fork_of("a", "f", "");
+    for (int i = 0; i < 2; i++) {
+        struct kvs_rec rec = {.kind = KVS_REC_SESSION, .session = &was};
+
+        go_on("f", i ? 90 : 5);
+        rig_down(&g, SIGTERM);
+        s = store_up();
+        struct kvs_rec cut = {.kind = KVS_REC_CUT,
+                              .tokens = {.branch = was.branch, .first = 58}};
+        if (i == 0) { /* the store takes a place where there is something */
+            int32_t some[45] = {0};
+            struct kvs_rec more = {.kind = KVS_REC_TOKENS,
+                                   .tokens = {was.branch, 58, some, 45}};
+            store_put(s, &more, 1);
+        }
+        store_put(s, &rec, 1);
+        if (i == 0)
+            store_put(s, &cut, 1);
+        kvs_close(s);
+        rig_up(&g);
+        CHECK(stands("a", 50, 50, 103));
+        CHECK(stands("f", i ? 151 : 58, 50, 0));
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* Its record may be an older one, as a merge marks it: what it said since stays, whoever went on
+ * behind that; and a fork that stands in it has lost as much. */
+static void what_it_said_itself_after_its_record_stays(void)
+{
+    struct kvs_session was;
+
+    begin();
+    struct kvstore *s = store_up();
+    was = row_of(s, "a");
+    kvs_close(s);
+    rig_up(&g);
+    go_on("a", 5);
+    fork_of("a", "f", "");
+    go_on("f", 5);
+    rig_down(&g, SIGTERM);
+    s = store_up();
+    struct kvs_rec rec = {.kind = KVS_REC_SESSION, .session = &was};
+    was.flags |= KVS_SESS_LOST;
+    was.head = 119; /* the branch's end */
+    store_put(s, &rec, 1);
+    kvs_close(s);
+    rig_up(&g);
+    CHECK(stands("a", 111, 100, 119));
+    fork_of("a", "g", "");
+    fork_of("a", "h", ",\"at\":110");
+    CHECK(stands("g", 111, 100, 119) && stands("h", 110, 100, 0));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
+/* Its later turns say that an answer which began before them is over: the record that said so is
+ * lost. */
+static void a_session_does_not_go_back_to_an_answer_that_it_left(void)
+{
+    begin();
+    struct kvstore *s = store_up();
+    struct kvs_session x = row_of(s, "a");
+    struct kvs_req q = {.owner = x.owner,
+                        .session = x.id,
+                        .branch = x.branch,
+                        .pos = 50,
+                        .type = HRT_START,
+                        .state = KVS_REQ_RUNNING,
+                        .time_ns = wall_ns(),
+                        .reply = "{\"v\":2}",
+                        .reply_bytes = 7};
+    struct kvs_rec rec = {.kind = KVS_REC_REQ, .req = &q};
+    kvs_id_new(&q.id);
+    store_put(s, &rec, 1);
+    kvs_close(s);
+    rig_up(&g);
+    CHECK(stands("a", 103, 100, 0));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 #define CASE(f)                                                                                \
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork),
+T_MAIN(CASE(who_was_cut_stays_where_that_was_whoever_goes_on_there),
+       CASE(what_was_told_once_is_not_told_of_later_damage),
+       CASE(what_others_said_in_its_place_is_not_taken_for_its_own),
+       CASE(what_it_said_itself_after_its_record_stays),
+       CASE(a_session_does_not_go_back_to_an_answer_that_it_left),
+       CASE(lost_turns_are_said_by_the_next_answer_and_by_that_of_a_fork),
        CASE(before_what_was_lost_a_fork_lacks_nothing),
        CASE(a_fork_of_what_is_all_lost_is_all_lost),
        CASE(what_cannot_be_read_now_is_not_called_lost),
