@@ -1,7 +1,6 @@
 /* logfile.c - see logfile.h.
  *
- * A whole file is read into memory and walked; it is some megabytes.  A frame is believed when
- * its CRC fits and it names the frame before it.  In salvage a frame behind damage is believed
+ * A file is walked frame by frame (logbytes.c).  A frame is believed when its CRC fits and it names the frame before it.  In salvage a frame behind damage is believed
  * by its CRC alone: where it belongs, its sequence number and its records say. */
 #include "kvstore/logfile.h"
 #include "base/bytes.h"
@@ -196,30 +195,6 @@ bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n)
     return logend_get(dir) > (n ? v[n - 1].number : 0);
 }
 
-int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes)
-{
-    struct stat st;
-    int fd = sys_open_plain(path), r = 0;
-    uint8_t *b = NULL;
-
-    if (fd < 0)
-        return fd;
-    if (fstat(fd, &st) < 0)
-        r = -errno;
-    else if (posix_memalign((void **)&b, 8, (size_t)st.st_size + 8))
-        r = -ENOMEM;
-    else
-        r = sys_read(fd, b, (uint64_t)st.st_size, 0);
-    close(fd);
-    if (r < 0) {
-        free(b);
-        return r;
-    }
-    *ret = b;
-    *ret_bytes = (uint64_t)st.st_size;
-    return 0;
-}
-
 int log_head_read(const char *dir, uint32_t number, struct log_head *ret)
 {
     uint8_t b[LOG_HEAD_BYTES];
@@ -240,25 +215,6 @@ int log_head_read(const char *dir, uint32_t number, struct log_head *ret)
 
 /* --- frames ----------------------------------------------------------------------------------- */
 
-static uint64_t last_nonzero(const uint8_t *b, uint64_t from, uint64_t n)
-{
-    while (n > from && b[n - 1] == 0)
-        n--;
-    return n;
-}
-
-/* The first whole frame at or behind `at`, looking at every eighth byte; end when there is none. */
-static uint64_t frame_after(const uint8_t *b, uint64_t at, uint64_t end, uint64_t n)
-{
-    struct log_frame f;
-    uint64_t whole;
-
-    for (; at < end; at += 8)
-        if (log_frame_get(b + at, n - at, &f, &whole) == 0)
-            return at;
-    return end;
-}
-
 /* Salvage: here something is missing, behind w->seq. */
 static int gap(struct log_walk *w, bool base)
 {
@@ -273,18 +229,18 @@ int log_seen(struct log_walk *w, uint64_t seq, uint32_t crc)
     return E_STALE;
 }
 
-int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,
+int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes *file,
                   uint64_t *ret_end, bool *ret_bad)
 {
-    uint64_t at = LOG_HEAD_BYTES, whole, used = last_nonzero(b, LOG_HEAD_BYTES, n);
+    uint64_t at = LOG_HEAD_BYTES, whole, used = log_used(file);
     uint32_t crc = h->base ? 0 : h->prev_crc;
-    bool stop = w->damaged && !w->salvage, bad = n < h->bytes, ended = false;
+    bool stop = w->damaged && !w->salvage, ended = false;
+    bool bad = file->bytes < h->bytes || file->bytes < file->size;
     struct log_frame f;
 
     *ret_end = at;
-    used = used > n ? n : used;
     while (!stop && at < used) {
-        int r = log_frame_get(b + at, n - at, &f, &whole);
+        int r = log_frame_at(file, at, &f, &whole);
         bool next = r == 0 && f.prev_crc == crc && (h->base || f.seq == w->seq + 1);
         bool any = r == 0 && w->salvage && (h->base || f.seq > w->seq);
         if (next || any) {
@@ -307,13 +263,15 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b
             continue;
         }
         /* Not a frame, or not the next one.  Is this the torn end, or damage inside? */
-        uint64_t on = frame_after(b, at + 8, used, n);
+        uint64_t on = log_frame_after(file, at + 8, used);
         w->frames_torn = on < used;
         bad |= w->salvage && on < used;
         if (!w->salvage)
             break;
         at = on;
     }
+    if (file->why < 0)
+        return file->why;
     if (!h->base)
         w->crc = crc;
     if (used > *ret_end)
@@ -324,7 +282,8 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b
     w->damaged |= bad;
     *ret_bad = bad;
     /* Torn, cut short, or no end: what else was there?  And no file is made without need. */
-    return used > *ret_end || n < h->bytes || (bad && h->base) || *ret_end == LOG_HEAD_BYTES
+    return used > *ret_end || file->bytes < h->bytes || (bad && h->base) ||
+                   *ret_end == LOG_HEAD_BYTES
                ? gap(w, h->base)
                : 0;
 }
@@ -332,15 +291,14 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b
 /* --- saving what can be saved ------------------------------------------------------------------- */
 
 /* A file whose header is gone: its frames say what it is.  Those of a checkpoint count from 0. */
-static void head_guess(const uint8_t *b, uint64_t n, struct log_head *h)
+static void head_guess(struct log_bytes *b, struct log_head *h)
 {
     struct log_frame f;
-    uint64_t whole;
-    uint64_t at = n > LOG_HEAD_BYTES ? frame_after(b, LOG_HEAD_BYTES, n & ~7ull, n) : n;
+    uint64_t whole, used = log_used(b), at = log_frame_after(b, LOG_HEAD_BYTES, used);
 
     memset(h, 0, sizeof *h);
     h->version = LOG_FORMAT;
-    if (at < n && log_frame_get(b + at, n - at, &f, &whole) == 0) {
+    if (at < used && log_frame_at(b, at, &f, &whole) == 0) {
         h->base = f.seq == 0;
         h->seq = f.seq ? f.seq - 1 : 0;
         h->prev_crc = f.prev_crc;
@@ -348,8 +306,7 @@ static void head_guess(const uint8_t *b, uint64_t n, struct log_head *h)
 }
 
 struct saved {
-    uint8_t *b;
-    uint64_t n;
+    struct log_bytes b;
     struct log_head h;
     bool headless;
 };
@@ -357,21 +314,32 @@ struct saved {
 static int saved_read(const char *dir, uint32_t number, struct saved *f, struct errbuf *eb)
 {
     char path[PATH_MAX];
+    const uint8_t *b = NULL;
 
     log_path(dir, number, "", path);
-    int r = log_slurp(path, &f->b, &f->n);
+    int r = log_open(path, &f->b);
+    if (r == 0 && f->b.size >= LOG_HEAD_BYTES)
+        r = log_get(&f->b, 0, LOG_HEAD_BYTES, &b);
     if (r < 0)
         return sys_unread(eb, r, path);
-    r = f->n < LOG_HEAD_BYTES ? E_CORRUPT : log_head_get(f->b, &f->h);
-    if (r == E_VERSION) {
-        free(f->b);
-        f->b = NULL;
+    r = b ? log_head_get(b, &f->h) : E_CORRUPT;
+    if (r == E_VERSION)
         return err_set(eb, r, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
-    }
     f->headless = r < 0 || f->h.number != number;
     if (f->headless)
-        head_guess(f->b, f->n, &f->h);
-    return 0;
+        head_guess(&f->b, &f->h);
+    return f->b.why < 0 ? sys_unread(eb, f->b.why, path) : 0;
+}
+
+static int saved_walk(const char *dir, uint32_t number, struct saved *f, struct log_walk *w,
+                      bool *ret_bad, struct errbuf *eb)
+{
+    char path[PATH_MAX];
+    uint64_t end;
+
+    log_path(dir, number, "", path);
+    int r = log_walk_file(w, &f->h, &f->b, &end, ret_bad);
+    return f->b.why < 0 ? sys_unread(eb, f->b.why, path) : r;
 }
 
 /* Where to begin: the newest checkpoint that is whole, else the first file. */
@@ -385,14 +353,13 @@ static int salvage_start(const char *dir, const struct log_file *v, uint32_t n, 
         struct log_walk w = {0};
         struct saved f = {0};
         struct log_head h;
-        uint64_t end;
         bool bad = true;
         if (log_head_read(dir, v[i].number, &h) < 0 || !h.base)
             continue;
         r = saved_read(dir, v[i].number, &f, eb);
         if (r == 0)
-            r = log_walk_file(&w, &f.h, f.b, f.n, &end, &bad);
-        free(f.b);
+            r = saved_walk(dir, v[i].number, &f, &w, &bad, eb);
+        log_shut(&f.b);
         if (r == 0 && !bad) {
             *ret = i;
             return 0;
@@ -416,11 +383,12 @@ int log_salvage(const char *dir,
         r = salvage_start(dir, v, n, &start, eb);
     for (uint32_t i = start; r == 0 && i < n; i++) {
         struct saved f = {0};
-        uint64_t end;
         bool bad = false;
         r = saved_read(dir, v[i].number, &f, eb);
-        if (r < 0)
+        if (r < 0) {
+            log_shut(&f.b);
             break;
+        }
         w.damaged |= f.headless;
         if (!f.headless) {
             memcpy(rep->uuid, f.h.uuid, 16);
@@ -440,10 +408,10 @@ int log_salvage(const char *dir,
         }
         uint64_t torn = w.torn_bytes;
         if (r == 0)
-            r = log_walk_file(&w, &f.h, f.b, f.n, &end, &bad);
+            r = saved_walk(dir, v[i].number, &f, &w, &bad, eb);
         if (i + 1 < n && w.torn_bytes > torn && !f.h.base)
             w.damaged = true; /* torn bytes are only torn at the very end */
-        free(f.b);
+        log_shut(&f.b);
     }
     if (r == 0 && log_lacks_end(dir, v, n)) {
         w.damaged = true;

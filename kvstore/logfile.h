@@ -45,10 +45,30 @@ bool log_named(const char *name, const char *suffix, uint32_t *ret);
  * only looks like them. */
 uint32_t log_number_next(const struct log_file *v, uint32_t n);
 int log_length(const char *path, uint64_t *ret); /* -errno: not that it is empty */
-/* A whole file in malloc'ed memory. */
-int log_slurp(const char *path, uint8_t **ret, uint64_t *ret_bytes);
 /* Only its header: E_CORRUPT, E_VERSION, or -errno when it could not be read. */
 int log_head_read(const char *dir, uint32_t number, struct log_head *ret);
+
+/* One file, read as far as one of ours can reach: to where its header says that it ends, else to
+ * the most that any can have, which is a checkpoint of the largest index. */
+#define LOG_FILE_BYTES_MAX (32ull << 30)
+struct log_bytes {
+    int fd;
+    uint64_t size;  /* on disk */
+    uint64_t bytes; /* of these; less than size: others have made it longer */
+    uint64_t used;  /* behind these there is nothing but zeros */
+    uint8_t *b;     /* n of them, from `from` on */
+    uint64_t from, n, cap;
+    int why; /* it could not be read: -errno */
+};
+int log_open(const char *path, struct log_bytes *ret); /* log_shut, also after a failure */
+void log_shut(struct log_bytes *f);
+/* Bytes at [at, at + n), which lie in the file; until the next call. */
+int log_get(struct log_bytes *f, uint64_t at, uint64_t n, const uint8_t **ret);
+/* log_frame_get's answer, or that of log_get. */
+int log_frame_at(struct log_bytes *f, uint64_t at, struct log_frame *ret, uint64_t *ret_bytes);
+uint64_t log_used(struct log_bytes *f); /* behind the last byte that is not zero */
+/* The first whole frame at or behind `at`, looking at every eighth byte; end when there is none. */
+uint64_t log_frame_after(struct log_bytes *f, uint64_t at, uint64_t end);
 
 /* Frames of one file, in order, and where the chain stands. */
 struct log_walk {
@@ -66,9 +86,9 @@ struct log_walk {
 };
 /* E_STALE: the frame of this number is another one than was seen. */
 int log_seen(struct log_walk *w, uint64_t seq, uint32_t crc);
-/* *ret_end: behind the last whole frame.  *ret_bad: something in this file is not whole; what
+/* *ret_end: behind the last whole frame; f->why when it could not be read.  *ret_bad: something in this file is not whole; what
  * is torn at the very end of the last one is not told from that. */
-int log_walk_file(struct log_walk *w, const struct log_head *h, const uint8_t *b, uint64_t n,
+int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes *file,
                   uint64_t *ret_end, bool *ret_bad);
 
 /* Every whole frame that can be found, oldest first: from the newest checkpoint that is whole,

@@ -177,8 +177,8 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
             start = i;
     }
     for (uint32_t i = start; r == 0 && i < l->n_seg; i++) {
-        uint8_t *b = NULL;
-        uint64_t n = 0, end;
+        struct log_bytes b;
+        uint64_t end;
         bool bad = false;
         if (l->seg[i].bad) {
             w.damaged = true;
@@ -187,7 +187,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         memcpy(rep->uuid, head[i].uuid, 16);
         rep->have_uuid = true;
         seg_path(l, l->seg[i].number, "", path);
-        r = log_slurp(path, &b, &n);
+        r = log_open(path, &b);
         if (r < 0) {
             r = sys_unread(eb, r, path);
             break;
@@ -203,10 +203,12 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         w.frames_torn = false;
         r = log_seen(&w, head[i].seq, head[i].prev_crc);
         if (r == 0)
-            r = log_walk_file(&w, &head[i], b, n, &end, &bad);
-        free(b);
-        if (r < 0)
+            r = log_walk_file(&w, &head[i], &b, &end, &bad);
+        log_shut(&b);
+        if (r < 0) {
+            r = b.why < 0 ? sys_unread(eb, b.why, path) : r;
             break;
+        }
         if (head[i].base) {
             l->base_bytes = end;
             l->grown = 0;
@@ -218,7 +220,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         w.damaged |= bad;
         l->seg[i].bad = bad;
         l->at = end;
-        l->size = n;
+        l->size = b.bytes;
     }
     w.damaged |= r == 0 && log_lacks_end(l->dir, l->seg, l->n_seg);
     /* Behind damage nothing is appended: the next frame begins a file of its own. */
