@@ -62,7 +62,9 @@ struct kvf {
     struct kvf_io io[KVF_IO_MAX];
     uint32_t loads_out, puts_out;
     struct kvf_seq *seqs;
-    void *copy_buf; /* one page, for copies between pages */
+    void *copy_buf;         /* one page, for copies between pages */
+    struct kvf_page *tails; /* unfinished blocks on their way down: not of the book */
+    uint32_t n_tails;
     uint64_t corrupt;
     int put_fault; /* why the last block did not go down; 0: it did */
 };
@@ -83,8 +85,8 @@ struct kvf_page *queue_pop(struct kvf_queue *q);
 void queue_remove(struct kvf_queue *q, struct kvf_page *p);
 
 /* kvmove.c */
-/* Before the model goes: the unfinished blocks that sessions rest in go down, too, the latest used
- * first. */
+/* Before the model goes: the rows of unfinished blocks that sessions rest in, or that answers have
+ * come to, go down, too, the latest used first.  Once. */
 void move_tails_down(struct kvf *f);
 void move_pump(struct kvf *f);                     /* hands waiting pages to the store */
 void move_down(struct kvf *f, struct kvf_page *p); /* a finished page */

@@ -363,6 +363,7 @@ void kvflow_model_close(struct model *m)
         seq_free(q);
     }
     free(f->copy_buf);
+    free(f->tails);
     free(f->hash);
     free(f->page);
     free(f);

@@ -9,8 +9,10 @@
  * A finished block goes down to the store while the next step runs (write-behind); a page
  * is not given away before that.  What a sequence lacks is fetched from the store; what the
  * store lacks, or hands out damaged, is left as a gap for the engine to compute again.
- * When a model goes (the daemon stops, it is unloaded) the unfinished blocks that sessions
- * rest in go down, too, under the key of as many ids; one is taken up once, and forgotten.
+ * When a model goes (the daemon stops, it is unloaded) the rows of unfinished blocks that
+ * sessions rest in go down, too, under the key of as many ids, also where another has gone on
+ * in the same page; so do those that an answer has come to when the daemon stops.  What is so
+ * stored is taken up once, and forgotten.
  *
  * Until the model's weights are hashed (model.keyed) pages are found only in the book, under
  * a root made up for this load; nothing is stored or fetched.  Afterwards the pages are
@@ -71,8 +73,8 @@ uint64_t kvflow_block_bytes(const struct model *m); /* one block's payload */
 struct kvf_seq { /* caller's memory; zeroed before open */
     struct kvf *f;
     uint32_t uid;
-    /* Rows that were there when the session last came to rest: those of them in an unfinished
-     * block may have gone down with the model (kvflow_model_idle).  0: none. */
+    /* Rows that were there when the session last came to rest, or a stop cut its answer: those of
+     * them in an unfinished block may have gone down with the model (kvflow_model_idle).  0: none. */
     uint64_t rest;
     const struct toks *toks; /* the caller keeps it pointing at the sequence's tokens */
     struct kvs_key *key;     /* key[b]: the chain before block b; n_key of them */

@@ -10,9 +10,11 @@
 #include "daemon/model.h"
 #include "daemon/noroom.h"
 #include "daemon/quota.h"
+#include "daemon/req.h"
 #include "daemon/sess.h"
 #include "engine/engine.h"
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 void queue_init(struct kvf_queue *q)
@@ -243,29 +245,105 @@ void move_down(struct kvf *f, struct kvf_page *p)
     move_pump(f);
 }
 
-/* Does a session rest there: are its rows those of the page and the blocks before it?  Another that
- * only looks so costs a slot. */
-static bool rests_in(struct kvf *f, const struct kvf_page *p)
-{
-    const struct sess *s;
+/* --- unfinished blocks --------------------------------------------------------------------------- */
+/* Pages by whose they are and where; so many sessions' tokens are read for it. */
+enum { TAIL_READS = 4096 };
+struct tails {
+    struct kvf *f;
+    struct kvf_page **page;
+    uint32_t n, reads;
+};
 
-    for (uint32_t i = 0; (s = sess_at(f->d, i)); i++)
-        if (s->rec.owner == p->uid && s->head == p->first_pos + p->n + 1 &&
-            strcmp(s->rec.model, f->m->name) == 0)
-            return true;
-    return false;
+static int place_cmp(const struct kvf_page *p, uint32_t uid, uint64_t first_pos)
+{
+    if (p->uid != uid)
+        return p->uid < uid ? -1 : 1;
+    return p->first_pos < first_pos ? -1 : p->first_pos > first_pos;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct kvf_page *y = *(struct kvf_page *const *)b;
+
+    return place_cmp(*(struct kvf_page *const *)a, y->uid, y->first_pos);
+}
+
+/* The first rows of src go down under their own key: beside the page, which may be another's by
+ * now, that has gone on from them, or finished the block. */
+static void tail_put(struct kvf *f, struct kvf_page *src, uint32_t rows)
+{
+    struct kvf_page *p = &f->tails[f->n_tails];
+
+    kvs_key_next(&src->prev, src->ids, rows, &p->key);
+    for (uint32_t i = 0; i < f->n_tails; i++)
+        if (memcmp(&f->tails[i].key, &p->key, sizeof p->key) == 0)
+            return;
+    f->n_tails++;
+    book_pin(f, src); /* for good: the book goes */
+    memcpy(p->index, src->index, sizeof p->index);
+    memcpy(p->ids, src->ids, rows * sizeof *p->ids);
+    p->prev = src->prev;
+    p->n = rows;
+    p->uid = src->uid;
+    p->first_pos = src->first_pos;
+    p->put = PUT_WAIT;
+    queue_push(&f->puts, p);
+}
+
+/* Are there pages with the rows of the block that s rests in, or that its answer has come to?  One
+ * that only looks so, behind other blocks, costs a slot. */
+static void tail_of(struct tails *x, const struct sess *s)
+{
+    const struct toks *t = s->running && s->running->toks ? s->running->toks : s->toks;
+    uint64_t end = t && t != s->toks ? t->n : s->head;
+    uint32_t rows = end ? (uint32_t)((end - 1) % BLOCK_TOKENS) : 0, lo = 0, hi = x->n;
+    uint64_t at = end - 1 - rows;
+    int32_t buf[BLOCK_TOKENS];
+    const int32_t *ids = buf;
+
+    if (rows < COPY_ROWS_MIN || strcmp(s->rec.model, x->f->m->name) != 0)
+        return;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+
+        if (place_cmp(x->page[mid], s->rec.owner, at) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo == x->n || place_cmp(x->page[lo], s->rec.owner, at) != 0)
+        return;
+    if (t && t->n >= at + rows)
+        ids = t->p + at;
+    else if (x->reads++ == TAIL_READS ||
+             kvs_tokens(x->f->d->store, &s->branch->rec.id, at, at + rows, buf) < 0)
+        return;
+    for (; lo < x->n && place_cmp(x->page[lo], s->rec.owner, at) == 0; lo++)
+        if (x->f->n_tails < KVF_TAILS_MAX && x->page[lo]->n >= rows &&
+            memcmp(x->page[lo]->ids, ids, rows * sizeof *ids) == 0)
+            tail_put(x->f, x->page[lo], rows);
 }
 
 void move_tails_down(struct kvf *f)
 {
-    if (!f->keyed || !f->d->sess)
+    const struct sess_table *t = f->d->sess;
+    struct tails x = {.f = f};
+
+    if (!f->keyed || !t || f->tails)
         return;
-    for (struct kvf_page *p = f->idle_new; p && f->puts.n < KVF_TAILS_MAX; p = p->prev_idle) {
-        if (p->n < COPY_ROWS_MIN || p->n == BLOCK_TOKENS || p->load != LOAD_NONE ||
-            p->put != PUT_NO || !rests_in(f, p))
-            continue;
-        kvs_key_next(&p->prev, p->ids, p->n, &p->key);
-        p->put = PUT_WAIT;
-        queue_push(&f->puts, p);
+    f->tails = calloc(KVF_TAILS_MAX, sizeof *f->tails);
+    x.page = calloc(f->n_pages, sizeof(struct kvf_page *));
+    for (uint32_t i = 0; x.page && f->tails && i < f->n_pages; i++)
+        if (f->page[i].live && f->page[i].load == LOAD_NONE && f->page[i].n >= COPY_ROWS_MIN)
+            x.page[x.n++] = &f->page[i];
+    if (x.n) {
+        qsort(x.page, x.n, sizeof *x.page, by_place);
+        for (const struct sess *s = t->warm_new; s; s = s->warm_older)
+            tail_of(&x, s);
+        for (const struct sess_user *u = t->users; u; u = u->next)
+            for (int l = 0; l < SESS_LISTS_; l++)
+                for (const struct sess *s = u->list[l].newest; s; s = s->older)
+                    tail_of(&x, s);
     }
+    free(x.page);
 }

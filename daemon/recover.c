@@ -319,6 +319,7 @@ void recover_ready(struct req *r)
         req_fail(r, HRT_RESOURCE_EXHAUSTED, "out_of_memory", "no memory for the answer");
         return;
     }
+    r->q.rest = r->toks->n ? r->toks->n - 1 : 0;
     r->reused = kvf_probe(&r->q, r->toks->n);
     if (r->reused >= r->n_prompt)
         r->reused = r->n_prompt ? r->n_prompt - 1 : 0;

@@ -81,6 +81,57 @@ def stops_without_use_between_keep_it_and_a_fork_goes_on_from_it():
     d.stop()
 
 
+def what_others_went_on_from_is_still_the_sessions_after_a_stop():
+    d = Daemon("--http", "off").start()
+    d.load()
+    fork = lambda l, n, k, **kw: generate(l, dict({"session": n, "fork": True, "input": "tokens", "params": {"max_tokens": k, "ignore_eos": True}}, **kw),
+                                          ids_tail([9, 8, 7]))
+    rests = {}
+    for name in ("within", "past", "later", "alone"):
+        _, rests[name] = say(d, name, 350, 20, len(rests))
+    with d.link() as l:
+        fork(l, "within", 30)
+        fork(l, "past", 170)  # its block is whole now, and the fork's
+    for _ in range(2):
+        d.restart(clean=True)
+        d.load()
+        with d.link() as l:  # takes up what was stored of the session
+            check_eq(fork(l, "later", 30).last["usage"]["reused"], rests["later"] - 1, "what the fork found")
+    d.restart(clean=True)
+    d.load()
+    for name in rests:
+        check_eq(reused(say(d, name, 5, 5, 1)[0]), rests[name] - 1, "what %s found" % name)
+    d.stop()
+
+
+def an_answer_that_a_stop_cut_keeps_the_rows_of_its_block():
+    d = Daemon("--http", "off").start()
+    d.load()
+    start = lambda l, n, i, seed: l.call(START, {"id": i, "session": n, "create": True, "model": "m", "input": "tokens",
+                                                 "params": {"max_tokens": 600, "temperature": 0.7, "seed": seed, "ignore_eos": True}}, ids_tail(range(300, 340)))
+    ids = {n: new_id() for n in "ab"}
+    with d.link() as l:
+        for n in ids:
+            start(l, n, ids[n], 3 if n == "a" else 4)
+            follow(l, ids[n], stop_after=40)
+    d.restart(clean=True)
+    d.load()
+    with d.link() as l:
+        at = {n: l.call(SESSION_SHOW, {"session": n})["tokens"] for n in ids}
+        check(all(70 < at[n] < 640 for n in ids), lambda: "the stop came too late: %r" % at)
+        a = Answer()
+        start(l, "a", ids["a"], 3)  # goes on
+        follow(l, ids["a"], a)
+        check_eq((a.last["usage"]["generated"], reused(a)), (600, 39), "made in all, and found of what was asked")
+    x, _ = say(d, "b", 5, 5, 1)
+    check_eq(reused(x), at["b"] - 1, "found by who went on instead")
+    with d.link() as l:
+        whole = generate(l, {"session": "c", "create": True, "model": "m", "input": "tokens",
+                             "params": {"max_tokens": 600, "temperature": 0.7, "seed": 3, "ignore_eos": True}}, ids_tail(range(300, 340)))
+    check(a.same(whole), lambda: "cut and uncut: " + a.diff(whole))
+    d.stop()
+
+
 def what_was_taken_up_gives_its_space_back():
     d = Daemon("--http", "off").start()
     d.load()
@@ -99,4 +150,5 @@ def what_was_taken_up_gives_its_space_back():
 
 
 main(the_unfinished_block_is_there_on_uring, the_unfinished_block_is_there_on_threads,
-     stops_without_use_between_keep_it_and_a_fork_goes_on_from_it, what_was_taken_up_gives_its_space_back)
+     stops_without_use_between_keep_it_and_a_fork_goes_on_from_it, what_was_taken_up_gives_its_space_back,
+     what_others_went_on_from_is_still_the_sessions_after_a_stop, an_answer_that_a_stop_cut_keeps_the_rows_of_its_block)
