@@ -126,8 +126,8 @@ static void print_session(const cJSON *s)
     {
         char n[16], finish[64];
         snprintf(n, sizeof n, "%.0f", j_num(t, "n", 0));
-        snprintf(finish, sizeof finish, "%s%s%s", j_str(t, "finish", ""),
-                 j_bool(t, "interrupted") ? " interrupted" : "",
+        snprintf(finish, sizeof finish, "%s%s",
+                 j_bool(t, "interrupted") ? "interrupted" : j_str(t, "finish", ""),
                  j_get(t, "durable") && !j_bool(t, "durable") ? " not on disk" : "");
         table_add(&tab, n, j_str(t, "role", ""), words_count(b[0], j_num(t, "position", 0)),
                   words_count(b[1], j_num(t, "tokens", 0)),

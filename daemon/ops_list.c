@@ -367,7 +367,7 @@ void op_session_show(struct call *c)
     x = calloc(1, sizeof *x);
     if (x)
         x->r.json = sess_json(c->d, s);
-    if (!x || !x->r.json || sess_turns_copy(s, &x->turn, &x->n) < 0) {
+    if (!x || !x->r.json || sess_turns_copy(c->d, s, &x->turn, &x->n) < 0) {
         if (x)
             cJSON_Delete(x->r.json);
         free(x);

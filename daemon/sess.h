@@ -303,8 +303,9 @@ void sess_date(struct sess *s, char ret[11]); /* the template's date: the day it
 const char *sess_label(const struct sess *s, char ret[33]);
 /* SESSION of docs/PROTOCOL.md, with the number of its turns. */
 cJSON *sess_json(struct daemon *d, struct sess *s);
-/* Its turns as they are now, to be shown later: a copy (*ret, to be freed) of *ret_n. */
-int sess_turns_copy(const struct sess *s, struct turn **ret, uint32_t *ret_n);
+/* Its turns as they are now, to be shown later: a copy (*ret, to be freed) of *ret_n.  An answer that
+ * is open and that nobody makes is interrupted there. */
+int sess_turns_copy(struct daemon *d, const struct sess *s, struct turn **ret, uint32_t *ret_n);
 cJSON *sess_turn_json(const struct turn *t, uint32_t n, bool last);
 
 #endif

@@ -77,7 +77,17 @@ static uint64_t turn_tokens(const struct sess *s, const struct turn *t)
     return t->n_tokens;
 }
 
-int sess_turns_copy(const struct sess *s, struct turn **ret, uint32_t *ret_n)
+/* One that a crash or a stop cut, and that its request has not taken up again: so far it is what it
+ * stays should nobody do so. */
+static void turn_left(struct daemon *d, const struct sess *s, struct turn *t)
+{
+    if (!(t->flags & KVS_TURN_OPEN) || req_find(d, s->rec.owner, &t->request))
+        return;
+    t->flags |= KVS_TURN_INTERRUPTED;
+    t->finish = FIN_INTERRUPTED;
+}
+
+int sess_turns_copy(struct daemon *d, const struct sess *s, struct turn **ret, uint32_t *ret_n)
 {
     struct turn *v = malloc((s->n_turns + 1) * sizeof *v);
 
@@ -86,6 +96,7 @@ int sess_turns_copy(const struct sess *s, struct turn **ret, uint32_t *ret_n)
     for (uint32_t i = 0; i < s->n_turns; i++) {
         v[i] = s->turns[i];
         v[i].n_tokens = turn_tokens(s, &v[i]);
+        turn_left(d, s, &v[i]);
     }
     *ret = v;
     *ret_n = s->n_turns;

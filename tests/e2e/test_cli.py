@@ -84,6 +84,23 @@ def verbs_work_over_nanomsg():
     verbs_work_over(lambda d: "ipc://" + d.ipc)
 
 
+def an_answer_that_nobody_goes_on_with_is_shown_as_interrupted():
+    d = Daemon("--http", "off").start()
+    p = subprocess.Popen([prog("hearth"), "--socket", "unix://" + d.sock, "ask", "-s", "cut", "--create", "--ignore-eos", "Count."],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={"HOME": d.dir})
+    p.stdout.read(20)
+    word = lambda: d.cli("sessions", "show", "cut").stdout.count("interrupted")
+    check_eq(word(), 0, "says it while it is made")
+    d.stop()
+    p.kill()
+    p.wait()
+    d.start()
+    check_eq(word(), 1, "says it at once")
+    check_eq(d.cli("ask", "-s", "cut", "-n", "2", "More.").returncode, 0, "who goes on")
+    check_eq(word(), 1, "and afterwards")
+    d.stop()
+
+
 def an_interrupted_ingest_goes_on_where_it_was():
     d = Daemon().start()
     d.load()
@@ -472,7 +489,7 @@ main(what_runs_can_be_ended_as_rm_and_unload_advise, sessions_without_a_name_are
      what_nobody_reads_on_is_over_when_hearth_ends, text_in_another_encoding_is_converted_or_refused,
      a_chat_that_goes_on_shows_where_it_was, a_second_daemon_is_refused_by_name_and_the_next_begins,
      what_serve_warns_of_is_the_same_in_words_and_in_json,
-     verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_interrupted_ingest_goes_on_where_it_was,
+     verbs_work_straight_to_the_core, verbs_work_over_nanomsg, an_answer_that_nobody_goes_on_with_is_shown_as_interrupted, an_interrupted_ingest_goes_on_where_it_was,
      what_a_session_had_its_fork_has, one_end_of_input_on_a_terminal_is_enough, an_output_that_is_closed_is_an_error,
      a_refused_ingest_leaves_no_session, parts_that_are_in_are_said_once,
      a_split_goes_on_with_its_own_parts_only, an_answer_that_was_left_while_the_daemon_was_gone_does_not_go_on)
