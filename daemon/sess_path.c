@@ -364,14 +364,25 @@ int sess_turn_add(struct sess *s, const struct turn *t)
     return 0;
 }
 
+/* t, which is without tokens at s's head: is there such a turn?  One that ended so, or of the answer
+ * that s is about to get.  An open one that is nobody's is the beginning of an answer that s was
+ * taken back to. */
+static bool empty_stays(const struct sess *s, const struct turn *t)
+{
+    return !(t->flags & KVS_TURN_OPEN) || sess_open_is(s, &t->request) ||
+           (s->running && memcmp(&s->running->id, &t->request, sizeof t->request) == 0);
+}
+
 void sess_turns_clamp(struct sess *s)
 {
     struct turn *t;
 
-    while (s->n_turns && s->turns[s->n_turns - 1].first >= s->head &&
-           !(s->turns[s->n_turns - 1].first == s->head &&
-             s->turns[s->n_turns - 1].n_tokens == 0 && s->head))
-        s->n_turns--;
+    for (; s->n_turns; s->n_turns--) {
+        t = &s->turns[s->n_turns - 1];
+        if (t->first < s->head ||
+            (t->first == s->head && t->n_tokens == 0 && s->head && empty_stays(s, t)))
+            break;
+    }
     if (!s->n_turns)
         return;
     t = &s->turns[s->n_turns - 1];

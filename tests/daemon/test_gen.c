@@ -275,6 +275,44 @@ static void what_was_cut_short_can_be_closed_by_another_request(void)
     answer_clear(&b);
 }
 
+/* Where there is more of the answer than was durable, and where there is nothing of it. */
+static void what_a_rewind_takes_back_of_a_cut_answer_leaves_no_turn(void)
+{
+    static const char *const name[2] = {"much", "none"};
+    struct wire_reply r;
+    struct rig g;
+    char id[33], more[200];
+
+    some_ids(ids, 300, 5);
+    rig_make(&g, "");
+    for (int i = 0; i < 2; i++) {
+        rig_up(&g);
+        rig_id(id);
+        answer_clear(&a);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"%s\",\"params\":{\"max_tokens\":1500,\"ignore_eos\":true}",
+                 name[i]);
+        CHECK(rig_start(&g, id, ids, 300, more));
+        rig_read(&g, id, &a, i ? 1 : 300);
+        rig_down(&g, SIGKILL);
+        rig_up(&g);
+        CHECK(cut(&g, name[i], 1));
+        rig_id(id);
+        r = rig_call(&g, HRT_SESSION_REWIND, NULL, 0,
+                     "{\"id\":\"%s\",\"session\":\"%s\",\"to_tokens\":300}", id, name[i]);
+        CHECK_EQ(wire_num(&r, "turns"), 1);
+        wire_reply_fini(&r);
+        rig_down(&g, SIGKILL);
+        rig_up(&g);
+        r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"%s\"}", name[i]);
+        CHECK_EQ(cJSON_GetArraySize(cJSON_GetObjectItem(r.json, "turns")), 1);
+        CHECK_EQ(wire_num(&r, "tokens"), 300);
+        wire_reply_fini(&r);
+        rig_down(&g, SIGTERM);
+    }
+    answer_clear(&a);
+}
+
 static void a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on(void)
 {
     struct wire_reply r;
@@ -380,5 +418,6 @@ T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(a_long_answer_costs_the_log_what_its_tokens_cost),
        CASE(what_was_cut_short_can_be_closed_by_another_request),
        CASE(a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on),
+       CASE(what_a_rewind_takes_back_of_a_cut_answer_leaves_no_turn),
        CASE(the_context_is_a_limit_that_is_said),
        CASE(told_to_stop_with_work_at_the_worker_it_ends_well))

@@ -7,6 +7,7 @@
 #include "daemon/loop.h"
 #include "daemon/model.h"
 #include "daemon/quota.h"
+#include "daemon/req.h"
 #include "daemon/sess.h"
 #include "daemon/stored.h"
 #include "kvstore/kvstore.h"
@@ -861,6 +862,20 @@ static void the_days_budget_is_shared(void)
     down();
 }
 
+/* Its turns may be read again before anything of it is. */
+static void an_answer_that_begins_is_a_turn_of_its_session_alone(void)
+{
+    struct req r = {.id = {{1}}};
+    struct turn t = {.first = 3, .flags = KVS_TURN_OPEN, .request = r.id};
+    struct sess s = {.head = 3, .turns = &t, .n_turns = 1, .running = &r};
+
+    sess_turns_clamp(&s);
+    CHECK_EQ(s.n_turns, 1);
+    s.running = NULL;
+    sess_turns_clamp(&s);
+    CHECK_EQ(s.n_turns, 0);
+}
+
 T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
        CASE(shares_have_two_levels), CASE(keys_do_not_write_more_of_the_day_than_their_user),
        CASE(sessions_go_in_any_order), CASE(turns_that_are_not_on_the_disk_stay_in_memory),
@@ -878,4 +893,5 @@ T_MAIN(CASE(the_days_budget_is_shared), CASE(keys_count_with_their_user),
        CASE(a_turn_that_a_rewind_cut_is_as_short_after_a_restart),
        CASE(an_open_turn_reaches_to_where_its_session_stands),
        CASE(settings_are_kept_and_bounded),
+       CASE(an_answer_that_begins_is_a_turn_of_its_session_alone),
        CASE(every_open_answer_is_remembered_however_many_there_are))
