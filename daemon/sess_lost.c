@@ -73,7 +73,8 @@ bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none)
 
 /* --- at a start --------------------------------------------------------------------------------- */
 struct newer {
-    uint64_t used_ns, after;
+    struct kvstore *store;
+    uint64_t used, after; /* by kvs_lived_ns: the wall clock may have been set back */
     struct kvs_turn found;
     bool is;
 };
@@ -82,7 +83,7 @@ static int newer_each(void *ctx, const struct kvs_turn *k)
 {
     struct newer *n = ctx;
 
-    if (n->is || k->first < n->after || k->time_ns <= n->used_ns ||
+    if (n->is || k->first < n->after || kvs_lived_ns(n->store, k->time_ns) <= n->used ||
         k->role == KVS_ROLE_ASSISTANT || sess_turn_of(k).ingest)
         return 0;
     n->found = *k;
@@ -95,7 +96,7 @@ static int newer_each(void *ctx, const struct kvs_turn *k)
  * after s was used last, and not by s.  Where the first of them begins; UINT64_MAX: none. */
 static uint64_t others_begin(struct daemon *d, const struct sess *s, uint64_t end)
 {
-    struct newer n = {.used_ns = s->rec.used_ns};
+    struct newer n = {.store = d->store, .used = kvs_lived_ns(d->store, s->rec.used_ns)};
     struct kvs_req q;
     char *reply;
 
