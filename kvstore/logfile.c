@@ -190,9 +190,9 @@ int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n
     return 0;
 }
 
-bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n)
+bool log_lacks_end(const char *dir, uint32_t newest)
 {
-    return logend_get(dir) > (n ? v[n - 1].number : 0);
+    return logend_get(dir) > newest;
 }
 
 int log_head_read(const char *dir, uint32_t number, struct log_head *ret)
@@ -256,8 +256,17 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes
                 return r;
             w->frames++;
             crc = f.crc;
-            if (!h->base)
+            if (!h->base) {
                 w->seq = f.seq;
+                w->crc = crc;
+            }
+            at += whole;
+            *ret_end = at;
+            continue;
+        }
+        if (r == 0 && w->salvage && !h->base) { /* in a file before this one: a copy */
+            bad = true;
+            crc = f.crc;
             at += whole;
             *ret_end = at;
             continue;
@@ -272,8 +281,6 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes
     }
     if (file->why < 0)
         return file->why;
-    if (!h->base)
-        w->crc = crc;
     if (used > *ret_end)
         w->torn_bytes += used - *ret_end;
     /* A checkpoint is whole or has been hurt; a newer one says where it ends. */
@@ -290,60 +297,123 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes
 
 /* --- saving what can be saved ------------------------------------------------------------------- */
 
-/* A file whose header is gone: its frames say what it is.  Those of a checkpoint count from 0. */
-static void head_guess(struct log_bytes *b, struct log_head *h)
-{
-    struct log_frame f;
-    uint64_t whole, used = log_used(b), at = log_frame_after(b, LOG_HEAD_BYTES, used);
+struct saved {
+    uint32_t number; /* its name's; its header may say another */
+    bool headless;
+    bool placed; /* its header, or a frame in it, says where it belongs */
+    struct log_head h;
+    struct log_bytes b;
+};
 
-    memset(h, 0, sizeof *h);
-    h->version = LOG_FORMAT;
-    if (at < used && log_frame_at(b, at, &f, &whole) == 0) {
-        h->base = f.seq == 0;
-        h->seq = f.seq ? f.seq - 1 : 0;
-        h->prev_crc = f.prev_crc;
+/* A file whose header is gone: its frames say what it is.  Those of a checkpoint count from 0. */
+static void head_guess(struct saved *f)
+{
+    struct log_frame one;
+    uint64_t whole, used = log_used(&f->b), at = log_frame_after(&f->b, LOG_HEAD_BYTES, used);
+
+    f->headless = true;
+    f->h = (struct log_head){.version = LOG_FORMAT, .number = f->number};
+    if (at < used && log_frame_at(&f->b, at, &one, &whole) == 0) {
+        f->h.base = one.seq == 0;
+        f->h.seq = one.seq ? one.seq - 1 : 0;
+        f->h.prev_crc = one.prev_crc;
+        f->placed = !f->h.base;
     }
 }
 
-struct saved {
-    struct log_bytes b;
-    struct log_head h;
-    bool headless;
-};
-
-static int saved_read(const char *dir, uint32_t number, struct saved *f, struct errbuf *eb)
+/* What it is; it is closed again. */
+static int saved_look(const char *dir, struct saved *f, struct errbuf *eb)
 {
     char path[PATH_MAX];
     const uint8_t *b = NULL;
 
-    log_path(dir, number, "", path);
+    log_path(dir, f->number, "", path);
     int r = log_open(path, &f->b);
     if (r == 0 && f->b.size >= LOG_HEAD_BYTES)
         r = log_get(&f->b, 0, LOG_HEAD_BYTES, &b);
-    if (r < 0)
-        return sys_unread(eb, r, path);
-    r = b ? log_head_get(b, &f->h) : E_CORRUPT;
-    if (r == E_VERSION)
-        return err_set(eb, r, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
-    f->headless = r < 0 || f->h.number != number;
-    if (f->headless)
-        head_guess(&f->b, &f->h);
-    return f->b.why < 0 ? sys_unread(eb, f->b.why, path) : 0;
+    int head = r == 0 && b ? log_head_get(b, &f->h) : E_CORRUPT;
+    f->placed = head == 0;
+    if (r == 0 && head == E_CORRUPT) {
+        head_guess(f);
+        r = f->b.why;
+    }
+    log_shut(&f->b);
+    if (r == 0 && head == E_VERSION)
+        return err_set(eb, head, "%s is of a newer version of the store; " LOG_NEWER_DO, path);
+    return r < 0 ? sys_unread(eb, r, path) : 0;
 }
 
-static int saved_walk(const char *dir, uint32_t number, struct saved *f, struct log_walk *w,
-                      bool *ret_bad, struct errbuf *eb)
+static int saved_walk(const char *dir, struct saved *f, struct log_walk *w, bool *ret_bad,
+                      struct errbuf *eb)
 {
     char path[PATH_MAX];
     uint64_t end;
 
-    log_path(dir, number, "", path);
-    int r = log_walk_file(w, &f->h, &f->b, &end, ret_bad);
-    return f->b.why < 0 ? sys_unread(eb, f->b.why, path) : r;
+    log_path(dir, f->number, "", path);
+    int r = log_open(path, &f->b);
+    if (r < 0)
+        return sys_unread(eb, r, path);
+    r = log_walk_file(w, &f->h, &f->b, &end, ret_bad);
+    int why = f->b.why;
+    log_shut(&f->b);
+    return why < 0 ? sys_unread(eb, why, path) : r;
+}
+
+/* Sequence numbers first: they say what was written when, whatever a file is called now. */
+static int by_place(const void *a, const void *b)
+{
+    const struct saved *x = a, *y = b;
+
+    if (x->h.seq != y->h.seq)
+        return x->h.seq < y->h.seq ? -1 : 1;
+    if (x->h.base != y->h.base) /* frames behind a checkpoint's state */
+        return x->h.base ? -1 : 1;
+    if (x->h.number != y->h.number)
+        return x->h.number < y->h.number ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* The log's files in the order in which they were written.  One that says nothing itself stands
+ * where its name puts it. */
+static int saved_list(const char *dir, struct saved **ret, uint32_t *ret_n, struct errbuf *eb)
+{
+    struct log_file *v = NULL;
+    uint32_t n = 0, k = 0;
+    int r = log_files(dir, false, &v, &n, eb);
+    struct saved *f = r == 0 ? calloc(n + 1, sizeof *f) : NULL, one;
+
+    if (r == 0 && !f)
+        r = -ENOMEM;
+    for (uint32_t i = 0; r == 0 && i < n; i++) {
+        f[i].number = v[i].number;
+        r = saved_look(dir, &f[i], eb);
+        if (r == 0 && f[i].placed) { /* to the front */
+            one = f[i];
+            memmove(f + k + 1, f + k, (i - k) * sizeof *f);
+            f[k++] = one;
+        }
+    }
+    free(v);
+    if (r < 0) {
+        free(f);
+        return r;
+    }
+    qsort(f, k, sizeof *f, by_place);
+    for (; k < n; k++) {
+        uint32_t at = k;
+        one = f[k];
+        while (at > 0 && f[at - 1].h.number > one.number)
+            at--;
+        memmove(f + at + 1, f + at, (k - at) * sizeof *f);
+        f[at] = one;
+    }
+    *ret = f;
+    *ret_n = n;
+    return 0;
 }
 
 /* Where to begin: the newest checkpoint that is whole, else the first file. */
-static int salvage_start(const char *dir, const struct log_file *v, uint32_t n, uint32_t *ret,
+static int salvage_start(const char *dir, struct saved *f, uint32_t n, uint32_t *ret,
                          struct errbuf *eb)
 {
     int r = 0;
@@ -351,20 +421,38 @@ static int salvage_start(const char *dir, const struct log_file *v, uint32_t n, 
     *ret = 0;
     for (uint32_t i = n; i-- > 0 && r == 0;) {
         struct log_walk w = {0};
-        struct saved f = {0};
-        struct log_head h;
         bool bad = true;
-        if (log_head_read(dir, v[i].number, &h) < 0 || !h.base)
+        if (f[i].headless || !f[i].h.base)
             continue;
-        r = saved_read(dir, v[i].number, &f, eb);
-        if (r == 0)
-            r = saved_walk(dir, v[i].number, &f, &w, &bad, eb);
-        log_shut(&f.b);
+        r = saved_walk(dir, &f[i], &w, &bad, eb);
         if (r == 0 && !bad) {
             *ret = i;
             return 0;
         }
     }
+    return r;
+}
+
+/* One more file.  The log's beginning may be missing, or frames between the files; a file without a
+ * header may have lost any. */
+static int salvage_file(const char *dir, struct saved *f, bool first, bool last,
+                        struct log_walk *w, struct errbuf *eb)
+{
+    const struct log_head *h = &f->h;
+    bool other = h->seq == w->seq && h->prev_crc != w->crc, bad = false;
+    bool hole = f->headless || (!h->base && (h->seq > w->seq || (!first && other)));
+    uint64_t torn = w->torn_bytes;
+    int r = hole ? gap(w, h->base) : 0;
+
+    w->damaged |= hole || h->number != f->number || (!h->base && h->seq < w->seq);
+    if (h->base || h->seq > w->seq) {
+        w->seq = h->seq;
+        w->crc = h->prev_crc;
+    }
+    if (r == 0)
+        r = saved_walk(dir, f, w, &bad, eb);
+    if (!last && w->torn_bytes > torn && !h->base)
+        w->damaged = true; /* torn bytes are only torn at the very end */
     return r;
 }
 
@@ -374,50 +462,27 @@ int log_salvage(const char *dir,
                 void *ctx, struct turnlog_report *rep, struct errbuf *eb)
 {
     struct log_walk w = {.salvage = true, .each = each, .ctx = ctx};
-    struct log_file *v = NULL;
-    uint32_t n = 0, start = 0;
+    struct saved *f = NULL;
+    uint32_t n = 0, start = 0, newest = 0;
 
     memset(rep, 0, sizeof *rep);
-    int r = log_files(dir, false, &v, &n, eb);
+    int r = saved_list(dir, &f, &n, eb);
     if (r == 0)
-        r = salvage_start(dir, v, n, &start, eb);
+        r = salvage_start(dir, f, n, &start, eb);
     for (uint32_t i = start; r == 0 && i < n; i++) {
-        struct saved f = {0};
-        bool bad = false;
-        r = saved_read(dir, v[i].number, &f, eb);
-        if (r < 0) {
-            log_shut(&f.b);
-            break;
-        }
-        w.damaged |= f.headless;
-        if (!f.headless) {
-            memcpy(rep->uuid, f.h.uuid, 16);
+        r = salvage_file(dir, &f[i], i == start, i + 1 == n, &w, eb);
+        newest = f[i].number > newest ? f[i].number : newest;
+        newest = !f[i].headless && f[i].h.number > newest ? f[i].h.number : newest;
+        if (!f[i].headless) {
+            memcpy(rep->uuid, f[i].h.uuid, 16);
             rep->have_uuid = true;
         }
-        /* The log's beginning is missing, or frames between the files; a file without a header
-         * may have lost any. */
-        bool hole = f.headless ||
-                    (i == start ? !f.h.base && f.h.seq > 0
-                                : !f.h.base && (f.h.seq != w.seq || f.h.prev_crc != w.crc));
-        w.damaged |= hole;
-        if (hole)
-            r = gap(&w, f.h.base);
-        if (f.h.base || f.h.seq > w.seq) {
-            w.seq = f.h.seq;
-            w.crc = f.h.prev_crc;
-        }
-        uint64_t torn = w.torn_bytes;
-        if (r == 0)
-            r = saved_walk(dir, v[i].number, &f, &w, &bad, eb);
-        if (i + 1 < n && w.torn_bytes > torn && !f.h.base)
-            w.damaged = true; /* torn bytes are only torn at the very end */
-        log_shut(&f.b);
     }
-    if (r == 0 && log_lacks_end(dir, v, n)) {
+    if (r == 0 && log_lacks_end(dir, newest)) {
         w.damaged = true;
         r = gap(&w, false);
     }
-    free(v);
+    free(f);
     if (r < 0 && eb && !eb->s[0])
         return sys_unread(eb, r, dir);
     rep->end_known = logend_get(dir) != 0;

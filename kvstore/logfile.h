@@ -36,8 +36,8 @@ struct log_file {
  * other is left alone.  tidy: files that never became one (.tmp) go. */
 int log_files(const char *dir, bool tidy, struct log_file **ret, uint32_t *ret_n,
               struct errbuf *eb);
-/* Whether there was a newer file than any of these (logend.h): it is missing. */
-bool log_lacks_end(const char *dir, const struct log_file *v, uint32_t n);
+/* Whether there was a newer file than this (logend.h): it is missing. */
+bool log_lacks_end(const char *dir, uint32_t newest);
 void log_path(const char *dir, uint32_t number, const char *suffix, char ret[PATH_MAX]);
 /* Whether a name is one that log_path gives, with this behind the number. */
 bool log_named(const char *name, const char *suffix, uint32_t *ret);
@@ -92,9 +92,10 @@ int log_walk_file(struct log_walk *w, const struct log_head *h, struct log_bytes
                   uint64_t *ret_end, bool *ret_bad);
 
 /* Every whole frame that can be found, oldest first: from the newest checkpoint that is whole,
- * else from the first file there is.  Files without a header are read as well.  Where something
- * is missing, each() is called with recs NULL and the number of the last frame before it.
- * rep->damaged: something is missing or hurt.  Reads only. */
+ * else from the first file there is.  What a file's header says counts, or its frames where that is
+ * gone, and its name only where neither is whole.  Where something is missing, each() is called
+ * with recs NULL and the number of the last frame before it.  rep->damaged: something is missing
+ * or hurt.  Reads only. */
 int log_salvage(const char *dir,
                 int (*each)(void *ctx, bool base, uint64_t seq, const uint8_t *recs,
                             uint32_t bytes),

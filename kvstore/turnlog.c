@@ -222,7 +222,7 @@ static int open_files(struct turnlog *l, const struct turnlog_opts *o,
         l->at = end;
         l->size = b.bytes;
     }
-    w.damaged |= r == 0 && log_lacks_end(l->dir, l->seg, l->n_seg);
+    w.damaged |= r == 0 && log_lacks_end(l->dir, l->n_seg ? l->seg[l->n_seg - 1].number : 0);
     /* Behind damage nothing is appended: the next frame begins a file of its own. */
     const struct log_head *last = l->n_seg ? &head[l->n_seg - 1] : NULL;
     if (r == 0 && last && !w.damaged && !last->base) {

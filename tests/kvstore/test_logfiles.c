@@ -45,6 +45,13 @@ static void copied(const char *from, const char *to)
     CHECK_EQ(rig_cp(in_log(from, a), in_log(to, b)), 0);
 }
 
+static void renamed(const char *from, const char *to)
+{
+    char a[512], b[512];
+
+    CHECK_EQ(rename(in_log(from, a), in_log(to, b)), 0);
+}
+
 /* With what hurt_make wrote, and what the case has added since under 50.  How many sessions are
  * marked because something that nobody can read may have been theirs. */
 static int opens_marked(const char *what, uint64_t more)
@@ -56,9 +63,9 @@ static int opens_marked(const char *what, uint64_t more)
     if (r < 0)
         t_fail(__FILE__, __LINE__, "%s: %d: %s", what, r, g.eb.s);
     CHECK_EQ(hurt_marked(&g, what, &marked), 0);
-    if (more)
-        CHECK(rig_tokens_ok(&g, 50, more));
     hurt_notes(&g, words, sizeof words);
+    if (more && !rig_tokens_ok(&g, 50, more))
+        t_fail(__FILE__, __LINE__, "%s: tokens are missing: %s", what, words);
     return marked;
 }
 
@@ -150,6 +157,114 @@ static void a_log_with_high_numbers_of_its_own_goes_on(void)
         CHECK_EQ(log_number_next(v, n), 1000000003);
 }
 
+/* --- places --------------------------------------------------------------------------------------- */
+
+/* Three files, or with a checkpoint between them; the first file's name. */
+static void log_made(bool base)
+{
+    char dir[512];
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    hurt_fill(&g);
+    if (base)
+        CHECK_EQ(ckpt_all(g.s), 0);
+    for (uint64_t at = 0; at < 40000; at += 1000)
+        CHECK_EQ(rig_talk(&g, 50, at, at + 1000), 0);
+    rig_close(&g);
+    hurt_path(&g, "log", dir);
+    CHECK(hurt_count(dir, "seg-") >= 3);
+}
+
+static void name_of(int i, char ret[32])
+{
+    struct log_file *v;
+    uint32_t n;
+    char dir[512];
+
+    hurt_path(&g, "log", dir);
+    CHECK_EQ(log_files(dir, false, &v, &n, &g.eb), 0);
+    CHECK((uint32_t)i < n);
+    snprintf(ret, 32, "seg-%04u", v[i].number);
+    free(v);
+}
+
+static void swapped(int i, int k)
+{
+    char a[32], b[32];
+
+    name_of(i, a);
+    name_of(k, b);
+    renamed(a, "x");
+    renamed(b, a);
+    renamed("x", b);
+}
+
+static void header_lost(int i)
+{
+    uint8_t zero[LOG_HEAD_BYTES] = {0};
+    char name[32], path[512];
+
+    name_of(i, name);
+    int fd = open(in_log(name, path), O_WRONLY);
+    CHECK(fd >= 0 && pwrite(fd, zero, sizeof zero, 0) == sizeof zero);
+    close(fd);
+}
+
+enum { SWAP, SWAP_LAST, TURN_ROUND, AWAY_FIRST, AWAY_LAST, COPY, LOSE_A, LOSE_B, HOWS };
+
+static void displaced(int how)
+{
+    char a[32];
+
+    if (how == SWAP || how == TURN_ROUND || how == LOSE_A || how == LOSE_B)
+        swapped(0, 1);
+    if (how == SWAP_LAST || how == TURN_ROUND)
+        swapped(1, 2);
+    if (how == LOSE_A || how == LOSE_B)
+        header_lost(how == LOSE_B);
+    name_of(how == AWAY_LAST ? 2 : 0, a);
+    if (how == AWAY_FIRST || how == AWAY_LAST)
+        renamed(a, "seg-0077");
+    if (how == COPY)
+        copied(a, "seg-0077");
+}
+
+/* The frames are whole and each file says where it belongs. */
+static void what_a_file_says_counts_and_not_its_name(void)
+{
+    for (int i = 0; i < HOWS * 2 * 2; i++) {
+        struct turnlog_report rep;
+        char dir[512];
+        int how = i % HOWS;
+        if (how == LOSE_B &&
+            i / HOWS / 2) /* nothing is left that says where the checkpoint was */
+            continue;
+        bool no_index = i / HOWS % 2;
+        char what[64];
+        snprintf(what, sizeof what, "way %d, index %d, checkpoint %d", how, !no_index,
+                 i / HOWS / 2);
+        log_made(i / HOWS / 2);
+        displaced(how);
+        hurt_path(&g, "log", dir);
+        CHECK_EQ(log_salvage(dir, NULL, NULL, &rep, &g.eb), 0);
+        CHECK(rep.damaged);
+        if (no_index)
+            rig_no_index(&g);
+        int marked = opens_marked(what, 40000);
+        if (marked && !(how >= LOSE_A && no_index)) /* a header may have been all */
+            t_fail(__FILE__, __LINE__, "%s: %d are marked", what, marked);
+        if (!strstr(words, no_index ? "made anew" : "was damaged: it is made anew"))
+            t_fail(__FILE__, __LINE__, "%s: %s", what, words);
+        rig_close(&g);
+        CHECK_EQ(opens_marked(what, 40000), marked);
+        CHECK(!g.rep.rebuilt);
+        rig_fini(&g);
+    }
+}
+
 /* --- sizes ---------------------------------------------------------------------------------------- */
 
 enum { NOTHING, END, MIDDLE }; /* of what is written into what was blown up */
@@ -230,6 +345,7 @@ static void long_frames_and_long_files_are_read_whole(void)
 #        f, f                                                                                  \
     }
 T_MAIN(ROW(a_name_that_is_not_just_ours_is_left_alone),
+       ROW(what_a_file_says_counts_and_not_its_name),
        ROW(no_number_is_behind_that_of_a_stray_far_off), ROW(a_size_is_not_believed),
        ROW(long_frames_and_long_files_are_read_whole),
        ROW(a_log_with_high_numbers_of_its_own_goes_on))
