@@ -301,9 +301,7 @@ int turnlog_start(struct turnlog *l, const uint8_t uuid[16], uint64_t last_seq)
     memcpy(l->uuid, uuid, 16);
     if (last_seq > l->seq) { /* the index knows more than the log: go on behind it */
         l->seq = l->skipped = last_seq;
-        if (l->fd >= 0)
-            close(l->fd);
-        l->fd = -1;
+        must(l->fd < 0); /* turnlog_keep_old: frames are missing */
         return 0;
     }
     if (l->fd < 0 || (l->at >= l->size && !l->old))

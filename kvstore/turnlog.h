@@ -50,7 +50,7 @@ struct turnlog_opts {
 int turnlog_open(struct turnlog **ret, const struct turnlog_opts *o, struct turnlog_report *rep,
                  struct errbuf *eb);
 void turnlog_close(struct turnlog *l);
-/* After damage, before start: the files that are there are not written to any more, and kept as
+/* After damage, or where the index knows more, before start: the files that are there are not written to any more, and kept as
  * NAME.bad-TIME when a checkpoint takes their place, also those that are whole. */
 void turnlog_keep_old(struct turnlog *l);
 bool turnlog_keeps(const struct turnlog *l); /* trim is to set one aside that is there */

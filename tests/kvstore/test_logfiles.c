@@ -265,6 +265,84 @@ static void what_a_file_says_counts_and_not_its_name(void)
     }
 }
 
+/* --- between two files ---------------------------------------------------------------------------- */
+
+/* Where the frames of the first file end, and its last one begins. */
+static uint64_t frames_end(const uint8_t *b, size_t n, uint64_t *ret_last)
+{
+    struct log_frame f;
+    uint64_t at = LOG_HEAD_BYTES, whole;
+
+    for (; log_frame_get(b + at, n - at, &f, &whole) == 0; at += whole)
+        *ret_last = at;
+    return at;
+}
+
+/* Bytes of the first file behind its frames, or those of its last one, become x. */
+static void first_changed(bool last_frame, int x)
+{
+    char name[32], path[512];
+    uint64_t last = 0;
+    size_t n;
+
+    name_of(0, name);
+    uint8_t *b = hurt_load(in_log(name, path), &n);
+    uint64_t end = frames_end(b, n, &last);
+    CHECK(last > LOG_HEAD_BYTES && end + 16 <= n);
+    if (last_frame)
+        memset(b + last, x, end - last);
+    else
+        memset(b + end, x, 16);
+    int fd = open(path, O_WRONLY);
+    CHECK(fd >= 0 && pwrite(fd, b, n, 0) == (ssize_t)n);
+    close(fd);
+    free(b);
+}
+
+/* Nothing lacks, but for whoever has only the log something might. */
+static void what_lies_behind_the_frames_of_an_earlier_file_is_damage(void)
+{
+    log_made(false);
+    first_changed(false, 0x5a);
+    opens_whole("junk", 40000);
+    CHECK(strstr(words, "was damaged: it is made anew"));
+    rig_close(&g);
+    rig_no_index(&g);
+    opens_whole("junk, no index", 40000);
+    rig_fini(&g);
+}
+
+/* The last frame of the first file is gone as if it had never been, and the index is one of before:
+ * what lies in the next file is not the torn end of all. */
+static void frames_behind_a_hole_between_two_files_are_not_torn(void)
+{
+    char idx[512], was[512], dir[512];
+    uint64_t at = 0;
+
+    rig_init(&g, KVS_IO_THREADS, true);
+    g.o.disk_bytes = 16 << 20;
+    g.threads = false;
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+    hurt_path(&g, "index.mdb", idx);
+    hurt_path(&g, "index-was", was);
+    hurt_path(&g, "log", dir);
+    CHECK_EQ(rig_cp(idx, was), 0);
+    for (; hurt_count(dir, "seg-") < 2; at += 1000)
+        CHECK_EQ(rig_talk(&g, 50, at, at + 1000), 0);
+    CHECK_EQ(rig_talk(&g, 2, 0, 100), 0);
+    rig_close(&g);
+    first_changed(true, 0);
+    CHECK_EQ(rename(was, idx), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    hurt_notes(&g, words, sizeof words);
+    CHECK(strstr(words, "did not agree"));
+    CHECK(rig_tokens_ok(&g, 1, 100));
+    CHECK(rig_tokens_ok(&g, 2, 100));
+    CHECK(rig_tokens_ok(&g, 50, at - 2000)); /* the turn before that which began a file */
+    rig_fini(&g);
+}
+
 /* --- sizes ---------------------------------------------------------------------------------------- */
 
 enum { NOTHING, END, MIDDLE }; /* of what is written into what was blown up */
@@ -346,6 +424,8 @@ static void long_frames_and_long_files_are_read_whole(void)
     }
 T_MAIN(ROW(a_name_that_is_not_just_ours_is_left_alone),
        ROW(what_a_file_says_counts_and_not_its_name),
+       ROW(what_lies_behind_the_frames_of_an_earlier_file_is_damage),
+       ROW(frames_behind_a_hole_between_two_files_are_not_torn),
        ROW(no_number_is_behind_that_of_a_stray_far_off), ROW(a_size_is_not_believed),
        ROW(long_frames_and_long_files_are_read_whole),
        ROW(a_log_with_high_numbers_of_its_own_goes_on))
