@@ -460,7 +460,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 conn,
                 *f,
                 i,
-                at < FC_STREAMS * 100 ? (int)at : c->s[i].words,
+                at <= INT32_MAX ? (int)at : c->s[i].words,
                 0,
                 now_ns() + (uint64_t)(c->s[i].reads_ms && wait > 100 ? 100 : wait) * 1000000,
                 false};
