@@ -318,16 +318,18 @@ bool net_who_listens(uint16_t port, char *ret, size_t cap)
         snprintf(ret, cap, "a process of uid %u", r.uid);
         return foreign;
     }
-    char path[64], cmd[120] = "";
+    char path[64], cmd[120] = "", *end;
     snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
     FILE *f = fopen(path, "re");
-    size_t n = f ? fread(cmd, 1, sizeof cmd - 1, f) : 0;
+    size_t n = f ? fread(cmd, 1, sizeof cmd - 5, f) : 0;
     if (f)
         fclose(f);
     for (size_t i = 0; i + 1 < n; i++)
         if ((unsigned char)cmd[i] < 0x20 ||
             cmd[i] == 0x7f) /* words end in 0; lines may lie in them */
             cmd[i] = ' ';
+    if (n == sizeof cmd - 5 && (end = strrchr(cmd, ' ')) != NULL) /* longer, most likely */
+        memcpy(end, " ...", sizeof " ...");
     snprintf(ret, cap, "pid %ld (%s) of uid %u", pid, cmd, r.uid);
     return foreign;
 }

@@ -311,6 +311,36 @@ static void a_taken_port_gives_the_next_and_names_its_owner(void)
     close(m);
 }
 
+/* What is left of it ends in a word, and says that there is more. */
+static void a_long_command_line_ends_at_a_word(void)
+{
+    struct net_addr a;
+    uint16_t first = 0;
+    char who[256] = "";
+    CHECK_EQ(net_addr_parse("127.0.0.1:0", &a, NULL), 0);
+    int l = net_listen(&a, false, &first, NULL);
+    CHECK(l >= 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)dup2(l, 0);
+        execl("/bin/sh", "sh", "-c", "kill -STOP $$", "wordwordwordword1", "wordwordwordword2",
+              "wordwordwordword3", "wordwordwordword4", "wordwordwordword5",
+              "wordwordwordword6", (char *)NULL);
+        _exit(0);
+    }
+    int st;
+    CHECK_EQ(waitpid(pid, &st, WUNTRACED), pid); /* it is a shell by now */
+    close(l);
+    net_who_listens(first, who, sizeof who);
+    if (!strstr(who,
+                "(sh -c kill -STOP $$ wordwordwordword1 wordwordwordword2 wordwordwordword3 "
+                "wordwordwordword4 wordwordwordword5 ...)"))
+        t_fail(__FILE__, __LINE__, "owner is \"%s\"", who);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
 /* Who trusts the number would talk to him. */
 static void a_port_that_another_user_has_is_an_error(void)
 {
@@ -365,4 +395,5 @@ T_MAIN({"names_of_this_machine_pass_and_no_others", names_of_this_machine_pass_a
         a_ports_owner_is_found_at_once_among_thousands},
        {"a_taken_port_gives_the_next_and_names_its_owner",
         a_taken_port_gives_the_next_and_names_its_owner},
+       {"a_long_command_line_ends_at_a_word", a_long_command_line_ends_at_a_word},
        {"a_port_that_another_user_has_is_an_error", a_port_that_another_user_has_is_an_error})
