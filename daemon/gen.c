@@ -200,15 +200,16 @@ static void warn_room(struct req *r, enum finish fin)
     if (fin == FIN_LENGTH && r->bounded)
         req_warn(
             r,
-            "the answer ended at %u tokens, the default in a session, so that it keeps room "
+            "the answer ended at %u token%s, the default in a session, so that it keeps room "
             "for the next question; -n N (max_tokens) sets another limit",
-            r->n_gen);
+            r->n_gen, r->n_gen == 1 ? "" : "s");
     if (r->goes_on && n >= context)
-        req_warn(r,
-                 "the session is full, it has all of the model's %llu tokens and takes no "
-                 "question more: go on in a fork at an earlier turn (`hearth sessions fork`), "
-                 "or begin another",
-                 (unsigned long long)context);
+        req_warn(
+            r,
+            "the session is full, it has all of the model's %llu tokens and takes no "
+            "question more: go on in a fork at an earlier turn (`hearth sessions fork NAME "
+            "NEW --turn N`; `hearth sessions show NAME` numbers them), or begin another",
+            (unsigned long long)context);
     else if (r->goes_on && context - n < context / 8)
         req_warn(
             r,

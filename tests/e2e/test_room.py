@@ -32,7 +32,7 @@ def an_answer_without_a_limit_leaves_room_for_the_next_question():
     check(not any("-n N" in w for w in j.get("warnings", [])), lambda: repr(j["warnings"]))
     j = last_json(d.cli("ask", "-s", "t", "Count.", "--ignore-eos", "--greedy", "-n", str(CONTEXT), "--json"))
     check_eq(j["usage"]["context"] + j["usage"]["generated"], CONTEXT, "a session that is full")
-    check(any("session is full" in w for w in j["warnings"]) and not any("before it is full" in w for w in j["warnings"]), lambda: repr(j["warnings"]))
+    check(any("session is full" in w and "--turn N" in w for w in j["warnings"]) and not any("before it is full" in w for w in j["warnings"]), lambda: repr(j["warnings"]))
     j = last_json(d.cli("run", "m", "Count.", "--ignore-eos", "--greedy", "--json"))
     check_eq(j["usage"]["context"] + j["usage"]["generated"], CONTEXT, "hearth run goes to the end of the context")
     d.stop()
