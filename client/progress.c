@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "client/say.h"
 #include "client/words.h"
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,28 +20,50 @@ static int percent(const struct progress_at *at)
     return p < 0 ? 0 : p > 100 ? 100 : (int)p;
 }
 
+/* One field more, whole or not at all: half a number is another one. */
+__attribute__((format(printf, 4, 5))) static size_t add(char *ret, size_t max, size_t n,
+                                                        const char *fmt, ...)
+{
+    char field[64];
+    va_list ap;
+    va_start(ap, fmt);
+    size_t k = (size_t)vsnprintf(field, sizeof field, fmt, ap);
+    va_end(ap);
+    if (n + k > max || k >= sizeof field)
+        return n;
+    memcpy(ret + n, field, k + 1);
+    return n + k;
+}
+
+/* In at most max bytes, and room for a zero behind them. */
+static void line(char *ret, size_t max, const char *what, const struct progress_at *at)
+{
+    char a[WORDS_BYTES], b[WORDS_BYTES];
+    size_t n = (size_t)snprintf(ret, max + 1, "%s%s%s", what, what[0] ? ": " : "", at->stage);
+    if (n > max)
+        return;
+    if (at->total > 0)
+        n = add(ret, max, n, " %d %%", percent(at));
+    if (at->total > 0 && !at->share)
+        n = add(ret, max, n, " %s/%s", words_short(a, at->done), words_short(b, at->total));
+    if (at->tokens_per_s > 0 && !at->share)
+        n = add(ret, max, n, " %s t/s", words_short(a, at->tokens_per_s));
+    if (at->eta_ms > 0)
+        (void)add(ret, max, n, " ETA %s", words_ms(a, at->eta_ms));
+}
+
 void progress_line(char *ret, size_t cap, const char *what, const struct progress_at *at)
 {
-    char a[WORDS_BYTES], b[WORDS_BYTES], c[WORDS_BYTES], d[WORDS_BYTES];
-    int n = snprintf(ret, cap, "%s%s%s", what, what[0] ? ": " : "", at->stage);
-    if (at->total > 0)
-        n += snprintf(ret + n, cap - (size_t)n, " %d %%", percent(at));
-    if (at->total > 0 && !at->share)
-        n += snprintf(ret + n, cap - (size_t)n, " %s/%s", words_short(a, at->done),
-                      words_short(b, at->total));
-    if (at->tokens_per_s > 0 && !at->share)
-        n += snprintf(ret + n, cap - (size_t)n, " %s t/s", words_short(c, at->tokens_per_s));
-    if (at->eta_ms > 0)
-        n += snprintf(ret + n, cap - (size_t)n, " ETA %s", words_ms(d, at->eta_ms));
-    (void)n;
+    line(ret, cap - 1, what, at);
 }
 
 void progress_bar(char *ret, size_t cap, int width, const char *what,
                   const struct progress_at *at)
 {
-    char line[256], bar[BAR_MAX + 4] = "";
-    progress_line(line, sizeof line, what, at);
-    int len = (int)strlen(line), room = width - len - 4;
+    char text[256], bar[BAR_MAX + 4] = "";
+    size_t max = width > 1 ? (size_t)width - 1 : 0;
+    line(text, max < sizeof text ? max : sizeof text - 1, what, at);
+    int room = width - (int)strlen(text) - 4;
     if (at->total > 0 && room >= 8) {
         int cells = room < BAR_MAX ? room : BAR_MAX;
         int full = (int)(cells * (at->done < at->total ? at->done / at->total : 1));
@@ -50,7 +73,7 @@ void progress_bar(char *ret, size_t cap, int width, const char *what,
         bar[1 + cells] = ']';
         bar[2 + cells] = 0;
     }
-    snprintf(ret, cap, "%.*s%s%s", width - 1 > 0 ? width - 1 : 0, line, bar[0] ? " " : "", bar);
+    snprintf(ret, cap, "%s%s%s", text, bar[0] ? " " : "", bar);
 }
 
 void progress_show(struct progress *p, const struct progress_at *at)

@@ -135,12 +135,22 @@ static void times_have_a_unit(void)
 
 static void a_bar_fits_its_terminal(void)
 {
+    static const char *const ends[] = {"prefill", "%", "1/2", "t/s", "6m12s"};
     struct progress_at at = {"prefill", 1, 2, 830, 372000, false};
     for (int width = 1; width < 200; width++) {
         char s[300];
         progress_bar(s, sizeof s, width, "a-name-of-some-length", &at);
         if ((int)strlen(s) > width)
             t_fail(__FILE__, __LINE__, "%d columns: %zu bytes", width, strlen(s));
+        char *bar = strstr(s, " ["); /* the bar is cut to what there is */
+        if (bar)
+            *bar = 0;
+        char *last = strrchr(s, ' ');
+        bool whole = width <= 32 || !last; /* what is worked on may be cut */
+        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+            whole |= strcmp(last ? last + 1 : "", ends[i]) == 0;
+        if (!whole)
+            t_fail(__FILE__, __LINE__, "%d columns: %s", width, s);
     }
     char s[300];
     progress_bar(s, sizeof s, 100, "x", &at);
