@@ -192,7 +192,7 @@ static int do_rewind(struct chat *t, const char *arg)
     cJSON_AddNumberToObject(req, "to_turn", (double)keep);
     code = cli_call(t->c, HRT_SESSION_REWIND, req, NULL, 0, &o, NULL);
     if (code == CLI_OK)
-        cli_note(t->c, "took back %d question%s; %s left", n, words_s(n),
+        cli_note(t->c, "took back %d question%s; the conversation has %s", n, words_s(n),
                  words_tokens(b, j_num(o, "tokens", 0)));
     cJSON_Delete(o);
     return code;

@@ -61,6 +61,9 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
     double turn = j_num(numbers, "turn", -1), left = j_num(numbers, "context", 0) - held;
     const char *name =
         words_shell(b, c->forked ? c->forked : j_str(numbers, "session", "NAME"));
+    const char *parts = c->too_long             ? c->too_long
+                        : c->parts && held <= 0 ? CLI_MAKE_PARTS
+                                                : NULL;
     if (c->occupied && held > 0)
         return c->occupied;
     if (turn > 0)
@@ -70,8 +73,8 @@ static const char *make_room(const struct cli *c, const cJSON *numbers)
             "and keeps this one; `hearth sessions rewind %s --to %.0f` makes the room here, "
             "and forgets what came after",
             name, turn, name, turn);
-    else if (c->too_long && tokens > held)
-        snprintf(way, sizeof way, "%s; as it is, %s of it would fit", c->too_long,
+    else if (parts && tokens > held)
+        snprintf(way, sizeof way, "%s; as it is, %s of it would fit", parts,
                  words_share(part, left / (tokens - held)));
     else if (held > 0 && left >= SUMMARY_TOKENS)
         snprintf(way, sizeof way,
@@ -151,9 +154,13 @@ static void mark(char *ret, size_t cap, const char *words)
  * the name, or NULL: it is no flag's. */
 static const char *flag_of(const char *words, char ret[64])
 {
-    static const char *const flags[][2] = {
-        {"to_turn:", "--to"}, {"to_tokens:", "--tokens"}, {"turn:", "--turn"},
-        {"at:", "--tokens"},  {"tail:", "the input"},     {"params.temperature:", "--temp"}};
+    static const char *const flags[][2] = {{"to_turn:", "--to"},
+                                           {"to_tokens:", "--tokens"},
+                                           {"turn:", "--turn"},
+                                           {"at:", "--tokens"},
+                                           {"tail:", "the input"},
+                                           {"tokens[", "--ids"},
+                                           {"params.temperature:", "--temp"}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         size_t n = strlen(flags[i][0]);
         if (strncmp(words, flags[i][0], n) == 0) {
@@ -194,13 +201,19 @@ static void say(struct cli *c, const char *status, const char *slug, const char 
             cJSON_AddStringToObject(o, "hint", todo);
         if (rest)
             cJSON_AddStringToObject(o, "field", field);
-        for (const cJSON *m = numbers ? numbers->child : NULL; m; m = m->next)
+        const cJSON *m;
+        cJSON_ArrayForEach(m, numbers)
+        {
             if (c->forked && strcmp(m->string, "session") == 0)
                 cJSON_AddStringToObject(o, "session", c->forked);
             else if (!cJSON_HasObjectItem(o, m->string))
                 cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
-        if (cJSON_GetArraySize(c->documents) > 0)
-            cJSON_AddItemToObject(o, "documents", cJSON_Duplicate(c->documents, true));
+        }
+        cJSON_ArrayForEach(m, c->more)
+        {
+            if (cJSON_GetArraySize(m) > 0)
+                cJSON_AddItemToObject(o, m->string, cJSON_Duplicate(m, true));
+        }
         out_json(o);
         cJSON_Delete(o);
         return;
@@ -339,8 +352,10 @@ int cli_fail_call(struct cli *c, int r, const struct errbuf *eb)
         say(c, "PERMISSION_DENIED", "untrusted_socket", words, NULL);
         return CLI_FAILED;
     }
-    if (r == -EINVAL) /* of the socket's address */
-        return cli_usage(c, eb->s);
+    if (r == -EINVAL) { /* of the socket's address: "socket: ..." */
+        snprintf(words, sizeof words, "%s%s", c->url_from, eb->s + strcspn(eb->s, ":"));
+        return cli_usage(c, words);
+    }
     if (r == E_LIMIT)
         return cli_mistake(c, "input", "%s; split it", eb->s);
     say(c, "INTERNAL", "client", eb->s, NULL);
@@ -351,7 +366,8 @@ int cli_fail_reply(struct cli *c, uint32_t status, const cJSON *reply)
 {
     const char *slug = j_str(reply, "slug", "internal");
     const char *words = j_str(reply, "message", "the daemon refused");
-    bool flag = strcmp(slug, "bad_field") == 0 && strncmp(words, "params.", 7) == 0;
+    bool flag = strcmp(slug, "bad_field") == 0 &&
+                (strncmp(words, "params.", 7) == 0 || strncmp(words, "tokens[", 7) == 0);
     say(c, hrt_status_str(status), slug, words, reply);
     return flag ? CLI_USAGE : cli_exit_of(status, slug); /* a flag's value, wrong in itself */
 }
@@ -560,9 +576,10 @@ int cli_read(struct cli *c, const char *path, size_t max, char **ret, size_t *re
     int code =
         !p    ? cli_fail(c, CLI_FAILED, "no memory for %s", what)
         : e   ? cli_mistake(c, what, "cannot read %s: %s", what, strerror(e))
-        : big ? cli_mistake(c, what,
-                            "%s is longer than the %zu bytes one request may carry; split it",
-                            what, max)
+        : big ? cli_mistake(
+                    c, what,
+                    "%s is longer than the %zu bytes one request may carry; " CLI_SPLIT_FILE,
+                    what, max)
               : CLI_OK;
     if (code != CLI_OK) {
         free(p);
@@ -655,10 +672,11 @@ int cli_main(int argc, char *const *argv, const char *env_socket, bool no_color)
     if (r < 0)
         return cli_usage(&c, eb.s);
     const char *url = args_str(&a, "socket");
+    c.url_from = url || !env_socket ? "--socket" : "HEARTH_SOCKET";
     if (!url)
         url = env_socket;
     if (url && strlen(url) >= sizeof c.url)
-        return cli_usage(&c, "--socket: that is longer than any socket's path");
+        return cli_fail(&c, CLI_USAGE, "%s: that is longer than any socket's path", c.url_from);
     if (url)
         memcpy(c.url, url, strlen(url) + 1);
     else

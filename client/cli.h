@@ -13,6 +13,11 @@
 
 #define HEARTH_VERSION "0.1.0"
 #define CLI_GET_MODEL  "`make model` where Hearth was built fetches a small one"
+#define CLI_MAKE_PARTS                                                                         \
+    "shorten the input, or make parts of it with `hearth ingest -s NAME --split FILE` and "    \
+    "ask them "                                                                                \
+    "with `hearth ask -s NAME-1`"
+#define CLI_SPLIT_FILE "split it: `split -C 15M FILE part-` makes files of its lines"
 #define SYSTEM_URL     "unix:///run/hearth/" /* of the system's daemon, and more */
 
 enum cli_exit {
@@ -26,16 +31,17 @@ enum cli_exit {
 };
 struct cli {
     char url[300];
+    const char *url_from;    /* which flag or variable gave it */
     bool json, quiet, color; /* color: of stderr and stdout, when they are terminals */
     bool out_tty, err_tty;
-    bool makes;             /* the verb may make the session it is about */
-    uint32_t wait_ms;       /* how long a call may take; 0: CLI_WAIT_MS */
-    const char *too_long;   /* what to do about an input above the context; NULL: the usual */
-    const char *occupied;   /* the same, where the session holds something; NULL: the usual */
-    const char *forked;     /* the session a fork of which is asked: of what is refused there is
+    bool makes;           /* the verb may make the session it is about */
+    uint32_t wait_ms;     /* how long a call may take; 0: CLI_WAIT_MS */
+    const char *too_long; /* what to do about an input above the context; NULL: the usual */
+    bool parts; /* the usual is to make parts of it, in a session that has nothing yet */
+    const char *occupied; /* the same, where the session holds something; NULL: the usual */
+    const char *forked;   /* the session a fork of which is asked: of what is refused there is
                                  no fork.  NULL: none */
-    const cJSON *documents; /* what an ingest has put in, which an error object says in --json;
-                                    NULL: none */
+    const cJSON *more;    /* members that an error object has in --json beside its own */
     struct hearth_conn *conn; /* for control; opened by the first call */
 };
 enum { CLI_WAIT_MS = 45000 }; /* longer than a front holds a request for a missing core */

@@ -61,11 +61,11 @@ int hearth_connect(struct hearth_conn **ret, const char *url, struct errbuf *eb)
     bool nn = strncmp(url, "ipc://", 6) == 0;
     const char *path = nn ? url + 6 : strncmp(url, "unix://", 7) == 0 ? url + 7 : NULL;
     if (!path || !path[0])
-        return err_set(eb, -EINVAL, "--socket: want ipc://PATH or unix://PATH, got \"%.200s\"",
+        return err_set(eb, -EINVAL, "socket: want ipc://PATH or unix://PATH, got \"%.200s\"",
                        url);
     if (strlen(path) >= PATH_BYTES_MAX)
         return err_set(eb, -EINVAL,
-                       "--socket: the path has %zu bytes, a socket's may have %d: %.200s",
+                       "socket: the path has %zu bytes, a socket's may have %d: %.200s",
                        strlen(path), PATH_BYTES_MAX - 1, path);
     struct hearth_conn *c = calloc(1, sizeof *c);
     if (!c)

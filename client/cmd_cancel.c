@@ -121,11 +121,9 @@ static int tell(struct cli *c, const char *what, cJSON *reply)
 static int find_running(struct cli *c, char ret[33])
 {
     cJSON *req = cJSON_CreateObject(), *list = NULL;
+    cJSON *one, *many = cJSON_CreateObject(), *all = cJSON_AddArrayToObject(many, "requests");
     const cJSON *s;
-    char which[600] = "";
-    size_t used = 0;
     int n = 0;
-    bool more = false;
     cJSON_AddTrueToObject(req, "all");
     int code = cli_sessions(c, req, &list);
     cJSON_ArrayForEach(s, j_get(list, "sessions"))
@@ -138,18 +136,17 @@ static int find_running(struct cli *c, char ret[33])
         const char *name = cli_session_name(s);
         if (n < 2 || !j_bool(s, "running"))
             continue;
-        if (!c->json)
-            cli_note(c, "  %s  %s", shown(j_str(s, "request", "?")), shown(name));
-        else if (used + strlen(name) + 40 < sizeof which)
-            used += (size_t)snprintf(which + used, sizeof which - used, "%s %s (%.12s)",
-                                     used ? "," : ":", name, j_str(s, "request", "?"));
-        else
-            more = true;
+        cli_note(c, "  %s  %s", shown(j_str(s, "request", "?")), shown(name));
+        cJSON_AddItemToArray(all, one = cJSON_CreateObject());
+        cJSON_AddStringToObject(one, "request", j_str(s, "request", ""));
+        cJSON_AddStringToObject(one, "session", name);
     }
     cJSON_Delete(list);
+    c->more = many;
     if (code == CLI_OK && n > 1)
-        code = cli_fail(c, CLI_USAGE, "%d requests run%s%s; which one? hearth cancel SESSION",
-                        n, which, more ? ", ..." : "");
+        code = cli_fail(c, CLI_USAGE, "%d requests run; which one? hearth cancel SESSION", n);
+    c->more = NULL;
+    cJSON_Delete(many);
     return code;
 }
 

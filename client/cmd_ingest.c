@@ -605,7 +605,8 @@ static int check_files(struct cli *c, const struct args *a)
         if (S_ISREG(st.st_mode) && st.st_size == 0)
             return cli_mistake(c, path, "%s is empty", path);
         if (S_ISREG(st.st_mode) && st.st_size > DOC_BYTES_MAX)
-            return cli_mistake(c, path, "%s has %lld bytes, one document may have %d; split it",
+            return cli_mistake(c, path,
+                               "%s has %lld bytes, one document may have %d; " CLI_SPLIT_FILE,
                                path, (long long)st.st_size, DOC_BYTES_MAX);
         void *text = NULL;
         size_t n;
@@ -644,7 +645,9 @@ static int into_session(struct ingest *g, const struct doc *part)
     snprintf(g->session, sizeof g->session, "%s", j_str(s, "id", ""));
     cJSON_Delete(s);
     ledger_open(&g->ledger, g->session);
-    c->documents = g->docs = cJSON_CreateArray();
+    cJSON *more = cJSON_CreateObject();
+    g->docs = cJSON_AddArrayToObject(more, "documents");
+    c->more = more;
     for (int i = 0; i < (part ? 1 : g->a->n) && code == CLI_OK; i++) {
         struct doc d = part ? *part : (struct doc){0};
         if (!part && i == 0) {
@@ -679,8 +682,8 @@ static int into_session(struct ingest *g, const struct doc *part)
     g->has_last = false;
     cJSON_Delete(g->warnings);
     g->warnings = NULL;
-    cJSON_Delete(g->docs);
-    c->documents = g->docs = NULL;
+    cJSON_Delete(more);
+    c->more = g->docs = NULL;
     ledger_close(&g->ledger);
     return code;
 }

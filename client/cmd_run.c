@@ -35,10 +35,7 @@ int cmd_run(struct cli *c, const struct args *a)
     cJSON *start = j_req();
     cJSON_AddStringToObject(start, "model", a->pos[0]);
     cJSON_AddFalseToObject(start, "keep");
-    if (!args_has(a, "ids"))
-        c->too_long =
-            "shorten the input, or make parts of it with `hearth ingest -s NAME --split "
-            "FILE` and ask them with `hearth ask -s NAME-1`";
+    c->parts = !args_has(a, "ids");
     return finish(c, a, start, a->n > 1 ? a->pos[1] : NULL, "");
 }
 
@@ -55,6 +52,7 @@ int cmd_ask(struct cli *c, const struct args *a)
     cJSON *start = j_req();
     cJSON_AddStringToObject(start, "session", whole);
     cJSON_AddBoolToObject(start, "create", args_has(a, "create"));
+    c->parts = !args_has(a, "ids");
     if (args_has(a, "fork")) {
         cJSON_AddTrueToObject(start, "fork");
         c->forked = name;

@@ -337,6 +337,9 @@ int cmd_serve(struct cli *c, const struct args *a)
         }
     }
     argv[n] = NULL;
+    if (!detach && (c->json || c->quiet)) /* in the foreground all output is hearthd's */
+        return cli_fail(c, CLI_USAGE, "%s: goes with --detach; leave it out, or add that",
+                        c->json ? "--json" : "--quiet");
     if (!detach)
         return become(c, prog, argv);
 

@@ -37,6 +37,24 @@ static const char *ingest_words(const cJSON *s, char *ret, size_t cap)
     return ret;
 }
 
+/* all: those without a name were looked for, too. */
+static int none_listed(struct cli *c, bool all)
+{
+    cJSON *st = NULL;
+    int code = all ? CLI_OK : cli_call(c, HRT_STATUS, NULL, NULL, 0, &st, NULL);
+    double more = j_num(j_get(st, "sessions"), "anonymous", 0);
+    if (code == CLI_OK && more > 0)
+        cli_note(c,
+                 "no session has a name; `hearth sessions -a` lists the %.0f that %s none, too",
+                 more, more > 1 ? "have" : "has");
+    else if (code == CLI_OK)
+        cli_note(
+            c,
+            "no sessions yet; `hearth chat -s NAME` or `hearth ingest -s NAME FILE` makes one");
+    cJSON_Delete(st);
+    return code;
+}
+
 int cmd_sessions(struct cli *c, const struct args *a)
 {
     static const char *const head[] = {"NAME",  "MODEL", ">TOKENS", ">TURNS",
@@ -70,11 +88,9 @@ int cmd_sessions(struct cli *c, const struct args *a)
     if (t.rows)
         table_print(&t);
     else
-        cli_note(
-            c,
-            "no sessions yet; `hearth chat -s NAME` or `hearth ingest -s NAME FILE` makes one");
+        code = none_listed(c, args_has(a, "all"));
     cJSON_Delete(o);
-    return CLI_OK;
+    return code;
 }
 
 /* A request about the session that stands first: an exit code, and *ret to be taken. */
@@ -91,7 +107,7 @@ static int for_session(struct cli *c, const char *typed, bool changing, cJSON **
 
 static void print_session(const cJSON *s)
 {
-    static const char *const head[] = {">TURN", "ROLE", ">AT", ">TOKENS", "WHEN", ""};
+    static const char *const head[] = {">TURN", "ROLE", ">AT", ">TOKENS", "WHEN", "END"};
     char b[8][WORDS_BYTES];
     const cJSON *t;
     say_out("%s\n  id       %s\n  model    %s\n  tokens   %s\n", shown(cli_session_name(s)),

@@ -127,9 +127,11 @@ static int convert_from(struct cli *c, const char *what, const char *from, size_
         code = cli_fail(c, CLI_USAGE,
                         "--encoding: there is no \"%.40s\"; `iconv -l` lists them", from);
     else if (r == -E2BIG)
-        code = cli_mistake(
-            c, what, "%s is longer as UTF-8 than the %zu bytes one request may carry; split it",
-            what, max);
+        code = cli_mistake(c, what,
+                           "%s is longer as UTF-8 than the %zu bytes one request may carry; "
+                           "convert it first (`iconv "
+                           "-f %.40s -t UTF-8`), then " CLI_SPLIT_FILE,
+                           what, max, from);
     else if (r == -EILSEQ)
         code = cli_mistake(
             c, what,

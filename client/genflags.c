@@ -137,7 +137,7 @@ static int words_and_pipe(struct cli *c, const struct args *a, const char *words
         return cli_mistake(
             c, "standard input",
             "the question and standard input have %zu bytes, one request may carry "
-            "%d; split it",
+            "%d; " CLI_SPLIT_FILE,
             all, TAIL_BYTES_MAX);
     }
     char *text = malloc(all + 1);

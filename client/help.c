@@ -3,11 +3,13 @@
 #include "client/table.h"
 #include <stdlib.h>
 
-/* left in a column of `width`, counted as a terminal does: an ellipsis is three bytes. */
+/* left in a column of `width`, counted as a terminal does: an ellipsis is three bytes.  Where it is
+ * wider, what it does has a line of its own, so that the column stays one. */
 static void print_row(const char *left, int width, const char *does)
 {
     int gap = width - table_width(left);
-    printf("  %s%*s %s\n", left, gap > 0 ? gap : 0, "", does);
+    printf(gap < 0 ? "  %s\n  %*s %s\n" : "  %s%*s %s\n", left, gap < 0 ? width : gap, "",
+           does);
 }
 
 static void print_flags(const struct flag *f, const char *hide)

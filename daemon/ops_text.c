@@ -146,8 +146,8 @@ static void text_done(struct prep_job *j)
                   "no memory to tokenize %u bytes", t->c->tail_bytes);
     } else if (t->res == -EINVAL && t->c->type == HRT_DETOKENIZE) {
         call_fail(t->c, HRT_INVALID_ARGUMENT, "bad_field", NULL,
-                  "tail: id %d at place %zu is not in [0,%u)", t->bad_id, t->bad_at,
-                  tok_n_vocab(t->tok));
+                  "tokens[%zu]: want an id below %u, got %d", t->bad_at, tok_n_vocab(t->tok),
+                  t->bad_id);
     } else if (t->res < 0) {
         call_fail(t->c, HRT_INTERNAL, "internal", NULL, "%s", err_str(t->res));
     } else if (t->c->type == HRT_TOKENIZE && t->ids.n * 4 > TAIL_BYTES_MAX) {

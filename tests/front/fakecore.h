@@ -57,7 +57,8 @@ struct fc {
 
 /* Set before it starts: its session has three tokens more with each START; else always three. */
 __attribute__((unused)) static bool fakecore_grows;
-__attribute__((unused)) static bool fakecore_bare; /* set before it starts: it has no model */
+__attribute__((unused)) static bool
+    fakecore_bare; /* set before it starts: it has no model, and no session with a name */
 static bool fakecore_latin1; /* set before it starts: a model's name is no UTF-8 */
 
 static void fc_send(struct fc *c, int conn, const struct hrt_frame *req, uint32_t status,
@@ -249,6 +250,13 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         fc_refuse(c, conn, f, HRT_RESOURCE_EXHAUSTED, "queue_full", ",\"retry_after_ms\":1500");
         return;
     }
+    if (strcmp(fc_str(o, "input"), "tokens") == 0 && memcmp(tail, "\x3f\x42\x0f", 3) == 0) {
+        fc_send(c, conn, f, HRT_INVALID_ARGUMENT,
+                "{\"status\":\"INVALID_ARGUMENT\",\"slug\":\"bad_field\",\"message\":"
+                "\"tokens[0]: want an id below 49152, got 999999\"}",
+                NULL, 0);
+        return;
+    }
     if (strcmp(fc_str(cJSON_GetObjectItemCaseSensitive(o, "params"), "samplers"), "foo") == 0) {
         fc_send(c, conn, f, HRT_INVALID_ARGUMENT,
                 "{\"status\":\"INVALID_ARGUMENT\",\"slug\":\"bad_field\",\"message\":"
@@ -403,6 +411,17 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 "{\"stream\":\"loads\",\"model\":\"sluggish\",\"state\":\"loading\"}", NULL, 0);
         break;
     case HRT_SESSION_LIST:
+        if (fakecore_bare) { /* none has a name, and two run */
+            fc_send(
+                c, conn, f, HRT_OK,
+                cJSON_IsTrue(cJSON_GetObjectItem(o, "all"))
+                    ? "{\"sessions\":[{\"id\":\"aaaa1111000000000000000000000000\",\"running\":"
+                      "true,\"request\":\"b1\"},{\"id\":\"aaaa2222000000000000000000000000\","
+                      "\"running\":true,\"request\":\"b2\"}]}"
+                    : "{\"sessions\":[]}",
+                NULL, 0);
+            break;
+        }
         snprintf(out, sizeof out,
                  "{\"sessions\":[%s,{\"name\":\"$(touch pwned) \\\"a b\\\"\",\"id\":"
                  "\"00000000deadbeef0000000000000000\"},{\"name\":"
@@ -432,6 +451,10 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 NULL, 0);
         break;
     case HRT_SESSION_REWIND:
+        if (cJSON_GetNumberValue(cJSON_GetObjectItem(o, "to_turn")) == 0) {
+            fc_send(c, conn, f, HRT_OK, "{\"name\":\"fake\",\"tokens\":0}", NULL, 0);
+            break;
+        }
         fc_send(
             c, conn, f, HRT_OUT_OF_RANGE,
             "{\"status\":\"OUT_OF_RANGE\",\"slug\":\"bad_field\",\"message\":\"to_turn: want 0 "
