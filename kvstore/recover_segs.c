@@ -200,23 +200,24 @@ static int head_write(struct kvstore *s, int fd, const struct seg_head *h, uint6
     return r < 0 ? r : sys_sync(&s->sys, fd);
 }
 
-/* 0: the header is as it was; E_CORRUPT: nothing in the file says what it was; -errno. */
-static int seg_repair(struct kvstore *s, const char *path, const char *folder, uint32_t number)
+/* 0: the header is as it was; E_CORRUPT: nothing in the file says what it was; E_SHAPE: *h says so,
+ * and it is not this one; -errno. */
+static int seg_repair(struct kvstore *s, const char *path, const char *folder, uint32_t number,
+                      struct seg_head *h)
 {
-    struct seg_head h;
     struct stat st;
     int fd = open(path, O_RDWR | O_CLOEXEC), r;
 
     if (fd < 0)
         return -errno;
-    r = fstat(fd, &st) < 0 ? -errno : head_from_end(fd, (uint64_t)st.st_size, &h);
+    r = fstat(fd, &st) < 0 ? -errno : head_from_end(fd, (uint64_t)st.st_size, h);
     const char *from = r == 0 ? "its copy" : "a slot";
     if (r == E_CORRUPT)
-        r = head_from_slot(fd, (uint64_t)st.st_size, folder, number, &h);
-    if (r == 0 && !head_fits(s, &h, folder, number))
+        r = head_from_slot(fd, (uint64_t)st.st_size, folder, number, h);
+    if (r == 0 && !head_fits(s, h, folder, number))
         r = E_SHAPE;
     if (r == 0)
-        r = head_write(s, fd, &h, (uint64_t)st.st_size);
+        r = head_write(s, fd, h, (uint64_t)st.st_size);
     if (r == 0)
         store_note(s, "%s: its header was damaged and is made anew from %s", path, from);
     close(fd);
@@ -304,24 +305,23 @@ static void clear_unfinished(struct kvstore *s, const char *path)
                    strrchr(to, '/') + 1);
 }
 
-/* Opens it, with what repair there is.  0, or why it is not ours to touch. */
+/* Opens it, with what repair there is.  0, or why it is not ours to touch: E_SHAPE by what *h says. */
 static int seg_try(struct kvstore *s, const char *path, const char *folder, uint32_t number,
-                   bool clean, struct seg **ret, struct layout **ret_l)
+                   bool clean, struct seg **ret, struct layout **ret_l, struct seg_head *h)
 {
-    struct seg_head h;
-    int r = seg_open(path, ret, &h);
+    int r = seg_open(path, ret, h);
 
-    if (r == E_CORRUPT && (r = seg_repair(s, path, folder, number)) == 0)
-        r = seg_open(path, ret, &h);
+    if (r == E_CORRUPT && (r = seg_repair(s, path, folder, number, h)) == 0)
+        r = seg_open(path, ret, h);
     if (r < 0)
         return r;
     if (sodium_is_zero(s->uuid, 16))
-        memcpy(s->uuid, h.uuid, 16);
-    r = head_fits(s, &h, folder, number) ? layout_from(s, &h, ret_l) : E_SHAPE;
+        memcpy(s->uuid, h->uuid, 16);
+    r = head_fits(s, h, folder, number) ? layout_from(s, h, ret_l) : E_SHAPE;
     if (r == 0 && !clean) { /* writes of a killed predecessor */
         r = sys_sync(&s->sys, (*ret)->fd);
         if (r == 0)
-            r = tail_mend(s, path, *ret, &h);
+            r = tail_mend(s, path, *ret, h);
     }
     if (r == 0)
         r = layout_add_seg(*ret_l, *ret);
@@ -332,11 +332,63 @@ static int seg_try(struct kvstore *s, const char *path, const char *folder, uint
     return r;
 }
 
+enum { PLACE_FREE, PLACE_SAME, PLACE_OTHER };
+
+static int place_of(const struct kvstore *s, const struct seg_head *h, const char *path)
+{
+    uint8_t b[SEG_HEAD_BYTES];
+    struct seg_head has;
+    struct stat st;
+
+    if (lstat(path, &st) < 0 && errno == ENOENT)
+        return PLACE_FREE;
+    int fd = sys_open_plain(path);
+    bool same = fd >= 0 && fstat(fd, &st) == 0 && sys_read(fd, b, sizeof b, 0) == 0 &&
+                (seg_head_get(b, &has) == 0 ||
+                 head_from_end(fd, (uint64_t)st.st_size, &has) == 0) && /* it is mended */
+                head_fits(s, &has, h->layout, h->number);
+    if (fd >= 0)
+        close(fd);
+    return same ? PLACE_SAME : PLACE_OTHER;
+}
+
+/* This store's own under another name.  Unless it is a copy, the rows of the place that it belongs in
+ * stay: it may be back there at the next open. */
+static int misnamed(struct scan *c, const char *folder, uint32_t number, const char *path,
+                    const struct seg_head *h)
+{
+    struct kvstore *s = c->s;
+    char to[PATH_MAX];
+
+    seg_path(s->dir, h->layout, h->number, to, sizeof to);
+    int place = place_of(s, h, to);
+    c->rep->segs_unread++;
+    if (c->said++ >= SAID_MAX)
+        c->quiet++;
+    else if (place == PLACE_SAME)
+        store_note(s,
+                   "%.350s is a copy of this store's %.350s, which is in its place: it is left "
+                   "alone and of no use, delete it or move it away",
+                   path, to);
+    else
+        store_note(
+            s,
+            "%.350s is this store's own %.350s under another name and is left alone, its "
+            "blocks are recomputed for now: rename it back%s, then restart",
+            path, to,
+            place == PLACE_OTHER ? " (what has that name now is another one: first move "
+                                   "that to its own)"
+                                 : "");
+    int r = place == PLACE_SAME ? 0 : unread_add(s, layout_tag(h->layout), h->number, E_SHAPE);
+    return r < 0 ? r : unread_add(s, layout_tag(folder), number, E_SHAPE);
+}
+
 static int seg_take(struct scan *c, const char *folder, const char *name)
 {
     struct kvstore *s = c->s;
     char path[PATH_MAX], want[32];
     uint32_t number = 0;
+    struct seg_head h = {0};
     struct layout *l;
     struct seg *g;
 
@@ -352,7 +404,7 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
         s->file_bytes += sys_taken_bytes(path);
         return 0;
     }
-    int r = seg_try(s, path, folder, number, c->rep->clean, &g, &l);
+    int r = seg_try(s, path, folder, number, c->rep->clean, &g, &l, &h);
     if (r == E_CORRUPT)
         r = set_aside(c, path, folder, number);
     else if (r == 0) {
@@ -369,6 +421,9 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
     if (r == 0)
         return 0;
     s->file_bytes += sys_taken_bytes(path);
+    if (r == E_SHAPE && memcmp(h.uuid, s->uuid, 16) == 0 &&
+        (strcmp(h.layout, folder) != 0 || h.number != number))
+        return misnamed(c, folder, number, path, &h);
     return leave_alone(c, folder, number, path, r);
 }
 

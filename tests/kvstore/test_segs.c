@@ -692,6 +692,62 @@ static void anothers_file_is_not_replaced_or_mended(void)
     }
 }
 
+/* Renamed, swapped or copied, also with a hurt header: it is called that, and by the name that it
+ * belongs under it is whole again. */
+static void this_stores_own_under_another_name_is_called_that(void)
+{
+    for (int how = 0; how < 10; how++) {
+        struct rig g;
+        char one[512], two[512], nine[512], cmd[1400], folder[512];
+
+        make(&g);
+        path_of(&g, 1, one);
+        path_of(&g, 2, two);
+        path_of(&g, 9, nine);
+        snprintf(folder, sizeof folder, "%s/kv/other", g.dir);
+        if (how % 2)
+            flip(one, 100, 8);
+        switch (how / 2) {
+        case 0: CHECK_EQ(rename(one, nine), 0); break;
+        case 1: snprintf(cmd, sizeof cmd, "cp -p %s %s", one, nine); break;
+        case 2:
+            snprintf(cmd, sizeof cmd,
+                     "cd %s/kv/test && mv seg-0001 x && mv seg-0002 "
+                     "seg-0001 && mv x seg-0002",
+                     g.dir);
+            break;
+        case 3: snprintf(cmd, sizeof cmd, "cd %s/kv && mv test other", g.dir); break;
+        default: snprintf(cmd, sizeof cmd, "cd %s/kv && cp -rp test other", g.dir);
+        }
+        if (how / 2)
+            CHECK_EQ(system(cmd), 0);
+        rig_reopen(&g);
+        char note[2048], all[8192] = "";
+        while (kvs_note(g.s, note, sizeof note))
+            snprintf(all + strlen(all), sizeof all - strlen(all), "%s\n", note);
+        printf("%d: %s", how, all);
+        bool copy = how / 2 == 1 || how / 2 == 4;
+        CHECK(strstr(all, copy ? "is a copy of this store's" : "rename it back"));
+        CHECK(!strstr(all, "another store") && !strstr(all, "since the last run"));
+        CHECK(how / 2 != 2 || strstr(all, "what has that name now"));
+        CHECK((blocks_there(&g) == BLOCKS) == copy);
+        put_many(&g, 1, BLOCKS, false);
+        rig_close(&g);
+        if (how / 2 == 0)
+            CHECK_EQ(rename(nine, one), 0);
+        if (how / 2 == 2)
+            CHECK_EQ(system(cmd), 0);
+        if (how / 2 == 3) {
+            snprintf(cmd, sizeof cmd, "cd %s/kv && mv other/* test", g.dir);
+            CHECK_EQ(system(cmd), 0);
+        }
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK_EQ(blocks_there(&g), BLOCKS);
+        CHECK_EQ(g.rep.blocks_dropped, 0);
+        unmake(&g);
+    }
+}
+
 /* Else it would be of no use on the day that the first one is hurt. */
 static void after_a_kill_the_second_header_is_mended(void)
 {
@@ -825,6 +881,7 @@ T_MAIN(ROW(a_lock_file_that_cannot_be_had_is_blamed_itself),
        ROW(a_file_that_cannot_be_read_costs_its_blocks_for_one_run),
        ROW(a_folder_that_cannot_be_listed_is_left_alone),
        ROW(anothers_file_is_not_replaced_or_mended),
+       ROW(this_stores_own_under_another_name_is_called_that),
        ROW(a_disk_that_does_not_answer_costs_no_row),
        ROW(too_few_descriptors_cost_nothing_for_longer_than_they_are),
        ROW(a_file_that_may_not_be_so_large_is_no_full_disk),
