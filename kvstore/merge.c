@@ -662,7 +662,6 @@ static void end_look(struct merge *m)
     bool early = m->rep->missing > 0;
     m->holes += early;
     m->hole_behind |= early;
-    m->lossy |= early;
     m->rep->blind |= early;
 }
 
@@ -706,6 +705,7 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
         r = index_salvage(old, row_over, m, &m->current, eb);
     bool behind = m->log_behind || (m->have_l && log.last_seq < m->l);
     m->holes += behind;
+    m->lossy |= behind;
     m->rep->blind |= (behind || log.frames == 0) && !m->sound;
     m->rep->other = m->s->log_other;
     m->rep->blind |= m->rep->other;

@@ -46,7 +46,7 @@ struct merge {
     uint32_t n_hurt;
     uint8_t uuid[16];
     char lost[LOST_BYTES]; /* what the old index had to say of earlier losses */
-    bool lossy;            /* the log is hurt as well: look for what is missing */
+    bool lossy; /* the log is hurt as well, or ends too early: look for what is missing */
     struct codec_rec rec;
     struct merge_report *rep;
 };

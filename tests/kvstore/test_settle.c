@@ -233,6 +233,30 @@ static void a_lost_turn_behind_an_open_one_is_said(void)
     rig_fini(&g);
 }
 
+/* Its record is whole in the index, its tokens are in neither: it does not stay without any. */
+static void a_turn_that_lost_its_tokens_goes_with_them(void)
+{
+    struct kvs_turn one = {.first = 600, .n_tokens = 300},
+                    two = {.first = 900, .n_tokens = 300};
+    struct turns t = {0};
+    struct kvs_id id = rig_id(1, 0);
+
+    start();
+    CHECK_EQ(rig_talk(&g, 1, 0, 600), 0);
+    add(600, 900, &one, 1);
+    add(900, 1200, &two, 1);
+    rig_close(&g);
+    CHECK(flip_tokens(g.dir, "index.mdb", 1, 900) > 0);
+    CHECK(flip_tokens(g.dir, "log", 1, 900) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 900));
+    CHECK_EQ(sessions_lost(), 1);
+    CHECK_EQ(kvs_turns(g.s, &id, 1200, turn_each, &t), 0);
+    CHECK(t.n > 0 && t.v[t.n - 1].first == 600);
+    rig_fini(&g);
+}
+
 static void put_req(uint32_t state, uint64_t time_ns)
 {
     struct kvs_req q = {.owner = 1000,
@@ -403,6 +427,38 @@ static void what_an_older_log_brings_back_is_said(void)
     CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
     CHECK(hurt_notes(&g, said, sizeof said) > 0);
     CHECK(h.n == 2 || strstr(said, "removed sessions may be there again"));
+    rig_fini(&g);
+}
+
+/* The log is an older copy, and of the index are hurt how far it had come and the newest session's
+ * row: that it was one is known by its name. */
+static void a_session_that_an_older_log_lacks_is_named(void)
+{
+    char said[4096], log[512];
+    size_t bytes;
+
+    start();
+    CHECK_EQ(rig_talk(&g, 1, 0, 1000), 0);
+    rig_close(&g);
+    hurt_path(&g, "log/seg-0001", log);
+    uint8_t *old = hurt_load(log, &bytes);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_talk(&g, 2, 0, 1000), 0);
+    CHECK_EQ(rig_talk(&g, 1, 1000, 1100), 0);
+    rig_close(&g);
+    int fd = open(log, O_WRONLY);
+    CHECK_EQ(pwrite(fd, old, bytes, 0), (ssize_t)bytes);
+    close(fd);
+    free(old);
+    hurt_l(false);
+    CHECK(hurt_session_row(&g, 2) > 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK(rig_tokens_ok(&g, 1, 1100));
+    CHECK(hurt_notes(&g, said, sizeof said) > 0);
+    printf("    %s", said);
+    CHECK(strstr(said, "1 session whole") && strstr(said, "\"s2\""));
+    CHECK_EQ(sessions_lost(), 0);
     rig_fini(&g);
 }
 
@@ -619,7 +675,9 @@ T_MAIN(ROW(frames_behind_damage_that_the_index_has_not_seen_are_kept),
        ROW(what_was_under_way_begins_where_the_index_ends),
        ROW(a_frame_that_does_not_fit_is_not_left_out),
        ROW(the_torn_end_of_a_log_without_an_index_is_kept),
-       ROW(a_lost_turn_behind_an_open_one_is_said), ROW(of_two_copies_the_ended_one_counts),
+       ROW(a_lost_turn_behind_an_open_one_is_said),
+       ROW(a_turn_that_lost_its_tokens_goes_with_them),
+       ROW(a_session_that_an_older_log_lacks_is_named), ROW(of_two_copies_the_ended_one_counts),
        ROW(an_old_index_with_damage_brings_nothing_back),
        ROW(what_an_older_log_brings_back_is_said),
        ROW(an_old_index_counts_for_nothing_that_a_checkpoint_holds),
