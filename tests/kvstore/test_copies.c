@@ -293,6 +293,39 @@ static void a_block_of_another_store_is_nobodys(void)
     rig_fini(&g);
 }
 
+/* Written by a later program: what cannot be read is not written over. */
+static void a_block_of_a_later_version_keeps_its_slot(void)
+{
+    uint8_t b[SLOT_HEAD_BYTES], is[SLOT_HEAD_BYTES];
+    char path[400];
+    struct rig g;
+
+    make(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    for (uint32_t n = 0; n < 3; n++)
+        CHECK_EQ(rig_put(&g, 8, n), 0);
+    rig_close(&g);
+    snprintf(path, sizeof path, "%s/kv/test/seg-0001", g.dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    off_t at = SEG_HEAD_BYTES + RIG_SLOT;
+    CHECK_EQ(pread(fd, b, sizeof b, at), sizeof b);
+    st32(b + 8, 2);
+    st32(b + 12, 0);
+    st32(b + 12, crc32c(0, b, sizeof b));
+    CHECK_EQ(pwrite(fd, b, sizeof b, at), sizeof b);
+    rig_no_index(&g);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK_EQ(rig_get(&g, 8, 0, NULL), 0);
+    CHECK_EQ(rig_get(&g, 8, 1, NULL), -ENOENT);
+    for (uint32_t n = 0; n < 10; n++)
+        CHECK_EQ(rig_put(&g, 9, n), 0);
+    rig_close(&g);
+    CHECK_EQ(pread(fd, is, sizeof is, at), sizeof is);
+    CHECK_EQ(memcmp(b, is, sizeof b), 0);
+    close(fd);
+    rig_fini(&g);
+}
+
 /* A lying disk: the newest slot was never written.  After a crash it is found out at the open. */
 static void after_a_crash_the_newest_slots_are_looked_at(void)
 {
@@ -333,4 +366,5 @@ T_MAIN(ROW(a_block_of_another_variant_is_another),
        ROW(the_only_copy_in_memory_that_changed_is_a_miss),
        ROW(what_is_there_is_not_written_again), ROW(a_damaged_block_is_dropped_at_once),
        ROW(of_two_copies_the_younger_one_counts), ROW(a_block_of_another_store_is_nobodys),
+       ROW(a_block_of_a_later_version_keeps_its_slot),
        ROW(after_a_crash_the_newest_slots_are_looked_at))

@@ -130,6 +130,26 @@ static void a_rebuild_killed_at_every_step_loses_nothing(void)
     rig_fini(&base);
 }
 
+/* The old one is gone, and what is left of the new one is hurt: it is of no use, and no damage of
+ * anything that was. */
+static void a_new_index_that_is_hurt_is_not_put_in_place(void)
+{
+    char path[512], tmp[512], said[4096];
+    struct rig g;
+
+    hurt_make(&g);
+    CHECK(hurt_tokens(&g, 1, 1100) > 0);
+    hurt_path(&g, "index.mdb", path);
+    hurt_path(&g, "index.mdb.new", tmp);
+    CHECK_EQ(rename(path, tmp), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(g.rep.rebuilt);
+    CHECK_EQ(hurt_lost(&g, "a hurt new one"), 0);
+    CHECK_EQ(hurt_count(g.dir, ".bad-") + hurt_count(g.dir, ".new"), 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "was missing"));
+    rig_fini(&g);
+}
+
 /* HEARTH_KILLS=n for more.  The index is gone or hurt each time, the log hurt every second time. */
 static void a_rebuild_may_be_killed_at_any_instant(void)
 {
@@ -337,6 +357,7 @@ static void a_start_on_version_2_killed_at_every_step_loses_nothing(void)
     }
 T_MAIN(ROW(a_rebuild_killed_at_every_step_loses_nothing),
        ROW(a_rebuild_may_be_killed_at_any_instant),
+       ROW(a_new_index_that_is_hurt_is_not_put_in_place),
        ROW(a_store_of_version_2_opens_and_is_merged),
        ROW(a_start_on_version_2_killed_at_every_step_loses_nothing),
        ROW(a_walker_of_the_old_index_is_not_believed))

@@ -498,6 +498,49 @@ static void a_turn_is_not_taken_for_one_that_the_index_has(void)
     rig_fini(&g);
 }
 
+/* Which finds, between log and index, a row hurt, and then no room: what made the row anew is not what
+ * nobody has been told is kept. */
+static struct {
+    struct kvs_id id;
+    int armed, commits;
+} refuse;
+
+static int refuse_at(void *user, const struct sys_event *e)
+{
+    (void)user;
+    if (refuse.armed == 1 && e->op == SYS_SYNC && !e->after && rig_leads(e->fd, "/log/")) {
+        refuse.armed = 2;
+        CHECK(flip_row(refuse.id.b, 16, 90) > 0);
+    }
+    return refuse.armed == 2 && e->op == SYS_COMMIT && !e->after && ++refuse.commits > 1
+               ? -ENOSPC
+               : 0;
+}
+
+static void a_refused_group_is_in_no_row_that_it_made_anew(void)
+{
+    struct kvs_session x, *had = malloc(sizeof *had);
+    struct kvs_rec r = {.kind = KVS_REC_SESSION, .session = &x};
+
+    open_rig(false);
+    refuse.id = rig_id(1, 1000);
+    refuse.armed = 1;
+    refuse.commits = 0;
+    g.s->idx->alarm_ns = UINT64_MAX;
+    g.s->sys.hook = refuse_at;
+    CHECK_EQ(index_session_get(g.s->idx, INDEX_LOOP, &refuse.id, had), 0);
+    x = *had;
+    snprintf(x.name, sizeof x.name, "renamed");
+    CHECK_EQ(rig_batch(&g, &r, 1), -ENOSPC);
+    CHECK(refuse.armed == 2 && refuse.commits > 1);
+    g.s->sys.hook = NULL;
+    CHECK(repaired() >= 1);
+    CHECK_EQ(index_session_get(g.s->idx, INDEX_LOOP, &refuse.id, had), 0);
+    CHECK_STR(had->name, "s1");
+    free(had);
+    rig_fini(&g);
+}
+
 static void scrub_until(bool (*ok)(void))
 {
     for (int i = 0; i < 1000 * T_SLOWER && !ok(); i++) {
@@ -603,5 +646,6 @@ T_MAIN(ROW(a_hurt_row_is_made_anew_at_once), ROW(many_hurt_rows_are_not_all_wait
        ROW(a_row_is_made_anew_from_behind_a_hole_in_the_log),
        ROW(a_branch_ends_where_its_tokens_do),
        ROW(a_turn_is_not_taken_for_one_that_the_index_has),
+       ROW(a_refused_group_is_in_no_row_that_it_made_anew),
        ROW(a_compaction_that_fails_is_not_tried_at_every_commit),
        ROW(a_believed_index_is_walked_beside_the_open_store))
