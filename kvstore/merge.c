@@ -511,7 +511,8 @@ static void lost_words(const struct merge_report *x, const char *why, char words
                    x->other
                        ? ": they are of two copies of one store that each went on, and the "
                          "log's is kept (the other index is index.mdb.bad-*)"
-                       : " and the other copy had damage too");
+                   : x->empty ? " and the turn log is empty"
+                              : " and the other copy had damage too");
     if (x->sessions)
         item(words, "%llu tokens of %llu session%s", (unsigned long long)x->tokens,
              (unsigned long long)x->sessions, x->sessions > 1 ? "s" : "");
@@ -535,7 +536,9 @@ static void lost_words(const struct merge_report *x, const char *why, char words
              "copy",
              x->torn ? "perhaps " : "", (unsigned long long)(x->seq - x->missing + 1),
              (unsigned long long)x->seq);
-    if (x->blind)
+    if (x->blind && x->empty && words[strlen(words) - 1] == ' ')
+        item(words, "the sessions of which nothing is left, if there were any");
+    else if (x->blind)
         item(words, "perhaps more, of which nothing is left");
     if (x->named[0]) {
         size_t n = strlen(words);
@@ -707,6 +710,7 @@ static int fill(struct merge *m, const char *old, struct errbuf *eb)
     m->holes += behind;
     m->lossy |= behind;
     m->rep->blind |= (behind || log.frames == 0) && !m->sound;
+    m->rep->empty = log.frames == 0 && !log.damaged;
     m->rep->other = m->s->log_other;
     m->rep->blind |= m->rep->other;
     m->behind = true;

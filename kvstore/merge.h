@@ -27,10 +27,11 @@ struct merge_report {
     bool other;       /* they are of two histories: the log's counts, the other is kept aside */
     bool torn;        /* only perhaps: what is left of them was never whole, or was hurt */
     bool blind;       /* both copies have places nothing is known of: more may be gone */
-    bool endless;     /* nothing but the log's own files says where it ended */
-    bool lost;        /* any of these; said in the index's row `lost` from now on */
-    char named[300];  /* which, as many as fit; */
-    bool more;        /* and there are others */
+    bool empty;      /* the log holds nothing, and no damage either: there may have been none */
+    bool endless;    /* nothing but the log's own files says where it ended */
+    bool lost;       /* any of these; said in the index's row `lost` from now on */
+    char named[300]; /* which, as many as fit; */
+    bool more;       /* and there are others */
 };
 /* Row by row: what is intact in the log, or in the file that is the index now (there may be
  * none), is in the new one; where both have it the newer wins, by the log's sequence numbers.

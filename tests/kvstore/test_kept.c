@@ -322,7 +322,31 @@ static void a_damaged_index_is_kept_once_whatever_else_links_to_it(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
+/* Of a store that never had a session the log is no copy that was damaged. */
+static void an_empty_log_is_not_called_damaged(void)
+{
+    char said[4096], path[512], cmd[900];
+    struct rig g;
+
+    for (int had = 0; had < 2; had++) {
+        rig_init(&g, KVS_IO_THREADS, true);
+        CHECK_EQ(rig_open(&g), 0);
+        if (had)
+            CHECK_EQ(rig_talk(&g, 1, 0, 100), 0);
+        rig_close(&g);
+        hurt_path(&g, "index.mdb", path);
+        snprintf(cmd, sizeof cmd, "echo junk >%s && rm -f %s/log/*", path, g.dir);
+        CHECK_EQ(system(cmd), 0);
+        CHECK_EQ(rig_open(&g), 0);
+        CHECK(hurt_notes(&g, said, sizeof said) > 0);
+        CHECK(strstr(said, "damaged and the turn log is empty. Lost: the sessions of which "
+                           "nothing is left, if there were any. To"));
+        rig_fini(&g);
+    }
+}
+
+T_MAIN(ROW(an_empty_log_is_not_called_damaged),
+       ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
        ROW(what_was_lost_stays_on_record_where_nobody_can_look),
        ROW(what_was_lost_stays_said_while_nobody_can_look),
        ROW(what_was_lost_is_said_no_more_though_a_file_of_blocks_is_kept),
