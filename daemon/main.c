@@ -199,13 +199,18 @@ static int store_open(struct daemon *d, struct errbuf *eb)
     check_room(d);
     struct kvs_stats k = {0};
     kvs_stats(d->store, &k);
-    if (k.file_used > c->disk_bytes)
-        daemon_warn(
-            d,
-            "disk: the store held %llu MiB at this start and --disk allows %llu: KV used "
-            "longest ago is given back, and computed again when it is asked for; to keep "
-            "what is left, stop and raise --disk",
-            (unsigned long long)(k.file_used >> 20), (unsigned long long)(c->disk_bytes >> 20));
+    if (k.file_allocated > c->disk_bytes && rep.file_largest)
+        daemon_warn(d,
+                    "disk: the store took %.1f MiB at this start and --disk allows %llu MiB: "
+                    "whole files "
+                    "of KV, of up to %.1f MiB, go until it fits, those used longest ago first, "
+                    "and what "
+                    "was in them is computed again when it is asked for; to keep what is left, "
+                    "stop and "
+                    "raise --disk",
+                    (double)k.file_allocated / (1 << 20),
+                    (unsigned long long)(c->disk_bytes >> 20),
+                    (double)rep.file_largest / (1 << 20));
     if (c->wrong != CONF_RIGHT)
         daemon_warn(d, "wrong-order is set: this daemon loses data on purpose");
     r = stored_open(&d->stored, d->store, d->loop, store_said, d);

@@ -43,6 +43,7 @@ struct kvs_open_report { /* said to the log and to `hearth status` */
     bool clean, rebuilt; /* closed cleanly last time; index was rebuilt */
     uint64_t sessions, blocks, blocks_dropped, log_bytes, log_torn_bytes;
     uint64_t segs_unread, blocks_unread; /* files left alone, and the blocks in them */
+    uint64_t file_largest;               /* bytes of the largest file of blocks */
     uint64_t sessions_hurt;              /* that have lost something, or all, in this open */
     uint32_t format_was, format;         /* raised from the one to the other; 0: it was not */
     const char *io;                      /* "uring" | "threads" */

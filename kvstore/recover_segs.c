@@ -409,6 +409,8 @@ static int seg_take(struct scan *c, const char *folder, const char *name)
         r = set_aside(c, path, folder, number);
     else if (r == 0) {
         s->file_bytes += g->bytes;
+        if (g->bytes > c->rep->file_largest)
+            c->rep->file_largest = g->bytes;
         if (!g->direct)
             s->direct = false;
         if (g->n_cut)

@@ -171,8 +171,8 @@ def a_limit_below_what_is_there_is_said():
     d.flags = ["--disk", "16MiB"]
     d.start()
     with d.link() as l:
-        w = [w for w in l.call(STATUS)["warnings"] if "given back" in w]
-        check(len(w) == 1 and "allows 16" in w[0] and "raise --disk" in w[0], lambda: "warnings: %r" % l.call(STATUS)["warnings"])
+        w = [w for w in l.call(STATUS)["warnings"] if "whole files of KV" in w]
+        check(len(w) == 1 and "allows 16 MiB" in w[0] and " until it fits" in w[0] and "raise --disk" in w[0], lambda: "warnings: %r" % l.call(STATUS)["warnings"])
         print("    " + w[0], flush=True)
         check_eq(l.call(SESSION_SHOW, {"session": "long"})["turns"][-1]["role"], "assistant", "the session is whole")
     d.stop()

@@ -654,6 +654,7 @@ static void any_flipped_byte_of_a_header_is_mended_from_its_copy(void)
         flip(path, 4096, 4096); /* and the first slot, which was all that spoke before */
         rig_reopen(&g);
         CHECK(said(&g, "seg-0003", "its copy"));
+        CHECK_EQ(g.rep.file_largest, (uint64_t)size_of(path));
         CHECK(blocks_there(&g) >= BLOCKS - 1);
         rig_close(&g);
         flip(path, 4096, 4096);
