@@ -205,7 +205,70 @@ static void sessions_change_once_per_id_and_say_why_not(void)
     answer_clear(&b);
 }
 
-T_MAIN(CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
+/* What the holder of a key asks, as a front does. */
+#define KEY "\"as\":\"00112233445566778899aabbccddeeff\","
+
+/* Both are under way at once, or nearly: many times. */
+static void an_id_is_its_owners_also_of_a_change_under_way(void)
+{
+    struct rig g;
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (int i = 0; i < 20; i++) {
+        char id[33], sess[2][33] = {"", ""};
+
+        rig_id(id);
+        for (int k = 0; k < 2; k++) {
+            char json[300];
+
+            snprintf(json, sizeof json, "{%s\"id\":\"%s\",\"model\":\"m\",\"name\":\"n%d\"}",
+                     k ? KEY : "", id, i);
+            CHECK(wire_send(g.fd, HRT_SESSION_OPEN, ++g.n_calls, json, NULL, 0));
+        }
+        for (int k = 0; k < 2; k++) {
+            struct wire_reply r = {0};
+
+            CHECK(wire_recv(g.fd, &r) && r.f.status == HRT_OK);
+            snprintf(sess[k], sizeof sess[k], "%s", wire_str(&r, "id"));
+            wire_reply_fini(&r);
+        }
+        CHECK(sess[0][0] && sess[1][0] && strcmp(sess[0], sess[1]) != 0);
+    }
+    rig_down(&g, SIGTERM);
+}
+
+static void a_sessions_name_is_its_owners_also_to_cancel_it(void)
+{
+    struct wire_reply r;
+    struct rig g;
+    char id[33];
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (int k = 0; k < 2; k++) {
+        rig_id(id);
+        r = rig_call(&g, HRT_SESSION_OPEN, NULL, 0,
+                     "{%s\"id\":\"%s\",\"model\":\"m\",\"name\":\"%s\"}", k ? KEY : "", id,
+                     k ? "key" : "own");
+        CHECK_EQ(r.f.status, HRT_OK);
+        wire_reply_fini(&r);
+    }
+    for (int k = 0; k < 2; k++)
+        for (int of = 0; of < 2; of++) {
+            r = rig_call(&g, HRT_CANCEL, NULL, 0, "{%s\"session\":\"%s\"}", k ? KEY : "",
+                         of ? "key" : "own");
+            CHECK_EQ(r.f.status, k == of ? HRT_OK : HRT_NOT_FOUND);
+            CHECK_STR(wire_str(&r, k == of ? "state" : "slug"),
+                      k == of ? "idle" : "session_not_found");
+            wire_reply_fini(&r);
+        }
+    rig_down(&g, SIGTERM);
+}
+
+T_MAIN(CASE(an_id_is_its_owners_also_of_a_change_under_way),
+       CASE(a_sessions_name_is_its_owners_also_to_cancel_it),
+       CASE(a_fork_and_a_rewind_go_on_as_if_nothing_else_had_been),
        CASE(without_a_session_the_longest_stored_beginning_is_found),
        CASE(what_one_question_began_is_kept_when_it_goes_on),
        CASE(sessions_change_once_per_id_and_say_why_not))

@@ -361,6 +361,9 @@ static void the_context_is_a_limit_that_is_said(void)
     r = rig_call(&g, HRT_SESSION_SHOW, NULL, 0, "{\"session\":\"s\"}");
     CHECK_EQ(r.f.status, HRT_NOT_FOUND); /* nothing was changed */
     wire_reply_fini(&r);
+    /* What asks for no answer may fill it to the last token. */
+    rig_run(&g, ids, 2048, ",\"session\":\"t\",\"params\":{\"max_tokens\":0}", &a);
+    CHECK_EQ(usage(&a, "usage", "context"), 2048);
     rig_run(&g, ids, 2000,
             ",\"session\":\"s\",\"params\":{\"ignore_eos\":true,\"max_tokens\":2048}", &a);
     CHECK_EQ(a.n, 48);

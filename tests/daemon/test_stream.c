@@ -183,6 +183,26 @@ static void a_stop_string_across_tokens_ends_the_text_before_it(void)
     stream_fini(&s);
 }
 
+/* The code point that a stop cut off belongs to nothing any more: no record waits for it, and it
+ * does not come out at the end.  (Of a byte that is no text the replacement comes out, which may
+ * be the stop.) */
+static void behind_a_stop_nothing_is_held(void)
+{
+    static char word[] = "\xef\xbf\xbd", *stop[] = {word};
+    struct stream s;
+
+    need_tok();
+    stream_init(&s, stop, 1, 0);
+    feed(&s, "ab\xf0\xf0");
+    CHECK(s.stopped);
+    CHECK_EQ(s.n_rec, 4);
+    CHECK_EQ(s.visible, 4); /* the last one as well, or nobody reads to the end */
+    CHECK_EQ(stream_end(&s), 0);
+    text_of(&s, text, len);
+    CHECK_STR(text, "ab");
+    stream_fini(&s);
+}
+
 static void what_only_looked_like_a_stop_comes_out_later(void)
 {
     char word[] = "abac", *stop[] = {word};
@@ -293,7 +313,7 @@ T_MAIN(CASE(each_token_has_one_record_and_its_text),
        CASE(tokens_know_where_in_the_text_they_begin), CASE(a_code_point_is_never_split),
        CASE(a_code_point_cut_off_at_the_end_comes_out_as_its_replacement),
        CASE(a_stop_string_across_tokens_ends_the_text_before_it),
-       CASE(what_only_looked_like_a_stop_comes_out_later),
+       CASE(behind_a_stop_nothing_is_held), CASE(what_only_looked_like_a_stop_comes_out_later),
        CASE(an_end_without_a_stop_lets_go_of_what_was_held),
        CASE(records_are_read_whole_and_within_the_limit),
        CASE(any_text_with_any_stops_is_cut_at_the_first))

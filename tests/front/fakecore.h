@@ -7,7 +7,7 @@
  *
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "warn" (of its second token), "fail" (ends in
- * error), "endless" (NEXT brings nothing, at once, also after CANCEL), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
+ * error), "never" (logprobs that are no number for JSON), "endless" (NEXT brings nothing, at once, also after CANCEL), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
  * "slow" (START is answered after 3 s), "reads=MS" (so long it is a document of 40 tokens that is being read).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
@@ -16,6 +16,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -32,7 +33,7 @@ enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 struct fc_stream {
     char id[33];
     int words, pace_ms, reads_ms;
-    bool emoji, fail, cut, late, warn, cancelled, ingest, probs, endless;
+    bool emoji, fail, cut, late, warn, cancelled, ingest, probs, endless, never;
     int stop; /* words from here on are a stop string: no text; 0: none */
     uint64_t began_ns;
 };
@@ -126,7 +127,7 @@ static void fc_next(struct fc *c, const struct fc_due *d)
     int i = d->cursor;
     for (; i < ready && p - tail < 8000; i++) {
         int len = fc_word(s, i, (char *)p + HRT_REC_BYTES);
-        float lp = -0.1f * (float)(i + 1);
+        float lp = s->never ? -INFINITY : -0.1f * (float)(i + 1);
         st32(p, (uint32_t)i);
         st32(p + 4, (uint32_t)(1000 + i));
         memcpy(p + 8, &lp, 4);
@@ -157,9 +158,9 @@ static void fc_next(struct fc *c, const struct fc_due *d)
         k += s->emoji ? snprintf(json + k, sizeof json - (size_t)k,
                                  "],\"text\":\"\xef\xbf\xbd\",\"bytes\":[%s]}", part[j % 4])
                       : snprintf(json + k, sizeof json - (size_t)k,
-                                 "{\"id\":%d,\"logprob\":-0.5,\"text\":\"w%d \"},{\"id\":7,"
+                                 "{\"id\":%d,\"logprob\":%s,\"text\":\"w%d \"},{\"id\":7,"
                                  "\"logprob\":-2.25,\"text\":\"x\"}],\"text\":\"w%d \"}",
-                                 1000 + j, j, j);
+                                 1000 + j, s->never ? "-1e30" : "-0.5", j, j);
         if (j + 1 == i)
             k += snprintf(json + k, sizeof json - (size_t)k, "]");
     }
@@ -285,6 +286,7 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
         s.cut = strstr(p, "cut") != NULL;
         s.late = strstr(p, "late") != NULL;
         s.warn = strstr(p, "warn") != NULL;
+        s.never = strstr(p, "never") != NULL;
         s.endless = strstr(p, "endless") != NULL;
         if (cJSON_IsNumber(max) && max->valuedouble < s.words)
             s.words = (int)max->valuedouble;
@@ -384,7 +386,7 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
                 NULL, 0);
         break;
     case HRT_MODEL_SHOW:
-        snprintf(out, sizeof out, "{\"name\":\"%.99s\"}", fc_str(o, "model"));
+        snprintf(out, sizeof out, "{\"name\":\"%.99s\",\"context\":100}", fc_str(o, "model"));
         if (strcmp(fc_str(o, "model"), "planned") == 0 ||
             strcmp(fc_str(o, "model"), "unplanned") == 0)
             snprintf(out, sizeof out,
@@ -461,8 +463,12 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
             "to 1, got 99\"}",
             NULL, 0);
         break;
-    case HRT_TOKENIZE:
-        fc_send(c, conn, f, HRT_OK, "{\"model\":\"fake\",\"count\":3}", ids, 3 * sizeof *ids);
+    case HRT_TOKENIZE: /* each # is a token; without any there are three */
+        has = 0;
+        for (const char *q = tail; *q; q++)
+            has += *q == '#';
+        snprintf(out, sizeof out, "{\"model\":\"fake\",\"count\":%d}", has ? has : 3);
+        fc_send(c, conn, f, HRT_OK, out, ids, 3 * sizeof *ids);
         break;
     case HRT_PING: fc_send(c, conn, f, HRT_OK, "{}", tail, f->tail_len); break;
     case HRT_START: fc_start(c, conn, f, o, tail); break;

@@ -672,6 +672,20 @@ static void a_core_that_hangs_is_said_to_hang(void)
     front_stop(&f);
 }
 
+/* JSON has no infinity: what cannot be is written as OpenAI writes it. */
+static void a_logprob_is_always_a_number(void)
+{
+    up(NULL);
+    CHECK_EQ(http(f.port, "POST", "/v1/chat/completions", NULL,
+                  "{\"logprobs\":true,\"top_logprobs\":2,\"messages\":[{\"role\":\"user\","
+                  "\"content\":\"never words=2\"}]}",
+                  got, sizeof got),
+             200);
+    CHECK_EQ(count("\"logprob\":-9999,"), 4); /* each word, and the first of its alternatives */
+    CHECK(!has("inf") && !has("e+30"));
+    front_stop(&f);
+}
+
 static void garbage_does_not_end_it(void)
 {
     up(NULL);
@@ -775,5 +789,6 @@ T_MAIN({"small_addresses_answer", small_addresses_answer},
        {"a_core_that_hangs_is_said_to_hang", a_core_that_hangs_is_said_to_hang},
        {"garbage_does_not_end_it", garbage_does_not_end_it},
        {"it_ends_with_its_core_when_told_so", it_ends_with_its_core_when_told_so},
+       {"a_logprob_is_always_a_number", a_logprob_is_always_a_number},
        {"without_a_core_health_says_so_at_once", without_a_core_health_says_so_at_once},
        {"headers_come_while_start_is_slow", headers_come_while_start_is_slow})
