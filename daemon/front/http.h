@@ -44,6 +44,8 @@ const char *hx_as(const struct hx *x);
  * handed out, not later. */
 const char *hx_method(const struct hx *x);
 const char *hx_header(const struct hx *x, const char *name);
+/* The lines of a list, one after the other: *at is 0 at first. */
+const char *hx_header_next(const struct hx *x, const char *name, uint32_t *at);
 const char *hx_body(struct hx *x, size_t *ret_n);
 /* One more header line of the reply that follows; short ones only. */
 void hx_add_header(struct hx *x, const char *name, const char *value);

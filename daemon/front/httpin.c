@@ -98,17 +98,19 @@ static int field_line(struct httpin_head *h, char *line, struct errbuf *eb)
     return 0;
 }
 
-/* Does a comma-separated list hold the word? */
-static bool lists(const char *s, const char *word)
+/* Does a field that is a comma-separated list hold the word, in any of its lines? */
+static bool lists(const struct httpin_head *h, const char *name, const char *word)
 {
     size_t n = strlen(word);
-    while (s && *s) {
-        s += strspn(s, " \t,");
-        size_t k = strcspn(s, " \t,");
-        if (k == n && strncasecmp(s, word, n) == 0)
-            return true;
-        s += k;
-    }
+    uint32_t at = 0;
+    for (const char *s; (s = httpin_next(h, name, &at)) != NULL;)
+        while (*s) {
+            s += strspn(s, " \t,");
+            size_t k = strcspn(s, " \t,");
+            if (k == n && strncasecmp(s, word, n) == 0)
+                return true;
+            s += k;
+        }
     return false;
 }
 
@@ -116,7 +118,7 @@ static int body_form(struct httpin_head *h, struct errbuf *eb)
 {
     const char *len = httpin_field(h, "Content-Length"),
                *te = httpin_field(h, "Transfer-Encoding"), *host = httpin_field(h, "Host"),
-               *connection = httpin_field(h, "Connection"), *expect = httpin_field(h, "Expect");
+               *expect = httpin_field(h, "Expect");
     if (len && te)
         return err_set(eb, BAD,
                        "headers: Content-Length and Transfer-Encoding exclude each other");
@@ -144,7 +146,8 @@ static int body_form(struct httpin_head *h, struct errbuf *eb)
             return err_set(eb, -417, "headers: Expect: only 100-continue can be met");
         h->expects = h->chunked || h->body_bytes;
     }
-    h->keep = h->minor ? !lists(connection, "close") : lists(connection, "keep-alive");
+    h->keep =
+        !lists(h, "Connection", "close") && (h->minor || lists(h, "Connection", "keep-alive"));
     return 0;
 }
 
@@ -179,12 +182,20 @@ void httpin_fini(struct httpin_head *h)
     *h = (struct httpin_head){0};
 }
 
-const char *httpin_field(const struct httpin_head *h, const char *name)
+const char *httpin_next(const struct httpin_head *h, const char *name, uint32_t *at)
 {
-    for (uint32_t i = 0; i < h->n_fields; i++)
+    while (*at < h->n_fields) {
+        uint32_t i = (*at)++;
         if (strcasecmp(h->field[i].name, name) == 0)
             return h->field[i].value;
+    }
     return NULL;
+}
+
+const char *httpin_field(const struct httpin_head *h, const char *name)
+{
+    uint32_t at = 0;
+    return httpin_next(h, name, &at);
 }
 
 const char *httpin_reason(int code)

@@ -43,6 +43,8 @@ int httpin_parse(struct httpin_head *ret, const char *p, size_t n, struct errbuf
 void httpin_fini(struct httpin_head *h); /* a zeroed one is fine */
 /* The field's value, or NULL.  Names are compared without case. */
 const char *httpin_field(const struct httpin_head *h, const char *name);
+/* A list may stand in several lines: the next of them, from *at on (0 at first), or NULL. */
+const char *httpin_next(const struct httpin_head *h, const char *name, uint32_t *at);
 const char *httpin_reason(int code); /* the words of a status line */
 /* "%2F" becomes "/"; malloc'd; NULL: not a good escape, a zero byte in it, or no memory. */
 char *httpin_unescape(const char *s);

@@ -97,16 +97,23 @@ static void chat(struct hx *x)
 /* A browser asks whether a page may: who may not has been refused by now. */
 static bool preflight(struct hx *x)
 {
-    const char *headers = hx_header(x, "Access-Control-Request-Headers");
+    static const char wanted[] = "Access-Control-Request-Headers";
+    bool any = false;
+    uint32_t at = 0;
     if (strcmp(hx_method(x), "OPTIONS") != 0 || !hx_header(x, "Origin") ||
         !hx_header(x, "Access-Control-Request-Method"))
         return false;
     hx_add_header(x, "Access-Control-Allow-Methods", "GET, POST");
-    hx_add_header(x, "Access-Control-Allow-Headers",
-                  headers && strlen(headers) < 600 ? headers : "authorization, content-type");
     hx_add_header(x, "Access-Control-Max-Age", "600");
     if (hx_header(x, "Access-Control-Request-Private-Network"))
         hx_add_header(x, "Access-Control-Allow-Private-Network", "true");
+    for (const char *v; (v = hx_header_next(x, wanted, &at)) != NULL;)
+        if (strlen(v) < 600) {
+            hx_add_header(x, "Access-Control-Allow-Headers", v);
+            any = true;
+        }
+    if (!any)
+        hx_add_header(x, "Access-Control-Allow-Headers", "authorization, content-type");
     hx_reply(x, 204, "text/plain", "", 0, 0);
     return true;
 }

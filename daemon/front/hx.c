@@ -48,6 +48,10 @@ const char *hx_header(const struct hx *x, const char *name)
 {
     return httpin_field(&x->c->head, name);
 }
+const char *hx_header_next(const struct hx *x, const char *name, uint32_t *at)
+{
+    return httpin_next(&x->c->head, name, at);
+}
 const char *hx_body(struct hx *x, size_t *ret_n)
 {
     *ret_n = evbuffer_get_length(x->c->body);

@@ -69,6 +69,28 @@ static void a_head_means_one_thing_or_is_refused(void)
     }
 }
 
+static void a_list_is_read_in_all_its_lines(void)
+{
+    static const struct {
+        const char *s;
+        bool keep;
+    } c[] = {
+        {HEAD "Connection: keep-alive\r\nConnection: close\r\n\r\n", false},
+        {HEAD "Connection: close\r\nX: y\r\nconnection: keep-alive\r\n\r\n", false},
+        {HEAD "Connection: x\r\nConnection: y\r\n\r\n", true},
+        {"GET / HTTP/1.0\r\nConnection: x\r\nConnection: keep-alive\r\n\r\n", true},
+        {"GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n", false},
+    };
+
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        struct httpin_head h;
+        CHECK_EQ(head_of(c[i].s, &h), 0);
+        if (h.keep != c[i].keep)
+            t_fail(__FILE__, __LINE__, "line %zu: keep %d", i, h.keep);
+        httpin_fini(&h);
+    }
+}
+
 static void a_head_says_how_its_body_comes_and_what_follows(void)
 {
     struct httpin_head h;
@@ -167,6 +189,6 @@ static void trailers_and_blanks_are_passed_over(void)
     {                                                                                          \
 #        f, f                                                                                  \
     }
-T_MAIN(C(a_head_means_one_thing_or_is_refused),
+T_MAIN(C(a_head_means_one_thing_or_is_refused), C(a_list_is_read_in_all_its_lines),
        C(a_head_says_how_its_body_comes_and_what_follows), C(headers_have_a_bound),
        C(chunks_end_where_they_say), C(trailers_and_blanks_are_passed_over))

@@ -146,12 +146,14 @@ static void a_preflight_is_answered_for_pages_that_may(void)
     CHECK_EQ(
         http(f.port, "OPTIONS", "/v1/chat/completions",
              PRE
+             "Access-Control-Request-Headers: x-second-line\r\n"
              "Origin: app://obsidian.md\r\nAccess-Control-Request-Private-Network: true\r\n",
              NULL, got, sizeof got),
         204);
     CHECK(strstr(got, "Access-Control-Allow-Origin: app://obsidian.md\r\n"));
     CHECK(strstr(
         got, "Access-Control-Allow-Headers: authorization,content-type,x-stainless-os\r\n"));
+    CHECK(strstr(got, "Access-Control-Allow-Headers: x-second-line\r\n"));
     CHECK(strstr(got, "Access-Control-Allow-Methods: GET, POST\r\n"));
     CHECK(strstr(got, "Access-Control-Allow-Private-Network: true\r\n"));
     CHECK(strstr(got, "Vary: Origin\r\n") && !strstr(got, "Content-Length"));
