@@ -366,7 +366,9 @@ int args_num(const struct args *a, const char *name, double min, double max, boo
         return 0;
     char *end;
     double v = strtod(s, &end);
-    if (!*s || *end || !isfinite(v) || v < min || v > max || (integer && v != floor(v)))
+    /* strtod takes blanks, words and hexadecimals, too. */
+    bool decimal = s[0] && strspn(s, "0123456789.+-eE") == strlen(s);
+    if (!decimal || *end || !isfinite(v) || v < min || v > max || (integer && v != floor(v)))
         return err_set(eb, -EINVAL, "--%s: want %s of %.16g to %.16g, got \"%.40s\"", name,
                        integer ? "a whole number" : "a number", min, max, s);
     *ret = v;

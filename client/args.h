@@ -49,7 +49,7 @@ struct args {
 int args_parse(struct args *ret, int argc, char *const *argv, struct errbuf *eb);
 bool args_has(const struct args *a, const char *name);
 const char *args_str(const struct args *a, const char *name); /* the value, or NULL */
-/* 1: given and in [min,max]; 0: not given; -EINVAL with words. */
+/* 1: given, decimal and in [min,max]; 0: not given; -EINVAL with words. */
 int args_num(const struct args *a, const char *name, double min, double max, bool integer,
              double *ret, struct errbuf *eb);
 /* The nearest of the verbs to a word, or NULL when none is near. */

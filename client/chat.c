@@ -451,8 +451,10 @@ int cmd_chat(struct cli *c, const struct args *a)
         return cli_usage(c, "--ids is for run, ask and ingest");
     if (a->n && args_str(a, "model") && strcmp(a->pos[0], args_str(a, "model")) != 0)
         return cli_usage(c, "--model: another MODEL is given beside it; give one of them");
-    int code = CLI_OK;
-    if (name)
+    cJSON *unused = cJSON_CreateObject(); /* a wrong flag is said before the first question */
+    int code = gen_flags(c, a, unused);
+    cJSON_Delete(unused);
+    if (code == CLI_OK && name)
         code = named_session(c, name, NAMED_LEAST_SURE, false, t.session);
     if (code == CLI_OK && model)
         code = find_model(&t, model, t.model, sizeof t.model);

@@ -623,7 +623,8 @@ int cli_ids(struct cli *c, const char *text, int32_t **ret, size_t *ret_n)
     return CLI_OK;
 }
 
-/* Names that go into requests: what is said of them there is of JSON, which nobody has typed. */
+/* Names that go into requests: what is said of them there is of JSON, which nobody has typed.  And
+ * what is wrong with a flag is said also where nothing comes to use it. */
 static int check_names(struct cli *c, const struct args *a)
 {
     static const char *const of_models[] = {"run", "show", "load", "unload", "plan"};
@@ -637,6 +638,8 @@ static int check_names(struct cli *c, const struct args *a)
             code = encoding_typed(c, "--system", a->given[i].value);
         else if (strcmp(a->given[i].flag->name, "stop") == 0)
             code = encoding_typed(c, "--stop", a->given[i].value);
+        else if (strcmp(a->given[i].flag->name, "encoding") == 0)
+            code = encoding_known(c, a->given[i].value);
     for (int i = 0; i < names && code == CLI_OK; i++)
         code = cli_name(c, a->verb->name, a->pos[i]);
     for (size_t i = 0; i < sizeof of_models / sizeof *of_models && code == CLI_OK; i++)

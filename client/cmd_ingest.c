@@ -602,8 +602,6 @@ static int check_files(struct cli *c, const struct args *a)
             return cli_mistake(c, path, "cannot read %s: %s", path, strerror(errno));
         if (S_ISDIR(st.st_mode))
             return a_directory(c, path);
-        if (S_ISREG(st.st_mode) && st.st_size == 0)
-            return cli_mistake(c, path, "%s is empty", path);
         if (S_ISREG(st.st_mode) && st.st_size > DOC_BYTES_MAX)
             return cli_mistake(c, path,
                                "%s has %lld bytes, one document may have %d; " CLI_SPLIT_FILE,

@@ -115,6 +115,21 @@ static int refuse(struct cli *c, const char *what, const char *p, size_t n, size
         what, at, n);
 }
 
+static int unknown(struct cli *c, const char *name)
+{
+    return cli_fail(c, CLI_USAGE, "--encoding: there is no \"%.40s\"; `iconv -l` lists them",
+                    name);
+}
+
+int encoding_known(struct cli *c, const char *name)
+{
+    iconv_t cd = iconv_open("UTF-8", name);
+    if (cd == (iconv_t)-1)
+        return unknown(c, name);
+    (void)iconv_close(cd);
+    return CLI_OK;
+}
+
 static int convert_from(struct cli *c, const char *what, const char *from, size_t max,
                         char **text, size_t *n)
 {
@@ -124,8 +139,7 @@ static int convert_from(struct cli *c, const char *what, const char *from, size_
     if (r == 0 && out_n >= 3 && memcmp(out, "\xef\xbb\xbf", 3) == 0)
         memmove(out, out + 3, (out_n -= 3) + 1); /* a mark is no text */
     if (r == -EINVAL)
-        code = cli_fail(c, CLI_USAGE,
-                        "--encoding: there is no \"%.40s\"; `iconv -l` lists them", from);
+        code = unknown(c, from);
     else if (r == -E2BIG)
         code = cli_mistake(c, what,
                            "%s is longer as UTF-8 than the %zu bytes one request may carry; "

@@ -12,6 +12,8 @@ extern const struct flag flags_encoding[];
  * of a failure *text is freed. */
 int encoding_take(struct cli *c, const struct args *a, const char *what, size_t max, bool hush,
                   char **text, size_t *n);
+/* Is there an encoding of that name?  An exit code. */
+int encoding_known(struct cli *c, const char *name);
 /* Words that were typed must be UTF-8.  what: "--system", "the question".  An exit code. */
 int encoding_typed(struct cli *c, const char *what, const char *words);
 

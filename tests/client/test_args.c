@@ -187,6 +187,19 @@ static void numbers_have_bounds(void)
     CHECK(args_num(&a, "top-p", 0, 1, false, &v, &eb) < 0);
     CHECK(args_num(&a, "temp", 0, 0.5, false, &v, &eb) < 0);
     CHECK(v == 0.8);
+    static const char *const no[] = {"0x1p1", " 1", "1 ", "", "inf", "nan", "1e", "0x0", "1,5"};
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
+        const char *const argv[] = {"hearth", "run", "m", "--temp", no[i]};
+        CHECK_EQ(args_parse(&a, 5, (char *const *)(uintptr_t)argv, &eb), 0);
+        if (args_num(&a, "temp", 0, 100, false, &v, &eb) != -EINVAL)
+            t_fail(__FILE__, __LINE__, "--temp \"%s\" is taken", no[i]);
+    }
+    static const char *const yes[] = {"1", "+1", "1.0", "10e-1", ".1e1"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        const char *const argv[] = {"hearth", "run", "m", "--temp", yes[i]};
+        CHECK_EQ(args_parse(&a, 5, (char *const *)(uintptr_t)argv, &eb), 0);
+        CHECK(args_num(&a, "temp", 0, 100, false, &v, &eb) == 1 && v == 1);
+    }
 }
 
 static void distance_counts_edits(void)

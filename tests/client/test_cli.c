@@ -35,6 +35,21 @@ static void exit_codes_say_what_happened(void)
     down();
 }
 
+/* What is wrong with a flag is said also where nothing comes to use it. */
+static void flags_are_checked_whether_used_or_not(void)
+{
+    up();
+    CHECK_EQ(RUN("run", "fake", "hi", "--encoding", "nosuch"), 2);
+    CHECK(strstr(err, "--encoding: there is no \"nosuch\""));
+    CHECK_EQ(RUN("ask", "-s", "fake", "hi", "--encoding", "nosuch"), 2);
+    CHECK_EQ(RUN("tokenize", "hi", "--encoding", "nosuch"), 2);
+    CHECK_EQ(RUN("run", "fake", "hi", "--encoding", "latin1"), 0);
+    CHECK_EQ(RUN_IN("", "chat", "--top-p", "7"), 2);
+    CHECK(strstr(err, "--top-p: want"));
+    CHECK_EQ(RUN_IN("", "chat", "--temp", "0x1p1"), 2);
+    down();
+}
+
 /* Who may not enter the socket's directory is not told to start what runs. */
 static void a_daemon_out_of_reach_is_told_from_none(void)
 {
@@ -838,7 +853,8 @@ static void bytes_that_are_not_known_are_a_dash(void)
     down();
 }
 
-T_MAIN({"exit_codes_say_what_happened", exit_codes_say_what_happened},
+T_MAIN({"flags_are_checked_whether_used_or_not", flags_are_checked_whether_used_or_not},
+       {"exit_codes_say_what_happened", exit_codes_say_what_happened},
        {"errors_are_json_when_asked", errors_are_json_when_asked},
        {"a_refused_fork_is_not_named", a_refused_fork_is_not_named},
        {"advice_is_the_hint", advice_is_the_hint},

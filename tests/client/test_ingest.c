@@ -23,9 +23,37 @@ static void documents_are_put_in_once(void)
     CHECK(strstr(err, "/nonexistent"));
     CHECK_EQ(RUN("ingest", "-s", "new", doc, "/nonexistent"), 1);
     CHECK_EQ(RUN_IN("", "ingest", "-s", "new", "-"), 1);
+    CHECK(strstr(err, "is empty"));
+    char none[120];
+    snprintf(none, sizeof none, "%s/none.txt", dir);
+    f = fopen(none, "we");
+    fclose(f);
+    for (int i = 0; i < 2; i++) { /* the first, and one behind it */
+        CHECK_EQ(i ? RUN("ingest", "-s", "new", doc, none) : RUN("ingest", "-s", "new", none),
+                 1);
+        CHECK(strstr(err, "none.txt is empty"));
+    }
     CHECK_EQ(RUN_IN("/quit\n", "chat", "-s", "new"), 0);
     CHECK_EQ(fakecore_count(core, "\"create\":true"), opened); /* nothing empty is left */
     CHECK_EQ(RUN("ingest", doc), 2);
+    fakecore_grows = false;
+    down();
+}
+
+/* A size of 0 is what the kernel says of files that it makes as they are read. */
+static void what_has_no_size_is_read(void)
+{
+    fakecore_grows = true;
+    up();
+    char doc[120];
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "words=0 a document");
+    fclose(f);
+    CHECK_EQ(RUN("ingest", "-s", "fake", "/proc/version"), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc, "/proc/self/status"), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 3);
     fakecore_grows = false;
     down();
 }
@@ -170,7 +198,8 @@ static void each_document_is_told(void)
     down();
 }
 
-T_MAIN({"documents_are_put_in_once", documents_are_put_in_once},
+T_MAIN({"what_has_no_size_is_read", what_has_no_size_is_read},
+       {"documents_are_put_in_once", documents_are_put_in_once},
        {"each_document_is_its_turn", each_document_is_its_turn},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
