@@ -47,8 +47,8 @@ static const struct {
     {"top-p", "top_p", 0, 1, false},
     {"min-p", "min_p", 0, 1, false},
     {"repeat-penalty", "repeat_penalty", 0, 100, false},
-    {"presence-penalty", "presence_penalty", -100, 100, false},
-    {"frequency-penalty", "frequency_penalty", -100, 100, false},
+    {"presence-penalty", "presence_penalty", -2, 2, false},
+    {"frequency-penalty", "frequency_penalty", -2, 2, false},
     {"seed", "seed", 0, 9007199254740991.0, true},
     {"logprobs", "logprobs", 0, 20, true},
 };

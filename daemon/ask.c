@@ -27,6 +27,8 @@ static int read_float(struct call *c, const cJSON *o, const char *path, double m
 
     if (r > 0)
         *ret = (float)v;
+    if (r > 0 && open && *ret <= (float)min) /* it is above, if only as a double */
+        *ret = nextafterf((float)min, INFINITY);
     return r < 0 ? r : 0;
 }
 
@@ -166,10 +168,9 @@ static int read_sampling(struct call *c, const cJSON *o, struct ask *a)
     if (r == 0)
         r = read_u32(c, o, "params.repeat_last", 4096, &p->repeat_last);
     if (r == 0)
-        r = read_float(c, o, "params.presence_penalty", -100, 100, false, &p->presence_penalty);
+        r = read_float(c, o, "params.presence_penalty", -2, 2, false, &p->presence_penalty);
     if (r == 0)
-        r = read_float(c, o, "params.frequency_penalty", -100, 100, false,
-                       &p->frequency_penalty);
+        r = read_float(c, o, "params.frequency_penalty", -2, 2, false, &p->frequency_penalty);
     return r;
 }
 

@@ -79,8 +79,8 @@ int smp_check(const struct smp_params *p, uint32_t n_vocab, struct errbuf *eb)
         return out_of_range(eb, "temp", "[0, 100]", p->temp);
     if (!(p->top_p > 0 && p->top_p <= 1))
         return out_of_range(eb, "top_p", "(0, 1]", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p < 1))
-        return out_of_range(eb, "min_p", "[0, 1)", p->min_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return out_of_range(eb, "min_p", "[0, 1]", p->min_p);
     if (!(p->repeat_penalty > 0 && p->repeat_penalty <= 100))
         return out_of_range(eb, "repeat_penalty", "(0, 100]", p->repeat_penalty);
     if (!(p->presence_penalty >= -2 && p->presence_penalty <= 2))

@@ -23,7 +23,7 @@ struct smp_params {
     float temp;           /* 0: greedy */
     uint32_t top_k;       /* 0: off */
     float top_p;          /* (0, 1]; 1: off */
-    float min_p;          /* [0, 1); 0: off */
+    float min_p;          /* [0, 1]; 0: off */
     float repeat_penalty; /* 1: off; over the last repeat_last tokens */
     uint32_t repeat_last; /* default 64 */
     float presence_penalty,

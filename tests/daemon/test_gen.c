@@ -373,6 +373,55 @@ static void the_context_is_a_limit_that_is_said(void)
     answer_clear(&b);
 }
 
+/* The range that a refusal names is the range: its ends are taken, and what rounds to them. */
+static void the_ends_of_every_range_are_taken(void)
+{
+    static const char *const ends[] = {"temperature\":1e-300",
+                                       "temperature\":1e-40",
+                                       "temperature\":100",
+                                       "top_p\":1e-300",
+                                       "top_p\":1",
+                                       "min_p\":0",
+                                       "min_p\":1",
+                                       "min_p\":0.9999999999999",
+                                       "repeat_penalty\":1e-300",
+                                       "repeat_penalty\":100",
+                                       "presence_penalty\":-2",
+                                       "frequency_penalty\":2"};
+    static const char *const beyond[][2] = {
+        {"top_p\":0", "(0,1], got 0"},
+        {"min_p\":1.1", "[0,1], got 1.1"},
+        {"presence_penalty\":3", "[-2,2], got 3"},
+        {"frequency_penalty\":-2.1", "[-2,2], got -2.1"},
+    };
+    struct rig g;
+    char more[200], id[33];
+
+    some_ids(ids, 40, 9);
+    rig_make(&g, "");
+    rig_up(&g);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        snprintf(more, sizeof more, ",\"params\":{\"max_tokens\":4,\"ignore_eos\":true,\"%s}",
+                 ends[i]);
+        rig_run(&g, ids, 40, more, &a);
+        if (a.n != 4)
+            t_fail(__FILE__, __LINE__, "%s: %s", ends[i], wire_str(&a.last, "message"));
+    }
+    for (size_t i = 0; i < sizeof beyond / sizeof *beyond; i++) {
+        rig_id(id);
+        struct wire_reply r =
+            rig_call(&g, HRT_START, ids, 40,
+                     "{\"id\":\"%s\",\"model\":\"m\",\"input\":\"tokens\",\"params\":{\"%s}}",
+                     id, beyond[i][0]);
+        CHECK_EQ(r.f.status, HRT_INVALID_ARGUMENT);
+        if (!strstr(wire_str(&r, "message"), beyond[i][1]))
+            t_fail(__FILE__, __LINE__, "%s: %s", beyond[i][0], wire_str(&r, "message"));
+        wire_reply_fini(&r);
+    }
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 /* Jobs of every kind wait for the worker, of requests that are there and that are not. */
 static void told_to_stop_with_work_at_the_worker_it_ends_well(void)
 {
@@ -422,5 +471,5 @@ T_MAIN(CASE(a_cut_anywhere_does_not_show_after_a_restart),
        CASE(what_was_cut_short_can_be_closed_by_another_request),
        CASE(a_cancelled_answer_is_kept_and_a_cancelled_ingest_goes_on),
        CASE(what_a_rewind_takes_back_of_a_cut_answer_leaves_no_turn),
-       CASE(the_context_is_a_limit_that_is_said),
+       CASE(the_context_is_a_limit_that_is_said), CASE(the_ends_of_every_range_are_taken),
        CASE(told_to_stop_with_work_at_the_worker_it_ends_well))

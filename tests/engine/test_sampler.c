@@ -95,6 +95,9 @@ static void the_smallest_values_of_a_knob_are_no_other_answer(void)
         p.top_p = 1;
         p.min_p = 1e-45f; /* all but what is impossible */
         CHECK(isfinite(v[pick(&p, v, V, pos)]));
+        p.min_p = 1; /* all that are as likely as the likeliest */
+        CHECK_EQ(smp_check(&p, V, NULL), 0);
+        CHECK_EQ(pick(&p, v, V, pos), best);
         p = params(1);
         p.repeat_penalty = 1e-45f; /* what was said is certain */
         const int32_t said[] = {best, 0};
@@ -586,7 +589,7 @@ static void a_wrong_parameter_is_named_with_its_range(void)
     p = d, p.temp = INFINITY, bad(p, "temp: ");
     p = d, p.top_p = 0, bad(p, "top_p: want a number in (0, 1], got 0");
     p = d, p.top_p = 1.01f, bad(p, "top_p: ");
-    p = d, p.min_p = 1, bad(p, "min_p: ");
+    p = d, p.min_p = 1.01f, bad(p, "min_p: want a number in [0, 1], got 1.01");
     p = d, p.min_p = -0.1f, bad(p, "min_p: ");
     p = d, p.repeat_penalty = 0, bad(p, "repeat_penalty: ");
     p = d, p.presence_penalty = 3, bad(p, "presence_penalty: ");
