@@ -25,6 +25,7 @@ enum {
     RESEND_MS = 31000, /* the longest wait of NEXT and one second */
     RETRY_MS = 50,     /* between attempts to connect */
     FIRST_MS = 400,    /* how long a first call waits for somebody to listen */
+    GREET_MS = 500,    /* how long who listens may take to greet, and then to answer */
     BACK_MS = 2000,    /* and where somebody has listened: a front that died is back in one */
 };
 
@@ -226,6 +227,76 @@ static int too_late(const struct hearth_conn *c, struct errbuf *eb)
     return err_set(eb, -ETIMEDOUT, "no reply from %s in time", c->path);
 }
 
+/* --- bytes of a stream ------------------------------------------------------------------------ */
+static const uint8_t greeting[4] = {0, 'S', 'P',
+                                    0}; /* a nanomsg socket's, to whoever connects */
+
+/* All n bytes before until.  0, -ETIMEDOUT, -EINTR, or the connection's error. */
+static int send_all(int fd, const uint8_t *p, size_t n, uint64_t until)
+{
+    while (n) {
+        ssize_t k = send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (k >= 0) {
+            p += k;
+            n -= (size_t)k;
+            continue;
+        }
+        if (errno != EAGAIN)
+            return errno == EINTR ? -EINTR : -errno;
+        struct pollfd w = {fd, POLLOUT, 0};
+        int r = poll(&w, 1, left_ms(until));
+        if (r <= 0)
+            return r < 0 ? -EINTR : -ETIMEDOUT;
+    }
+    return 0;
+}
+static int recv_all(int fd, uint8_t *p, size_t n, uint64_t until)
+{
+    while (n) {
+        struct pollfd w = {fd, POLLIN, 0};
+        int r = poll(&w, 1, left_ms(until));
+        if (r <= 0)
+            return r < 0 ? -EINTR : -ETIMEDOUT;
+        ssize_t k = recv(fd, p, n, 0);
+        if (k <= 0)
+            return k == 0 ? -ECONNRESET : -errno;
+        p += k;
+        n -= (size_t)k;
+    }
+    return 0;
+}
+
+/* The next whole frame, malloc'd. */
+static int recv_frame(int fd, uint64_t until, uint8_t **ret, size_t *ret_n, struct errbuf *eb)
+{
+    uint8_t head[HRT_HEAD_BYTES];
+    struct hrt_frame f = {0};
+    int r = recv_all(fd, head, sizeof greeting, until);
+    if (r == 0 && memcmp(head, greeting, sizeof greeting) == 0)
+        return err_set(eb, -EINVAL,
+                       "--socket: a nanomsg socket listens there; name it with ipc:// instead "
+                       "of unix://");
+    if (r == 0)
+        r = recv_all(fd, head + sizeof greeting, sizeof head - sizeof greeting, until);
+    if (r == 0)
+        r = hrt_unpack(&f, head, eb);
+    if (r < 0)
+        return r;
+    size_t n = (size_t)HRT_HEAD_BYTES + f.json_len + f.tail_len;
+    uint8_t *m = malloc(n);
+    if (!m)
+        return err_set(eb, -ENOMEM, "no memory for a reply of %zu bytes", n);
+    memcpy(m, head, sizeof head);
+    r = recv_all(fd, m + sizeof head, n - sizeof head, until);
+    if (r < 0) {
+        free(m);
+        return r;
+    }
+    *ret = m;
+    *ret_n = n;
+    return 0;
+}
+
 /* --- nanomsg --------------------------------------------------------------------------------- */
 /* A peer that sends its header and ends at once is lost on libnanomsg: it neither sees the end
  * nor connects again.  A front that is killed as we connect does just that.  So a connection
@@ -252,14 +323,44 @@ static bool watch_ended(const struct hearth_conn *c)
     return poll(&p, 1, 0) > 0;
 }
 
-/* -EIO and -EPERM with words; another code, without: why nobody could be reached. */
-static int nn_open(struct hearth_conn *c, struct errbuf *eb)
+/* Does hearthd itself listen, where a front is meant?  A front greets at once; who does not is asked
+ * in hearthd's own way. */
+static bool is_core(const struct hearth_conn *c, uint64_t until)
+{
+    struct pollfd p = {c->watch, POLLIN, 0};
+    uint8_t b[sizeof greeting], ping[HRT_HEAD_BYTES], *got = NULL;
+    struct errbuf eb;
+    size_t n;
+    int wait = left_ms(until);
+    if (poll(&p, 1, wait < GREET_MS ? wait : GREET_MS) == 1 &&
+        recv(c->watch, b, sizeof b, MSG_PEEK | MSG_DONTWAIT) == sizeof b &&
+        memcmp(b, greeting, sizeof b) == 0)
+        return false;
+    int fd = connect_path(c->path, &eb);
+    if (fd < 0)
+        return false;
+    uint64_t end = now_ns() + GREET_MS * 1000000ull;
+    until = end < until ? end : until;
+    hrt_pack(ping, &(struct hrt_frame){.type = HRT_PING, .id = 1});
+    bool answers = send_all(fd, ping, sizeof ping, until) == 0 &&
+                   recv_frame(fd, until, &got, &n, &eb) == 0;
+    free(got);
+    close(fd);
+    return answers;
+}
+
+/* -EIO, -EPERM and -EINVAL with words; another code, without: why nobody could be reached. */
+static int nn_open(struct hearth_conn *c, uint64_t until, struct errbuf *eb)
 {
     int max = FRAME_BYTES_MAX, resend = RESEND_MS, ivl = RETRY_MS;
     if (c->fd >= 0 && !watch_ended(c))
         return 0;
     drop(c);
     int r = watch_open(c, eb);
+    if (r == 0 && !c->answered && is_core(c, until))
+        r = err_set(eb, -EINVAL,
+                    "--socket: hearthd's own socket is there; name it with unix:// instead of "
+                    "ipc://");
     if (r < 0)
         return r;
     c->fd = nn_socket(AF_SP, NN_REQ);
@@ -318,7 +419,7 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
     uint64_t began = now_ns(), slice = SLICE_MS * 1000000ull;
     bool there = c->answered;
     for (;;) {
-        int r = nn_open(c, eb);
+        int r = nn_open(c, until, eb);
         if (r == 0) {
             there = c->reached = true;
             uint64_t end = now_ns() + slice;
@@ -332,7 +433,7 @@ static int nn_attempts(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_
             if (r == -ETIMEDOUT)
                 slice *= 2;
             drop(c);
-        } else if (r == -EIO || r == -EPERM) {
+        } else if (r == -EIO || r == -EPERM || r == -EINVAL) {
             return r;
         } else {
             /* A socket that nobody listens on was left by a front that is gone, for a moment or
@@ -361,67 +462,6 @@ static int call_nn(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t ty
 }
 
 /* --- a unix stream ---------------------------------------------------------------------------- */
-
-/* All n bytes before until.  0, -ETIMEDOUT, -EINTR, or the connection's error. */
-static int send_all(int fd, const uint8_t *p, size_t n, uint64_t until)
-{
-    while (n) {
-        ssize_t k = send(fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (k >= 0) {
-            p += k;
-            n -= (size_t)k;
-            continue;
-        }
-        if (errno != EAGAIN)
-            return errno == EINTR ? -EINTR : -errno;
-        struct pollfd w = {fd, POLLOUT, 0};
-        int r = poll(&w, 1, left_ms(until));
-        if (r <= 0)
-            return r < 0 ? -EINTR : -ETIMEDOUT;
-    }
-    return 0;
-}
-static int recv_all(int fd, uint8_t *p, size_t n, uint64_t until)
-{
-    while (n) {
-        struct pollfd w = {fd, POLLIN, 0};
-        int r = poll(&w, 1, left_ms(until));
-        if (r <= 0)
-            return r < 0 ? -EINTR : -ETIMEDOUT;
-        ssize_t k = recv(fd, p, n, 0);
-        if (k <= 0)
-            return k == 0 ? -ECONNRESET : -errno;
-        p += k;
-        n -= (size_t)k;
-    }
-    return 0;
-}
-
-/* The next whole frame, malloc'd. */
-static int recv_frame(int fd, uint64_t until, uint8_t **ret, size_t *ret_n, struct errbuf *eb)
-{
-    uint8_t head[HRT_HEAD_BYTES];
-    struct hrt_frame f = {0};
-    int r = recv_all(fd, head, sizeof head, until);
-    if (r == 0)
-        r = hrt_unpack(&f, head, eb);
-    if (r < 0)
-        return r;
-    size_t n = (size_t)HRT_HEAD_BYTES + f.json_len + f.tail_len;
-    uint8_t *m = malloc(n);
-    if (!m)
-        return err_set(eb, -ENOMEM, "no memory for a reply of %zu bytes", n);
-    memcpy(m, head, sizeof head);
-    r = recv_all(fd, m + sizeof head, n - sizeof head, until);
-    if (r < 0) {
-        free(m);
-        return r;
-    }
-    *ret = m;
-    *ret_n = n;
-    return 0;
-}
-
 /* One attempt on the connection as it is. */
 static int exchange(struct hearth_conn *c, const uint8_t *m, size_t n, uint8_t type,
                     uint64_t id, uint64_t until, struct hearth_reply *ret, struct errbuf *eb)

@@ -36,7 +36,7 @@ bool hearth_reached(const struct hearth_conn *c);
 int hearth_default_url(char *ret, size_t cap);
 
 /* Sends one frame and waits for its reply.  0 whatever the reply's status; -ETIMEDOUT,
- * -ECONNREFUSED (nobody listens), -EACCES (this user may not reach the socket), -EPERM (others than root and this user could have put the
+ * -ECONNREFUSED (nobody listens), -EINVAL (a socket of the url's other kind is there), -EACCES (this user may not reach the socket), -EPERM (others than root and this user could have put the
  * socket there: nothing was sent), E_CORRUPT, E_LIMIT (longer than a frame may be), -EINTR (a
  * signal handler ran: call again, or do something else first).  json may be NULL ({}). */
 int hearth_call(struct hearth_conn *c, enum hrt_type type, const char *json, const void *tail,

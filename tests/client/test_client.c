@@ -83,6 +83,27 @@ static void wrong_addresses_are_refused(void)
     hearth_close(NULL);
 }
 
+static void a_socket_of_the_other_kind_is_said_to_be_one(void)
+{
+    up(true);
+    char other[2][140];
+    snprintf(other[0], sizeof other[0], "unix://%s", ipc_url + 6);
+    snprintf(other[1], sizeof other[1], "ipc://%s", core_url + 7);
+    for (int i = 0; i < 2; i++) {
+        struct hearth_conn *c = NULL;
+        struct hearth_reply r = {0};
+        struct errbuf eb = {""};
+        uint64_t t0 = now_ns();
+        CHECK_EQ(hearth_connect(&c, other[i], &eb), 0);
+        CHECK_EQ(hearth_call(c, HRT_PING, NULL, NULL, 0, 20000, &r, &eb), -EINVAL);
+        CHECK(strstr(eb.s, i ? "name it with unix://" : "name it with ipc://"));
+        CHECK((now_ns() - t0) / 1000000 < 3000 * T_SLOWER);
+        hearth_close(c);
+    }
+    CHECK_EQ(waitpid(front_pid, NULL, WNOHANG), 0); /* it bears being asked so */
+    down();
+}
+
 static void nobody_there_is_said_soon(void)
 {
     snprintf(dir, sizeof dir, "%s", fresh_dir());
@@ -333,6 +354,8 @@ static void ids_differ_and_are_hex(void)
 
 T_MAIN({"a_call_has_its_reply_on_both_carriers", a_call_has_its_reply_on_both_carriers},
        {"wrong_addresses_are_refused", wrong_addresses_are_refused},
+       {"a_socket_of_the_other_kind_is_said_to_be_one",
+        a_socket_of_the_other_kind_is_said_to_be_one},
        {"nobody_there_is_said_soon", nobody_there_is_said_soon},
        {"a_call_outlives_a_restart", a_call_outlives_a_restart},
        {"a_call_outlives_fronts_that_end_as_they_are_reached",
