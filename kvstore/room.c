@@ -464,7 +464,7 @@ static void files_said(struct kvstore *s, const struct layout *l, int r)
     if (few_files(r))
         store_state(s, SAY_FILES,
                     "files of blocks cannot be opened (%s): what is new is in memory only, and "
-                    "what is not there is computed again; it is tried again by itself, and if "
+                    "what lies in them is computed again; it is tried again by itself, and if "
                     "that does not help allow more open files (ulimit -n, LimitNOFILE=) and "
                     "restart",
                     err_str(r));

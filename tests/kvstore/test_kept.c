@@ -345,7 +345,28 @@ static void an_empty_log_is_not_called_damaged(void)
     }
 }
 
-T_MAIN(ROW(an_empty_log_is_not_called_damaged),
+/* A file of the log that was a link is kept as one, and goes by what is said. */
+static void a_link_to_a_damaged_file_is_kept_and_goes_by_what_is_said(void)
+{
+    char said[4096], path[512], out[400];
+    struct rig g;
+
+    hurt_make(&g);
+    snprintf(out, sizeof out, "%.250s/reserve", g.dir);
+    hurt_path(&g, "log/seg-0099.bad-x", path);
+    CHECK_EQ(symlink(out, path), 0);
+    CHECK_EQ(rig_open(&g), 0);
+    CHECK(hurt_notes(&g, said, sizeof said) > 0 && strstr(said, "1 damaged file is kept"));
+    char *cmd = strstr(said, "find -L '");
+    CHECK(cmd != NULL);
+    cmd[strcspn(cmd, "\n")] = 0;
+    CHECK_EQ(system(cmd), 0);
+    CHECK(access(path, F_OK) < 0 && access(out, F_OK) == 0);
+    rig_fini(&g);
+}
+
+T_MAIN(ROW(a_link_to_a_damaged_file_is_kept_and_goes_by_what_is_said),
+       ROW(an_empty_log_is_not_called_damaged),
        ROW(what_was_lost_is_said_until_the_damaged_files_are_deleted),
        ROW(what_was_lost_stays_on_record_where_nobody_can_look),
        ROW(what_was_lost_stays_said_while_nobody_can_look),
