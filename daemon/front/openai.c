@@ -94,6 +94,65 @@ static void add_number(cJSON *params, const struct num_field *f, double v)
     cJSON_AddRawToObject(params, f->start, digits);
 }
 
+/* Where the value of the member of that name begins; NULL: there is none, or its name is escaped.
+ * text is one object, and has been checked. */
+static const char *value_of(const char *text, size_t n, const char *name)
+{
+    const char *end = text + n;
+    size_t len = strlen(name);
+    int depth = 0;
+    for (const char *p = text; p < end; p++) {
+        if (*p == '{' || *p == '[')
+            depth++;
+        else if (*p == '}' || *p == ']')
+            depth--;
+        if (*p != '"')
+            continue;
+        const char *from = ++p;
+        while (p < end && *p != '"')
+            p += *p == '\\' ? 2 : 1;
+        const char *v = p + 1; /* behind the name, or a string that is a value */
+        while (v < end && strchr(" \t\r\n", *v))
+            v++;
+        if (depth == 1 && v < end && *v == ':' && (size_t)(p - from) == len &&
+            memcmp(from, name, len) == 0) {
+            for (v++; v < end && strchr(" \t\r\n", *v); v++)
+                ;
+            return v < end ? v : NULL;
+        }
+    }
+    return NULL;
+}
+
+void openai_exact(cJSON *body, const char *text, size_t n)
+{
+    const cJSON *seed = cJSON_GetObjectItemCaseSensitive(body, "seed");
+    const char *v = cJSON_IsNumber(seed) && fabs(seed->valuedouble) > INT_EXACT_MAX
+                        ? value_of(text, n, "seed")
+                        : NULL;
+    char digits[64];
+    size_t k = 0;
+    while (v && k < sizeof digits - 1 && v + k < text + n && strchr("-0123456789", v[k]))
+        k++;
+    if (!v || v + k == text + n || !strchr(" \t\r\n,}", v[k])) /* 1e18 is a double's */
+        return;
+    snprintf(digits, sizeof digits, "%.*s", (int)k, v);
+    cJSON_ReplaceItemInObjectCaseSensitive(body, "seed", cJSON_CreateRaw(digits));
+}
+
+/* A seed with all its digits: 64 bits of it, as START has them.  false: it has more. */
+static bool exact_seed(cJSON *params, const cJSON *v)
+{
+    char *end, digits[32];
+    errno = 0;
+    long long seed = strtoll(v->valuestring, &end, 10);
+    if (errno || *end)
+        return false;
+    snprintf(digits, sizeof digits, "%llu", (unsigned long long)seed);
+    cJSON_AddStringToObject(params, "seed", digits);
+    return true;
+}
+
 /* --- what changes nothing ------------------------------------------------------------------ */
 
 /* Of a member whose meaning is not known what is empty asks for nothing that we could miss. */
@@ -551,6 +610,8 @@ static int field(struct parse *p, const cJSON *v)
             return fields[i].take(p, v);
     for (size_t i = 0; i < sizeof num_fields / sizeof *num_fields; i++)
         if (strcmp(v->string, num_fields[i].name) == 0) {
+            if (cJSON_IsRaw(v) && exact_seed(p->params, v))
+                return 0;
             int r = want_number(v, &num_fields[i], p->e);
             const cJSON *had = cJSON_GetObjectItem(p->params, num_fields[i].start);
             if (r == 0 && !had)

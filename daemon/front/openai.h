@@ -28,6 +28,9 @@ struct openai_error {
     char message[512];
 };
 /* body: the parsed request. 0, or -EINVAL with err filled and nothing to be freed. */
+/* A seed may have more digits than a double holds: it becomes a raw item, its own text.  Before
+ * openai_parse; text: what body was parsed from. */
+void openai_exact(cJSON *body, const char *text, size_t n);
 int openai_parse(const cJSON *body, struct openai_req *ret, struct openai_error *err);
 /* {"error":{"message","type","code","param"}}; malloc'd. */
 char *openai_error_json(int code, const char *slug, const char *param, const char *message);

@@ -457,6 +457,7 @@ void openai_chat(struct hx *x, const char *body, size_t n)
         return;
     }
     struct chat *c = calloc(1, sizeof *c);
+    openai_exact(o, body, n);
     int r = c ? openai_parse(o, &c->req, &e) : -ENOMEM;
     cJSON_Delete(o);
     if (r < 0) {

@@ -17,6 +17,7 @@ static char *start_of(const char *body, struct openai_req *q, struct openai_erro
         snprintf(e->message, sizeof e->message, "%s", eb.s);
         return NULL;
     }
+    openai_exact(o, body, strlen(body));
     int r = openai_parse(o, q, e);
     cJSON_Delete(o);
     return r == 0 ? q->start : NULL;
@@ -130,6 +131,12 @@ static void what_is_not_honoured_is_refused_by_name(void)
 static void bounds_are_printed_as_whole_numbers(void)
 {
     static const char *const rows[][2] = {
+        {"{" MSG ",\"seed\":-9223372036854775809}",
+         "seed: want an integer in [-9223372036854775808,9223372036854775807], got "
+         "-9223372036854775809"},
+        {"{" MSG ",\"seed\":9223372036854775808}",
+         "seed: want an integer in [-9223372036854775808,9223372036854775807], got "
+         "9223372036854775808"},
         {"{" MSG ",\"seed\":1e300}",
          "seed: want an integer in [-9223372036854775808,9223372036854775807], got "},
         {"{" MSG ",\"max_tokens\":0}", "max_tokens: want an integer in [1,1073741824], got 0"},
@@ -164,6 +171,13 @@ static void what_is_honoured_reaches_start(void)
         {"{" MSG ",\"seed\":9007199254740991}", "\"seed\":9007199254740991"},
         {"{" MSG ",\"seed\":-1}", "\"seed\":\"18446744073709551615\""},
         {"{" MSG ",\"seed\":9223372036854775807}", "\"seed\":\"9223372036854775807\""},
+        {"{" MSG ",\"seed\":-9223372036854775808}", "\"seed\":\"9223372036854775808\""},
+        {"{" MSG ",\"seed\":9007199254740993 }", "\"seed\":\"9007199254740993\""},
+        {"{\"seed\" :\n-9007199254740995," MSG "}", "\"seed\":\"18437736874454810621\""},
+        {"{\"metadata\":{\"seed\":\"1\",\"b\":\"\\\"seed\"},\"user\":\"seed\",\"seed\":"
+         "9007199254740993," MSG "}",
+         "\"seed\":\"9007199254740993\""},
+        {"{" MSG ",\"seed\":1e18}", "\"seed\":\"1000000000000000000\""},
         {"{" MSG ",\"top_p\":0}", "\"top_p\":1e-06"},
         {"{" MSG ",\"top_k\":-1}", "\"top_k\":0"},
         {"{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":5}", "\"max_tokens\":5"},
