@@ -56,8 +56,11 @@ int log_open(const char *path, struct log_bytes *ret)
         r = sys_read(fd, b, sizeof b, 0);
     if (r == 0 && (ret->size < sizeof b || log_head_get(b, &h) < 0 || h.base))
         h.bytes = 0;
+    if (h.bytes < sizeof b) /* no file says so of itself */
+        h.bytes = 0;
     ret->bytes = least(ret->size, h.bytes ? h.bytes : LOG_FILE_BYTES_MAX);
-    ret->used = data_end(fd, ret->bytes);
+    /* What has an ordinary size is read, whatever the file system says of holes in it. */
+    ret->used = ret->bytes > LOG_PLAIN_BYTES ? data_end(fd, ret->bytes) : ret->bytes;
     if (r < 0)
         log_shut(ret);
     return r;

@@ -12,9 +12,10 @@
 enum { END_BYTES = 16 };
 static const uint32_t END_MAGIC = 0x444e4548; /* "HEND" */
 
+/* Not among the files of the log: who looks at these looks at all that is there. */
 static void end_path(const char *dir, char ret[PATH_MAX])
 {
-    snprintf(ret, PATH_MAX, "%s/end", dir);
+    snprintf(ret, PATH_MAX, "%s.end", dir);
 }
 
 uint32_t logend_get(const char *dir)

@@ -50,6 +50,7 @@ int log_head_read(const char *dir, uint32_t number, struct log_head *ret);
 
 /* One file, read as far as one of ours can reach: to where its header says that it ends, else to
  * the most that any can have, which is a checkpoint of the largest index. */
+#define LOG_PLAIN_BYTES    (256ull << 20) /* no file of frames has more, nor most checkpoints */
 #define LOG_FILE_BYTES_MAX (32ull << 30)
 struct log_bytes {
     int fd;

@@ -665,6 +665,7 @@ static void end_look(struct merge *m)
     bool early = m->rep->missing > 0;
     m->holes += early;
     m->hole_behind |= early;
+    m->lossy |= early;
     m->rep->blind |= early;
 }
 

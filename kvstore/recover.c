@@ -297,14 +297,54 @@ static int leftovers(struct kvstore *s, struct errbuf *eb)
     return r < 0 ? r : merge_leftover(s, eb);
 }
 
-/* Only to a file: what else a link leads to is refused by its name. */
+/* What stands beside the index under its name and more: 1. */
+static int beside_index(void *ctx, const char *name)
+{
+    const char *own = ctx;
+    size_t n = strlen(own);
+
+    return !strncmp(name, own, n) &&
+           (!strcmp(name + n, ".new") || !strncmp(name + n, ".bad-", 5));
+}
+
+/* Where a link leads whose file is not there: a kill between two names of a new index leaves that, and
+ * the old one or the new beside it; else its disk may not be. */
+static bool left_behind(const char *dir, const char *link, char ret[PATH_MAX])
+{
+    char to[PATH_MAX], real[PATH_MAX];
+    ssize_t n = readlink(link, to, sizeof to - 1);
+
+    if (n <= 0)
+        return false;
+    to[n] = 0;
+    char *name = strrchr(to, '/');
+    if (to[0] != '/')
+        n = snprintf(ret, PATH_MAX, "%s/%.*s", dir, name ? (int)(name - to) : 1,
+                     name ? to : ".");
+    else
+        n = snprintf(ret, PATH_MAX, "%.*s/", (int)(name - to), to);
+    name = name ? name + 1 : to;
+    if (n >= PATH_MAX || !realpath(ret, real) || dir_list(real, beside_index, name) != 1)
+        return false;
+    return snprintf(ret, PATH_MAX, "%s/%s", real, name) < PATH_MAX;
+}
+
+/* Only to a file: what else a link leads to is refused by its name.  And only where there may be more
+ * names beside it; else they are beside the link. */
 static void index_where(struct kvstore *s)
 {
-    char real[PATH_MAX];
+    char real[PATH_MAX], dir[PATH_MAX];
 
     snprintf(s->index, sizeof s->index, "%s/index.mdb", s->dir);
-    if (sys_plain(s->index) == -ELOOP && realpath(s->index, real) && sys_plain(real) == 0 &&
-        strlen(real) < sizeof s->index)
+    if (sys_plain(s->index) != -ELOOP)
+        return;
+    bool is =
+        realpath(s->index, real) ? sys_plain(real) == 0 : left_behind(s->dir, s->index, real);
+    if (!is || strlen(real) >= sizeof s->index)
+        return;
+    snprintf(dir, sizeof dir, "%s", real);
+    *strrchr(dir, '/') = 0;
+    if (access(dir[0] ? dir : "/", R_OK | W_OK | X_OK) == 0)
         memcpy(s->index, real, strlen(real) + 1);
 }
 

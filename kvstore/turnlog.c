@@ -283,12 +283,13 @@ void turnlog_keep_old(struct turnlog *l)
     l->fd = -1;
 }
 
-/* Where it cannot be written down it lags behind, and says less than it could. */
+/* Where it cannot be written down it lags behind, and says less than it could.  It is never taken
+ * back: until a file is behind one that is missing each start finds that it is. */
 static void end_now(struct turnlog *l)
 {
     uint32_t number = log_number_next(l->seg, l->n_seg) - 1;
 
-    if (number != l->end && logend_put(l->sys, l->dir, number) == 0)
+    if (number > l->end && logend_put(l->sys, l->dir, number) == 0)
         l->end = number;
 }
 

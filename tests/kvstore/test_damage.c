@@ -159,7 +159,7 @@ static void files_in(const char *dir, const char *sub, char ret[][512], int *n)
     snprintf(path, sizeof path, "%s/%s", dir, sub);
     DIR *d = opendir(path);
     for (struct dirent *e; d && (e = readdir(d));)
-        if (e->d_name[0] != '.' && strcmp(e->d_name, "end") != 0 && *n < 16)
+        if (e->d_name[0] != '.' && *n < 16)
             snprintf(ret[(*n)++], 512, "%.400s/%.100s", path, e->d_name);
     if (d)
         closedir(d);

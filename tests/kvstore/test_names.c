@@ -302,6 +302,24 @@ static void an_index_behind_a_link_stays_where_it_is(void)
         CHECK_EQ(system(cmd), 0);
     }
     CHECK_EQ(hurt_count(out, ".bad-"), 0);
+    /* A kill between its two names: the link leads nowhere, but the old file lies beside. */
+    char aside[600], from[500], from_away[600];
+    snprintf(from_away, sizeof from_away, "%s-away", out);
+    snprintf(aside, sizeof aside, "%s.bad-20260101T000000Z", to);
+    CHECK_EQ(rename(to, aside), 0);
+    opens_whole(&g, "set aside behind a link");
+    CHECK(is_link(path) && lstat(to, &st) == 0 && S_ISREG(st.st_mode));
+    /* The same by a relative link; with nothing beside it may be a disk that is not there. */
+    snprintf(from, sizeof from, "../%s/i.db", strrchr(out, '/') + 1);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(symlink(from, path), 0);
+    CHECK_EQ(unlink(to), 0);
+    CHECK_EQ(rename(aside, from_away), 0);
+    refused(&g, path, "is a symbolic link", "is its disk mounted?");
+    CHECK_EQ(rename(from_away, aside), 0);
+    opens_whole(&g, "set aside behind a relative link");
+    CHECK(is_link(path) && lstat(to, &st) == 0 && S_ISREG(st.st_mode));
+    CHECK_EQ(unlink(aside), 0);
     CHECK_EQ(rig_open(&g), 0);
     CHECK_EQ(hurt_notes(&g, said, sizeof said), 0);
     g.s->sys.no_fsync = true;

@@ -695,8 +695,7 @@ static uint64_t dies_at, events;
 static int die_hook(void *user, const struct sys_event *e)
 {
     (void)user;
-    bool log =
-        e->op == SYS_MAKE && strstr(e->path, "/log/seg-") && !strstr(e->path, "seg-0001");
+    bool log = e->op == SYS_MAKE && strstr(e->path, "/log/") && !strstr(e->path, "seg-0001");
     if ((events || log) && ++events == dies_at)
         kill(getpid(), SIGKILL);
     return 0;
