@@ -174,8 +174,8 @@ static int find(struct ingest *g, struct ledger_doc *d, const void *doc, size_t 
 }
 
 /* The document is the first that the session has from d->before on: its turn, without asking for its
- * text, which may be more than one answer holds. */
-static int next_turn(struct ingest *g, struct ledger_doc *d)
+ * text, which may be more than one answer holds.  *ret_n: so many of them there are. */
+static int next_turn(struct ingest *g, struct ledger_doc *d, uint32_t *ret_n)
 {
     cJSON *s = NULL;
     const cJSON *t;
@@ -185,14 +185,14 @@ static int next_turn(struct ingest *g, struct ledger_doc *d)
     if (code != CLI_OK)
         return code;
     d->after = all;
+    *ret_n = 0;
     cJSON_ArrayForEach(t, j_get(s, "turns"))
     {
         double at = j_num(t, "position", 0), n = j_num(t, "tokens", 0);
-        if (j_bool(t, "document") && at >= (double)from && n > 0) {
-            d->before = (uint64_t)at;
-            d->after = (uint64_t)(at + n);
-            break;
-        }
+        if (!j_bool(t, "document") || at < (double)from || n <= 0 || (*ret_n)++)
+            continue;
+        d->before = (uint64_t)at;
+        d->after = (uint64_t)(at + n);
     }
     cJSON_Delete(s);
     return look(g, true, d->before, d->after, &all, d->ids, NULL);
@@ -495,13 +495,15 @@ static int one_doc(struct ingest *g, const char *what, const void *tail, size_t 
     }
     if (code != CLI_OK)
         return code;
-    /* One that began earlier may have ended long ago, with others behind it; and what had been cut
-     * off may have been gone on with. */
+    /* One that began earlier may have ended long ago, with others behind it; what had been cut off may
+     * have been gone on with; and another may have come between the look and this one. */
     struct found f = {0};
-    if (!fresh || cut)
+    struct ledger_doc own = d;
+    uint32_t n_docs = 0;
+    code = next_turn(g, &own, &n_docs);
+    if (code == CLI_OK && (!fresh || cut || n_docs > 1))
         code = find(g, &d, tail, n, &f);
-    if (code == CLI_OK && !f.whole)
-        code = next_turn(g, &d);
+    d = f.whole ? d : own;
     d.done = d.after > d.before;
     if (code == CLI_OK)
         remember(g, &d);

@@ -17,7 +17,8 @@ struct kvf_page {
     uint32_t part; /* of an unfinished block on its way up: how many rows; 0: all */
     uint32_t uid;
     uint64_t first_pos;
-    uint32_t refs;     /* sequences that name it */
+    uint32_t refs;     /* sequences that name it, and: */
+    uint32_t tails;    /* unfinished blocks on their way down from it */
     uint8_t load, put; /* enum kvf_load, kvf_put */
     bool live;         /* has engine pages and stands in the hash */
     bool writer;       /* one sequence adds rows to it */

@@ -459,14 +459,23 @@ static void pages_forget(struct kvf *f, const struct kvs_key *prev, const int32_
 {
     for (struct kvf_page *p = f->hash[hash_of(f, prev)], *next; p; p = next) {
         next = p->hash_next;
-        if (p->n != rows || p->refs || p->load != LOAD_NONE ||
+        if (p->n != rows || p->refs > p->tails || p->load != LOAD_NONE ||
             memcmp(&p->prev, prev, sizeof *prev) != 0 ||
             memcmp(p->ids, ids, rows * sizeof *ids) != 0)
             continue;
-        if (p->put == PUT_OUT)
-            p->forget = true;
+        if (p->put == PUT_OUT || p->tails)
+            p->forget = p->put == PUT_OUT || p->put == PUT_WAIT;
         else if (p->put == PUT_WAIT || (rows == BLOCK_TOKENS && !f->keyed))
             book_free(f, p);
+    }
+    for (uint32_t i = 0; i < f->n_tails; i++) {
+        struct kvf_page *p = &f->tails[i];
+
+        if (p->n != rows || memcmp(&p->prev, prev, sizeof *prev) != 0 ||
+            memcmp(p->ids, ids, rows * sizeof *ids) != 0)
+            continue;
+        if (p->put == PUT_WAIT || p->put == PUT_OUT)
+            p->forget = true;
     }
 }
 

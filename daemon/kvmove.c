@@ -107,7 +107,8 @@ static void put_done(struct kvs_block_req *r)
     f->puts_out--;
     if (p->forget) { /* its session was removed meanwhile */
         kvs_forget(f->d->store, &p->key, 1, f->m->variant);
-        book_free(f, p);
+        if (p->live && !p->refs)
+            book_free(f, p);
     }
     move_pump(f);
 }
@@ -279,7 +280,10 @@ static void tail_put(struct kvf *f, struct kvf_page *src, uint32_t rows)
         if (memcmp(&f->tails[i].key, &p->key, sizeof p->key) == 0)
             return;
     f->n_tails++;
+    bool forget = src->forget;
     book_pin(f, src); /* for good: the book goes */
+    src->forget = forget;
+    src->tails++;
     memcpy(p->index, src->index, sizeof p->index);
     memcpy(p->ids, src->ids, rows * sizeof *p->ids);
     p->prev = src->prev;
@@ -315,7 +319,7 @@ static void tail_of(struct tails *x, const struct sess *s)
         return;
     if (t && t->n >= at + rows)
         ids = t->p + at;
-    else if (x->reads++ == TAIL_READS ||
+    else if (x->reads++ >= TAIL_READS ||
              kvs_tokens(x->f->d->store, &s->branch->rec.id, at, at + rows, buf) < 0)
         return;
     for (; lo < x->n && place_cmp(x->page[lo], s->rec.owner, at) == 0; lo++)

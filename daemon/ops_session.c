@@ -201,6 +201,7 @@ static void hand_down(struct change *w, struct change *v)
     v->old.flags = (v->old.flags & ~flags) | (w->old.flags & flags);
     if (w->req.type != HRT_SESSION_REWIND)
         return;
+    v->old.flags |= w->old.flags & KVS_SESS_LOST;
     v->old.used_ns = w->old.used_ns;
     v->old.head = w->old.head;
     v->old_branch = w->old_branch;
@@ -218,6 +219,8 @@ static void hand_down(struct change *w, struct change *v)
 static void take_back_rewind(struct change *w, struct sess *s)
 {
     s->rec.used_ns = w->old.used_ns;
+    if (w->old.flags & KVS_SESS_LOST)
+        sess_lost_set(s, s->lost_from, s->lost_to);
     if (!w->old_branch)
         return;
     sess_place(w->d, s, branch_take(w->old_branch), w->old_head);

@@ -376,7 +376,7 @@ int sess_fork(struct daemon *d, struct sess *s, uint64_t at, const char *name,
         return -ENOMEM;
     }
     if (f->turns_known)
-        sess_turns_clamp(f);
+        sess_turns_clamp(d, f);
     sess_warm(f);
     *ret = f;
     return 0;
@@ -416,7 +416,7 @@ void sess_move(struct daemon *d, struct sess *s, uint64_t head)
     sess_lost_clear(s); /* whoever rewinds has looked */
     sess_weigh(s);
     toks_cut(&s->toks, head);
-    sess_turns_clamp(s);
+    sess_turns_clamp(d, s);
 }
 
 void sess_place(struct daemon *d, struct sess *s, struct branch *b, uint64_t head)

@@ -251,7 +251,7 @@ int sess_tokens_hold(struct sess *s);
 /* Turns up to head, cached or read. */
 int sess_turns(struct daemon *d, struct sess *s);
 int sess_turn_add(struct sess *s, const struct turn *t); /* replaces one that began there */
-void sess_turns_clamp(struct sess *s);                   /* forgets what lies above head */
+void sess_turns_clamp(struct daemon *d, struct sess *s); /* forgets what lies above head */
 struct turn sess_turn_of(const struct kvs_turn *k);      /* as it is read again; not durable */
 /* k has ended: so have the copies that forks took of it while it was open. */
 void sess_turn_ended(struct daemon *d, const struct kvs_turn *k);

@@ -56,12 +56,12 @@ bool sess_lost(const struct sess *s, char *ret, size_t cap, bool *ret_none)
         snprintf(ret, cap, "session \"%s\": all of its %llu tokens were lost to damage on disk",
                  name, (unsigned long long)s->lost_to);
     else if (s->lost_to > s->lost_from)
-        snprintf(
-            ret, cap,
-            "session \"%s\": %llu of its %llu tokens were lost to damage on disk; it stands "
-            "at token %llu, before them",
-            name, (unsigned long long)(s->lost_to - s->lost_from),
-            (unsigned long long)s->lost_to, (unsigned long long)s->lost_from);
+        snprintf(ret, cap,
+                 "session \"%s\": %llu of its %llu tokens were lost to damage on disk; it %s "
+                 "at token %llu, before them",
+                 name, (unsigned long long)(s->lost_to - s->lost_from),
+                 (unsigned long long)s->lost_to, s->head > s->lost_from ? "went on" : "stands",
+                 (unsigned long long)s->lost_from);
     else
         snprintf(
             ret, cap,

@@ -364,23 +364,24 @@ int sess_turn_add(struct sess *s, const struct turn *t)
     return 0;
 }
 
-/* t, which is without tokens at s's head: is there such a turn?  One that ended so, or of the answer
- * that s is about to get.  An open one that is nobody's is the beginning of an answer that s was
- * taken back to. */
-static bool empty_stays(const struct sess *s, const struct turn *t)
+/* t, which is without tokens at s's head: is there such a turn?  One that ended so, or of an answer
+ * that somebody there is about to get: a fork as well, for it may end so.  An open one that is
+ * nobody's is the beginning of an answer that s was taken back to. */
+static bool empty_stays(struct daemon *d, const struct sess *s, const struct turn *t)
 {
     return !(t->flags & KVS_TURN_OPEN) || sess_open_is(s, &t->request) ||
-           (s->running && memcmp(&s->running->id, &t->request, sizeof t->request) == 0);
+           (s->running && memcmp(&s->running->id, &t->request, sizeof t->request) == 0) ||
+           (d->gen && req_find(d, s->rec.owner, &t->request));
 }
 
-void sess_turns_clamp(struct sess *s)
+void sess_turns_clamp(struct daemon *d, struct sess *s)
 {
     struct turn *t;
 
     for (; s->n_turns; s->n_turns--) {
         t = &s->turns[s->n_turns - 1];
         if (t->first < s->head ||
-            (t->first == s->head && t->n_tokens == 0 && s->head && empty_stays(s, t)))
+            (t->first == s->head && t->n_tokens == 0 && s->head && empty_stays(d, s, t)))
             break;
     }
     if (!s->n_turns)
@@ -424,7 +425,7 @@ void sess_turn_ended(struct daemon *d, const struct kvs_turn *k)
             t->durable = was.durable;
             /* Cut where its next one begins, or by the head: as it is read again. */
             if (j + 1 == s->n_turns)
-                sess_turns_clamp(s);
+                sess_turns_clamp(d, s);
             else if (t->n_tokens > t[1].first - t->first)
                 turn_cut(t, t[1].first);
             break;
@@ -480,7 +481,7 @@ int sess_turns(struct daemon *d, struct sess *s)
     if (s->n_turns && (s->turns[s->n_turns - 1].flags & KVS_TURN_OPEN) &&
         s->turns[s->n_turns - 1].first <= s->head)
         s->turns[s->n_turns - 1].n_tokens = s->head - s->turns[s->n_turns - 1].first;
-    sess_turns_clamp(s);
+    sess_turns_clamp(d, s);
     sess_warm(s);
     return 0;
 }

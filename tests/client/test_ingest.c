@@ -81,6 +81,24 @@ static void each_document_is_its_turn(void)
     down();
 }
 
+/* Between the look at the session and the document. */
+static void one_that_came_between_is_not_taken_for_it(void)
+{
+    fakecore_grows = true;
+    up();
+    char doc[120], path[400];
+    snprintf(doc, sizeof doc, "%s/doc.txt", dir);
+    FILE *f = fopen(doc, "we");
+    fprintf(f, "behind words=0");
+    fclose(f);
+    CHECK_EQ(RUN("ingest", "-s", "fake", doc), 0);
+    snprintf(path, sizeof path, "grep -qr '\"before\": *3[,}]' '%s'", dir);
+    CHECK_EQ(system(path), 0);
+    CHECK_EQ(fakecore_count(core, "\"input\":\"documents\""), 1);
+    fakecore_grows = false;
+    down();
+}
+
 static void a_document_that_is_in_is_durable_when_the_daemon_says_so(void)
 {
     static const char *const name[] = {"loose", "fake"};
@@ -201,6 +219,7 @@ static void each_document_is_told(void)
 T_MAIN({"what_has_no_size_is_read", what_has_no_size_is_read},
        {"documents_are_put_in_once", documents_are_put_in_once},
        {"each_document_is_its_turn", each_document_is_its_turn},
+       {"one_that_came_between_is_not_taken_for_it", one_that_came_between_is_not_taken_for_it},
        {"a_document_that_is_in_is_durable_when_the_daemon_says_so",
         a_document_that_is_in_is_durable_when_the_daemon_says_so},
        {"a_stopped_ingest_goes_on", a_stopped_ingest_goes_on},

@@ -342,6 +342,38 @@ static void who_was_cut_stays_where_that_was_whoever_goes_on_there(void)
     answer_clear(&a);
 }
 
+/* Nothing was changed, so nothing was looked at either. */
+static void a_rewind_that_is_refused_takes_no_mark_away(void)
+{
+    struct rlimit lim, was;
+    char id[33];
+
+    begin();
+    hurt("a", 50);
+    rig_up(&g);
+    CHECK(stands("a", 50, 50, 103));
+    CHECK_EQ(prlimit(g.pid, RLIMIT_FSIZE, NULL, &was), 0);
+    lim = was;
+    lim.rlim_cur = 4096;
+    CHECK_EQ(prlimit(g.pid, RLIMIT_FSIZE, &lim, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        rig_id(id);
+        struct wire_reply r =
+            rig_call(&g, HRT_SESSION_REWIND, NULL, 0,
+                     "{\"id\":\"%s\",\"session\":\"a\",\"to_tokens\":40}", id);
+        CHECK(r.f.status != 0);
+        wire_reply_fini(&r);
+        CHECK(stands("a", 50, 50, 103));
+    }
+    CHECK_EQ(prlimit(g.pid, RLIMIT_FSIZE, &was, NULL), 0);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK(stands("a", 50, 50, 103));
+    CHECK(said_lost("a"));
+    rig_down(&g, SIGTERM);
+    answer_clear(&a);
+}
+
 /* Rewound it has nothing to be told of any more, and a fork from before it has not either: nor do
  * they when damage marks them again. */
 static void what_was_told_once_is_not_told_of_later_damage(void)
@@ -471,6 +503,7 @@ static void a_session_does_not_go_back_to_an_answer_that_it_left(void)
     }
 T_MAIN(CASE(who_was_cut_stays_where_that_was_whoever_goes_on_there),
        CASE(what_was_told_once_is_not_told_of_later_damage),
+       CASE(a_rewind_that_is_refused_takes_no_mark_away),
        CASE(what_others_said_in_its_place_is_not_taken_for_its_own),
        CASE(what_it_said_itself_after_its_record_stays),
        CASE(a_session_does_not_go_back_to_an_answer_that_it_left),

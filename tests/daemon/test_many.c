@@ -367,6 +367,42 @@ static void what_another_session_has_by_the_same_text_stays(void)
     free(a);
 }
 
+/* What is on its way down with the model is not of the book any more. */
+static void nothing_of_a_session_removed_as_its_model_goes_stays(void)
+{
+    enum { N = 40 };
+    struct answer *a = calloc(1, sizeof *a);
+    static int32_t ids[200];
+    struct wire_reply r;
+    struct rig g;
+    char more[100], id[33];
+
+    rig_make(&g, "");
+    rig_up(&g);
+    for (int i = 0; i < N; i++) {
+        some_ids(ids, 200, 50 + (uint64_t)i);
+        snprintf(more, sizeof more,
+                 ",\"session\":\"s%d\",\"create\":true,\"params\":{\"max_tokens\":0}", i);
+        rig_run(&g, ids, 200, more, a); /* no block is whole */
+        answer_clear(a);
+    }
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_id(id);
+    r = rig_call(&g, HRT_MODEL_UNLOAD, NULL, 0, "{\"id\":\"%s\",\"model\":\"m\"}", id);
+    CHECK_EQ(r.f.status, 0);
+    wire_reply_fini(&r);
+    for (int i = N; i-- > 0;) { /* the last ones first: they are not there yet */
+        snprintf(more, sizeof more, "s%d", i);
+        rm(&g, more);
+    }
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_down(&g, SIGTERM);
+    rig_up(&g);
+    CHECK_EQ(blocks(&g, 0), 0);
+    rig_down(&g, SIGTERM);
+    free(a);
+}
+
 /* Nobody waits for the blocks before the session goes: some are on their way down then. */
 static void nothing_of_a_session_removed_at_once_stays(void)
 {
@@ -423,5 +459,7 @@ T_MAIN({"of_keys_with_as_many_each_any_may_give_way",
         what_another_session_has_by_the_same_text_stays},
        {"nothing_of_a_session_removed_at_once_stays",
         nothing_of_a_session_removed_at_once_stays},
+       {"nothing_of_a_session_removed_as_its_model_goes_stays",
+        nothing_of_a_session_removed_as_its_model_goes_stays},
        {"a_hundred_thousand_sessions_are_opened_and_used",
         a_hundred_thousand_sessions_are_opened_and_used})

@@ -869,10 +869,10 @@ static void an_answer_that_begins_is_a_turn_of_its_session_alone(void)
     struct turn t = {.first = 3, .flags = KVS_TURN_OPEN, .request = r.id};
     struct sess s = {.head = 3, .turns = &t, .n_turns = 1, .running = &r};
 
-    sess_turns_clamp(&s);
+    sess_turns_clamp(&d, &s);
     CHECK_EQ(s.n_turns, 1);
     s.running = NULL;
-    sess_turns_clamp(&s);
+    sess_turns_clamp(&d, &s);
     CHECK_EQ(s.n_turns, 0);
 }
 

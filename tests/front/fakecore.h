@@ -8,7 +8,7 @@
  * A START's answer is steered by its prompt (last message's text): "words=N" tokens (12),
  * "pace=MS" between them (0), "stop=N" (words from N on are a stop string), "emoji" (tokens whose text is held back), "cut" (cancelled by another), "late" (the end of one that went on after a restart), "warn" (of its second token), "fail" (ends in
  * error), "never" (logprobs that are no number for JSON), "endless" (NEXT brings nothing, at once, also after CANCEL), "long" (refused: context_length_exceeded), "full" (the same, by the session, or a fork of it), "busy" (refused: queue_full),
- * "slow" (START is answered after 3 s), "reads=MS" (so long it is a document of 40 tokens that is being read).  A session named "loose" has its turn not on disk. */
+ * "behind" (another's comes before it into a session that grows), "slow" (START is answered after 3 s), "reads=MS" (so long it is a document of 40 tokens that is being read).  A session named "loose" has its turn not on disk. */
 #ifndef TESTS_FAKECORE_H
 #define TESTS_FAKECORE_H
 #include "base/clock.h"
@@ -31,7 +31,7 @@
 enum { FC_CONNS = 64, FC_STREAMS = 1024, FC_DUE = 1024, FC_BUF = 1 << 20 };
 
 struct fc_stream {
-    char id[33];
+    char id[33], text[64]; /* what was asked, its beginning */
     int words, pace_ms, reads_ms;
     bool emoji, fail, cut, late, warn, cancelled, ingest, probs, endless, never;
     int stop; /* words from here on are a stop string: no text; 0: none */
@@ -268,7 +268,10 @@ static void fc_start(struct fc *c, int conn, const struct hrt_frame *f, const cJ
     int i = fc_find(c, id);
     if (i < 0 && c->n_s < FC_STREAMS) {
         struct fc_stream s = {.words = 12, .began_ns = now_ns()};
+        if (fakecore_grows && strstr(p, "behind"))
+            snprintf(c->s[c->n_s++].text, 64, "what came between");
         snprintf(s.id, sizeof s.id, "%s", id);
+        snprintf(s.text, sizeof s.text, "%s", p);
         if ((q = strstr(p, "words=")))
             s.words = atoi(q + 6);
         if ((q = strstr(p, "log=")))
@@ -434,6 +437,8 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
     case HRT_SESSION_OPEN:
     case HRT_SESSION_SHOW:
         has = fakecore_grows ? 3 * c->n_s : 3;
+        for (int j = 0; fakecore_grows && j < has; j++)
+            ids[j] = 100 + j / 3;
         fc_session(out, sizeof out, loose, has,
                    c->n_s && c->s[c->n_s - 1].reads_ms && c->s[c->n_s - 1].cancelled);
         if (strcmp(fc_str(o, "session"), "nosuch") == 0)
@@ -469,6 +474,14 @@ static void fc_request(struct fc *c, int conn, const struct hrt_frame *f, const 
             has += *q == '#';
         snprintf(out, sizeof out, "{\"model\":\"fake\",\"count\":%d}", has ? has : 3);
         fc_send(c, conn, f, HRT_OK, out, ids, 3 * sizeof *ids);
+        break;
+    case HRT_DETOKENIZE: /* a turn of one that grows, if "behind" or "between" is in it */
+        has = f->tail_len >= 4 ? (int)ld32((const uint8_t *)tail) - 100 : -1;
+        if (has >= 0 && has < c->n_s &&
+            (strstr(c->s[has].text, "behind") || strstr(c->s[has].text, "between")))
+            fc_send(c, conn, f, HRT_OK, "{}", c->s[has].text, strlen(c->s[has].text));
+        else
+            fc_refuse(c, conn, f, HRT_UNIMPLEMENTED, "unimplemented", "");
         break;
     case HRT_PING: fc_send(c, conn, f, HRT_OK, "{}", tail, f->tail_len); break;
     case HRT_START: fc_start(c, conn, f, o, tail); break;

@@ -660,7 +660,7 @@ static void a_core_that_hangs_is_said_to_hang(void)
         const char *path;
         uint64_t ms;
     } asked[] = {
-        {"/health", 2000}, {"/metrics", 2000}, {"/v1/models", 6000}, {"/v1/models/fake", 6000}};
+        {"/health", 2000}, {"/metrics", 2000}, {"/v1/models", 8000}, {"/v1/models/fake", 8000}};
     for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
         uint64_t t0 = now_ns();
         CHECK_EQ(http(f.port, "GET", asked[i].path, NULL, NULL, got, sizeof got), 503);
