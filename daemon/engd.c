@@ -21,6 +21,7 @@ struct engd {
     pthread_mutex_t lock;
     pthread_cond_t more;
     struct engd_step *step; /* submitted, not taken */
+    bool computes;          /* it has taken one and is not at its end */
     bool stop;
 
     struct engd_load load;
@@ -152,6 +153,7 @@ static void *engd_main(void *arg)
             break;
         s = g->step;
         g->step = NULL;
+        g->computes = true;
         pthread_mutex_unlock(&g->lock);
         s->started_ns = now_ns();
         s->res = engd_run(g, s);
@@ -159,6 +161,7 @@ static void *engd_main(void *arg)
         warm = true; /* it may have taken new pages into use */
         post_send(&g->post, &g->step_msg);
         pthread_mutex_lock(&g->lock);
+        g->computes = false;
     }
     pthread_mutex_unlock(&g->lock);
     eng_close(g->eng);
@@ -219,6 +222,16 @@ void engd_abort(struct engd *g)
 bool engd_busy(const struct engd *g)
 {
     return g->out != NULL;
+}
+
+bool engd_rests(struct engd *g)
+{
+    if (!g)
+        return true;
+    pthread_mutex_lock(&g->lock);
+    bool rests = !g->step && !g->computes;
+    pthread_mutex_unlock(&g->lock);
+    return rests;
 }
 
 void engd_close(struct engd *g)

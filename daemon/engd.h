@@ -44,6 +44,9 @@ int engd_open(struct engd **ret, struct loop *l, const struct engd_load *load);
 int engd_submit(struct engd *g, struct engd_step *s); /* 0, -EAGAIN: one is in flight */
 void engd_abort(struct engd *g);                      /* the step in flight ends early */
 bool engd_busy(const struct engd *g);
+/* Whether its thread has no step, also one whose end the loop has not heard of: then no page is
+ * written to. */
+bool engd_rests(struct engd *g);
 /* Waits for the step in flight, closes the engine, joins.  Blocks: shutdown and unload only
  * when idle. */
 void engd_close(struct engd *g);

@@ -778,10 +778,13 @@ void gen_stop(struct daemon *d)
     loop_timer_cancel(d->loop, &g->timer);
     loop_timer_cancel(d->loop, &g->kick);
     until = now_ns() + (limit_s && limit_s < 5 ? limit_s : 5) * 1000000000ull;
+    struct model *m;
+    for (uint32_t i = 0; (m = model_at(d, i)); i++)
+        if (m->engd) /* what it would bring is not waited for */
+            engd_abort(m->engd);
     for (;;) {
         struct pollfd p = {.fd = kvs_event_fd(d->store), .events = POLLIN};
         bool quiet = true;
-        struct model *m;
 
         for (struct req *r = g->reqs; r; r = r->next) {
             if (req_active(r) && r->state >= REQ_QUEUED && r->state < REQ_COMMITTING)

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "daemon/daemon.h"
+#include "daemon/engd.h"
 #include "daemon/kvbook.h"
 #include "daemon/model.h"
 #include "daemon/sess.h"
@@ -333,6 +334,8 @@ bool kvflow_model_idle(struct model *m)
 
     if (!f)
         return true;
+    if (!f->closing && !engd_rests(m->engd))
+        return false; /* a step writes to the pages that are to go down */
     if (!f->closing)
         move_tails_down(f);
     f->closing = true;
