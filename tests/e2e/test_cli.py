@@ -409,7 +409,7 @@ def what_nobody_reads_on_is_over_when_hearth_ends():
             with open(os.path.join(d.dir, "in"), "w") as f:
                 f.write("Go on.\nMore.\n")
             p = subprocess.run("(\"$H\" --socket \"$U\" %s %s; echo $? >rc) | head -c 20" % (how, flag), shell=True, cwd=d.dir,
-                               env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120 * SLOWER)
+                               env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120 * SLOWER)
             with open(os.path.join(d.dir, "rc")) as f:
                 check_eq(f.read().strip(), "130", "exit code of hearth %s%s, which said %r" % (how, flag, p.stderr))
             check("cannot write" not in p.stderr, lambda: p.stderr)
