@@ -94,6 +94,21 @@ int hurt_marked(struct rig *g, const char *what, int *ret_marked)
     return n;
 }
 
+bool hurt_is_marked(struct rig *g, uint64_t s)
+{
+    static struct hurt_have h;
+    char name[32];
+
+    h.n = 0;
+    snprintf(name, sizeof name, "s%llu", (unsigned long long)s);
+    CHECK_EQ(kvs_sessions(g->s, hurt_have_each, &h), 0);
+    for (uint32_t i = 0; i < h.n; i++)
+        if (!strcmp(h.s[i].name, name))
+            return h.s[i].flags & KVS_SESS_LOST;
+    CHECK(false);
+    return false;
+}
+
 int hurt_lost(struct rig *g, const char *what)
 {
     int marked = 0, n = hurt_marked(g, what, &marked);

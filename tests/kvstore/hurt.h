@@ -23,6 +23,7 @@ int hurt_have_each(void *ctx, const struct kvs_session *x);
  * hole in the log leaves open what was in it: how many of these in *ret_marked. */
 int hurt_marked(struct rig *g, const char *what, int *ret_marked);
 int hurt_lost(struct rig *g, const char *what); /* the same where none of those may be */
+bool hurt_is_marked(struct rig *g, uint64_t s); /* session s, which is there */
 
 int hurt_notes(struct rig *g, char *ret, size_t cap); /* all that is to be said, by lines */
 int hurt_count(const char *dir, const char *part);    /* names in dir with this in them */

@@ -42,17 +42,7 @@ static bool told(const char *words)
 
 static bool marked(uint64_t s)
 {
-    static struct hurt_have h;
-    char name[32];
-
-    h.n = 0;
-    snprintf(name, sizeof name, "s%llu", (unsigned long long)s);
-    CHECK_EQ(kvs_sessions(g.s, hurt_have_each, &h), 0);
-    for (uint32_t i = 0; i < h.n; i++)
-        if (!strcmp(h.s[i].name, name))
-            return h.s[i].flags & KVS_SESS_LOST;
-    CHECK(false);
-    return false;
+    return hurt_is_marked(&g, s);
 }
 
 static void start(void)
