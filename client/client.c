@@ -274,7 +274,7 @@ static int recv_frame(int fd, uint64_t until, uint8_t **ret, size_t *ret_n, stru
     int r = recv_all(fd, head, sizeof greeting, until);
     if (r == 0 && memcmp(head, greeting, sizeof greeting) == 0)
         return err_set(eb, -EINVAL,
-                       "--socket: a nanomsg socket listens there; name it with ipc:// instead "
+                       "socket: a nanomsg socket listens there; name it with ipc:// instead "
                        "of unix://");
     if (r == 0)
         r = recv_all(fd, head + sizeof greeting, sizeof head - sizeof greeting, until);
@@ -359,7 +359,7 @@ static int nn_open(struct hearth_conn *c, uint64_t until, struct errbuf *eb)
     int r = watch_open(c, eb);
     if (r == 0 && !c->answered && is_core(c, until))
         r = err_set(eb, -EINVAL,
-                    "--socket: hearthd's own socket is there; name it with unix:// instead of "
+                    "socket: hearthd's own socket is there; name it with unix:// instead of "
                     "ipc://");
     if (r < 0)
         return r;
